@@ -1,0 +1,41 @@
+# The only entry points a person needs; each sets up its own virtual environment first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: setup demo test test-reference test-slow lint format types wheel bench clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+	$(PIP) install -e ".[cpu,export]" --group test --group lint
+	@touch $@
+
+demo: setup
+	$(BIN)/edgeinfer demo --save demo-output
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/cpu.py
+
+clean:
+	rm -rf $(VENV) dist build demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,1 @@
+"""edgeinfer: a bundle in, results out."""

@@ -1,0 +1,63 @@
+"""One file here is one backend; its class `Engine` runs a model whose tensors live on one kind of device.
+
+A backend exists because its file exists: `names()` reads the directory, `load(name)` imports on demand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from edgeinfer.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgeinfer.devices import Device
+    from edgeinfer.spec import Artifact, ModelSpec
+
+    Tensors = Mapping[str, Any]
+
+
+class Engine(Protocol):
+    """Runs one artifact. What it can do stands in its class attributes, nowhere else.
+
+    `device`     the name of the device its tensors live on ("cpu", "gpu");
+    `formats`    artifact formats it opens, empty if it needs no file;
+    `precisions` those it opens, best choice for this hardware first.
+    """
+
+    device: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    precisions: ClassVar[tuple[str, ...]]
+
+    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:
+        """Open the file; `threads` 0 means the library's choice. Raises EngineError."""
+
+    @classmethod
+    def refuses(cls, artifact: Artifact) -> str:
+        """Why this artifact cannot run here, one plain sentence; empty if it can be tried."""
+
+    def fork(self, device: Device) -> Engine:
+        """Another context over the same weights, with tensors on `device` (another lane's)."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Inputs by name -> outputs by name, memory owned by the engine and valid until its next run."""
+
+    def close(self) -> None:
+        """Free what it holds; calling it twice is harmless."""
+
+
+def names() -> list[str]:
+    """Every backend there is a file for, runnable here or not."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str) -> type[Engine]:
+    """The engine class of this backend; BackendUnavailable if it does not exist or its library is missing."""
+    if name not in names():
+        raise BackendUnavailable(f"backend {name!r} is not one of {', '.join(names())}")
+    engine: type[Engine] = importlib.import_module(f"edgeinfer.backends.{name}").Engine
+    return engine

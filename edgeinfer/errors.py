@@ -1,0 +1,79 @@
+"""Every error edgeinfer raises on purpose, as one tree.
+
+    EdgeInferError            .hint: what to do about it, one line, may be empty
+    +-- SpecError             model.json says something it may not
+    +-- BundleError           a bundle is missing, incomplete, changed, or reaches outside itself
+    +-- CheckpointError       a checkpoint cannot be read
+    |   +-- UnsafeCheckpoint  a checkpoint asks for code to be run, or for more memory than it may
+    +-- ExportError           a model cannot be exported as asked
+    |   +-- FetchError        a known checkpoint cannot be downloaded
+    +-- BackendUnavailable    a library or device a backend needs is not here
+    +-- EngineError           an engine failed while loading or running
+    |   +-- EngineMismatch    an engine was built for another library, GPU or system
+    +-- DeviceError           the GPU or its driver refused a call
+    +-- SourceError           an image, video or camera cannot be read
+    +-- InputError            an array handed to the pipeline has the wrong type or shape
+    +-- UsageError            the command line asks for something that cannot be (exit code 2)
+"""
+
+from __future__ import annotations
+
+
+class EdgeInferError(Exception):
+    """What was found and what was expected; `hint` holds the remedy."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class SpecError(EdgeInferError):
+    """model.json says something it may not."""
+
+
+class BundleError(EdgeInferError):
+    """A bundle is missing, incomplete, changed, or reaches outside itself."""
+
+
+class CheckpointError(EdgeInferError):
+    """A checkpoint cannot be read."""
+
+
+class UnsafeCheckpoint(CheckpointError):
+    """A checkpoint asks for code to be run, or for more memory than its own size explains."""
+
+
+class ExportError(EdgeInferError):
+    """A model cannot be exported as asked."""
+
+
+class FetchError(ExportError):
+    """A known checkpoint cannot be downloaded."""
+
+
+class BackendUnavailable(EdgeInferError):
+    """A library or device that a backend needs is not here."""
+
+
+class EngineError(EdgeInferError):
+    """An engine failed while loading or running."""
+
+
+class EngineMismatch(EngineError):
+    """An engine was built for another library, GPU or operating system."""
+
+
+class DeviceError(EdgeInferError):
+    """The GPU or its driver refused a call."""
+
+
+class SourceError(EdgeInferError):
+    """An image, video or camera cannot be read."""
+
+
+class InputError(EdgeInferError):
+    """An array handed to the pipeline has the wrong type or shape."""
+
+
+class UsageError(EdgeInferError):
+    """The command line asks for something that cannot be."""

@@ -1,0 +1,108 @@
+"""One picture in, one result out: preprocess -> engine -> postprocess, timed by stage."""
+
+from __future__ import annotations
+
+import queue
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgeinfer.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from edgeinfer.backends import Engine
+    from edgeinfer.devices import Device
+    from edgeinfer.results import Result
+    from edgeinfer.spec import ModelSpec
+
+STAGES = ("preprocess", "infer", "postprocess")
+
+
+class Lane(NamedTuple):
+    """A device with its own buffers and an engine context on it: what one call needs for itself."""
+
+    device: Device
+    engine: Engine
+
+
+class Pipeline:
+    """A loaded model. Any thread may call it: a call leases one lane and waits while all are taken.
+
+    `spec` is what runs (with the thresholds asked for at load); `backend` and `artifact` say what runs it.
+    """
+
+    def __init__(self, spec: ModelSpec, lanes: Sequence[Lane], *, backend: str = "", artifact: str = "") -> None:
+        self.spec, self.backend, self.artifact = spec, backend, artifact
+        self.timings: dict[str, float] = {}  # milliseconds of the last call by stage
+        self._lanes = tuple(lanes)
+        # last in, first out: with one caller the same lane stays warm in the caches
+        self._idle: queue.LifoQueue[Lane] = queue.LifoQueue()
+        for lane in self._lanes:
+            self._idle.put(lane)
+        self._closed = False
+
+    @property
+    def device(self) -> Device:
+        return self._lanes[0].device
+
+    @property
+    def engine(self) -> Engine:
+        return self._lanes[0].engine
+
+    def __call__(self, image: Any, *, pixels: str = "bgr") -> Result:
+        """image (h, w, 3) uint8 BGR as OpenCV reads it (or as `pixels` says) -> its result."""
+        return self.batch([image], pixels=pixels)[0]
+
+    def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Result]:
+        """Any number of pictures -> a result each, in their order; runs of at most the model's batch."""
+        if self._closed:
+            raise InputError("the pipeline is closed", hint="load the bundle again")
+        step = self.spec.batch.max
+        results: list[Result] = []
+        with self._lease() as lane:
+            for start in range(0, len(images), step):
+                results += self._run(lane, images[start : start + step], pixels)
+        return results
+
+    def _run(self, lane: Lane, images: Sequence[Any], pixels: str) -> list[Result]:
+        device, engine = lane
+        marks = [device.mark()]
+        tensors, placements = device.preprocess(images, pixels)
+        marks.append(device.mark())
+        outputs = engine.run(tensors)
+        marks.append(device.mark())
+        results = device.postprocess(outputs, placements)
+        marks.append(device.mark())
+        spans = zip(STAGES, marks, marks[1:])  # noqa: B905 - Python 3.9
+        timings = {stage: device.elapsed_ms(start, end) for stage, start, end in spans}
+        for result in results:
+            result.timings_ms.update(timings)
+        self.timings = timings
+        return results
+
+    @contextmanager
+    def _lease(self) -> Iterator[Lane]:
+        lane = self._idle.get()
+        try:
+            yield lane
+        finally:
+            self._idle.put(lane)
+
+    def close(self) -> None:
+        """Wait for running calls, then free every engine and device."""
+        if self._closed:
+            return
+        self._closed = True
+        for _ in self._lanes:
+            self._idle.get()
+        # contexts before the weights they share: the first lane holds those
+        for lane in reversed(self._lanes):
+            lane.engine.close()
+            lane.device.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Seeded pictures of ten everyday classes, and the small detector trained on them."""
