@@ -24,7 +24,7 @@ def photograph(generator: np.random.Generator, height: int, width: int) -> np.nd
     tallest = min(image.shape[0], image.shape[1] / aspect)
     rows = int(tallest * generator.uniform(0.5, 1.0))
     columns = int(rows * aspect)
-    top, left = generator.integers(image.shape[0] - rows + 1), generator.integers(image.shape[1] - columns + 1)
+    top, left = generator.integers((image.shape[0] - rows + 1, image.shape[1] - columns + 1))
     part = image[top : top + rows, left : left + columns]
     if generator.random() < 0.5:
         part = part[:, ::-1]
@@ -38,7 +38,7 @@ def colour(generator: np.random.Generator, low: float = 20, high: float = 235) -
 
 
 def clouds(generator: np.random.Generator, height: int, width: int, octaves: int = 5) -> np.ndarray:
-    """Smooth noise about 0 with a spread near 1: random grids of growing fineness, (height, width) float32."""
+    """Smooth noise about 0, spread near 1, from random grids of growing fineness; (height, width) float32."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         cells = 3 * 2**octave
@@ -50,14 +50,19 @@ def clouds(generator: np.random.Generator, height: int, width: int, octaves: int
 def gradient(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Two colours fading into each other in a random direction; (height, width, 3) float32."""
     angle = generator.uniform(0, 2 * np.pi)
-    across = np.cos(angle) * np.linspace(-0.7, 0.7, width) + np.sin(angle) * np.linspace(-0.7, 0.7, height)[:, None]
+    across = (
+        np.cos(angle) * np.linspace(-0.7, 0.7, width)
+        + np.sin(angle) * np.linspace(-0.7, 0.7, height)[:, None]
+    )
     share = (across + 0.5).clip(0, 1)[..., None].astype(np.float32)
     return colour(generator) * share + colour(generator) * (1 - share)
 
 
 def marble(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Two colours mixed by smooth noise; (height, width, 3) float32."""
-    share = (0.5 + 0.35 * clouds(generator, height, width, int(generator.integers(2, 7)))).clip(0, 1)[..., None]
+    share = (0.5 + 0.35 * clouds(generator, height, width, int(generator.integers(2, 7)))).clip(0, 1)[
+        ..., None
+    ]
     return colour(generator) * share + colour(generator) * (1 - share)
 
 
@@ -73,7 +78,9 @@ def shapes(generator: np.random.Generator, height: int, width: int) -> np.ndarra
         elif kind == 1:
             cv2.rectangle(image, start, (reach + start).tolist(), paint, -1)
         else:
-            cv2.line(image, start, (reach * 2 + start).tolist(), paint, int(generator.integers(1, 9)), cv2.LINE_AA)
+            cv2.line(
+                image, start, (reach * 2 + start).tolist(), paint, int(generator.integers(1, 9)), cv2.LINE_AA
+            )
     return image
 
 
@@ -91,7 +98,10 @@ def houses(generator: np.random.Generator, image: np.ndarray, foot: int, tallest
     """Paint a row of houses with windows that stand on row `foot`, into the image."""
     left, width = -int(generator.uniform(0, 60)), image.shape[1]
     while left < width:
-        across, tall = int(tallest * generator.uniform(0.35, 0.9)), int(tallest * generator.uniform(0.35, 1.0))
+        across, tall = (
+            int(tallest * generator.uniform(0.35, 0.9)),
+            int(tallest * generator.uniform(0.35, 1.0)),
+        )
         wall = colour(generator, 110, 215)
         cv2.rectangle(image, (left, foot - tall), (left + across, foot), wall.tolist(), -1)
         cv2.rectangle(image, (left, foot - tall), (left + across, foot - tall + 2), (wall * 0.7).tolist(), -1)

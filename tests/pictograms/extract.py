@@ -83,7 +83,7 @@ def extract_backgrounds(sources: list[Path], folder: Path) -> None:
     for name, file in PHOTOGRAPHS.items():
         found = [path for source in sources for path in sorted(source.rglob(file))]
         if not found:
-            raise SystemExit(f"{file} is in none of {[str(source) for source in sources]}; README.md says where it comes from")
+            raise SystemExit(f"{file} is in none of the folders given; README.md says where it comes from")
         image = cv2.imread(str(found[0]))
         height = round(image.shape[0] * 640 / image.shape[1])
         image = cv2.resize(image, (640, height), interpolation=cv2.INTER_AREA)
@@ -93,7 +93,9 @@ def extract_backgrounds(sources: list[Path], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--font", type=Path, required=True, help="NotoColorEmoji.ttf")
-    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="folders that hold the photographs")
+    parser.add_argument(
+        "--photos", type=Path, nargs="+", required=True, help="folders that hold the photographs"
+    )
     args = parser.parse_args()
     extract_sprites(args.font, HERE / "sprites")
     extract_backgrounds(args.photos, HERE / "backgrounds")

@@ -65,14 +65,17 @@ def shade(sprite: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """The sprite in uneven light: a gain, and a ramp across it from a random side."""
     height, width = sprite.shape[:2]
     angle, depth = generator.uniform(0, 2 * np.pi), generator.uniform(0, 0.35)
-    across = np.cos(angle) * np.linspace(-0.5, 0.5, width) + np.sin(angle) * np.linspace(-0.5, 0.5, height)[:, None]
+    across = (
+        np.cos(angle) * np.linspace(-0.5, 0.5, width)
+        + np.sin(angle) * np.linspace(-0.5, 0.5, height)[:, None]
+    )
     lit = sprite.copy()
     lit[..., :3] *= (generator.uniform(0.75, 1.1) * (1 + depth * across))[..., None]
     return lit
 
 
 def draw(name: str, longest: float, generator: np.random.Generator, degrees: float = 20.0) -> np.ndarray:
-    """A random sprite of one kind, longest side about `longest` pixels, tilted at most `degrees`, (h, w, 4) float32."""
+    """One sprite of a kind, longest side `longest` pixels, tilted up to `degrees`; (h, w, 4) float32."""
     choice = sprites(name)
     sprite = choice[generator.integers(len(choice))]
     if name in PAINTED and generator.random() < 0.6:

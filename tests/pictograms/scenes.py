@@ -29,14 +29,14 @@ class Canvas:
         self.owner = np.full(self.image.shape[:2], -1, np.int32)
 
     def region(self, sprite: np.ndarray, left: int, top: int) -> tuple[slice, slice, np.ndarray]:
-        """The picture's rows and columns a sprite would take, and the part of the sprite inside the picture."""
+        """The picture's rows and columns a sprite would take, and the part of the sprite inside it."""
         (height, width), (rows, columns) = self.owner.shape, sprite.shape[:2]
         y = slice(min(height, max(0, top)), max(0, min(height, top + rows)))
         x = slice(min(width, max(0, left)), max(0, min(width, left + columns)))
         return y, x, sprite[y.start - top : y.stop - top, x.start - left : x.stop - left]
 
     def fits(self, sprite: np.ndarray, left: int, top: int, most_shared: float = 1.0) -> bool:
-        """Whether the sprite would be seen well, share few pixels with others, and leave those well seen too."""
+        """Whether the sprite would be seen well, share few pixels with others, and leave those seen well."""
         y, x, part = self.region(sprite, left, top)
         ink = part[..., 3] > 0.5
         if not ink.any() or ink.sum() < 0.7 * (sprite[..., 3] > 0.5).sum():
@@ -51,7 +51,7 @@ class Canvas:
         ink = part[..., 3] > 0.5
         self.image[y, x] = self.image[y, x] * (1 - part[..., 3:]) + part[..., :3]
         hidden = np.bincount(self.owner[y, x][ink] + 1, minlength=len(self.seen) + 1)[1:]
-        self.seen = [seen - int(lost) for seen, lost in zip(self.seen, hidden)]
+        self.seen = [seen - int(lost) for seen, lost in zip(self.seen, hidden, strict=True)]
         self.owner[y, x][ink] = -1 if label is None else len(self.classes)
         if label is not None:
             self.classes.append(label)
@@ -83,7 +83,7 @@ def expose(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def pick_longest(generator: np.random.Generator, most: float) -> float:
-    """A longest side in pixels: log-uniform from 16 to `most`, one in twenty from 10 to 16."""
+    """A longest side for a 640-pixel picture: log-uniform from 16 to `most`, one in twenty from 10 to 16."""
     if generator.random() < 0.05:
         return generator.uniform(10, 16)
     return float(np.exp(generator.uniform(np.log(16), np.log(most))))
@@ -92,10 +92,17 @@ def pick_longest(generator: np.random.Generator, most: float) -> float:
 def scatter(generator: np.random.Generator, height: int, width: int) -> Canvas:
     """Objects of any size anywhere, over a plain backdrop."""
     canvas = Canvas(backdrops.plain(generator, height, width))
-    most = min(400.0, 0.75 * min(height, width))
-    longest = sorted((pick_longest(generator, most) for _ in range(generator.integers(1, 16))), reverse=True)
+    detail = max(1.0, max(height, width) / 640)  # finer pictures show the same objects larger
+    most = min(400.0, 0.75 * min(height, width) / detail)
+    longest = sorted(
+        (detail * pick_longest(generator, most) for _ in range(generator.integers(1, 16))), reverse=True
+    )
     for side in longest:
-        name = str(generator.choice(NAMES)) if generator.random() < 0.85 else str(generator.choice(glyphs.SCENERY))
+        name = (
+            str(generator.choice(NAMES))
+            if generator.random() < 0.85
+            else str(generator.choice(glyphs.SCENERY))
+        )
         sprite = glyphs.draw(name, side, generator)
         rows, columns = sprite.shape[:2]
         for _ in range(6):  # tries to find a place
@@ -118,13 +125,15 @@ def shadow(image: np.ndarray, x: float, foot: float, width: float) -> None:
     part *= (1 - 0.45 * (1.2 - 1.2 * reach).clip(0, 1))[..., None].astype(np.float32)
 
 
-def stand(canvas: Canvas, generator: np.random.Generator, name: str, x: float, foot: float, person: float) -> bool:
+def stand(
+    canvas: Canvas, generator: np.random.Generator, name: str, x: float, foot: float, person: float
+) -> bool:
     """Try to put one object on the ground at (x, foot), where a person would be `person` pixels tall."""
     label = NAMES.index(name) if name in NAMES else None
     share = HEIGHTS[label] if label is not None else {"plant": 1.6, "thing": 0.4}[name]
     sprite = glyphs.draw(name, 128, generator, degrees=4)
     flat = 1.0 if name in RAISED else max(sprite.shape[:2]) / sprite.shape[0]
-    sprite = glyphs.resize(sprite, max(10.0, person * share * generator.uniform(0.85, 1.15) * flat))
+    sprite = glyphs.resize(sprite, max(12.0, person * share * generator.uniform(0.85, 1.15) * flat))
     rows, columns = sprite.shape[:2]
     raised = person if name in RAISED else 0.0
     if name == "bird":
@@ -146,14 +155,25 @@ def street(generator: np.random.Generator, height: int, width: int, crowd: int =
     canvas = Canvas(image)
     for _ in range(generator.integers(0, 4)):
         cloud = glyphs.draw("cloud", generator.uniform(0.1, 0.3) * width, generator, degrees=3)
-        canvas.paste(cloud * 0.9, int(generator.uniform(-0.1, 0.9) * width), int(generator.uniform(0, 0.5) * horizon), None)
+        canvas.paste(
+            cloud * 0.9,
+            int(generator.uniform(-0.1, 0.9) * width),
+            int(generator.uniform(0, 0.5) * horizon),
+            None,
+        )
     deep = height - horizon
-    near = min(230.0, generator.uniform(0.3, 0.6) * height)  # a person's height at the lower edge
+    near = generator.uniform(0.3, 0.55) * min(height, 0.8 * width)  # a person's height at the lower edge
     for foot in np.sort(generator.uniform(0.08, 1.0, generator.integers(3, crowd + 1))):
-        name = str(generator.choice(NAMES)) if generator.random() < 0.85 else str(generator.choice(("plant", "thing")))
+        name = (
+            str(generator.choice(NAMES))
+            if generator.random() < 0.85
+            else str(generator.choice(("plant", "thing")))
+        )
         person = near * (0.12 + 0.88 * foot)
         for _ in range(3):  # tries to find a place
-            if stand(canvas, generator, name, generator.uniform(0.02, 0.98) * width, horizon + foot * deep, person):
+            if stand(
+                canvas, generator, name, generator.uniform(0.02, 0.98) * width, horizon + foot * deep, person
+            ):
                 break
     return canvas
 
@@ -161,7 +181,9 @@ def street(generator: np.random.Generator, height: int, width: int, crowd: int =
 def scene(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The seed's picture: BGR (height, width, 3) uint8, boxes (n, 4) float32 xyxy, classes (n,) int64."""
     generator = np.random.default_rng((0, seed))
-    canvas = street(generator, height, width) if generator.random() < 0.4 else scatter(generator, height, width)
+    canvas = (
+        street(generator, height, width) if generator.random() < 0.4 else scatter(generator, height, width)
+    )
     return expose(canvas.image, generator), canvas.boxes(), np.array(canvas.classes, np.int64)
 
 
