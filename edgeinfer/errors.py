@@ -1,19 +1,19 @@
 """Every error edgeinfer raises on purpose, as one tree.
 
-    EdgeInferError            .hint: what to do about it, one line, may be empty
-    +-- SpecError             model.json says something it may not
-    +-- BundleError           a bundle is missing, incomplete, changed, or reaches outside itself
-    +-- CheckpointError       a checkpoint cannot be read
-    |   +-- UnsafeCheckpoint  a checkpoint asks for code to be run, or for more memory than it may
-    +-- ExportError           a model cannot be exported as asked
-    |   +-- FetchError        a known checkpoint cannot be downloaded
-    +-- BackendUnavailable    a library or device a backend needs is not here
-    +-- EngineError           an engine failed while loading or running
-    |   +-- EngineMismatch    an engine was built for another library, GPU or system
-    +-- DeviceError           the GPU or its driver refused a call
-    +-- SourceError           an image, video or camera cannot be read
-    +-- InputError            an array handed to the pipeline has the wrong type or shape
-    +-- UsageError            the command line asks for something that cannot be (exit code 2)
+EdgeInferError            .hint: what to do about it, one line, may be empty
++-- SpecError             model.json says something it may not
++-- BundleError           a bundle is missing, incomplete, changed, or reaches outside itself
++-- CheckpointError       a checkpoint cannot be read
+|   +-- UnsafeCheckpoint  a checkpoint asks for code to be run, or for more memory than it may
++-- ExportError           a model cannot be exported as asked
+|   +-- FetchError        a known checkpoint cannot be downloaded
++-- BackendUnavailable    a library or device a backend needs is not here
++-- EngineError           an engine failed while loading or running
+|   +-- EngineMismatch    an engine was built for another library, GPU or system
++-- DeviceError           the GPU or its driver refused a call
++-- SourceError           an image, video or camera cannot be read
++-- InputError            an array handed to the pipeline has the wrong type or shape
++-- UsageError            the command line asks for something that cannot be (exit code 2)
 """
 
 from __future__ import annotations

@@ -69,13 +69,22 @@ class Node:
     def items(self, key: str, default: list[Any] = _REQUIRED) -> list[Any]:
         return list(self._take(key, (list,), default))
 
+    def keys(self) -> list[str]:
+        """The keys not yet taken."""
+        return list(self._left)
+
     def texts(self, key: str) -> tuple[str, ...]:
-        row = Node(dict(enumerate(self.items(key))), f"{self.where}: {key}")  # type: ignore[arg-type]
-        return tuple(row.text(place) for place in list(row._left))
+        row = self._row(key, _REQUIRED)
+        return tuple(row.text(place) for place in row.keys())
 
     def numbers(self, key: str, default: list[Any] = _REQUIRED) -> tuple[float, ...]:
-        row = Node(dict(enumerate(self.items(key, default))), f"{self.where}: {key}")  # type: ignore[arg-type]
-        return tuple(row.number(place) for place in list(row._left))
+        row = self._row(key, default)
+        return tuple(row.number(place) for place in row.keys())
+
+    def _row(self, key: str, default: list[Any]) -> Node:
+        """A list as an object whose keys are its places."""
+        items = self.items(key, default)
+        return Node({f"item {place}": item for place, item in enumerate(items)}, f"{self.where}: {key}")
 
     def object(self, key: str, default: dict[str, Any] = _REQUIRED) -> Node:
         return Node(self._take(key, (dict,), default), f"{self.where}: {key}")
@@ -86,11 +95,11 @@ class Node:
 
     def texts_by_name(self, key: str) -> dict[str, str]:
         part = self.object(key, {})
-        return {name: part.text(name) for name in list(part._left)}
+        return {name: part.text(name) for name in part.keys()}
 
     def numbers_by_name(self, key: str) -> dict[str, float]:
         part = self.object(key, {})
-        return {name: part.number(name) for name in list(part._left)}
+        return {name: part.number(name) for name in part.keys()}
 
     @contextmanager
     def closing(self) -> Iterator[None]:

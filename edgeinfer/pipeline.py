@@ -37,7 +37,7 @@ class Pipeline:
         self.timings: dict[str, float] = {}  # milliseconds of the last call by stage
         self._lanes = tuple(lanes)
         # last in, first out: with one caller the same lane stays warm in the caches
-        self._idle: queue.LifoQueue[Lane] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[Lane | None] = queue.LifoQueue()
         for lane in self._lanes:
             self._idle.put(lane)
         self._closed = False
@@ -56,8 +56,6 @@ class Pipeline:
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Result]:
         """Any number of pictures -> a result each, in their order; runs of at most the model's batch."""
-        if self._closed:
-            raise InputError("the pipeline is closed", hint="load the bundle again")
         step = self.spec.batch.max
         results: list[Result] = []
         with self._lease() as lane:
@@ -74,7 +72,7 @@ class Pipeline:
         marks.append(device.mark())
         results = device.postprocess(outputs, placements)
         marks.append(device.mark())
-        spans = zip(STAGES, marks, marks[1:])  # noqa: B905 - Python 3.9
+        spans = zip(STAGES, marks, marks[1:])
         timings = {stage: device.elapsed_ms(start, end) for stage, start, end in spans}
         for result in results:
             result.timings_ms.update(timings)
@@ -85,6 +83,8 @@ class Pipeline:
     def _lease(self) -> Iterator[Lane]:
         lane = self._idle.get()
         try:
+            if lane is None:
+                raise InputError("the pipeline is closed", hint="load the bundle again")
             yield lane
         finally:
             self._idle.put(lane)
@@ -96,6 +96,7 @@ class Pipeline:
         self._closed = True
         for _ in self._lanes:
             self._idle.get()
+        self._idle.put(None)  # wakes whoever still waits for a lane, one after the other
         # contexts before the weights they share: the first lane holds those
         for lane in reversed(self._lanes):
             lane.engine.close()

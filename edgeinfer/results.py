@@ -36,19 +36,24 @@ class Detections:
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float32], float, str]]:
         """(box, score, label) of each."""
-        for box, score, class_id in zip(self.boxes, self.scores, self.class_ids):  # noqa: B905 - Python 3.9
+        for box, score, class_id in zip(self.boxes, self.scores, self.class_ids):
             yield box, float(score), self.labels[class_id]
 
     def above(self, score: float) -> Detections:
         """Only those with at least this score."""
         keep = self.scores >= score
         return Detections(
-            self.boxes[keep], self.scores[keep], self.class_ids[keep], self.labels, self.source, self.timings_ms
+            self.boxes[keep],
+            self.scores[keep],
+            self.class_ids[keep],
+            self.labels,
+            self.source,
+            self.timings_ms,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of one image, without `source` and `index`."""
-        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.class_ids.tolist())  # noqa: B905 - Python 3.9
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.class_ids.tolist())
         found = [
             {
                 "class_id": class_id,
@@ -78,12 +83,12 @@ class Classification:
 
     def __iter__(self) -> Iterator[tuple[float, str]]:
         """(score, label) of each."""
-        for score, class_id in zip(self.scores, self.class_ids):  # noqa: B905 - Python 3.9
+        for score, class_id in zip(self.scores, self.class_ids):
             yield float(score), self.labels[class_id]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of one image, without `source` and `index`."""
-        rows = zip(self.scores.tolist(), self.class_ids.tolist())  # noqa: B905 - Python 3.9
+        rows = zip(self.scores.tolist(), self.class_ids.tolist())
         found = [
             {"class_id": class_id, "label": self.labels[class_id], "score": round(score, 4)} for score, class_id in rows
         ]

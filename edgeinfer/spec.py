@@ -44,7 +44,7 @@ class Size:
 
     def __post_init__(self) -> None:
         for side in (self.height, self.width):
-            _need(1 <= side, f"size {self.height}x{self.width} has a side below 1 pixel")
+            _need(side >= 1, f"size {self.height}x{self.width} has a side below 1 pixel")
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"
@@ -146,7 +146,10 @@ class Preprocess:
     resize: int = 0
 
     def __post_init__(self) -> None:
-        _need(max(self.size.height, self.size.width) <= MAX_SIDE, f"preprocess: size {self.size} is above {MAX_SIDE}")
+        _need(
+            max(self.size.height, self.size.width) <= MAX_SIDE,
+            f"preprocess: size {self.size} is above {MAX_SIDE}",
+        )
         _one_of(self.fit, FITS, "preprocess: fit")
         _one_of(self.color, COLORS, "preprocess: color")
         _one_of(self.interpolation, INTERPOLATIONS, "preprocess: interpolation")
@@ -193,12 +196,11 @@ class Preprocess:
 
     @property
     def bias(self) -> tuple[float, ...]:
-        return tuple(-mean / std for mean, std in zip(self.mean, self.std))  # noqa: B905 - Python 3.9
+        return tuple(-mean / std for mean, std in zip(self.mean, self.std))
 
     def split(self) -> tuple[Preprocess, Preprocess]:
         """(geometry, arithmetic): doing the second to the result of the first equals doing this."""
-        plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "scale": 1.0}
-        geometry = dataclasses.replace(self, **plain)
+        geometry = dataclasses.replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), scale=1.0)
         arithmetic = dataclasses.replace(self, fit="stretch", resize=0)
         return geometry, arithmetic
 
@@ -339,14 +341,23 @@ class ModelSpec:
         first, size, classes = self.inputs[0], self.preprocess.size, len(self.labels)
         graph = self.preprocess.where == "graph"
         frame = (size.height, size.width, 3) if graph else (3, size.height, size.width)
-        _need(first.shape[1:] == frame, f"input {first.name}: shape {first.shape[1:]} is not the preprocess's {frame}")
+        _need(
+            first.shape[1:] == frame,
+            f"input {first.name}: shape {first.shape[1:]} is not the preprocess's {frame}",
+        )
         out = self.outputs[0]
         if isinstance(self.decode, TopK):
-            _need(out.shape[1:] == (classes,), f"output {out.name}: shape {out.shape} does not fit {classes} labels")
+            _need(
+                out.shape[1:] == (classes,),
+                f"output {out.name}: shape {out.shape} does not fit {classes} labels",
+            )
         elif self.decode.where == "runtime" and self.decode.layout != "end2end":
             axis, width = (2, 5 + classes) if self.decode.layout == "yolov5" else (1, 4 + classes)
             fits = len(out.shape) == 3 and out.shape[axis] == width
-            _need(fits, f"output {out.name}: shape {out.shape} does not fit {self.decode.layout} with {classes} labels")
+            _need(
+                fits,
+                f"output {out.name}: shape {out.shape} does not fit {self.decode.layout} with {classes} labels",
+            )
 
     @property
     def batch(self) -> Batch:

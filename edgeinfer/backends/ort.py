@@ -1,0 +1,115 @@
+"""ONNX Runtime on the CPU: runs everywhere, and the reference for every other backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import BackendUnavailable, EngineError
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise BackendUnavailable(f"ONNX Runtime is not installed: {error}", hint='pip install "edgeinfer[cpu]"') from error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgeinfer.devices import Device
+    from edgeinfer.spec import Artifact, ModelSpec
+
+_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+
+
+class Engine:
+    """One session; each fork shares it and owns the tensors it writes to."""
+
+    device = "cpu"
+    formats = ("onnx",)
+    precisions = ("fp32", "int8", "fp16")
+
+    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:
+        try:
+            self._session = onnxruntime.InferenceSession(path, _options(threads), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineError(f"{path}: ONNX Runtime refused it: {error}", hint="export the bundle again") from error
+        _check(path, "input", spec.inputs, self._session.get_inputs())
+        _check(path, "output", spec.outputs, self._session.get_outputs())
+        self._bind(spec, device)
+
+    def _bind(self, spec: ModelSpec, device: Device) -> None:
+        """Own outputs for the largest batch: without them the library maps fresh pages every run."""
+        self._spec = spec
+        self._outputs = {tensor.name: device.empty(tensor.at(spec.batch.max), tensor.dtype) for tensor in spec.outputs}
+        self._binding = self._session.io_binding()
+        self._bound: tuple[int, ...] = ()
+        self._views: Mapping[str, Any] = {}
+
+    @classmethod
+    def refuses(cls, artifact: Artifact) -> str:
+        if artifact.flavor == "trt":
+            return "int8 flavor trt is slower than float32 in ONNX Runtime on a CPU"
+        return ""
+
+    def fork(self, device: Device) -> Engine:
+        twin = object.__new__(Engine)
+        twin._session = self._session
+        twin._bind(self._spec, device)
+        return twin
+
+    def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Inputs by name (n, ...) -> outputs by name, valid until the next run."""
+        addresses = tuple(tensor.ctypes.data for tensor in inputs.values())
+        images = len(next(iter(inputs.values())))
+        if self._bound != (*addresses, images):
+            self._rebind(inputs, images)
+            self._bound = (*addresses, images)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed: {error}", hint="run edgeinfer verify on the bundle") from error
+        return self._views
+
+    def _rebind(self, inputs: Mapping[str, Any], images: int) -> None:
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        for name, tensor in inputs.items():
+            self._binding.bind_input(name, "cpu", 0, tensor.dtype.type, tensor.shape, tensor.ctypes.data)
+        self._views = {name: output[:images] for name, output in self._outputs.items()}
+        for name, view in self._views.items():
+            self._binding.bind_output(name, "cpu", 0, view.dtype.type, view.shape, view.ctypes.data)
+
+    def close(self) -> None:
+        self._session = self._binding = None
+        self._outputs, self._views, self._bound = {}, {}, ()
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return options
+
+
+def _check(path: Path, kind: str, declared: Any, found: Any) -> None:
+    """The file's tensors must be those the spec declares: names, dtypes, ranks and fixed sizes."""
+    ours = {tensor.name: tensor for tensor in declared}
+    theirs = {value.name: value for value in found}
+    if ours.keys() != theirs.keys():
+        raise EngineError(f"{path}: {kind}s are {sorted(theirs)}, model.json says {sorted(ours)}")
+    for name, tensor in ours.items():
+        value = theirs[name]
+        shape = tuple(value.shape)
+        fits = len(shape) == len(tensor.shape) and all(
+            not isinstance(dim, int) or dim == other for dim, other in zip(shape, tensor.at(tensor.batch.max))
+        )
+        if not fits or _TYPES.get(value.type) != tensor.dtype:
+            wanted = f"{tensor.at(tensor.batch.max)} {tensor.dtype}"
+            raise EngineError(f"{path}: {kind} {name} is {shape} {value.type}, model.json says {wanted}")

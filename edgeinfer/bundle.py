@@ -1,0 +1,178 @@
+"""A bundle: one folder with `model.json` and the files it names; read with suspicion, written all or nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeinfer import modeljson, onnxfile
+from edgeinfer.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgeinfer.spec import Artifact, ModelSpec
+
+SPEC_FILE = "model.json"
+_EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
+_AT_FDCWD = -100
+
+
+def sha256_of(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Bundle:
+    """An opened bundle: `path` of its folder and its `spec`. Files are checked when they are asked for."""
+
+    def __init__(self, path: Path, spec: ModelSpec) -> None:
+        self.path, self.spec = path, spec
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """The bundle in this folder. Raises BundleError or SpecError."""
+        folder = Path(path)
+        if not folder.is_dir():
+            found = "is a file" if folder.exists() else "does not exist"
+            raise BundleError(
+                f"{folder} {found}; a bundle is a folder with {SPEC_FILE}",
+                hint="make one: edgeinfer export CHECKPOINT -o DIR",
+            )
+        if not (folder / SPEC_FILE).is_file():
+            raise BundleError(
+                f"{folder} holds no {SPEC_FILE}", hint="make a bundle: edgeinfer export CHECKPOINT -o DIR"
+            )
+        return cls(folder, modeljson.read(folder / SPEC_FILE))
+
+    def file(self, name: str) -> Path:
+        """The path of a file of this bundle; BundleError if it is missing or lies outside."""
+        path = self.path / name
+        try:
+            inside = path.resolve(strict=True).is_relative_to(self.path.resolve(strict=True))
+        except (OSError, RuntimeError):
+            raise BundleError(f"{path} is missing", hint=f"export {self.spec.name} again") from None
+        if not inside or not path.is_file():
+            raise BundleError(f"{path} is not a file inside the bundle", hint=f"export {self.spec.name} again")
+        return path
+
+    def artifact_file(self, artifact: Artifact) -> Path:
+        """The artifact's path once its hash and, for ONNX, its external files are found right."""
+        path = self.file(artifact.file)
+        found = sha256_of(path)
+        if found != artifact.sha256:
+            raise BundleError(
+                f"{path} has sha256 {found[:12]}..., {SPEC_FILE} says {artifact.sha256[:12]}...",
+                hint="the file was changed or cut off; copy or export the bundle again",
+            )
+        if artifact.format == "onnx":
+            external = onnxfile.external_files(path)
+            if external:
+                raise BundleError(
+                    f"{path} keeps weights in another file ({external[0]!r})",
+                    hint="a bundle's ONNX holds its weights itself",
+                )
+        return path
+
+    def verify(self) -> None:
+        """Check every artifact and golden image; raises BundleError at the first that is wrong."""
+        for artifact in self.spec.artifacts:
+            self.artifact_file(artifact)
+        for golden in self.spec.golden:
+            self.file(golden.image)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that takes its place, at once and whole, when the block ends well.
+
+    Whoever is killed at any moment leaves the old folder or the new one, and at most a hidden
+    `.name.*` folder beside it, which the next write removes.
+    """
+    target = target.absolute()
+    _check_replaceable(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        fresh.chmod(0o755)
+        lock = fresh.with_name(fresh.name + ".pid")
+        lock.write_text(str(os.getpid()))
+        try:
+            yield fresh
+            _sync_tree(fresh)
+            _put(fresh, target)
+        finally:
+            lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise BundleError(
+            f"{target} cannot be written: {error.strerror or error}",
+            hint="check free space and permissions, then run again",
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Only a bundle or an empty folder may be replaced."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise BundleError(f"{target} exists and is not a folder", hint="choose another -o DIR")
+    if target.is_dir() and any(target.iterdir()) and not (target / SPEC_FILE).is_file():
+        raise BundleError(f"{target} holds other files and is not a bundle", hint="choose another -o DIR")
+
+
+def _sweep(target: Path) -> None:
+    """Remove what writers that no longer live have left beside `target`."""
+    for lock in target.parent.glob(f".{target.name}.*.pid"):
+        try:
+            os.kill(int(lock.read_text()), 0)
+        except (ProcessLookupError, ValueError):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+        except OSError:
+            continue
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _put(fresh: Path, target: Path) -> None:
+    """Make `fresh` be `target`; what was there comes to lie at `fresh`."""
+    if not target.exists():
+        fresh.rename(target)
+    elif not _exchange(fresh, target):
+        # no atomic exchange on this file system: the old folder steps aside for one rename
+        aside = fresh.with_name(fresh.name + ".old")
+        target.rename(aside)
+        fresh.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    handle = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step (Linux renameat2); False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return int(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE)) == 0

@@ -1,0 +1,76 @@
+"""Golden samples: pictures that travel with a bundle and what must be found in them, on every device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgeinfer.errors import BundleError
+from edgeinfer.results import Classification, Detections
+
+if TYPE_CHECKING:
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.pipeline import Pipeline
+    from edgeinfer.results import Result
+    from edgeinfer.spec import Expected, Golden
+
+# how far from the float32 reference a sound engine may be: (score, intersection over union)
+TOLERANCE = {"fp32": (0.01, 0.98), "fp16": (0.05, 0.9), "int8": (0.15, 0.7)}
+
+
+class GoldenReport(NamedTuple):
+    """One golden sample after it was run; `detail` says what was compared, or what differed."""
+
+    image: str
+    passed: bool
+    detail: str
+
+
+def lowest_score(bundle: Bundle) -> float:
+    """The confidence a pipeline must be loaded with so that `check` sees all that was recorded."""
+    return min((golden.score for golden in bundle.spec.golden), default=0.25)
+
+
+def check(pipeline: Pipeline, bundle: Bundle, precision: str = "fp32") -> list[GoldenReport]:
+    """Run every golden sample of the bundle and compare; the pipeline must have its golden confidence."""
+    import cv2
+
+    reports = []
+    for golden in bundle.spec.golden:
+        picture = cv2.imread(str(bundle.file(golden.image)))
+        if picture is None:
+            raise BundleError(f"{bundle.path / golden.image} is not a picture", hint="export the bundle again")
+        reports.append(_compare(golden, pipeline(picture), precision))
+    return reports
+
+
+def _compare(golden: Golden, result: Result, precision: str) -> GoldenReport:
+    score, overlap = TOLERANCE[precision]
+    if isinstance(result, Classification):
+        found = {int(one): float(other) for other, one in zip(result.scores, result.class_ids)}
+        missing = [item for item in golden.expect if abs(found.get(item.class_id, -1.0) - item.score) > score]
+    else:
+        missing = [item for item in golden.expect if not _found(item, result, score, overlap)]
+    if not missing:
+        return GoldenReport(golden.image, True, f"{len(golden.expect)} of {len(golden.expect)} found")
+    first = missing[0]
+    label = result.labels[first.class_id] if first.class_id < len(result.labels) else str(first.class_id)
+    detail = f"{len(missing)} of {len(golden.expect)} not found, first: {label} {first.score:.2f} {list(first.box)}"
+    return GoldenReport(golden.image, False, detail)
+
+
+def _found(item: Expected, result: Detections, score: float, overlap: float) -> bool:
+    for box, other, class_id in zip(result.boxes, result.scores, result.class_ids):
+        near = class_id == item.class_id and abs(float(other) - item.score) <= score
+        if near and _iou([float(side) for side in box], item.box) >= overlap:
+            return True
+    return False
+
+
+def _iou(one: list[float], other: tuple[float, ...]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return both / (areas - both)

@@ -1,0 +1,87 @@
+"""`load`: the one place where a bundle, a device and a backend meet."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer import backends, devices, ladder
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import BackendUnavailable, EdgeInferError, SpecError, UsageError
+from edgeinfer.pipeline import Lane, Pipeline
+from edgeinfer.spec import Boxes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeinfer.spec import ModelSpec
+
+
+def load(
+    bundle: str | Path | Bundle,
+    backend: str = "auto",
+    precision: str = "auto",
+    *,
+    conf: float | None = None,
+    iou: float | None = None,
+    limit: int | None = None,
+    top: int | None = None,
+    threads: int = 0,
+    contexts: int = 1,
+) -> Pipeline:
+    """Open a bundle, ready to run: `model(image)`.
+
+    `backend` and `precision` narrow the choice; `conf`, `iou`, `limit` (detectors) and `top` (classifiers)
+    replace the bundle's own numbers; `threads` 0 leaves the count to the backend; `contexts` is how many
+    calls may run at the same time. Raises BundleError, SpecError, BackendUnavailable, EngineError, UsageError.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if contexts < 1:
+        raise UsageError(f"contexts {contexts} is below 1")
+    spec = _with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)
+    rung = _choose(opened, backend, precision)
+    engine_class = backends.load(rung.backend)
+    device_class = devices.load(engine_class.device)
+    path = opened.artifact_file(rung.artifact) if rung.artifact else opened.path
+    lanes: list[Lane] = []
+    try:
+        for place in range(contexts):
+            device = device_class(spec)
+            engine = lanes[0].engine.fork(device) if place else engine_class(path, spec, device, threads=threads)
+            lanes.append(Lane(device, engine))
+    except EdgeInferError:
+        for lane in lanes:
+            lane.engine.close()
+            lane.device.close()
+        raise
+    return Pipeline(spec, lanes, backend=rung.backend, artifact=rung.artifact.file if rung.artifact else "")
+
+
+def _choose(bundle: Bundle, backend: str, precision: str) -> ladder.Rung:
+    tried = ladder.rungs(bundle, backend, precision)
+    for rung in tried:
+        if not rung.reason:
+            return rung
+    reasons = "; ".join(f"{rung.name}: {rung.reason}" for rung in tried)
+    raise BackendUnavailable(
+        f"nothing here runs {bundle.path}: {reasons}",
+        hint=f"edgeinfer info {bundle.path} lists what would run, and why not",
+    )
+
+
+def _with_thresholds(
+    spec: ModelSpec, *, conf: float | None, iou: float | None, limit: int | None, top: int | None
+) -> ModelSpec:
+    boxes: dict[str, Any] = {"conf": conf, "iou": iou, "limit": limit}
+    classes: dict[str, Any] = {"top": top}
+    asked, others = (boxes, classes) if isinstance(spec.decode, Boxes) else (classes, boxes)
+    stray = [name for name, value in others.items() if value is not None]
+    if stray:
+        raise UsageError(f"{', '.join(stray)} does not go with task {spec.task}")
+    fields = {"conf": "score", "top": "k"}
+    changes = {fields.get(name, name): value for name, value in asked.items() if value is not None}
+    try:
+        decode = dataclasses.replace(spec.decode, **changes)
+    except SpecError as error:
+        raise UsageError(str(error)) from error
+    return dataclasses.replace(spec, decode=decode)
