@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test test-reference test-slow lint format types wheel bench clean
+.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench test-pythons clean
 
 setup: $(VENV)/ready
 
@@ -33,6 +33,13 @@ format: setup
 
 types: setup
 	$(BIN)/mypy
+
+# the wheel, alone in a fresh environment: no source tree, no development packages
+wheel-test: setup
+	rm -rf dist build/wheel && $(BIN)/python -m build -q --wheel --outdir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip --disable-pip-version-check -q install "$$(echo dist/*.whl)[cpu,export]"
+	cd build && wheel/bin/edgeinfer demo --save demo
 
 bench: setup
 	$(BIN)/python benchmarks/cpu.py

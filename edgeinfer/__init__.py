@@ -1,17 +1,58 @@
 """edgeinfer: a bundle in, results out.
 
-with edgeinfer.load("engines/yolov5n") as model:
-    found = model(image)          # image (h, w, 3) uint8 BGR; boxes in its pixels
+    with edgeinfer.load("engines/yolov5n") as model:
+        found = model(image)          # image (h, w, 3) uint8 BGR; boxes in its pixels
+
+Names are imported when they are first used, so that importing the package costs next to nothing.
 """
 
 from __future__ import annotations
 
-from edgeinfer.bundle import Bundle
-from edgeinfer.errors import EdgeInferError
-from edgeinfer.loading import load
-from edgeinfer.pipeline import Pipeline
-from edgeinfer.results import Classification, Detections
-from edgeinfer.spec import ModelSpec
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.errors import EdgeInferError
+    from edgeinfer.loading import load
+    from edgeinfer.pipeline import Pipeline
+    from edgeinfer.results import Classification, Detections
+    from edgeinfer.sources import Frame, frames
+    from edgeinfer.spec import ModelSpec
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "Classification", "Detections", "EdgeInferError", "ModelSpec", "Pipeline", "load"]
+__all__ = [
+    "Bundle",
+    "Classification",
+    "Detections",
+    "EdgeInferError",
+    "Frame",
+    "ModelSpec",
+    "Pipeline",
+    "frames",
+    "load",
+]
+
+_HOME = {
+    "Bundle": "bundle",
+    "Classification": "results",
+    "Detections": "results",
+    "EdgeInferError": "errors",
+    "Frame": "sources",
+    "ModelSpec": "spec",
+    "Pipeline": "pipeline",
+    "frames": "sources",
+    "load": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgeinfer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"edgeinfer.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -69,17 +69,17 @@ class Node:
     def items(self, key: str, default: list[Any] = _REQUIRED) -> list[Any]:
         return list(self._take(key, (list,), default))
 
-    def keys(self) -> list[str]:
+    def left(self) -> list[str]:
         """The keys not yet taken."""
         return list(self._left)
 
     def texts(self, key: str) -> tuple[str, ...]:
         row = self._row(key, _REQUIRED)
-        return tuple(row.text(place) for place in row.keys())
+        return tuple(row.text(place) for place in row.left())
 
     def numbers(self, key: str, default: list[Any] = _REQUIRED) -> tuple[float, ...]:
         row = self._row(key, default)
-        return tuple(row.number(place) for place in row.keys())
+        return tuple(row.number(place) for place in row.left())
 
     def _row(self, key: str, default: list[Any]) -> Node:
         """A list as an object whose keys are its places."""
@@ -95,11 +95,11 @@ class Node:
 
     def texts_by_name(self, key: str) -> dict[str, str]:
         part = self.object(key, {})
-        return {name: part.text(name) for name in part.keys()}
+        return {name: part.text(name) for name in part.left()}
 
     def numbers_by_name(self, key: str) -> dict[str, float]:
         part = self.object(key, {})
-        return {name: part.number(name) for name in part.keys()}
+        return {name: part.number(name) for name in part.left()}
 
     @contextmanager
     def closing(self) -> Iterator[None]:

@@ -1,0 +1,131 @@
+"""`edgeinfer export`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import BackendUnavailable, SpecError, UsageError
+from edgeinfer.spec import PRECISIONS, Batch, Size
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = "turn a checkpoint into a bundle that every device can run"
+EXAMPLE = "edgeinfer export yolov5s.pt --imgsz 640 -o engines/yolov5s"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a .pt, .pth or .safetensors file, or a known name (yolov5n, resnet50)"
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="the bundle to write (default: engines/NAME)")
+    parser.add_argument("--imgsz", metavar="H[,W]", default="", help="input size in pixels (default: 640 or 224)")
+    parser.add_argument(
+        "--batch", metavar="N|1-N", default="1", help="fixed batch, or a range such as 1-8 (default: 1)"
+    )
+    parser.add_argument(
+        "--precision", metavar="LIST", default="fp32", help=f"any of {','.join(PRECISIONS)} (default: fp32)"
+    )
+    parser.add_argument("--labels", metavar="FILE", help="class names, one a line, in the order of the model's classes")
+    parser.add_argument("--name", default="", help="the model's name (default: the file's)")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    exporter = _exporter()
+    options = exporter.Options(
+        size=_size(args.imgsz),
+        batch=_batch(args.batch),
+        labels=_labels(args.labels),
+        name=args.name,
+        precisions=_precisions(args.precision),
+    )
+    path = exporter.export(args.source, args.output, options, progress=_progress if sys.stderr.isatty() else None)
+    _report(path, args.json)
+    return 0
+
+
+def _exporter() -> Any:
+    try:
+        return importlib.import_module("edgeinfer_export.export")
+    except ModuleNotFoundError as missing:
+        raise BackendUnavailable(
+            f"export needs {missing.name}, which is not installed", hint='pip install "edgeinfer[export]"'
+        ) from missing
+
+
+def _size(text: str) -> Size | None:
+    if not text:
+        return None
+    try:
+        sides = [int(side) for side in text.split(",")]
+        return Size(sides[0], sides[-1]) if len(sides) <= 2 else _wrong_size(text)
+    except (ValueError, SpecError):
+        return _wrong_size(text)
+
+
+def _wrong_size(text: str) -> Size:
+    raise UsageError(f"--imgsz {text!r} is not H or H,W in pixels", hint="for example --imgsz 640 or --imgsz 384,640")
+
+
+def _batch(text: str) -> Batch:
+    least, _, most = text.partition("-")
+    try:
+        return Batch(int(least), int(most or least))
+    except (ValueError, SpecError):
+        raise UsageError(f"--batch {text!r} is not N or 1-N", hint="for example --batch 4 or --batch 1-8") from None
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    asked = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    wrong = [part for part in asked if part not in PRECISIONS]
+    if wrong:
+        raise UsageError(f"--precision {wrong[0]!r} is not one of {', '.join(PRECISIONS)}")
+    return asked
+
+
+def _labels(file: str | None) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--labels {file} cannot be read: {error}", hint="one class name a line, UTF-8") from error
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if not labels:
+        raise UsageError(f"--labels {file} holds no names", hint="one class name a line, UTF-8")
+    return labels
+
+
+def _progress(name: str, done: int, total: int) -> None:
+    share = f"{done / total:4.0%}" if total else f"{done / 1e6:.1f} MB"
+    end = "\n" if total and done >= total else ""
+    print(f"\rfetching {name} {share}", end=end, file=sys.stderr, flush=True)
+
+
+def _report(path: Path, as_json: bool) -> None:
+    from edgeinfer.bundle import Bundle
+
+    spec = Bundle.open(path).spec
+    artifacts = [
+        {"file": one.file, "precision": one.precision, "bytes": (path / one.file).stat().st_size}
+        for one in spec.artifacts
+    ]
+    if as_json:
+        print(json.dumps({"bundle": str(path), "name": spec.name, "task": spec.task, "artifacts": artifacts}))
+        return
+    size = spec.preprocess.size
+    print(f"{path}: {spec.name}, {spec.task}, {len(spec.labels)} classes, {size}, batch {_span(spec.batch)}")
+    for one in artifacts:
+        print(f"  {one['file']}  {one['precision']}  {one['bytes'] / 1e6:.1f} MB")
+    if spec.provenance.license:
+        print(f"  licence: {spec.provenance.license}")
+    print(f"next: edgeinfer run {path} IMAGE")
+
+
+def _span(batch: Batch) -> str:
+    return str(batch.max) if batch.min == batch.max else f"{batch.min}-{batch.max}"
