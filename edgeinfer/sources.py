@@ -1,0 +1,244 @@
+"""Pictures, folders, videos, cameras and streams, all as one iterator of frames."""
+
+from __future__ import annotations
+
+import glob
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Union
+
+from edgeinfer import pictures
+from edgeinfer.errors import SourceError
+from edgeinfer.pictures import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+VIDEOS = frozenset(
+    f".{name}"
+    for names in ("3gp avi flv h264 h265 hevc m2ts m4v", "mjpeg mjpg mkv mov mp4 mpeg", "mpg mts ogv ts webm wmv")
+    for name in names.split()
+)
+SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
+TIMEOUT_MS = 10_000
+USUAL_FPS = 30.0
+
+OnError = Callable[[SourceError], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a source.
+
+    image (h, w, 3) uint8 BGR; `source` is the file or stream it came from, as given; `index` counts
+    from 0 in it (in a folder or pattern: among its files); `captured_ns` is monotonic time; `fps` is 0
+    for a still picture.
+    """
+
+    image: NDArray[np.uint8]
+    source: str
+    index: int
+    captured_ns: int
+    fps: float = 0.0
+
+
+def refuse(error: SourceError) -> NoReturn:
+    """What `frames` does about a bad file unless told otherwise."""
+    raise error
+
+
+def frames(
+    source: Union[str, Path],  # noqa: UP007 - Python 3.9
+    *,
+    max_pixels: int = MAX_PIXELS,
+    on_error: OnError = refuse,
+) -> Generator[Frame, None, None]:
+    """Every frame of a picture, folder, pattern (`*.jpg`), video, `camera:N`, `rtsp://...` or `gst:PIPELINE`.
+
+    A folder gives its pictures, without those of its sub-folders, in natural order (2 before 10). A file
+    of a folder or pattern that cannot be read goes to `on_error`, and the next one follows; anything else
+    raises SourceError. Closing the iterator releases the video or camera.
+    """
+    name = str(source)
+    if live(name):
+        yield from _stream(name, max_pixels)
+    elif _many(name):
+        for index, path in enumerate(files(name)):
+            try:
+                yield from _file(path, index, max_pixels)
+            except SourceError as error:
+                on_error(error)
+    else:
+        yield from _file(Path(name), 0, max_pixels)
+
+
+def live(source: str) -> bool:
+    """Whether this names a camera or a stream, which ends only when told to."""
+    return source.startswith(("camera:", "gst:", *SCHEMES))
+
+
+def files(source: Union[str, Path]) -> list[Path]:  # noqa: UP007 - Python 3.9
+    """The files a source is read from, whether they can be read or not; none for a camera or a stream."""
+    name, path = str(source), Path(source)
+    if live(name):
+        return []
+    if not _many(name):
+        return [path]
+    try:
+        return _pictures_in(path) if path.is_dir() else _matches(name)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _many(name: str) -> bool:
+    """Whether this is a folder or a pattern."""
+    try:
+        return Path(name).is_dir() or (glob.has_magic(name) and not Path(name).exists())
+    except OSError as error:
+        raise _unreadable(Path(name), error) from error
+
+
+def _natural(path: Path) -> list[Any]:
+    parts = re.split(r"(\d+)", str(path).casefold())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith(".")]
+    if not found:
+        raise SourceError(
+            f"{folder} has no pictures in it",
+            hint=f"pictures end in {' '.join(PICTURES)}; give sub-folders and videos by name or pattern",
+        )
+    return sorted(found, key=_natural)
+
+
+def _matches(pattern: str) -> list[Path]:
+    found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - absolute patterns too
+    found = [path for path in found if not path.is_dir()]
+    if not found:
+        raise SourceError(f"{pattern} matches no file", hint="quote the pattern, or check it with ls")
+    return sorted(found, key=_natural)
+
+
+def _file(path: Path, index: int, max_pixels: int) -> Iterator[Frame]:
+    start = _start_of(path)
+    if pictures.signature(start) or path.suffix.lower() not in VIDEOS:
+        yield _picture(path, index, max_pixels)
+    elif not start:
+        raise SourceError(f"{path} is empty", hint="copy the file again")
+    else:
+        yield from _stream(str(path), max_pixels)
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        if not path.exists():
+            raise SourceError(f"{path} does not exist", hint="check the path; a camera is camera:0")
+        if not path.is_file():
+            raise SourceError(f"{path} is not a regular file", hint="a camera is camera:0")
+        with path.open("rb") as file:
+            return file.read(32)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> SourceError:
+    hint = "change its permissions, or run as its owner" if isinstance(error, PermissionError) else ""
+    return SourceError(f"{path} cannot be read: {error.strerror or error}", hint=hint)
+
+
+def _picture(path: Path, index: int, max_pixels: int) -> Frame:
+    captured_ns = time.monotonic_ns()
+    try:
+        # no format needs more: 16-bit samples with alpha, uncompressed, and metadata
+        with path.open("rb") as file:
+            data = file.read(8 * max_pixels + (64 << 20))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return Frame(pictures.decode(data, str(path), max_pixels), str(path), index, captured_ns)
+
+
+def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
+    """Frames of anything OpenCV's VideoCapture opens, which is released when this is closed."""
+    shown = _without_password(name)
+    capture, index = _open(name, shown), 0
+    try:
+        fps = _rate(capture, shown, max_pixels)
+        while True:
+            taken, image = capture.read()
+            if not taken:
+                break
+            yield Frame(image, shown, index, time.monotonic_ns(), fps)
+            index += 1
+    finally:
+        capture.release()
+    if live(name):
+        hint = "check the device or the network, and run again"
+        raise SourceError(f"{shown} stopped after {index} frames", hint=hint)
+    if index == 0:
+        hint = "convert it to H.264 with ffmpeg"
+        raise SourceError(f"{shown} has no frames that OpenCV can decode", hint=hint)
+
+
+def _rate(capture: Any, shown: str, max_pixels: int) -> float:
+    """Frames a second, after a look at their size."""
+    import cv2
+
+    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if width * height > max_pixels:
+        size = f"{width:.0f}x{height:.0f}"
+        raise SourceError(f"{shown} has {size} pixels, more than the {max_pixels / 1e6:g} million allowed")
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    return fps if 0 < fps <= 1000 else USUAL_FPS
+
+
+def _open(name: str, shown: str) -> Any:
+    import cv2
+
+    if name.startswith("camera:"):
+        capture, hint = cv2.VideoCapture(_camera(name)), "another program may hold it: fuser /dev/video*"
+    elif name.startswith("gst:"):
+        _need_gstreamer(shown)
+        capture = cv2.VideoCapture(name[4:], cv2.CAP_GSTREAMER)
+        hint = "try the pipeline with gst-launch-1.0 first"
+    elif name.startswith(SCHEMES):
+        opening, reading = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, TIMEOUT_MS, reading, TIMEOUT_MS])
+        hint = "check the address, the password and the network"
+    else:
+        capture = cv2.VideoCapture(name)
+        hint = "it is damaged, or its codec is unknown: convert it to H.264 with ffmpeg"
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(f"{shown} cannot be opened by OpenCV", hint=hint)
+    return capture
+
+
+def _camera(name: str) -> int:
+    number = name.partition(":")[2]
+    if not (number.isascii() and number.isdigit()):
+        raise SourceError(f"{name} is not a camera", hint="cameras are camera:0, camera:1, ...")
+    if Path("/dev").is_dir() and not Path(f"/dev/video{int(number)}").exists():
+        raise SourceError(f"{name} is not there: no /dev/video{int(number)}", hint="list cameras: ls /dev/video*")
+    return int(number)
+
+
+def _need_gstreamer(shown: str) -> None:
+    import cv2
+
+    if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
+        raise SourceError(
+            f"{shown} needs an OpenCV with GStreamer, and this one has none",
+            hint="use the system's OpenCV (JetPack brings one): pip uninstall opencv-python-headless",
+        )
+
+
+def _without_password(name: str) -> str:
+    return re.sub(r"^(\w+://)[^/@]*@", r"\1", name)

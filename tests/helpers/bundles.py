@@ -1,0 +1,108 @@
+"""Tiny bundles whose answer is plain to see: they name the colour of a picture (red, green or blue).
+
+The detector always puts one box per picture around the middle half of the model's frame, class and score
+from the mean colour there; the classifier gives the mean colours as logits times ten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeinfer import modeljson
+from edgeinfer.spec import (
+    Artifact,
+    Boxes,
+    Expected,
+    Golden,
+    ModelSpec,
+    Preprocess,
+    Provenance,
+    Size,
+    TensorSpec,
+    TopK,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COLORS = ("red", "green", "blue")
+BGR = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}
+SIDE = 32
+
+
+def picture(color="red", height=SIDE, width=SIDE):
+    """A picture of one colour: (h, w, 3) uint8 BGR."""
+    return np.full((height, width, 3), BGR[color], np.uint8)
+
+
+def detect_bundle(folder: Path) -> Path:
+    """Write a detector into `folder`."""
+    middle = np.array([[SIDE / 2, SIDE / 2, SIDE / 2, SIDE / 2, 1]], np.float32)
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["color"], axes=[2, 3], keepdims=0),
+        helper.make_node("Concat", ["middle", "color"], ["row"], axis=1),
+        helper.make_node("Unsqueeze", ["row", "one"], ["output0"]),
+    ]
+    constants = {"middle": middle, "one": np.array([1], np.int64)}
+    spec = ModelSpec(
+        name="colors-detect",
+        task="detect",
+        inputs=(TensorSpec("images", (1, 3, SIDE, SIDE)),),
+        outputs=(TensorSpec("output0", (1, 1, 5 + len(COLORS))),),
+        preprocess=Preprocess(Size(SIDE, SIDE)),
+        decode=Boxes("yolov5"),
+        labels=COLORS,
+        provenance=Provenance(source="colors.pt", architecture="colors", license="CC0-1.0", parameters=5),
+    )
+    quarter = SIDE / 4
+    expect = Expected(0, 1.0, (quarter, quarter, SIDE - quarter, SIDE - quarter))
+    return _write(folder, spec, nodes, constants, expect)
+
+
+def classify_bundle(folder: Path) -> Path:
+    """Write a classifier into `folder`."""
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["color"], axes=[2, 3], keepdims=0),
+        helper.make_node("Mul", ["color", "ten"], ["logits"]),
+    ]
+    spec = ModelSpec(
+        name="colors-classify",
+        task="classify",
+        inputs=(TensorSpec("images", (1, 3, SIDE, SIDE)),),
+        outputs=(TensorSpec("logits", (1, len(COLORS))),),
+        preprocess=Preprocess(Size(SIDE, SIDE), fit="resize-crop", resize=SIDE),
+        decode=TopK(2),
+        labels=COLORS,
+    )
+    return _write(folder, spec, nodes, {"ten": np.float32(10)}, Expected(0, 0.9999))
+
+
+def _write(folder, spec, nodes, constants, expect):
+    folder.joinpath("golden").mkdir(parents=True)
+    graph = helper.make_graph(
+        nodes,
+        spec.name,
+        [_value(tensor) for tensor in spec.inputs],
+        [_value(tensor) for tensor in spec.outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    data = model.SerializeToString()
+    folder.joinpath("model.fp32.onnx").write_bytes(data)
+    cv2.imwrite(str(folder / "golden" / "0.png"), picture("red"))
+    artifact = Artifact("model.fp32.onnx", "onnx", "fp32", hashlib.sha256(data).hexdigest())
+    golden = Golden("golden/0.png", (expect,))
+    facts = {**vars(spec), "artifacts": (artifact,), "golden": (golden,)}
+    modeljson.write(ModelSpec(**facts), folder / "model.json")
+    return folder
+
+
+def _value(tensor):
+    return helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.shape)

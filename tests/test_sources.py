@@ -1,0 +1,369 @@
+"""Every kind of source gives frames, and every bad one a SourceError that says what is wrong with it."""
+
+import base64
+import os
+import pathlib
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeinfer import pictures, sources
+from edgeinfer.errors import SourceError
+
+# an 8x8 JPEG in CMYK, all (0, 200, 200, 0) with inverted samples: a clear red
+CMYK = base64.b85decode(
+    "|JeWT01iQ9Z(?NtWB>pF0095n07C!}3k(hn3J?wr4iXU%6BsBO7#0>7F(V}%C^|DeJUKHsH$X^SPC!IgMK?H5ZBbWWVrOV)K23"
+    "3XaAbH~WoKjmzyK5o00;mG1Va%3O%VWD5dcdO0RO}Q6#xMN000000000000000000ID|HJ?k5CH%H0000000000000000095m01g"
+    "C008Ic{080P>KLDT&4JZ%)*#"
+)
+KINDS = (".png", ".jpg", ".bmp", ".webp", ".gif", ".tiff")
+
+
+@pytest.fixture
+def image():
+    """Smooth, so that every format keeps it; (48, 64, 3) uint8."""
+    down, across = np.mgrid[0:48, 0:64]
+    return np.dstack([down * 4, across * 3, down + across]).astype(np.uint8)
+
+
+def encoded(image, suffix, options=()):
+    done, data = cv2.imencode(suffix, image, options)
+    assert done
+    return data.tobytes()
+
+
+def opened(data):
+    return pictures.decode(data, "it")
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_the_header_of_each_format_tells_its_size(image, suffix):
+    assert pictures.header(encoded(image, suffix)) == (48, 64, "")
+
+
+@pytest.mark.parametrize("options", [[cv2.IMWRITE_WEBP_QUALITY, 101], [cv2.IMWRITE_WEBP_QUALITY, 80]])
+def test_both_codings_of_webp_tell_their_size(image, options):
+    assert pictures.header(encoded(image, ".webp", options)) == (48, 64, "")
+
+
+def test_a_webp_with_extensions_tells_its_size():
+    sides = (63).to_bytes(3, "little") + (47).to_bytes(3, "little")
+    chunk = b"WEBPVP8X" + struct.pack("<IB3x", 10, 0) + sides
+    assert pictures.header(b"RIFF" + struct.pack("<I", len(chunk)) + chunk) == (48, 64, "")
+
+
+def test_a_progressive_jpeg_is_walked_to_its_end(image):
+    data = encoded(image, ".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2])
+    assert pictures.header(data) == (48, 64, "")
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm(image):
+    assert opened(encoded(image, ".jpg") + b"a phone's trailer").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_each_format_decodes_to_bgr(image, suffix):
+    found = opened(encoded(image, suffix))
+    # GIF has 256 colours, dithered; JPEG and WebP blend colour over 2x2 pixels
+    tolerance = 0 if suffix in {".png", ".bmp", ".tiff"} else 20
+    assert np.abs(found.astype(int) - image).mean() <= tolerance
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+@pytest.mark.parametrize("part", [0.4, 0.7, 0.97])
+def test_a_truncated_picture_is_refused(image, suffix, part):
+    data = encoded(image, suffix)
+    with pytest.raises(SourceError, match=r"it is (truncated: its end is missing|damaged)"):
+        opened(data[: int(len(data) * part)])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".gif"])
+def test_a_picture_without_its_last_bytes_is_called_truncated(image, suffix):
+    with pytest.raises(SourceError, match="it is truncated: its end is missing"):
+        opened(encoded(image, suffix)[:-2])
+
+
+def test_a_changed_byte_in_a_png_is_noticed(image):
+    data = bytearray(encoded(image, ".png"))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(SourceError, match="it is damaged: a checksum in it is wrong"):
+        opened(bytes(data))
+
+
+def test_an_empty_file_is_called_empty():
+    with pytest.raises(SourceError, match="it is empty"):
+        opened(b"")
+
+
+def test_text_is_not_a_picture():
+    with pytest.raises(SourceError, match="it is not a picture") as caught:
+        opened(b"hello")
+    assert caught.value.hint == "pictures are PNG, JPEG, BMP, WebP, TIFF, GIF"
+
+
+def test_a_grey_picture_becomes_bgr(image):
+    grey = image[..., 0]
+    assert np.array_equal(opened(encoded(grey, ".png")), np.dstack([grey] * 3))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bit_samples_are_scaled_to_8(image, suffix):
+    wide = image.astype(np.uint16) * 257
+    assert np.array_equal(opened(encoded(wide, suffix)), image)
+
+
+def test_alpha_is_dropped_and_colour_kept_under_it(image):
+    clear = np.dstack([image, np.zeros((48, 64), np.uint8)])
+    assert np.array_equal(opened(encoded(clear, ".png")), image)
+
+
+def test_a_cmyk_jpeg_comes_out_in_its_colours():
+    blue, green, red = opened(CMYK).reshape(-1, 3).mean(axis=0)
+    assert red > 200
+    assert max(blue, green) < 100
+
+
+def with_orientation(data, value):
+    """JPEG bytes with an EXIF segment that says how to turn the picture."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHHI", 0x0112, 3, 1, value, 0, 0)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
+def test_exif_orientation_is_applied(image):
+    turned = opened(with_orientation(encoded(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 100]), 6))
+    assert turned.shape == (64, 48, 3)
+    assert np.abs(turned.astype(int) - np.rot90(image, -1)).mean() < 12
+
+
+def chunk(kind, data):
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png_bomb(height, width):
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def bomb(suffix, height, width):
+    """A small file of this format that claims to be this large."""
+    data = bytearray(encoded(np.zeros((48, 64, 3), np.uint8), suffix))
+    if suffix == ".png":
+        return png_bomb(height, width)
+    if suffix == ".jpg":
+        start = data.index(b"\xff\xc0") + 5
+        data[start : start + 4] = struct.pack(">HH", height, width)
+    elif suffix == ".bmp":
+        data[18:26] = struct.pack("<ii", width, -height)
+    elif suffix == ".gif":
+        data[6:10] = struct.pack("<HH", width, height)
+    elif suffix == ".webp":
+        data[21:25] = struct.pack("<I", (width - 1) & 0x3FFF | ((height - 1) & 0x3FFF) << 14)
+    else:
+        for tag, side in ((256, width), (257, height)):
+            start = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
+            data[start : start + 2] = struct.pack("<H", side)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_a_decompression_bomb_is_refused_by_its_header(suffix):
+    with pytest.raises(SourceError, match="it has 16000x15000 pixels, more than the 100 million allowed"):
+        opened(bomb(suffix, 15000, 16000))
+
+
+def test_the_limit_on_pixels_can_be_changed(image):
+    with pytest.raises(SourceError, match=r"more than the 0.001 million allowed"):
+        pictures.decode(encoded(image, ".png"), "it", 1000)
+
+
+@pytest.fixture
+def folder(tmp_path, image):
+    for name in ("b10.png", "b2.png", "A1.jpg"):
+        tmp_path.joinpath(name).write_bytes(encoded(image, name[-4:]))
+    tmp_path.joinpath("notes.txt").write_text("not a picture")
+    tmp_path.joinpath(".hidden.png").write_bytes(b"")
+    tmp_path.joinpath("sub.png").mkdir()
+    tmp_path.joinpath("sub.png").rmdir()
+    return tmp_path
+
+
+def names(frames):
+    return [(pathlib.Path(frame.source).name, frame.index) for frame in frames]
+
+
+def test_a_picture_is_one_frame(folder, image):
+    (frame,) = sources.frames(folder / "b2.png")
+    assert (frame.source, frame.index, frame.fps) == (str(folder / "b2.png"), 0, 0.0)
+    assert np.array_equal(frame.image, image)
+    assert frame.captured_ns > 0
+
+
+def test_a_picture_is_known_by_its_content_not_its_suffix(folder):
+    folder.joinpath("b2.png").rename(folder / "b2.mp4")
+    assert names(sources.frames(folder / "b2.mp4")) == [("b2.mp4", 0)]
+
+
+def test_a_folder_gives_its_pictures_in_natural_order(folder):
+    assert names(sources.frames(folder)) == [("A1.jpg", 0), ("b2.png", 1), ("b10.png", 2)]
+
+
+def test_a_pattern_gives_what_it_matches(folder):
+    assert names(sources.frames(f"{folder}/b*.png")) == [("b2.png", 0), ("b10.png", 1)]
+
+
+def test_brackets_in_a_file_name_are_not_a_pattern(folder):
+    folder.joinpath("b2.png").rename(folder / "b[2].png")
+    assert names(sources.frames(folder / "b[2].png")) == [("b[2].png", 0)]
+
+
+def test_a_bad_picture_in_a_folder_is_reported_and_the_rest_goes_on(folder):
+    folder.joinpath("b2.png").write_bytes(b"")
+    errors = []
+    assert names(sources.frames(folder, on_error=errors.append)) == [("A1.jpg", 0), ("b10.png", 2)]
+    assert [str(error) for error in errors] == [f"{folder}/b2.png is empty"]
+
+
+def test_a_bad_picture_in_a_folder_is_raised_unless_told_otherwise(folder):
+    folder.joinpath("b2.png").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"b2.png is empty"):
+        list(sources.frames(folder))
+
+
+BAD = {
+    "nothing.jpg": "does not exist",
+    "notes.txt": "is not a picture",
+    "empty.png": "is empty",
+    "empty.mp4": "is empty",
+    "broken.mp4": "cannot be opened by OpenCV",
+    "pipe": "is not a regular file",
+    "no-pictures": "has no pictures in it",
+    "*.tiff": "matches no file",
+    "a\0b": "cannot be read|does not exist",
+}
+
+
+@pytest.mark.parametrize(("name", "message"), BAD.items())
+def test_a_bad_source_says_what_is_wrong(folder, name, message):
+    for empty in ("empty.png", "empty.mp4"):
+        folder.joinpath(empty).touch()
+    folder.joinpath("broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(200))
+    folder.joinpath("no-pictures").mkdir()
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(SourceError, match=message) as caught:
+        list(sources.frames(f"{folder}/{name}"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_says_so(folder):
+    folder.joinpath("b2.png").chmod(0)
+    with pytest.raises(SourceError, match=r"b2.png cannot be read: Permission denied"):
+        list(sources.frames(folder / "b2.png"))
+
+
+def test_a_read_that_the_system_refuses_says_so(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(SourceError, match=r"b2.png cannot be read: Permission denied") as caught:
+        list(sources.frames(folder / "b2.png"))
+    assert "permissions" in caught.value.hint
+
+
+@pytest.fixture
+def video(tmp_path, image):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 12.5, (64, 48))
+    for _ in range(4):
+        writer.write(image)
+    writer.release()
+    return path
+
+
+def test_a_video_gives_its_frames_and_rate(video):
+    frames = list(sources.frames(video))
+    assert [frame.index for frame in frames] == [0, 1, 2, 3]
+    assert {frame.fps for frame in frames} == {12.5}
+    assert frames[0].image.shape == (48, 64, 3)
+
+
+class Capture:
+    """A double for cv2.VideoCapture: `count` black frames, and it knows whether it was released."""
+
+    def __init__(self, count):
+        self.left, self.released = count, False
+
+    def __call__(self, *_):
+        return self
+
+    def isOpened(self):
+        return True
+
+    def get(self, _):
+        return 0.0
+
+    def read(self):
+        self.left -= 1
+        return self.left >= 0, np.zeros((2, 2, 3), np.uint8)
+
+    def release(self):
+        self.released = True
+
+
+def capture(monkeypatch, count):
+    double = Capture(count)
+    monkeypatch.setattr(cv2, "VideoCapture", double)
+    return double
+
+
+def test_closing_the_iterator_releases_the_video(video, monkeypatch):
+    double = capture(monkeypatch, 5)
+    frames = sources.frames(video)
+    next(frames)
+    frames.close()
+    assert double.released
+
+
+def test_a_video_of_unknown_rate_gets_the_usual_one(video, monkeypatch):
+    capture(monkeypatch, 1)
+    assert [frame.fps for frame in sources.frames(video)] == [30.0]
+
+
+def test_a_video_without_frames_is_an_error(video, monkeypatch):
+    double = capture(monkeypatch, 0)
+    with pytest.raises(SourceError, match=r"clip.avi has no frames that OpenCV can decode"):
+        list(sources.frames(video))
+    assert double.released
+
+
+def test_a_video_above_the_limit_on_pixels_is_refused(video):
+    with pytest.raises(SourceError, match=r"clip.avi has 64x48 pixels, more than the 0.001 million allowed"):
+        list(sources.frames(video, max_pixels=1000))
+
+
+def test_a_stream_that_stops_is_an_error_and_its_password_stays_secret(monkeypatch):
+    capture(monkeypatch, 2)
+    with pytest.raises(SourceError, match=r"^rtsp://cam/1 stopped after 2 frames$"):
+        list(sources.frames("rtsp://me:secret@cam/1"))
+
+
+@pytest.mark.parametrize("name", ["camera:front", "camera:", "camera:-1"])
+def test_a_camera_has_a_number(name):
+    with pytest.raises(SourceError, match="is not a camera"):
+        list(sources.frames(name))
+
+
+def test_a_camera_that_is_not_there_says_so():
+    with pytest.raises(SourceError, match="camera:97 is not there: no /dev/video97"):
+        list(sources.frames("camera:97"))
+
+
+def test_a_pipeline_needs_an_opencv_with_gstreamer(monkeypatch):
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "GStreamer:   NO")
+    with pytest.raises(SourceError, match="needs an OpenCV with GStreamer"):
+        list(sources.frames("gst:videotestsrc ! appsink"))
