@@ -101,26 +101,23 @@ def writing(target: Path) -> Iterator[Path]:
     """
     target = target.absolute()
     _check_replaceable(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    fresh = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}.", dir=target.parent))
         fresh.chmod(0o755)
-        lock = fresh.with_name(fresh.name + ".pid")
-        lock.write_text(str(os.getpid()))
-        try:
-            yield fresh
-            _sync_tree(fresh)
-            _put(fresh, target)
-        finally:
-            lock.unlink(missing_ok=True)
+        yield fresh
+        _sync_tree(fresh)
+        _put(fresh, target)
     except OSError as error:
         raise BundleError(
             f"{target} cannot be written: {error.strerror or error}",
             hint="check free space and permissions, then run again",
         ) from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if fresh:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _check_replaceable(target: Path) -> None:
@@ -133,13 +130,12 @@ def _check_replaceable(target: Path) -> None:
 
 def _sweep(target: Path) -> None:
     """Remove what writers that no longer live have left beside `target`."""
-    for lock in target.parent.glob(f".{target.name}.*.pid"):
+    for path in target.parent.glob(f".{target.name}.*.*"):
         try:
-            os.kill(int(lock.read_text()), 0)
-        except (ProcessLookupError, ValueError):
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink(missing_ok=True)
-        except OSError:
+            os.kill(int(path.name.split(".")[-2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (OSError, ValueError):
             continue
 
 
@@ -158,7 +154,7 @@ def _put(fresh: Path, target: Path) -> None:
         fresh.rename(target)
     elif not _exchange(fresh, target):
         # no atomic exchange on this file system: the old folder steps aside for one rename
-        aside = fresh.with_name(fresh.name + ".old")
+        aside = fresh.with_name(fresh.name + "-old")
         target.rename(aside)
         fresh.rename(target)
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,207 @@
+"""Bundles: opened with suspicion, written all or nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from edgeinfer import onnxfile
+from edgeinfer.bundle import Bundle, writing
+from edgeinfer.errors import BundleError, EdgeInferError
+from helpers import bundles
+
+
+def test_a_good_bundle_opens_and_verifies(detector):
+    bundle = Bundle.open(detector)
+
+    bundle.verify()
+    assert bundle.spec.name == "colors-detect"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nothing", "does not exist"), ("file", "is a file"), ("empty", "holds no")]
+)
+def test_what_is_not_a_bundle_is_refused_with_the_command_that_makes_one(tmp_path, name, message):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(BundleError, match=message) as caught:
+        Bundle.open(tmp_path / name)
+    assert "edgeinfer export" in caught.value.hint
+
+
+def test_a_changed_artifact_is_refused(detector):
+    path = detector / "model.fp32.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx has sha256"):
+        Bundle.open(detector).verify()
+
+
+def test_a_missing_golden_image_is_refused(detector):
+    (detector / "golden" / "0.png").unlink()
+
+    with pytest.raises(BundleError, match=r"golden/0\.png is missing"):
+        Bundle.open(detector).verify()
+
+
+def test_a_link_out_of_the_bundle_is_refused(detector, tmp_path):
+    outside = tmp_path / "outside.onnx"
+    (detector / "model.fp32.onnx").rename(outside)
+    (detector / "model.fp32.onnx").symlink_to(outside)
+
+    with pytest.raises(BundleError, match="not a file inside the bundle"):
+        Bundle.open(detector).verify()
+
+
+def with_external_data(folder, location):
+    """The detector's ONNX with one weight said to be in another file, its hash made right."""
+    path = folder / "model.fp32.onnx"
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    rewrite(folder, model)
+
+
+def rewrite(folder, model):
+    data = model.SerializeToString()
+    (folder / "model.fp32.onnx").write_bytes(data)
+    spec = json.loads((folder / "model.json").read_text())
+    import hashlib
+
+    spec["artifacts"][0]["sha256"] = hashlib.sha256(data).hexdigest()
+    (folder / "model.json").write_text(json.dumps(spec))
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "weights.bin"])
+def test_onnx_that_keeps_its_weights_elsewhere_is_refused(detector, location):
+    with_external_data(detector, location)
+
+    with pytest.raises(BundleError, match="keeps weights in another file") as caught:
+        Bundle.open(detector).verify()
+    assert location in str(caught.value)
+
+
+def external(name):
+    tensor = numpy_helper.from_array(__import__("numpy").zeros(2, "float32"), name)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=name)
+    return tensor
+
+
+def test_external_weights_are_found_in_attributes_subgraphs_and_functions(tmp_path):
+    constant = helper.make_node("Constant", [], ["c"], value=external("attribute.bin"))
+    inner = helper.make_graph([constant], "inner", [], [], [external("subgraph.bin")])
+    branch = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
+    function = helper.make_function(
+        "d", "f", [], ["c"], [helper.make_node("Constant", [], ["c"], value=external("function.bin"))], []
+    )
+    graph = helper.make_graph([branch], "g", [], [], [external("top.bin")])
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph, functions=[function]).SerializeToString())
+
+    found = onnxfile.external_files(tmp_path / "m.onnx")
+    assert found == ["attribute.bin", "function.bin", "subgraph.bin", "top.bin"]
+
+
+def test_an_external_tensor_without_a_location_is_found_too(tmp_path):
+    tensor = external("x")
+    del tensor.external_data[:]
+    (tmp_path / "m.onnx").write_bytes(
+        helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
+    )
+
+    assert onnxfile.external_files(tmp_path / "m.onnx") == [""]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_scanned_or_refused(tmp_path, data):
+    (tmp_path / "m.onnx").write_bytes(data)
+    try:
+        onnxfile.external_files(tmp_path / "m.onnx")
+    except EdgeInferError as error:
+        assert "is not an ONNX file" in str(error)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_bundle_and_nothing_else(detector):
+    before = names(detector)
+    with pytest.raises(RuntimeError), writing(detector) as fresh:
+        (fresh / "half").write_text("x")
+        raise RuntimeError
+
+    assert names(detector) == before
+    assert names(detector.parent) == ["detector"]
+
+
+def test_a_write_replaces_the_whole_bundle(detector):
+    with writing(detector) as fresh:
+        (fresh / "new").write_text("x")
+
+    assert names(detector) == ["new"]
+    assert names(detector.parent) == ["detector"]
+
+
+def test_a_folder_with_other_files_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+
+    with pytest.raises(BundleError, match="is not a bundle"), writing(tmp_path):
+        pass
+    assert names(tmp_path) == ["thesis.tex"]
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+
+    with pytest.raises(BundleError, match="cannot be written"), writing(tmp_path / "file" / "bundle"):
+        pass
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from edgeinfer.bundle import writing
+while True:
+    for text in ("old", "new"):
+        with writing(Path(sys.argv[1])) as fresh:
+            for part in ("model.json", "one", "two"):
+                (fresh / part).write_text(text)
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_one_whole_bundle(tmp_path):
+    target = tmp_path / "bundle"
+    chance = random.Random(7)
+    for _ in range(12):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target)])
+        deadline = time.monotonic() + 20
+        while not target.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.15))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        assert len({(target / part).read_text() for part in ("model.json", "one", "two")}) == 1
+
+    with writing(target) as fresh:
+        (fresh / "model.json").write_text("last")
+    assert names(tmp_path) == ["bundle"]
+    assert os.listdir(target) == ["model.json"]
+
+
+def test_the_helpers_write_bundles_that_pass_the_onnx_checker(tmp_path):
+    for make in (bundles.detect_bundle, bundles.classify_bundle):
+        Bundle.open(make(tmp_path / make.__name__)).verify()

@@ -1,0 +1,66 @@
+"""The ladder names what runs, and why the rest does not."""
+
+import dataclasses
+
+import pytest
+
+from edgeinfer import backends, ladder, loading
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import BackendUnavailable, EngineError, UsageError
+from edgeinfer.spec import Artifact
+
+
+def with_artifacts(bundle, *artifacts):
+    return Bundle(bundle.path, dataclasses.replace(bundle.spec, artifacts=artifacts))
+
+
+def artifact(precision, flavor=""):
+    return Artifact(f"model.{precision}{flavor}.onnx", "onnx", precision, "0" * 64, flavor)
+
+
+def test_onnx_runtime_is_what_runs_a_plain_bundle_on_the_cpu(detector):
+    runs = [rung for rung in ladder.rungs(Bundle.open(detector)) if not rung.reason]
+
+    assert [(rung.backend, rung.artifact.file) for rung in runs] == [("ort", "model.fp32.onnx")]
+
+
+def test_null_is_never_chosen_unless_asked_for(detector):
+    assert "null" not in [rung.backend for rung in ladder.rungs(Bundle.open(detector))]
+    assert [rung.backend for rung in ladder.rungs(Bundle.open(detector), "null")] == ["null"]
+
+
+def test_a_precision_that_was_not_asked_for_is_refused_with_the_reason(detector):
+    bundle = with_artifacts(Bundle.open(detector), artifact("fp32"), artifact("int8", "cpu"), artifact("int8", "trt"))
+    reasons = {rung.artifact.file: rung.reason for rung in ladder.rungs(bundle, "ort", "int8")}
+
+    assert reasons == {
+        "model.fp32.onnx": "int8 was asked for, this is fp32",
+        "model.int8cpu.onnx": "",
+        "model.int8trt.onnx": "int8 flavor trt is slower than float32 in ONNX Runtime on a CPU",
+    }
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("cuda", "auto"), ("auto", "fp8")])
+def test_a_name_that_does_not_exist_is_wrong_usage(detector, backend, precision):
+    with pytest.raises(UsageError, match="is not one of auto"):
+        ladder.rungs(Bundle.open(detector), backend, precision)
+
+
+def test_load_says_why_nothing_runs(detector):
+    with pytest.raises(BackendUnavailable, match=r"fp16 was asked for, this is fp32") as caught:
+        loading.load(detector, precision="fp16")
+    assert "edgeinfer info" in caught.value.hint
+
+
+def test_a_backend_without_a_file_is_named_with_those_that_have_one():
+    with pytest.raises(BackendUnavailable, match=r"'quantum' is not one of .*null, ort"):
+        backends.load("quantum")
+
+
+def test_a_model_that_differs_from_its_spec_is_refused_when_it_is_opened(detector):
+    bundle = Bundle.open(detector)
+    outputs = (dataclasses.replace(bundle.spec.outputs[0], name="other"),)
+    wrong = Bundle(bundle.path, dataclasses.replace(bundle.spec, outputs=outputs))
+
+    with pytest.raises(EngineError, match=r"outputs are \['output0'\], model.json says \['other'\]"):
+        loading.load(wrong)

@@ -1,0 +1,131 @@
+"""The pipeline: pictures in, results out, from any thread."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from edgeinfer import golden, load
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import InputError, SpecError, UsageError
+from helpers import bundles
+
+COLORS = ("red", "green", "blue")
+
+
+def test_a_detector_finds_the_box_and_the_class(detector):
+    with load(detector) as model:
+        found = model(bundles.picture("green", 64, 64))
+
+    assert [(label, box.tolist()) for box, _, label in found] == [("green", [16, 16, 48, 48])]
+    assert set(found.timings_ms) == {"preprocess", "infer", "postprocess"}
+
+
+def test_a_classifier_names_the_best_classes_in_order(classifier):
+    with load(classifier) as model:
+        named = list(model(bundles.picture("blue")))
+
+    assert named[0][1] == "blue"
+    assert named[0][0] > named[1][0]
+
+
+def test_a_batch_gives_a_result_for_each_picture_in_order(detector):
+    with load(detector) as model:
+        results = model.batch([bundles.picture(color) for color in COLORS])
+
+    assert [next(iter(result))[2] for result in results] == list(COLORS)
+
+
+def test_an_empty_batch_gives_no_results(detector):
+    with load(detector) as model:
+        assert model.batch([]) == []
+
+
+def test_thresholds_given_at_load_replace_the_bundles(detector):
+    grey = np.full((32, 32, 3), 128, np.uint8)
+    with load(detector, conf=0.4) as low, load(detector, conf=0.6) as high:
+        assert (len(low(grey)), len(high(grey))) == (1, 0)
+
+
+@pytest.mark.parametrize("options", [{"top": 3}, {"conf": 1.5}, {"limit": 0}, {"contexts": 0}], ids=str)
+def test_options_that_cannot_be_are_wrong_usage(detector, options):
+    with pytest.raises((UsageError, SpecError)):
+        load(detector, **options)
+
+
+@pytest.mark.parametrize("contexts", [1, 3])
+def test_results_never_mix_between_threads(detector, contexts):
+    wrong, rounds = [], 60
+
+    def work(color):
+        picture = bundles.picture(color, 40 + len(color), 50)
+        for _ in range(rounds):
+            found = model(picture)
+            if [label for _, _, label in found] != [color] or found.source.height != 40 + len(color):
+                wrong.append(color)
+
+    with load(detector, contexts=contexts) as model:
+        threads = [threading.Thread(target=work, args=(color,)) for color in COLORS * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_a_closed_pipeline_says_so(detector):
+    model = load(detector)
+    model.close()
+    model.close()
+
+    with pytest.raises(InputError, match="closed"):
+        model(bundles.picture())
+
+
+def test_a_caller_that_waits_while_the_pipeline_closes_is_told(detector):
+    model = load(detector)
+    outcome = []
+
+    def call():
+        try:
+            model(bundles.picture())
+        except InputError as error:
+            outcome.append(str(error))
+
+    with model._lease():
+        waiter = threading.Thread(target=call)
+        waiter.start()
+        closer = threading.Thread(target=model.close)
+        closer.start()
+    waiter.join(10)
+    closer.join(10)
+    assert outcome in ([], ["the pipeline is closed"])
+    assert not waiter.is_alive()
+
+
+def test_the_engine_writes_into_the_same_memory_every_run(detector):
+    with load(detector) as model:
+        tensors, _ = model.device.preprocess([bundles.picture()])
+        first, second = (model.engine.run(tensors)["output0"].ctypes.data for _ in range(2))
+
+    assert first == second
+
+
+def test_the_null_backend_runs_any_bundle(detector):
+    with load(detector, backend="null") as model:
+        assert len(model(bundles.picture())) == 0
+
+
+def test_golden_samples_pass_on_the_engine_that_made_them(detector):
+    with load(detector) as model:
+        reports = golden.check(model, Bundle.open(detector))
+
+    assert [report.passed for report in reports] == [True]
+
+
+def test_golden_samples_fail_on_an_engine_that_finds_nothing(detector):
+    with load(detector, backend="null") as model:
+        report = golden.check(model, Bundle.open(detector))[0]
+
+    assert not report.passed
+    assert "1 of 1 not found, first: red 1.00" in report.detail

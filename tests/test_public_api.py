@@ -1,0 +1,86 @@
+"""The names users rely on."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgeinfer
+from edgeinfer import errors
+
+ROOT = Path(edgeinfer.__file__).parent
+CORE = [
+    "errors",
+    "spec",
+    "modeljson",
+    "onnxfile",
+    "bundle",
+    "ladder",
+    "loading",
+    "golden",
+    "results",
+    "pipeline",
+    "backends",
+    "devices",
+]
+HEAVY = {"numpy", "cv2", "onnxruntime", "onnx", "torch", "tensorrt", "cuda", "rich"}
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_public_names_are_sorted_and_all_exist():
+    assert edgeinfer.__all__ == sorted(edgeinfer.__all__)
+    assert all(getattr(edgeinfer, name) for name in edgeinfer.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        edgeinfer.nothing  # noqa: B018
+
+
+def test_the_error_tree_drawn_in_the_docstring_is_the_real_one():
+    classes = [one for one in vars(errors).values() if isinstance(one, type)]
+    drawn = set(errors.__doc__.split()) & {one.__name__ for one in classes}
+
+    assert drawn == {one.__name__ for one in classes}
+    assert all(issubclass(one, errors.EdgeInferError) for one in classes)
+
+
+def test_importing_edgeinfer_loads_nothing_heavy_not_even_numpy():
+    loaded = set(python("import sys, edgeinfer; print(*sys.modules)").split())
+
+    assert not loaded & HEAVY
+
+
+def test_importing_edgeinfer_takes_less_than_100_ms_in_the_best_of_five_processes():
+    code = "import time; t = time.perf_counter(); import edgeinfer; print(time.perf_counter() - t)"
+
+    assert min(float(python(code)) for _ in range(5)) < 0.1
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_modules_load_without_the_heavy_libraries(name):
+    loaded = set(python(f"import sys, edgeinfer.{name}; print(*sys.modules)").split())
+
+    assert not loaded & (HEAVY - {"numpy"})
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_runtime_parses_as_python_3_9(path):
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_command_line_names_the_exporter(path):
+    names = [
+        node.module if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    ]
+
+    assert not [name for name in names if name and name.startswith("edgeinfer_export")]
