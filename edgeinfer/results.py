@@ -51,6 +51,12 @@ class Detections:
             self.timings_ms,
         )
 
+    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A copy of the picture with its boxes and labels drawn on it."""
+        from edgeinfer import drawing
+
+        return drawing.draw(image, self)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of one image, without `source` and `index`."""
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.class_ids.tolist())
@@ -85,6 +91,12 @@ class Classification:
         """(score, label) of each."""
         for score, class_id in zip(self.scores, self.class_ids):
             yield float(score), self.labels[class_id]
+
+    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A copy of the picture with its best classes drawn on it."""
+        from edgeinfer import drawing
+
+        return drawing.draw(image, self)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of one image, without `source` and `index`."""
