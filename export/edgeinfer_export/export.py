@@ -21,6 +21,8 @@ from edgeinfer_export import checkpoint, fetch, graphs, zoo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import onnx
+
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec
 
@@ -69,20 +71,26 @@ def export(
         name=name,
         resize=known.resize if known else 0,
     )
-    license_ = weights.license or (known.license if known else "") or _license_of(weights.origin)
-    spec = dataclasses.replace(
-        built.spec,
-        provenance=dataclasses.replace(
-            built.spec.provenance,
-            source=path.name,
-            sha256=weights.sha256,
-            license=license_,
-            edgeinfer=edgeinfer.__version__,
-        ),
+    provenance = dataclasses.replace(
+        built.spec.provenance,
+        source=path.name,
+        sha256=weights.sha256,
+        license=weights.license or (known.license if known else "") or _license_of(weights.origin),
+        edgeinfer=edgeinfer.__version__,
     )
-    target = Path(out) if out else Path("engines") / name
+    spec = dataclasses.replace(built.spec, provenance=provenance)
+    return write_bundle(built.model, spec, Path(out) if out else Path("engines") / name)
+
+
+def write_bundle(model: onnx.ModelProto, spec: ModelSpec, target: Path) -> Path:
+    """Write a graph, its golden samples and its spec as the bundle `target`, all or nothing; gives its path."""
     with writing(target) as folder:
-        _fill(folder, spec, built.model)
+        file = folder / "model.fp32.onnx"
+        file.write_bytes(model.SerializeToString(deterministic=True))
+        artifact = Artifact(file.name, "onnx", "fp32", sha256_of(file))
+        spec = dataclasses.replace(spec, artifacts=(artifact,))
+        modeljson.write(spec, folder / SPEC_FILE)
+        modeljson.write(dataclasses.replace(spec, golden=_golden_samples(folder)), folder / SPEC_FILE)
     return target
 
 
@@ -112,17 +120,6 @@ def _license_of(origin: str) -> str:
     """Whole pickled models tell by their classes whose training code, hence whose licence, made them."""
     family = origin.split(".", maxsplit=1)[0]
     return LICENSES.get("yolov5" if family == "models" else family, "")
-
-
-def _fill(folder: Path, spec: ModelSpec, model: Any) -> None:
-    """Write the graph, the golden samples it gives on the reference backend, and the spec."""
-    file = folder / "model.fp32.onnx"
-    file.write_bytes(model.SerializeToString(deterministic=True))
-    artifact = Artifact(file.name, "onnx", "fp32", sha256_of(file))
-    spec = dataclasses.replace(spec, artifacts=(artifact,))
-    modeljson.write(spec, folder / SPEC_FILE)
-    spec = dataclasses.replace(spec, golden=_golden_samples(folder))
-    modeljson.write(spec, folder / SPEC_FILE)
 
 
 def _golden_samples(folder: Path) -> tuple[Golden, ...]:

@@ -1,0 +1,224 @@
+"""What edgeinfer costs on a CPU, beside the bare engine and (where it is installed) Ultralytics.
+
+Every comparison is interleaved: the contenders take turns in blocks, in random order, in one process. A block
+begins with a few runs that are not counted, because the thread pools of whoever ran before still spin. Numbers
+of a shared machine are only good as ratios within one run. Usage: python benchmarks/cpu.py [--rounds N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata, resources
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+import onnxruntime
+
+from edgeinfer import load
+from edgeinfer.bundle import Bundle
+from edgeinfer_export import checkpoint, graphs
+from edgeinfer_export.export import write_bundle
+
+HEIGHT, WIDTH = 1080, 810
+BLOCK, SETTLE = 10, 3
+PACKAGES = ("edgeinfer", "numpy", "onnxruntime", "opencv-python-headless", "ultralytics", "torch")
+
+
+def picture():
+    """The first packaged street scene at the size everybody measures: (1080, 810, 3) uint8 BGR."""
+    assets = resources.files("edgeinfer_export") / "assets"
+    data = np.frombuffer((assets / "street-0.jpg").read_bytes(), np.uint8)
+    return cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), (WIDTH, HEIGHT))
+
+
+def interleaved(contenders, rounds):
+    """Milliseconds of every counted call by contender: {name: [float]}."""
+    chance, spans = random.Random(0), {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name in chance.sample(sorted(contenders), len(contenders)):
+            for place in range(SETTLE + BLOCK):
+                start = time.perf_counter()
+                contenders[name]()
+                if place >= SETTLE:
+                    spans[name].append((time.perf_counter() - start) * 1e3)
+    return spans
+
+
+def wide_detector(folder):
+    """The packaged detector with its ten classes widened to eighty, so that its output is 25,200 x 85."""
+    path = resources.files("edgeinfer_export") / "assets" / "pictograms.pt"
+    weights = checkpoint.read(Path(str(path)))
+    tensors = dict(weights.tensors)
+    for name in [name for name in tensors if name.startswith("model.24.m.")]:
+        rows = np.split(tensors[name], 3)
+        filler = np.full((70, *rows[0].shape[1:]), 0 if name.endswith("weight") else -9, rows[0].dtype)
+        tensors[name] = np.concatenate([part for row in rows for part in (row, filler)])
+    labels = tuple(f"class_{place}" for place in range(80))
+    facts = dataclasses.replace(weights, tensors=tensors, labels=labels, yaml={**weights.yaml, "nc": 80})
+    built = graphs.build(facts, name="yolov5n")
+    return write_bundle(built.model, built.spec, folder / "yolov5n")
+
+
+def resnet50(folder):
+    """A ResNet-50 with seeded weights."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from helpers.weights import resnet50_checkpoint
+
+    built = graphs.build(resnet50_checkpoint(), name="resnet50")
+    return write_bundle(built.model, built.spec, folder / "resnet50")
+
+
+def bare(bundle):
+    """`session.run` on a ready tensor: what the engine alone costs."""
+    opened = Bundle.open(bundle)
+    options = onnxruntime.SessionOptions()
+    session = onnxruntime.InferenceSession(str(bundle / "model.fp32.onnx"), options, providers=["CPUExecutionProvider"])
+    tensor = opened.spec.inputs[0]
+    feed = {tensor.name: np.random.default_rng(0).random(tensor.at(1), np.float32)}
+    return lambda: session.run(None, feed)
+
+
+def ultralytics_on(bundle, image):
+    """Ultralytics predicting the same ONNX, or None where it is not installed."""
+    try:
+        from ultralytics import YOLO
+    except ImportError:
+        return None
+    model = YOLO(str(bundle / "model.fp32.onnx"), task="detect")
+    return lambda: model.predict(image, imgsz=640, device="cpu", verbose=False)
+
+
+def overhead(bundle, image, rounds, *, peer=False):
+    """Medians of the bare engine and of image -> result, by stage, in milliseconds."""
+    stages = []
+    with load(bundle) as model:
+
+        def ours():
+            model(image)
+            stages.append(model.timings)
+
+        contenders = {"bare": bare(bundle), "edgeinfer": ours}
+        other = ultralytics_on(bundle, image) if peer else None
+        if other:
+            contenders["ultralytics"] = other
+        spans = interleaved(contenders, rounds)
+        found = len(model(image))
+    medians = {name: median(values) for name, values in spans.items()}
+    row = {f"{name}_ms": value for name, value in medians.items()}
+    row["overhead_ms"] = medians["edgeinfer"] - medians["bare"]
+    row.update({f"{stage}_ms": median(one[stage] for one in stages) for stage in stages[0]})
+    if other:
+        row["ultralytics_overhead_ms"] = medians["ultralytics"] - medians["bare"]
+        row["overhead_ratio"] = row["overhead_ms"] / row["ultralytics_overhead_ms"]
+    return {**row, "results": found, "runs": len(spans["bare"])}
+
+
+COLD = """
+import sys, time
+start = time.perf_counter()
+import cv2, edgeinfer
+model = edgeinfer.load(sys.argv[1])
+model(cv2.imread(sys.argv[2]))
+print(time.perf_counter() - start)
+"""
+
+
+def process(arguments):
+    """(seconds of the whole process, peak resident MB, its output)."""
+    with tempfile.TemporaryFile("w+") as out:
+        start = time.perf_counter()
+        child = subprocess.Popen(arguments, stdout=out)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        if status:
+            raise SystemExit(f"{arguments[:4]} failed")
+        out.seek(0)
+        return seconds, usage.ru_maxrss / 1024, out.read()
+
+
+def cold(bundle, image, folder, times=7):
+    """Fresh process -> first result: import, load, first frame."""
+    cv2.imwrite(str(folder / "picture.png"), image)
+    runs = [process([sys.executable, "-c", COLD, str(bundle), str(folder / "picture.png")]) for _ in range(times)]
+    return {
+        "first_result_ms": median(float(out) * 1e3 for _, _, out in runs),
+        "whole_process_ms": median(seconds * 1e3 for seconds, _, _ in runs),
+        "peak_rss_mb": max(peak for _, peak, _ in runs),
+        "runs": times,
+    }
+
+
+def exporting(folder, times=5):
+    """`edgeinfer export` of the packaged YOLOv5n checkpoint, the whole process."""
+    source = str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt")
+    command = [sys.executable, "-m", "edgeinfer", "export", source, "-o", str(folder / "exported")]
+    runs = [process(command) for _ in range(times)]
+    return {
+        "whole_process_ms": median(seconds * 1e3 for seconds, _, _ in runs),
+        "peak_rss_mb": max(peak for _, peak, _ in runs),
+        "runs": times,
+    }
+
+
+def context():
+    """What a number is worth nothing without."""
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "versions": versions,
+        "picture": [HEIGHT, WIDTH],
+    }
+
+
+def table(results):
+    """The rows for a person, as Markdown."""
+    lines = ["| what | measured |", "|---|---|"]
+    for name, row in results.items():
+        lines += [f"| {name}: {key} | {value:.2f} |" for key, value in row.items()]
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20, help="blocks of each contender (default 20)")
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    args = parser.parse_args()
+    image, about = picture(), context()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        detector, classifier = wide_detector(folder), resnet50(folder)
+        results = {
+            "yolov5n": overhead(detector, image, args.rounds, peer=True),
+            "resnet50": overhead(classifier, image, args.rounds),
+            "cold start": cold(detector, image, folder),
+            "export": exporting(folder),
+        }
+    print(table(results))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"context": about, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
