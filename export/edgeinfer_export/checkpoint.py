@@ -1,0 +1,170 @@
+"""A checkpoint file (.pt, .pth, .safetensors) as named tensors and facts, without PyTorch and without running it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import CheckpointError
+from edgeinfer_export import modeltree
+from edgeinfer_export.allowlist import Record
+from edgeinfer_export.safetensors_file import read_safetensors
+from edgeinfer_export.storages import StoredTensor
+from edgeinfer_export.tensornames import normalised
+from edgeinfer_export.torchfiles import TorchFile, read_legacy, read_zip
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_STRIDES = 16
+MAX_LICENSE = 200
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds; whatever it does not say is empty.
+
+    `tensors` are read-only views of the mapped file in the dtype stored there (bfloat16 becomes float32), named
+    as the model's own `state_dict()` would, without the prefixes of wrappers. `origin` is the pickled class,
+    "state dict" or "safetensors"; `ema` says that the averaged weights were taken. The file may be replaced while
+    the tensors are in use, but not overwritten in place.
+    """
+
+    path: Path
+    sha256: str
+    origin: str
+    tensors: dict[str, NDArray[Any]]
+    yaml: dict[str, Any] | None = None
+    labels: tuple[str, ...] = ()
+    strides: tuple[float, ...] = ()
+    ema: bool = False
+    license: str = ""
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Read a checkpoint; nothing in it is run, and it may take no more memory than its size explains."""
+    path = Path(path)
+    try:
+        data = _mapped(path)
+        if data[:4] == b"PK\x03\x04":
+            return _from_torch(path, data, read_zip(data))
+        if data[:1] == b"\x80":
+            return _from_torch(path, data, read_legacy(data))
+        if data[8:9] == b"{":
+            return _from_safetensors(path, data)
+        raise _unknown(data)
+    except CheckpointError as error:
+        raise type(error)(f"{path.name}: {error}", hint=error.hint) from error
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    if not path.is_file():
+        found = "is a directory" if path.is_dir() else "is not a file" if path.exists() else "is not there"
+        raise CheckpointError(
+            f"{path} {found}, expected a checkpoint file", hint="give the path of a .pt, .pth or .safetensors"
+        )
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError as error:
+        raise CheckpointError("the file is empty", hint="download or copy it again") from error
+    except OSError as error:
+        raise CheckpointError(f"the file cannot be opened: {error.strerror}") from error
+
+
+def _unknown(data: mmap.mmap) -> CheckpointError:
+    head = data[:512].lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return CheckpointError("the file is a Git LFS pointer, expected the weights", hint="run: git lfs pull")
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return CheckpointError(
+            "the file is a web page, expected weights", hint="download the file itself, not its page"
+        )
+    if data[257:262] == b"ustar":
+        return CheckpointError(
+            "the file is a tar archive", hint="unpack it, or save it again with PyTorch 1.6 or later"
+        )
+    return CheckpointError(
+        f"the file starts with {data[:8]!r}, which is no PyTorch or safetensors file",
+        hint="expected .pt or .pth of torch.save, or .safetensors",
+    )
+
+
+def _digest(data: mmap.mmap) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
+    model, ema = modeltree.payload(file.root)
+    top = modeltree.entries(file.root)
+    facts = model.attributes() if isinstance(model, Record) and modeltree.is_module(model) else {}
+    stored = normalised(modeltree.state(model), partly="pytorch-lightning_version" in top)
+    if not stored:
+        raise CheckpointError(
+            f"no weights in it, found {_found(model)}", hint="save model.state_dict() with torch.save"
+        )
+    yaml = modeltree.plain(facts.get("yaml", top.get("yaml")))
+    return Checkpoint(
+        path=path,
+        sha256=_digest(data),
+        origin=model.origin if isinstance(model, Record) and facts else "state dict",
+        tensors={name: tensor.view(file.numbers(tensor.storage)) for name, tensor in stored.items()},
+        yaml=yaml if isinstance(yaml, dict) else None,
+        labels=modeltree.labels_from(facts.get("names", top.get("names"))),
+        strides=_strides(file, facts.get("stride", top.get("stride"))),
+        ema=ema,
+        license=_text(top.get("license")),
+    )
+
+
+def _found(model: object) -> str:
+    if isinstance(model, Record):
+        return model.origin
+    keys = [key[:40] for key in list(modeltree.entries(model))[:8] if isinstance(key, str)]
+    return f"the entries {keys}" if keys else f"a {type(model).__name__}"
+
+
+def _strides(file: TorchFile, value: object) -> tuple[float, ...]:
+    if isinstance(value, StoredTensor) and value.storage.numel <= MAX_STRIDES:
+        value = value.view(file.numbers(value.storage)).ravel().tolist()
+    return _numbers(value)
+
+
+def _numbers(value: object) -> tuple[float, ...]:
+    if isinstance(value, (list, tuple)) and len(value) <= MAX_STRIDES:
+        return tuple(float(step) for step in value if type(step) in (int, float) and 0 < step < 1e6)
+    return ()
+
+
+def _text(value: object) -> str:
+    return str(modeltree.plain(value[:MAX_LICENSE])) if isinstance(value, str) else ""
+
+
+def _from_safetensors(path: Path, data: mmap.mmap) -> Checkpoint:
+    """Facts come from the header's metadata, which holds texts: yaml, names and stride as JSON."""
+    tensors, metadata = read_safetensors(data)
+    yaml = _json(metadata, "yaml")
+    names = _json(metadata, "names")
+    if isinstance(names, dict):
+        names = {int(place) if place.isdecimal() else place: label for place, label in names.items()}
+    return Checkpoint(
+        path=path,
+        sha256=_digest(data),
+        origin="safetensors",
+        tensors=normalised({modeltree.short_name(name): tensor for name, tensor in tensors.items()}),
+        yaml=yaml if isinstance(yaml, dict) else None,
+        labels=modeltree.labels_from(names),
+        strides=_numbers(_json(metadata, "stride")),
+        license=_text(metadata.get("license")),
+    )
+
+
+def _json(metadata: dict[str, str], name: str) -> Any:
+    try:
+        return modeltree.plain(json.loads(metadata.get(name, "null")))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"__metadata__ {name} is not JSON: {type(error).__name__}") from error

@@ -1,0 +1,151 @@
+"""From a checkpoint's objects to a model's tensors and facts: which of its entries is the model, what its tensors
+are called, and what it says about itself (YAML, labels, strides).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import CheckpointError
+from edgeinfer_export.allowlist import Record
+from edgeinfer_export.storages import StoredTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EMA_KEYS = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model")
+MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AutoShape", "DetectMultiBackend")
+MAX_PARTS = 200_000  # modules and tensors; the largest YOLOv5 has about 2000
+MAX_NAME = 512
+MAX_VALUES = 50_000
+MAX_TEXT = 10_000
+MAX_DEPTH = 16
+
+
+def entries(value: object) -> dict[Any, object]:
+    """What a dict, or a subclass of dict, holds; empty for anything else."""
+    if isinstance(value, Record):
+        return value.entries or {}
+    return value if isinstance(value, dict) else {}
+
+
+def payload(root: object) -> tuple[object, bool]:
+    """The model in a checkpoint, as a module record or a state dict, and whether it is the averaged (EMA) one."""
+    averaged = False
+    for _ in range(4):
+        held = entries(root)
+        keys = [key for key in (*EMA_KEYS, *MODEL_KEYS) if _is_model(held.get(key))]
+        if is_module(root) or not keys:
+            break
+        root, averaged = held[keys[0]], averaged or keys[0] in EMA_KEYS
+    while is_module(root) and _class_name(root) in WRAPPERS:
+        children = [child for child in _table(root, "_modules").values() if is_module(child)]
+        if len(children) != 1:
+            break
+        root = children[0]
+    return root, averaged
+
+
+def _is_model(value: object) -> bool:
+    held = entries(value)
+    return (
+        is_module(value)
+        or any(isinstance(entry, StoredTensor) for entry in held.values())
+        or any(is_module(held.get(key)) or entries(held.get(key)) for key in (*EMA_KEYS, *MODEL_KEYS))
+    )
+
+
+def is_module(value: object) -> bool:
+    """Whether the value is what is left of a torch.nn.Module."""
+    return isinstance(value, Record) and isinstance(value.attributes().get("_modules"), dict)
+
+
+def _class_name(module: object) -> str:
+    return module.origin.rpartition(".")[2] if isinstance(module, Record) else ""
+
+
+def _table(module: object, name: str) -> dict[Any, object]:
+    return entries(module.attributes().get(name)) if isinstance(module, Record) else {}
+
+
+def state(model: object) -> dict[str, StoredTensor]:
+    """The model's tensors as `state_dict()` names them, prefixes of wrappers included."""
+    found: dict[str, StoredTensor] = {}
+    for name, value in _from_module(model) if is_module(model) else entries(model).items():
+        if isinstance(value, Record) and value.origin.startswith("torch._utils."):
+            raise CheckpointError(f"a tensor is made by {value.origin}", hint="save the model before quantising it")
+        if isinstance(value, StoredTensor):
+            found[short_name(name)] = value
+    return found
+
+
+def _from_module(model: object) -> Iterator[tuple[str, object]]:
+    """(name, value) of parameters and buffers in the order of `state_dict()`; modules may be shared, not nested."""
+    waiting: list[tuple[str, object]] = [("", model)]
+    left = MAX_PARTS
+    while waiting:
+        prefix, module = waiting.pop()
+        tables = [_table(module, name) for name in ("_parameters", "_buffers", "_modules")]
+        hidden = _hidden(module)
+        left -= 1 + len(hidden) + sum(map(len, tables))
+        if left < 0:
+            raise CheckpointError(f"the model has more than {MAX_PARTS} modules and tensors")
+        kept_out = {name for name in hidden if isinstance(name, str)}
+        for key, value in [*tables[0].items(), *tables[1].items()]:
+            if key not in kept_out:
+                yield f"{prefix}{short_name(key)}", value
+        children = reversed(tables[2].items())
+        waiting.extend((short_name(f"{prefix}{short_name(key)}."), child) for key, child in children)
+
+
+def _hidden(module: object) -> list[object]:
+    """Buffers the module keeps out of its state dict: none, or two or three."""
+    listed = module.attributes().get("_non_persistent_buffers_set") if isinstance(module, Record) else None
+    return listed if isinstance(listed, list) else []
+
+
+def short_name(name: object) -> str:
+    """`name` if it is fit to name a tensor or module."""
+    if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+        raise CheckpointError(
+            f"a tensor's name is not a short text (a model nested in itself, or a {type(name).__name__})"
+        )
+    return name
+
+
+def plain(value: object) -> Any:
+    """The value as numbers, texts, lists and dicts; anything else becomes its class's name."""
+    return _plain(value, [MAX_VALUES], MAX_DEPTH)
+
+
+def _plain(value: object, left: list[int], depth: int) -> Any:
+    left[0] -= 1
+    if left[0] < 0 or depth < 0:
+        raise CheckpointError(f"the model's YAML or names have more than {MAX_VALUES} values or {MAX_DEPTH} levels")
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, left, depth - 1) for item in value]
+    if isinstance(value, dict) or (isinstance(value, Record) and value.entries):
+        held = {key: item for key, item in entries(value).items() if isinstance(key, (str, int, float))}
+        return {_plain(key, left, depth): _plain(item, left, depth - 1) for key, item in held.items()}
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return value.origin if isinstance(value, Record) else type(value).__name__
+
+
+def _text(value: str) -> str:
+    if len(value) > MAX_TEXT:
+        raise CheckpointError(f"the model's YAML or names have a text of {len(value)} characters")
+    return value.encode(errors="replace").decode()
+
+
+def labels_from(value: object) -> tuple[str, ...]:
+    """Class names from a list, or from a dict of number -> name; empty when they are neither."""
+    held = entries(value)
+    if held and set(held) == set(range(len(held))):
+        value = [held[place] for place in range(len(held))]
+    if isinstance(value, (list, tuple)) and all(isinstance(label, str) for label in value):
+        return tuple(plain(value))
+    return ()

@@ -1,0 +1,63 @@
+"""Known models: where their authors publish the weights, and what the weights do not say themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TORCHVISION = "https://download.pytorch.org/models"
+YOLOV5 = "https://github.com/ultralytics/yolov5/releases/download/v7.0"
+ULTRALYTICS = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published checkpoint.
+
+    `sha256_prefix` is what its author says the file's hash starts with, empty when nothing is said. `resize` is the
+    length in pixels its pictures' shorter side was brought to before a 224 pixel crop; 0 for detectors.
+    """
+
+    name: str
+    url: str
+    sha256_prefix: str
+    license: str
+    resize: int
+
+    @property
+    def file(self) -> str:
+        """The file's own name."""
+        return self.url.rpartition("/")[2]
+
+
+def _resnet(name: str, sha256_prefix: str, resize: int = 256) -> Known:
+    file = f"{name.removesuffix('-v2')}-{sha256_prefix}.pth"
+    return Known(name, f"{TORCHVISION}/{file}", sha256_prefix, "BSD-3-Clause", resize)
+
+
+def _yolo(name: str, release: str) -> Known:
+    return Known(name, f"{release}/{name}.pt", "", "AGPL-3.0", 0)
+
+
+_ALL = (
+    _resnet("resnet18", "f37072fd"),
+    _resnet("resnet34", "b627a593"),
+    _resnet("resnet50", "0676ba61"),
+    _resnet("resnet50-v2", "11ad3fa6", 232),
+    _resnet("resnet101", "63fe2227"),
+    _resnet("resnet101-v2", "cd907fc2", 232),
+    _resnet("resnet152", "394f9c45"),
+    _resnet("resnet152-v2", "f82ba261", 232),
+    *(_yolo(f"yolov5{width}{depth}", YOLOV5) for depth in ("", "6") for width in "nsmlx"),
+    *(_yolo(f"yolov5{width}{depth}u", ULTRALYTICS) for depth in ("", "6") for width in "nsmlx"),
+)
+_BY_NAME = {known.name: known for known in _ALL}
+
+
+def find(name: str) -> Known | None:
+    """The published checkpoint of that name, with or without `.pt` or `.pth`."""
+    return _BY_NAME.get(name.removesuffix(".pth").removesuffix(".pt"))
+
+
+def names() -> tuple[str, ...]:
+    """Every name `find` knows."""
+    return tuple(_BY_NAME)
