@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import os
 import re
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -42,19 +43,21 @@ def fetch(
     `progress` is told the name, bytes done and bytes in all (0 when the server does not say).
     """
     target = Path(cache_dir or cache_home()) / known.file
-    if target.is_file() and _fits(target, known):
-        return target
     part = target.with_name(f"{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file:
-            _lock(file, part)
-            _Download(known, target, file, timeout_s).run(progress)
-            _accept(known, target, part)
+        if not _is_here(target, known):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("ab") as file:
+                _lock(file, part)
+                if not _is_here(target, known):  # another process may just have finished it
+                    _Download(known, target, file, timeout_s).run(progress)
+                    _accept(known, target, part)
     except OSError as error:
-        raise FetchError(
-            f"{part} cannot be written: {error.strerror or error}", hint=_by_hand(known, target)
-        ) from error
+        message = f"{part} cannot be written: {error.strerror or error}"
+        raise FetchError(message, hint=_by_hand(known, target)) from error
+    finally:
+        if part.is_file() and part.stat().st_size == 0:
+            part.unlink(missing_ok=True)
     return target
 
 
@@ -67,8 +70,8 @@ def _lock(file: IO[bytes], part: Path) -> None:
         ) from error
 
 
-def _fits(path: Path, known: Known) -> bool:
-    return not known.sha256_prefix or _sha256(path).startswith(known.sha256_prefix)
+def _is_here(target: Path, known: Known) -> bool:
+    return target.is_file() and (not known.sha256_prefix or _sha256(target).startswith(known.sha256_prefix))
 
 
 def _sha256(path: Path) -> str:
@@ -128,7 +131,7 @@ class _Download:
             raise FetchError(
                 f"{self.known.url} cannot be reached: {reason}", hint=_by_hand(self.known, self.target)
             ) from error
-        except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+        except (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException) as error:
             raise self._cut(str(error) or type(error).__name__) from error
 
     def _ask(self) -> http.client.HTTPResponse:
@@ -155,11 +158,12 @@ class _Download:
 
     def _position(self, response: http.client.HTTPResponse) -> int:
         """Put the file where the answer continues it; gives the bytes there will be in all, 0 if unknown."""
-        resumed = re.match(r"bytes (\d+)-\d+/", response.headers.get("Content-Range") or "")
-        if response.status != http.client.PARTIAL_CONTENT or not resumed or int(resumed[1]) != self._have():
-            if response.status == http.client.PARTIAL_CONTENT:
+        if response.status == http.client.PARTIAL_CONTENT:
+            first = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
+            if not first or int(first[1]) != self._have():
                 self._restart()
                 raise self._cut("the server sent another part than asked for")
+        else:
             self._restart()
         mark = response.headers.get("ETag") or ""
         if mark.startswith("W/") or not mark:
