@@ -68,7 +68,7 @@ def frames(
     name = str(source)
     if live(name):
         yield from _stream(name, max_pixels)
-    elif _many(name):
+    elif many(name):
         for index, path in enumerate(files(name)):
             try:
                 yield from _file(path, index, max_pixels)
@@ -88,7 +88,7 @@ def files(source: Union[str, Path]) -> list[Path]:  # noqa: UP007 - Python 3.9
     name, path = str(source), Path(source)
     if live(name):
         return []
-    if not _many(name):
+    if not many(name):
         return [path]
     try:
         return _pictures_in(path) if path.is_dir() else _matches(name)
@@ -96,7 +96,7 @@ def files(source: Union[str, Path]) -> list[Path]:  # noqa: UP007 - Python 3.9
         raise _unreadable(path, error) from error
 
 
-def _many(name: str) -> bool:
+def many(name: str) -> bool:
     """Whether this is a folder or a pattern."""
     try:
         return Path(name).is_dir() or (glob.has_magic(name) and not Path(name).exists())

@@ -1,1 +1,144 @@
-def main() -> int: return 0
+"""The command line: one file here is one verb, with `HELP`, `EXAMPLE`, `add_arguments(parser)`, `run(args) -> int`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from edgeinfer.errors import EdgeInferError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DESCRIPTION = "Export image models once, and run them fast and right on every edge device."
+EPILOG = """\
+a first walk:
+  edgeinfer demo                        see it work, in a minute
+  edgeinfer export yolov5s.pt           a checkpoint becomes a bundle: one folder for any device
+  edgeinfer info engines/yolov5s        what is in it, and what would run here
+  edgeinfer run engines/yolov5s *.jpg   run it on pictures, folders, videos, cameras
+
+exit codes: 0 done, 1 the work failed, 2 wrong usage
+EDGEINFER_DEBUG=1 shows where an error came from
+"""
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+# what `import` calls it: (what people call it, the remedy)
+LIBRARIES = {
+    "cv2": ("OpenCV", 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'),
+    "onnxruntime": ("ONNX Runtime", 'pip install "edgeinfer[cpu]"'),
+    "numpy": ("NumPy", "pip install numpy"),
+    "onnx": ("onnx", 'pip install "edgeinfer[export]"'),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is an error like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+class Version(argparse.Action):
+    """Looks the version up only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        import edgeinfer
+
+        print(f"edgeinfer {edgeinfer.__version__}")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; gives its exit code and never raises."""
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = PIPE_CLOSED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - a user gets a line, not a traceback
+        code = _report(error)
+    _settle(sys.stdout)
+    return code
+
+
+def _settle(stream: TextIO) -> None:
+    """Where the reader has gone or the disk is full, drop what is buffered: Python would try it again at exit."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def verbs() -> list[str]:
+    """Every verb there is a file for."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def _dispatch(argv: Sequence[str] | None) -> int:
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
+    if not _debugging():
+        # damaged files are reported in our own words
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    return int(args.run(args))
+
+
+def _parser() -> Parser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser("edgeinfer", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
+    choices = parser.add_subparsers(metavar="VERB", dest="verb", required=True, title="verbs")
+    for name in verbs():
+        module = importlib.import_module(f"edgeinfer.cli.{name}")
+        description = f"{module.HELP[:1].upper()}{module.HELP[1:]}."
+        verb = choices.add_parser(
+            name, help=module.HELP, description=description, epilog=_epilog(module), formatter_class=raw
+        )
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    return parser
+
+
+def _epilog(module: Any) -> str:
+    examples = "".join(f"  {line}\n" for line in module.EXAMPLE.splitlines())
+    return f"{'examples' if examples.count(chr(10)) > 1 else 'example'}:\n{examples}"
+
+
+def _report(error: Exception) -> int:
+    """One `error:` line, one `hint:` line; gives the exit code."""
+    if _debugging():
+        traceback.print_exc()
+    message, hint = _words(error)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    if hint:
+        print(f"hint: {' '.join(hint.split())}", file=sys.stderr)
+    return 2 if isinstance(error, UsageError) else 1
+
+
+def _words(error: Exception) -> tuple[str, str]:
+    if isinstance(error, EdgeInferError):
+        return str(error), error.hint
+    if isinstance(error, ModuleNotFoundError) and error.name in LIBRARIES:
+        library, remedy = LIBRARIES[error.name]
+        return f"{library} is not installed", remedy
+    if isinstance(error, MemoryError):
+        return f"out of memory {error}", "close other programs, or use a smaller model"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}", "check free space, permissions and paths"
+    return f"unexpected {type(error).__name__}: {error}", "run again with EDGEINFER_DEBUG=1, and report what it prints"
+
+
+def _debugging() -> bool:
+    return os.environ.get("EDGEINFER_DEBUG", "").lower() in {"1", "true", "yes", "on"}

@@ -1,0 +1,48 @@
+"""What a look at the machine brings to light, one line each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any, NamedTuple
+
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+
+
+class Finding(NamedTuple):
+    """`topic: text`; `state` is ok, note or problem, and `remedy` says what to do about the last two."""
+
+    topic: str
+    state: str
+    text: str
+    remedy: str = ""
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Those of these distributions that are installed, with their versions."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def output(*command: str, timeout: float = 20) -> str:
+    """What a program prints; empty when it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def probe(code: str) -> Any:
+    """What this Python code prints as JSON in a process of its own, which may crash; None when it does."""
+    try:
+        return json.loads(output(sys.executable, "-c", code, timeout=60) or "null")
+    except ValueError:
+        return None

@@ -1,0 +1,102 @@
+"""The libraries a backend may need: which are installed, whether they load, whether two are in each other's way."""
+
+from __future__ import annotations
+
+from edgeinfer.cli import _machine
+from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, probe, versions
+
+ORT = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
+OPENCV = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+ORT_PROBE = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
+CV_PROBE = "import json, cv2; print(json.dumps([cv2.__version__, cv2.__file__, cv2.getBuildInformation()]))"
+# topic, the distributions that give it, what pip is to install
+OPTIONAL = (
+    ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), '"edgeinfer[tensorrt]"'),
+    ("tensorrt-rtx", ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"), '"edgeinfer[rtx]"'),
+    ("cuda-bindings", ("cuda-bindings",), '"edgeinfer[gpu]"'),
+    ("openvino", ("openvino",), "openvino"),
+    ("onnx", ("onnx",), '"edgeinfer[export]"'),
+    ("loadgen", ("mlcommons-loadgen",), "mlcommons-loadgen"),
+)
+
+
+def onnxruntime() -> list[Finding]:
+    """ONNX Runtime: at most one distribution, it loads, and it offers the GPU where there is one."""
+    installed = versions(*ORT)
+    findings = []
+    if len(installed) > 1:
+        wanted = "onnxruntime-gpu" if "onnxruntime-gpu" in installed and _has_gpu() else "onnxruntime"
+        remedy = f"pip uninstall -y {' '.join(installed)} && pip install {wanted}"
+        text = f"{' and '.join(installed)} are both installed and overwrite each other's files"
+        findings.append(Finding("onnxruntime", PROBLEM, text, remedy))
+    loaded = probe(ORT_PROBE)
+    if loaded:
+        return findings + _providers(*loaded)
+    if installed:
+        names = " ".join(f"{name}=={version}" for name, version in installed.items())
+        remedy = f"pip install --force-reinstall {names}"
+        return [*findings, Finding("onnxruntime", PROBLEM, f"{names} does not load", remedy)]
+    return [Finding("onnxruntime", NOTE, "not installed", 'pip install "edgeinfer[cpu]"')]
+
+
+def _providers(version: str, providers: list[str]) -> list[Finding]:
+    offered = [name.replace("ExecutionProvider", "") for name in providers]
+    findings = [Finding("onnxruntime", OK, f"{version}, offers {', '.join(offered)}")]
+    if _has_gpu() and "CUDAExecutionProvider" not in providers:
+        remedy = 'pip uninstall -y onnxruntime && pip install "edgeinfer[gpu]"'
+        findings.append(Finding("onnxruntime", NOTE, "this build has no CUDA, the GPU stays idle in it", remedy))
+    return findings
+
+
+def _has_gpu() -> bool:
+    return any(finding.state == OK for finding in _machine.gpu())
+
+
+def opencv() -> list[Finding]:
+    """OpenCV: one wheel at most, it loads, and what video it can read."""
+    installed = versions(*OPENCV)
+    findings = []
+    if len(installed) > 1:
+        remedy = f"pip uninstall -y {' '.join(installed)} && pip install opencv-python-headless"
+        text = f"{' and '.join(installed)} are installed together and overwrite each other's files"
+        findings.append(Finding("opencv", PROBLEM, text, remedy))
+    loaded = probe(CV_PROBE)
+    if not loaded:
+        text = "does not load" if installed else "not installed: no pictures, no videos"
+        remedy = 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'
+        return [*findings, Finding("opencv", PROBLEM, text, remedy)]
+    version, file, built = loaded
+    reads = [name for name in ("FFMPEG", "GStreamer") if _built_with(built, name)]
+    findings.append(Finding("opencv", OK, f"{version}, videos by {' and '.join(reads) or 'its own decoders'}"))
+    return findings + _gstreamer(reads, file, jetson=bool(_machine.jetson_release()), wheel=bool(installed))
+
+
+def _built_with(information: str, name: str) -> bool:
+    lines = [line.split() for line in information.splitlines()]
+    return any(line[:2] == [f"{name}:", "YES"] for line in lines)
+
+
+def _gstreamer(reads: list[str], file: str, *, jetson: bool, wheel: bool) -> list[Finding]:
+    if "GStreamer" in reads:
+        return []
+    if jetson and wheel:
+        text = f"{file} shadows JetPack's OpenCV, which has GStreamer for cameras"
+        return [Finding("opencv", PROBLEM, text, f"pip uninstall -y {' '.join(OPENCV)}")]
+    return [Finding("opencv", NOTE, "built without GStreamer: gst: sources do not work", "the system's OpenCV has it")]
+
+
+def optional() -> list[Finding]:
+    """What is installed of the libraries of the extras; absence is fine."""
+    findings = []
+    for topic, names, wanted in OPTIONAL:
+        installed = versions(*names)
+        if installed:
+            findings.append(Finding(topic, OK, ", ".join(f"{name} {one}" for name, one in installed.items())))
+        else:
+            findings.append(Finding(topic, NOTE, "not installed", f"where wanted: pip install {wanted}"))
+    return findings

@@ -1,0 +1,119 @@
+"""The machine itself: processor, memory, system, NVIDIA GPU and driver, Jetson board."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, output
+
+# what speeds inference up, newest last
+X86_FLAGS = ("avx2", "f16c", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+ARM_FLAGS = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
+ROOT = Path("/")
+
+
+def text(path: Path) -> str:
+    """A system file as text; empty where it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace").replace("\0", "").strip()
+    except OSError:
+        return ""
+
+
+def _field(table: str, name: str) -> str:
+    found = re.search(rf"^{name}\s*:\s*(.*)$", table, re.MULTILINE | re.IGNORECASE)
+    return found[1].strip() if found else ""
+
+
+def processor(root: Path = ROOT) -> list[Finding]:
+    """Model, cores this process may use, and the instructions that matter."""
+    table = text(root / "proc/cpuinfo")
+    flags = set((_field(table, "flags") or _field(table, "Features")).split())
+    useful = [flag for flag in (*X86_FLAGS, *ARM_FLAGS) if flag in flags]
+    model = _field(table, "model name") or text(root / "proc/device-tree/model") or platform.processor()
+    facts = f"{model or platform.machine()}, {cores()} cores"
+    if not useful and platform.machine() in {"x86_64", "AMD64"} and flags:
+        return [Finding("processor", NOTE, f"{facts}, without AVX2", "expect a fraction of the usual speed")]
+    return [Finding("processor", OK, f"{facts}, {' '.join(useful) or platform.machine()}")]
+
+
+def cores() -> int:
+    """Processor cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory(root: Path = ROOT) -> list[Finding]:
+    table = text(root / "proc/meminfo")
+    sizes = [int(_field(table, name).partition(" ")[0] or 0) / 1e6 for name in ("MemTotal", "MemAvailable")]
+    if not sizes[0]:
+        return []
+    facts = f"{sizes[0]:.1f} GB, {sizes[1]:.1f} GB of it free"
+    if sizes[1] < 1:
+        return [Finding("memory", NOTE, facts, "close other programs before large models")]
+    return [Finding("memory", OK, facts)]
+
+
+def system(root: Path = ROOT) -> list[Finding]:
+    name = _field(text(root / "etc/os-release").replace('"', "").replace("=", ": "), "PRETTY_NAME")
+    facts = f"{name or platform.system()}, {platform.machine()}, Linux {platform.release()}"
+    return [
+        Finding("system", OK, facts if platform.system() == "Linux" else platform.platform()),
+        Finding("python", OK, f"{platform.python_version()} ({platform.python_implementation()})"),
+    ]
+
+
+def gpu(root: Path = ROOT) -> list[Finding]:
+    """NVIDIA GPUs, asked of the driver without opening CUDA."""
+    listed = output("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader")
+    if listed:
+        return [_listed(line) for line in listed.splitlines()]
+    driver = re.search(r"Kernel Module\D*([\d.]+)", text(root / "proc/driver/nvidia/version"))
+    cards = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
+    if driver:
+        names = ", ".join(_field(text(card), "Model") for card in cards) or "no GPU"
+        return [Finding("gpu", OK if cards else NOTE, f"{names}, driver {driver[1]}")]
+    if _on_bus(root) and not jetson_release(root):
+        remedy = "install it: sudo ubuntu-drivers install, or nvidia.com/drivers"
+        return [Finding("gpu", PROBLEM, "an NVIDIA GPU is on the bus, but its driver is not loaded", remedy)]
+    return [] if jetson_release(root) else [Finding("gpu", NOTE, "no NVIDIA GPU; models run on the CPU")]
+
+
+def _listed(line: str) -> Finding:
+    parts = [part.strip() for part in line.split(",")]
+    if len(parts) != 4:
+        return Finding("gpu", NOTE, f"nvidia-smi says: {line}", "restart after a driver update")
+    name, capability, size, driver = parts
+    return Finding("gpu", OK, f"{name}, compute {capability}, {size}, driver {driver}")
+
+
+def _on_bus(root: Path) -> bool:
+    """Whether a display controller of NVIDIA's is plugged in."""
+    for device in (root / "sys/bus/pci/devices").glob("*"):
+        if text(device / "vendor") == "0x10de" and text(device / "class").startswith("0x03"):
+            return True
+    return False
+
+
+def jetson_release(root: Path = ROOT) -> str:
+    """`R36 (release), REVISION: 4.3` on a Jetson; empty elsewhere."""
+    return text(root / "etc/nv_tegra_release").partition("GCID")[0].strip(" #,")
+
+
+def jetson(root: Path = ROOT) -> list[Finding]:
+    release = jetson_release(root)
+    if not release:
+        return []
+    board = text(root / "proc/device-tree/model") or "Jetson"
+    findings = [Finding("jetson", OK, f"{board}, L4T {release}")]
+    mode = re.search(r"NV Power Mode:\s*(\S+)", output("nvpmodel", "-q"))
+    if not mode:
+        findings.append(Finding("power mode", NOTE, "unknown", "sudo nvpmodel -q"))
+    elif mode[1].upper().startswith("MAXN"):
+        findings.append(Finding("power mode", OK, mode[1]))
+    else:
+        remedy = "for full speed: sudo nvpmodel -m 0 && sudo jetson_clocks"
+        findings.append(Finding("power mode", NOTE, f"{mode[1]}, not the fastest", remedy))
+    return findings

@@ -1,0 +1,42 @@
+"""Results as JSON Lines: one object per picture, to stdout or to a file that appears when it is complete."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from edgeinfer.cli._files import whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgeinfer.results import Result
+    from edgeinfer.sources import Frame
+
+
+class Records:
+    """Writes each result as it comes."""
+
+    closed = False
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def add(self, frame: Frame, result: Result) -> None:
+        record = {"source": frame.source, "index": frame.index, **result.to_dict()}
+        # a reader down the pipe sees every line at once
+        print(json.dumps(record, ensure_ascii=False), file=self._stream, flush=True)
+
+
+@contextmanager
+def records(target: str) -> Iterator[Records]:
+    """Records to this file, or to stdout for `-`."""
+    if target == "-":
+        yield Records(sys.stdout)
+        return
+    path = Path(target)
+    with whole(path) as part, part.open("w", encoding="utf-8") as stream:
+        yield Records(stream)

@@ -1,0 +1,141 @@
+"""`edgeinfer info`: what is in a bundle, what would run here, and why not the rest."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.cli import _tables
+from edgeinfer.spec import Batch, Boxes
+
+if TYPE_CHECKING:
+    import argparse
+
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.ladder import Rung
+    from edgeinfer.spec import Artifact, ModelSpec, TensorSpec
+
+HELP = "show what is in a bundle, what would run here, and why not the rest"
+EXAMPLE = """\
+edgeinfer info engines/yolov5s
+edgeinfer info engines/yolov5s --json | jq .ladder"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    parser.add_argument("--json", action="store_true", help="one JSON object: bundle, spec (model.json), ladder")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer import ladder
+    from edgeinfer.bundle import Bundle
+
+    bundle = Bundle.open(args.bundle)
+    rungs = ladder.rungs(bundle)
+    if args.json:
+        print(json.dumps(_record(bundle, rungs), ensure_ascii=False))
+    else:
+        print(_page(bundle, rungs))
+    return 0
+
+
+def _record(bundle: Bundle, rungs: list[Rung]) -> dict[str, Any]:
+    from edgeinfer import modeljson
+
+    steps = [
+        {
+            "backend": rung.backend,
+            "artifact": rung.artifact.file if rung.artifact else None,
+            "precision": rung.artifact.precision if rung.artifact else None,
+            "runs": rung is _first(rungs),
+            "reason": rung.reason,
+        }
+        for rung in rungs
+    ]
+    return {"bundle": str(bundle.path), "spec": modeljson.to_json(bundle.spec), "ladder": steps}
+
+
+def _first(rungs: list[Rung]) -> Rung | None:
+    """The rung that would run."""
+    return next((rung for rung in rungs if not rung.reason), None)
+
+
+def _page(bundle: Bundle, rungs: list[Rung]) -> str:
+    spec = bundle.spec
+    facts = [*_facts(spec), *_origin(spec)]
+    files: list[tuple[str, ...]] = [("file", "format", "precision", "size", "accuracy", "built with")]
+    files += [_artifact(bundle, artifact) for artifact in spec.artifacts]
+    steps = [(_verdict(rung, rungs), rung.backend, _file(rung), rung.reason) for rung in rungs]
+    parts = [f"{spec.name} ({bundle.path})", _tables.table(facts), "\nartifacts", _tables.table(files, right=[3])]
+    parts += ["\non this machine, best first", _tables.table(steps or [("nothing",)])]
+    return "\n".join(parts)
+
+
+def _facts(spec: ModelSpec) -> list[tuple[str, str]]:
+    part = spec.preprocess
+    shown = ", ".join(spec.labels[:6]) + (", ..." if len(spec.labels) > 6 else "")
+    numbers = f"mean {_numbers(part.mean)}, std {_numbers(part.std)}, scale {part.scale:g}"
+    resize = f"the shorter side to {part.resize}, then " if part.resize else ""
+    return [
+        ("task", f"{spec.task}, {_tables.counted(len(spec.labels), 'class')}: {shown}"),
+        *(("input", _tensor(tensor)) for tensor in spec.inputs),
+        *(("output", _tensor(tensor)) for tensor in spec.outputs),
+        ("preprocess", f"{resize}{part.fit} to {part.size}, {part.color}, {numbers}, by the {part.where}"),
+        ("decode", _decode(spec)),
+    ]
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    same = len(set(values)) == 1
+    return f"{values[0]:g}" if same else " ".join(f"{value:g}" for value in values)
+
+
+def _tensor(tensor: TensorSpec) -> str:
+    sides = [f"{dim.min}-{dim.max}" if isinstance(dim, Batch) else str(dim) for dim in tensor.shape]
+    return f"{tensor.name} {'x'.join(sides)} {tensor.dtype}"
+
+
+def _decode(spec: ModelSpec) -> str:
+    part = spec.decode
+    if not isinstance(part, Boxes):
+        return f"the {part.k} best classes after {part.activation}"
+    numbers = f"score {part.score:g} or more, overlap {part.iou:g} or less, at most {part.limit}"
+    return f"{part.layout} boxes, {numbers}, by the {part.where}"
+
+
+def _origin(spec: ModelSpec) -> list[tuple[str, str]]:
+    """Where the model comes from, as far as it is known."""
+    part = spec.provenance
+    checksum = f"sha256 {part.sha256[:12]}" if part.sha256 else ""
+    size = f"{part.parameters:,} parameters" if part.parameters else ""
+    work = f"{part.gflops:g} GFLOPs" if part.gflops else ""
+    rows = [
+        ("source", _joined(part.source, checksum)),
+        ("architecture", _joined(part.architecture, size, work)),
+        ("licence", part.license),
+        ("recipe", part.recipe),
+        ("exported by", f"edgeinfer {part.edgeinfer}" if part.edgeinfer else ""),
+        ("golden", _tables.counted(len(spec.golden), "sample") if spec.golden else ""),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def _artifact(bundle: Bundle, artifact: Artifact) -> tuple[str, ...]:
+    path = bundle.path / artifact.file
+    size = _tables.size(path.stat().st_size) if path.is_file() else "missing"
+    accuracy = ", ".join(f"{name} {value:g}" for name, value in artifact.accuracy.items())
+    target = " ".join(f"{name} {value}" for name, value in artifact.target.items())
+    precision = f"{artifact.precision} ({artifact.flavor})" if artifact.flavor else artifact.precision
+    return artifact.file, artifact.format, precision, size, accuracy or "-", _joined(artifact.built_with, target) or "-"
+
+
+def _verdict(rung: Rung, rungs: list[Rung]) -> str:
+    return "runs" if rung is _first(rungs) else "no" if rung.reason else "could"
+
+
+def _file(rung: Rung) -> str:
+    return f"{rung.artifact.file} ({rung.artifact.precision})" if rung.artifact else "-"

@@ -1,0 +1,83 @@
+"""`edgeinfer verify`: the hashes of a bundle, and its golden samples on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeinfer.errors import BackendUnavailable, BundleError, EdgeInferError
+from edgeinfer.spec import Boxes
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.golden import GoldenReport
+    from edgeinfer.ladder import Rung
+
+HELP = "check a bundle's files, and that this machine finds what it should in its golden samples"
+EXAMPLE = "edgeinfer verify engines/yolov5s"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.bundle import Bundle
+
+    bundle = Bundle.open(args.bundle)
+    checks = faults = 0
+    for name, fault, detail in _checks(bundle):
+        checks, faults = checks + 1, faults + bool(fault)
+        print(f"{'wrong' if fault else 'ok':5}  {name}: {fault or detail}", flush=True)
+    if faults:
+        raise BundleError(
+            f"{bundle.path} is not sound: {faults} of {checks} checks failed", hint="copy or export it again"
+        )
+    print(f"{bundle.path} is sound: {checks} checks passed")
+    return 0
+
+
+def _checks(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
+    """(what, its fault or nothing, detail) of every check: files first, then golden samples as they run here."""
+    sound = True
+    for artifact in bundle.spec.artifacts:
+        try:
+            bundle.artifact_file(artifact)
+            yield artifact.file, "", "sha256 as recorded"
+        except BundleError as error:
+            sound = False
+            yield artifact.file, str(error), ""
+    if sound:
+        yield from _golden(bundle)
+
+
+def _golden(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
+    """Every golden sample on every rung that can run here, but for one precision once."""
+    from edgeinfer import ladder
+
+    runnable: dict[str, Rung] = {}
+    for rung in ladder.rungs(bundle):
+        if rung.artifact and not rung.reason:
+            runnable.setdefault(rung.artifact.file, rung)
+    if not runnable:
+        raise BackendUnavailable(f"nothing here runs {bundle.path}", hint=f"edgeinfer info {bundle.path} says why not")
+    for file, rung in runnable.items():
+        where = f"on {rung.backend} {file}"
+        try:
+            for report in _reports(bundle, rung):
+                yield f"{report.image} {where}", "" if report.passed else report.detail, report.detail
+        except EdgeInferError as error:
+            yield where, str(error), ""
+
+
+def _reports(bundle: Bundle, rung: Rung) -> list[GoldenReport]:
+    from edgeinfer import golden
+    from edgeinfer.loading import load
+
+    assert rung.artifact
+    precision = rung.artifact.precision
+    lowest = golden.lowest_score(bundle) if isinstance(bundle.spec.decode, Boxes) else None
+    with load(bundle, rung.backend, precision, conf=lowest) as model:
+        return golden.check(model, bundle, precision)

@@ -1,0 +1,196 @@
+"""`edgeinfer doctor` on this machine, and on made-up ones."""
+
+import json
+
+import pytest
+
+from edgeinfer import cli
+from edgeinfer.cli import _libraries, _machine
+from edgeinfer.cli._findings import Finding, output, probe
+
+
+def found(findings, topic):
+    return [finding for finding in findings if finding.topic == topic]
+
+
+def test_it_never_fails_and_names_the_main_parts(capsys):
+    assert cli.main(["doctor"]) == 0
+    topics = {line.split()[1] for line in capsys.readouterr().out.splitlines() if line[:1] in {"o", "n", "p"}}
+    assert {"system", "python", "processor", "onnxruntime", "opencv"} <= topics
+
+
+def test_json_holds_the_same_findings(capsys, monkeypatch):
+    monkeypatch.setattr("edgeinfer.cli.doctor.LOOKS", (lambda: [Finding("disk", "problem", "full", "empty it")],))
+    assert cli.main(["doctor", "--json"]) == 0
+    finding = {"topic": "disk", "state": "problem", "text": "full", "remedy": "empty it"}
+    assert json.loads(capsys.readouterr().out) == {"problems": 1, "findings": [finding]}
+
+
+def test_a_problem_is_printed_with_its_remedy(capsys, monkeypatch):
+    monkeypatch.setattr("edgeinfer.cli.doctor.LOOKS", (lambda: [Finding("disk", "problem", "full", "empty it")],))
+    cli.main(["doctor"])
+    assert capsys.readouterr().out == "problem  disk  full\n         remedy: empty it\n\n1 problem\n"
+
+
+def test_a_look_that_fails_is_a_note(capsys, monkeypatch):
+    def broken():
+        raise RuntimeError("strange")
+
+    monkeypatch.setattr("edgeinfer.cli.doctor.LOOKS", (broken,))
+    assert cli.main(["doctor"]) == 0
+    assert "note  broken  cannot be told: RuntimeError: strange" in capsys.readouterr().out
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A made-up file system of a machine."""
+
+    def write(files):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def no_programs(monkeypatch):
+    monkeypatch.setattr(_machine, "output", lambda *_: "")
+
+
+def test_an_x86_processor_shows_the_instructions_that_matter(root):
+    table = "processor : 0\nmodel name : Fast CPU\nflags : fpu avx2 f16c avx512_vnni amx_int8\n"
+    (finding,) = _machine.processor(root({"proc/cpuinfo": table}))
+    assert finding.text == f"Fast CPU, {_machine.cores()} cores, avx2 f16c avx512_vnni amx_int8"
+
+
+def test_an_arm_processor_is_named_by_its_board(root):
+    files = {"proc/cpuinfo": "processor: 0\nFeatures\t: fp asimd asimddp\n", "proc/device-tree/model": "A board\0"}
+    (finding,) = _machine.processor(root(files))
+    assert finding.text == f"A board, {_machine.cores()} cores, asimd asimddp"
+
+
+def test_memory_in_short_supply_is_a_note(root):
+    (finding,) = _machine.memory(root({"proc/meminfo": "MemTotal: 4000000 kB\nMemAvailable: 500000 kB\n"}))
+    assert (finding.state, finding.text) == ("note", "4.0 GB, 0.5 GB of it free")
+
+
+def test_gpus_are_listed_by_nvidia_smi(root, monkeypatch):
+    monkeypatch.setattr(_machine, "output", lambda *_: "RTX 4090, 8.9, 24564 MiB, 550.54\nRTX 3060, 8.6, 12288 MiB, 1")
+    first, second = _machine.gpu(root({}))
+    assert first == Finding("gpu", "ok", "RTX 4090, compute 8.9, 24564 MiB, driver 550.54")
+    assert second.text.startswith("RTX 3060")
+
+
+def test_gpus_are_found_without_nvidia_smi(root):
+    files = {
+        "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat\nGCC version",
+        "proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA GeForce RTX 3060\nIRQ: 1\n",
+    }
+    assert _machine.gpu(root(files)) == [Finding("gpu", "ok", "NVIDIA GeForce RTX 3060, driver 535.104.05")]
+
+
+def test_a_card_without_its_driver_is_a_problem(root):
+    files = {"sys/bus/pci/devices/1/vendor": "0x10de\n", "sys/bus/pci/devices/1/class": "0x030000\n"}
+    (finding,) = _machine.gpu(root(files))
+    assert finding.state == "problem"
+    assert "driver is not loaded" in finding.text
+
+
+def test_no_gpu_is_a_note(root):
+    assert [finding.state for finding in _machine.gpu(root({}))] == ["note"]
+
+
+JETSON = {
+    "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
+    "proc/device-tree/model": "NVIDIA Jetson Orin Nano\0",
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "text"),
+    [
+        ("NV Power Mode: MAXN\n0", "ok", "MAXN"),
+        ("NV Power Mode: 15W\n1", "note", "15W, not the fastest"),
+        ("", "note", "unknown"),
+    ],
+)
+def test_a_jetson_tells_its_release_and_power_mode(root, monkeypatch, said, state, text):
+    monkeypatch.setattr(_machine, "output", lambda *_: said)
+    board, mode = _machine.jetson(root(JETSON))
+    assert board.text == "NVIDIA Jetson Orin Nano, L4T R36 (release), REVISION: 4.3"
+    assert (mode.state, mode.text) == (state, text)
+
+
+def test_what_is_no_jetson_says_nothing_about_it(root):
+    assert _machine.jetson(root({})) == []
+
+
+def install(monkeypatch, loaded, **versions):
+    """Make these distributions the installed ones, and `loaded` what their probe answers."""
+    named = {name.replace("_", "-"): version for name, version in versions.items()}
+    monkeypatch.setattr(_libraries, "versions", lambda *names: {name: named[name] for name in names if name in named})
+    monkeypatch.setattr(_libraries, "probe", lambda _: loaded)
+
+
+def test_two_onnx_runtimes_are_a_problem_with_its_command(monkeypatch):
+    install(monkeypatch, ["1.20", ["CPUExecutionProvider"]], onnxruntime="1.20", onnxruntime_gpu="1.20")
+    problem, loaded = _libraries.onnxruntime()
+    assert problem.state == "problem"
+    assert problem.remedy == "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
+    assert loaded.text == "1.20, offers CPU"
+
+
+def test_an_onnx_runtime_that_does_not_load_is_a_problem(monkeypatch):
+    install(monkeypatch, None, onnxruntime="1.20")
+    (finding,) = _libraries.onnxruntime()
+    assert (finding.state, finding.text) == ("problem", "onnxruntime==1.20 does not load")
+
+
+def test_a_gpu_left_idle_by_onnx_runtime_is_a_note(monkeypatch):
+    install(monkeypatch, ["1.20", ["CPUExecutionProvider"]], onnxruntime="1.20")
+    monkeypatch.setattr(_machine, "gpu", lambda: [Finding("gpu", "ok", "a card")])
+    assert [finding.state for finding in _libraries.onnxruntime()] == ["ok", "note"]
+
+
+BUILT = "  Video I/O:\n    FFMPEG:                      YES\n    GStreamer:                   NO\n"
+
+
+def test_two_opencv_wheels_are_a_problem(monkeypatch):
+    install(monkeypatch, ["4.10", "/cv2.so", BUILT], opencv_python="4.10", opencv_python_headless="4.10")
+    problem, loaded, note = _libraries.opencv()
+    assert problem.remedy.startswith("pip uninstall -y opencv-python opencv-python-headless && ")
+    assert loaded.text == "4.10, videos by FFMPEG"
+    assert "GStreamer" in note.text
+
+
+def test_a_wheel_that_shadows_jetpacks_opencv_is_a_problem(monkeypatch):
+    install(monkeypatch, ["4.10", "/cv2.so", BUILT], opencv_python="4.10")
+    monkeypatch.setattr(_machine, "jetson_release", lambda: "R36")
+    assert [finding.state for finding in _libraries.opencv()] == ["ok", "problem"]
+
+
+def test_no_opencv_is_a_problem(monkeypatch):
+    install(monkeypatch, None)
+    (finding,) = _libraries.opencv()
+    assert finding.text.startswith("not installed")
+
+
+def test_libraries_of_extras_may_be_absent(monkeypatch):
+    install(monkeypatch, None, tensorrt_cu12="10.9")
+    findings = _libraries.optional()
+    assert found(findings, "tensorrt") == [Finding("tensorrt", "ok", "tensorrt-cu12 10.9")]
+    assert {finding.state for finding in findings} == {"ok", "note"}
+
+
+def test_a_probe_survives_a_crash():
+    assert probe("import os; os.abort()") is None
+    assert probe("print([1])") == [1]
+
+
+def test_a_program_that_is_missing_fails_or_hangs_says_nothing():
+    assert output("no-such-program") == ""
+    assert output("false") == ""
+    assert output("sleep", "5", timeout=0.05) == ""

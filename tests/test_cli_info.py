@@ -1,0 +1,90 @@
+"""`edgeinfer info` and `edgeinfer verify` on a bundle, sound and otherwise."""
+
+import json
+import shutil
+
+import cv2
+
+from edgeinfer import cli
+from helpers import bundles
+
+
+def test_info_tells_what_is_in_the_bundle_and_what_would_run(detector, capsys):
+    assert cli.main(["info", str(detector)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    expected = {
+        f"colors-detect ({detector})",
+        "task detect, 3 classes: red, green, blue",
+        "input images 1x3x32x32 float32",
+        "output output0 1x1x8 float32",
+        "preprocess letterbox to 32x32, rgb, mean 0, std 1, scale 255, by the runtime",
+        "decode yolov5 boxes, score 0.25 or more, overlap 0.45 or less, at most 300, by the runtime",
+        "architecture colors, 5 parameters",
+        "licence CC0-1.0",
+        "runs ort model.fp32.onnx (fp32)",
+    }
+    assert expected <= set(lines)
+
+
+def test_info_tells_why_a_rung_does_not_run(detector, capsys, monkeypatch):
+    monkeypatch.setattr("edgeinfer.backends.ort.Engine.refuses", lambda _: "not today")
+    cli.main(["info", str(detector)])
+    assert "no  ort  model.fp32.onnx (fp32)  not today" in capsys.readouterr().out.replace("   ", "  ")
+
+
+def test_info_names_a_file_that_is_missing(detector, capsys):
+    (detector / "model.fp32.onnx").unlink()
+    assert cli.main(["info", str(detector)]) == 0
+    assert "missing" in capsys.readouterr().out
+
+
+def test_info_as_json_has_the_spec_and_the_ladder(classifier, capsys):
+    assert cli.main(["info", str(classifier), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["bundle"] == str(classifier)
+    assert record["spec"] == json.loads((classifier / "model.json").read_text())
+    (step,) = [step for step in record["ladder"] if step["runs"]]
+    assert step == {"backend": "ort", "artifact": "model.fp32.onnx", "precision": "fp32", "runs": True, "reason": ""}
+
+
+def test_a_bundle_that_is_not_there_is_an_error(capsys):
+    assert cli.main(["info", "/nowhere"]) == 1
+    assert capsys.readouterr().err.startswith("error: /nowhere does not exist")
+
+
+def test_verify_passes_sound_bundles(detector, classifier, capsys):
+    for bundle in (detector, classifier):
+        assert cli.main(["verify", str(bundle)]) == 0
+        out = capsys.readouterr().out
+        assert out.splitlines() == [
+            "ok     model.fp32.onnx: sha256 as recorded",
+            "ok     golden/0.png on ort model.fp32.onnx: 1 of 1 found",
+            f"{bundle} is sound: 2 checks passed",
+        ]
+
+
+def test_verify_notices_a_changed_file(detector, capsys):
+    with (detector / "model.fp32.onnx").open("ab") as file:
+        file.write(b"\0")
+    assert cli.main(["verify", str(detector)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"wrong  model.fp32.onnx: {detector}/model.fp32.onnx has sha256")
+    assert err.startswith(f"error: {detector} is not sound: 1 of 1 checks failed\nhint: ")
+
+
+def test_verify_notices_an_answer_that_differs(detector, capsys):
+    cv2.imwrite(str(detector / "golden/0.png"), bundles.picture("blue"))
+    assert cli.main(["verify", str(detector)]) == 1
+    assert "wrong  golden/0.png on ort model.fp32.onnx: 1 of 1 not found" in capsys.readouterr().out
+
+
+def test_verify_notices_a_missing_golden_picture(detector, capsys):
+    shutil.rmtree(detector / "golden")
+    assert cli.main(["verify", str(detector)]) == 1
+    assert "golden/0.png is missing" in capsys.readouterr().out
+
+
+def test_verify_fails_where_nothing_can_run(detector, capsys, monkeypatch):
+    monkeypatch.setattr("edgeinfer.backends.ort.Engine.refuses", lambda _: "not today")
+    assert cli.main(["verify", str(detector)]) == 1
+    assert f"error: nothing here runs {detector}" in capsys.readouterr().err

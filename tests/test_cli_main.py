@@ -1,0 +1,126 @@
+"""The frame around every verb: light, quiet, one error line, and the promised exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeinfer import cli
+from edgeinfer.errors import EdgeInferError
+
+HEAVY = {"cv2", "numpy", "onnx", "onnxruntime", "edgeinfer_export"}
+
+
+def command(*args, **options):
+    """`edgeinfer ARGS` in a process of its own."""
+    options = {"capture_output": True, "text": True, "timeout": 120, **options}
+    return subprocess.run([sys.executable, "-m", "edgeinfer", *args], check=False, **options)
+
+
+def failing(monkeypatch, error):
+    """Make one verb raise."""
+
+    def run(_):
+        raise error
+
+    monkeypatch.setattr("edgeinfer.cli.doctor.run", run)
+
+
+def test_help_needs_no_heavy_library():
+    code = "import sys; from edgeinfer import cli; cli.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(done.stderr.split())
+
+
+def test_every_verb_has_help_and_an_example(capsys):
+    for verb in cli.verbs():
+        assert cli.main([verb, "--help"]) == 0
+        assert f"edgeinfer {verb}" in capsys.readouterr().out.partition("example")[2]
+
+
+def test_a_verb_is_there_because_its_file_is():
+    assert {"demo", "doctor", "export", "info", "run", "verify"} <= set(cli.verbs())
+
+
+def test_the_version_is_printed(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("edgeinfer 0.")
+
+
+@pytest.mark.parametrize("args", [[], ["nothing"], ["info"], ["run", "bundle"], ["doctor", "--nothing"]])
+def test_wrong_usage_exits_with_2_and_two_lines(args, capsys):
+    assert cli.main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
+
+
+def test_an_error_is_one_line_and_its_hint_another(monkeypatch, capsys):
+    failing(monkeypatch, EdgeInferError("it\nbroke", hint="mend\nit"))
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().err == "error: it broke\nhint: mend it\n"
+
+
+def test_an_unexpected_error_asks_for_a_report_and_shows_no_traceback(monkeypatch, capsys):
+    failing(monkeypatch, ZeroDivisionError("by zero"))
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().err == (
+        "error: unexpected ZeroDivisionError: by zero\n"
+        "hint: run again with EDGEINFER_DEBUG=1, and report what it prints\n"
+    )
+
+
+def test_debugging_shows_the_traceback_too(monkeypatch, capsys):
+    monkeypatch.setenv("EDGEINFER_DEBUG", "1")
+    failing(monkeypatch, ZeroDivisionError("by zero"))
+    assert cli.main(["doctor"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "", "false"])
+def test_debugging_can_be_switched_off(monkeypatch, capsys, value):
+    monkeypatch.setenv("EDGEINFER_DEBUG", value)
+    failing(monkeypatch, EdgeInferError("broken"))
+    cli.main(["doctor"])
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_missing_library_names_the_extra_that_brings_it(monkeypatch, capsys):
+    failing(monkeypatch, ModuleNotFoundError("No module named 'cv2'", name="cv2"))
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().err.startswith('error: OpenCV is not installed\nhint: pip install "edgeinfer[cpu]"')
+
+
+def test_a_full_disk_is_named(monkeypatch, capsys):
+    failing(monkeypatch, OSError(28, "No space left on device", "out.json"))
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().err.startswith("error: out.json: No space left on device\n")
+
+
+def test_interruption_is_quiet(monkeypatch, capsys):
+    failing(monkeypatch, KeyboardInterrupt())
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_program_exits_with_the_code():
+    assert command("info", "/nowhere").returncode == 1
+    assert command("info").returncode == 2
+    assert command("--version").returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(detector):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = command("info", detector, stdout=writing, stderr=subprocess.PIPE, capture_output=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_full_stdout_is_an_error_line(detector):
+    with Path("/dev/full").open("w") as full:
+        done = command("info", detector, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No space left on device\n")

@@ -1,0 +1,261 @@
+"""`edgeinfer run`: lines, records, annotated files, and what happens to bad sources."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeinfer import cli, sources
+from helpers import bundles
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with a red and a blue picture."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for color in ("red", "blue"):
+        cv2.imwrite(str(folder / f"{color}.png"), bundles.picture(color))
+    return folder
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of three green frames."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(3):
+        writer.write(bundles.picture("green", 48, 64))
+    writer.release()
+    return path
+
+
+def run(*args):
+    return cli.main(["run", *map(str, args)])
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_picture_gives_a_line_and_a_summary(detector, photos, capsys):
+    assert run(detector, photos / "red.png") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{photos}/red.png 32x32: 1 red  ")
+    assert "1 picture, 0 errors; ran on ort model.fp32.onnx" in out
+    assert [line.split()[0] for line in out.splitlines()[-4:]] == ["preprocess", "infer", "postprocess", "total"]
+    assert err == ""
+
+
+def test_records_of_a_detector_are_as_documented(detector, photos, capsys):
+    assert run(detector, photos / "red.png", "--json", "-") == 0
+    (record,) = records(capsys.readouterr().out)
+    timings = record.pop("timings_ms")
+    assert list(timings) == ["preprocess", "infer", "postprocess"]
+    (found,) = record.pop("detections")
+    assert record == {"source": f"{photos}/red.png", "index": 0, "height": 32, "width": 32, "task": "detect"}
+    assert found == {"class_id": 0, "label": "red", "score": 1.0, "box": [8.0, 8.0, 24.0, 24.0]}
+
+
+def test_records_of_a_classifier_are_as_documented(classifier, photos, capsys):
+    assert run(classifier, photos / "blue.png", "--json", "-", "--top", 1) == 0
+    (record,) = records(capsys.readouterr().out)
+    assert record["classes"] == [{"class_id": 2, "label": "blue", "score": 0.9999}]
+
+
+def test_stdout_of_the_program_is_pure_json(detector, photos):
+    photos.joinpath("bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    line = [sys.executable, "-m", "edgeinfer", "run", detector, photos, "--json", "-"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert [record["index"] for record in records(done.stdout)] == [1, 2]
+    assert done.returncode == 1
+    assert f"{photos}/blue.png 32x32: 1 blue" in done.stderr
+
+
+def test_a_file_of_records_appears_whole(detector, photos, tmp_path):
+    assert run(detector, photos, "--json", tmp_path / "r.jsonl") == 0
+    assert [record["index"] for record in records((tmp_path / "r.jsonl").read_text())] == [0, 1]
+    assert not list(tmp_path.glob(".r*"))
+
+
+def test_a_run_that_fails_leaves_the_old_records(detector, tmp_path):
+    (tmp_path / "r.jsonl").write_text("old")
+    assert run(detector, tmp_path / "nothing.png", "--json", tmp_path / "r.jsonl") == 1
+    assert (tmp_path / "r.jsonl").read_text() == "old"
+    assert not list(tmp_path.glob(".r*"))
+
+
+def test_a_bad_picture_in_a_folder_is_a_warning_and_the_run_fails_at_its_end(detector, photos, capsys):
+    photos.joinpath("broken.png").write_bytes(b"")
+    assert run(detector, photos) == 1
+    out, err = capsys.readouterr()
+    assert "2 pictures, 1 error" in out
+    assert err.splitlines() == [
+        f"warning: {photos}/broken.png is empty",
+        "error: 1 source could not be read",
+        "hint: the warnings above say which, and why",
+    ]
+
+
+def test_one_missing_source_of_two_is_a_warning(detector, photos, capsys):
+    assert run(detector, photos / "nothing.png", photos / "red.png") == 1
+    out, err = capsys.readouterr()
+    assert "1 picture, 1 error" in out
+    assert err.startswith(f"warning: {photos}/nothing.png does not exist\n")
+
+
+def test_a_single_bad_source_is_the_error(detector, photos, capsys):
+    assert run(detector, photos / "nothing.png") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {photos}/nothing.png does not exist\nhint: ")
+
+
+def test_annotated_pictures_keep_their_names_and_sizes(detector, photos, tmp_path):
+    assert run(detector, photos, "--save", tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["blue.png", "red.png"]
+    drawn = cv2.imread(str(tmp_path / "out/red.png"))
+    assert drawn.shape == (32, 32, 3)
+    assert not np.array_equal(drawn, bundles.picture("red"))
+
+
+def test_two_sources_of_one_name_are_both_kept(detector, photos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "red.png").write_bytes((photos / "red.png").read_bytes())
+    run(detector, photos / "red.png", other / "red.png", "--save", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["red-2.png", "red.png"]
+
+
+def test_an_annotated_video_has_all_its_frames(detector, clip, tmp_path, capsys):
+    assert run(detector, clip, "--save", tmp_path / "out", "--conf", 0.1) == 0
+    frames = list(sources.frames(tmp_path / "out/clip.mp4"))
+    assert len(frames) == 3
+    assert frames[0].image.shape == (48, 64, 3)
+    assert frames[0].fps == 10
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
+    assert f"{clip} #2 48x64: 1 green" in capsys.readouterr().out
+
+
+def test_a_run_can_stop_early(detector, clip, capsys):
+    assert run(detector, clip, "--max-frames", 2) == 0
+    assert "2 pictures, 0 errors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", [".", "red.png", "*.png"])
+def test_a_source_is_never_overwritten(detector, photos, source, capsys):
+    assert run(detector, photos / source, "--save", photos) == 2
+    assert "would overwrite" in capsys.readouterr().err
+    assert np.array_equal(cv2.imread(str(photos / "red.png")), bundles.picture("red"))
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(detector, photos, capsys):
+    assert run(detector, photos, "--save", photos / "red.png") == 1
+    assert capsys.readouterr().err.startswith(f"error: {photos}/red.png cannot be written")
+
+
+def test_a_full_disk_is_an_error(detector, photos, capsys):
+    assert run(detector, photos, "--json", "/dev/full") == 1
+    assert "error: /dev/full cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_records_in_a_folder_that_is_not_there_fail_before_anything_runs(detector, photos, capsys):
+    assert run(detector, photos, "--json", photos / "no/r.jsonl") == 1
+    assert capsys.readouterr().out == ""
+
+
+WRONG = [
+    ["--conf", "1.5"],
+    ["--conf", "nan"],
+    ["--conf", "high"],
+    ["--iou", "-0.1"],
+    ["--top", "0"],
+    ["--threads", "-1"],
+    ["--max-frames", "1.5"],
+    ["--precision", "fp8"],
+    ["--backend", "nothing"],
+]
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_wrong_numbers_are_wrong_usage(detector, photos, option, capsys):
+    assert run(detector, photos, *option) == 2
+    assert f"error: argument {option[0]}: " in capsys.readouterr().err
+
+
+def test_a_threshold_for_boxes_does_not_go_with_a_classifier(classifier, photos):
+    assert run(classifier, photos, "--conf", 0.5) == 2
+
+
+def test_a_threshold_above_every_score_leaves_nothing(detector, clip, capsys):
+    # letterboxing dilutes the clip's green with grey
+    assert run(detector, clip, "--conf", 0.99) == 0
+    assert "48x64: nothing found" in capsys.readouterr().out
+
+
+def test_the_backend_asked_for_runs(detector, photos, capsys):
+    assert run(detector, photos, "--backend", "null") == 0
+    assert "ran on null" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_bundle_is_an_error(photos, capsys):
+    assert run(photos, photos) == 1
+    assert "model.json" in capsys.readouterr().err
+
+
+def test_a_window_needs_a_display(detector, photos, monkeypatch, capsys):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "GUI: QT5")
+    assert run(detector, photos, "--show") == 1
+    assert capsys.readouterr().err == (
+        "error: --show needs a display, and there is none here\nhint: save pictures instead: --save DIR\n"
+    )
+
+
+def test_a_headless_opencv_has_no_windows(detector, photos, monkeypatch, capsys):
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                NONE")
+    assert run(detector, photos, "--show") == 1
+    assert "this one is headless" in capsys.readouterr().err
+
+
+def test_q_in_the_window_ends_the_run(detector, clip, monkeypatch, capsys):
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "GUI: QT5")
+    monkeypatch.setattr(cv2, "imshow", lambda *_: None)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q"))
+    assert run(detector, clip, "--show") == 0
+    assert "1 picture, 0 errors" in capsys.readouterr().out
+
+
+class Interrupted:
+    """A double for sources.frames: one frame, then Ctrl-C."""
+
+    def __init__(self, source, fps):
+        self.frame = sources.Frame(bundles.picture("red"), source, 0, 1, fps)
+
+    def __call__(self, *_, **__):
+        yield self.frame
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_a_camera_and_keeps_what_there_is(detector, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sources, "frames", Interrupted("camera:0", 10.0))
+    out = tmp_path / "out"
+    assert run(detector, "camera:0", "--json", tmp_path / "r.jsonl", "--save", out) == 130
+    assert "1 picture" in capsys.readouterr().out
+    assert len(records((tmp_path / "r.jsonl").read_text())) == 1
+    assert [path.name for path in out.iterdir()] == ["camera-0.mp4"]
+
+
+def test_ctrl_c_in_a_video_leaves_nothing_half_done(detector, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sources, "frames", Interrupted(str(clip), 10.0))
+    out = tmp_path / "out"
+    assert run(detector, clip, "--json", tmp_path / "r.jsonl", "--save", out) == 130
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "r.jsonl").exists()
+    assert list(out.iterdir()) == []
