@@ -19,7 +19,7 @@ CMYK = base64.b85decode(
     "3XaAbH~WoKjmzyK5o00;mG1Va%3O%VWD5dcdO0RO}Q6#xMN000000000000000000ID|HJ?k5CH%H0000000000000000095m01g"
     "C008Ic{080P>KLDT&4JZ%)*#"
 )
-KINDS = (".png", ".jpg", ".bmp", ".webp", ".gif", ".tiff")
+KINDS = tuple(kind for kind in (".png", ".jpg", ".bmp", ".webp", ".gif", ".tiff") if cv2.haveImageWriter(f"it{kind}"))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_truncated_picture_is_refused(image, suffix, part):
         opened(data[: int(len(data) * part)])
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".gif"])
+@pytest.mark.parametrize("suffix", sorted({*KINDS} - {".tiff"}))
 def test_a_picture_without_its_last_bytes_is_called_truncated(image, suffix):
     with pytest.raises(SourceError, match="it is truncated: its end is missing"):
         opened(encoded(image, suffix)[:-2])
