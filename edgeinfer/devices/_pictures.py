@@ -1,0 +1,68 @@
+"""An array handed to the pipeline, checked: its size, and where red, green and blue lie in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from edgeinfer.devices import PIXELS
+from edgeinfer.errors import InputError
+from edgeinfer.spec import Size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SHAPES = {"bgr": "(h, w, 3)", "rgb": "(h, w, 3)", "nv12": "(h * 3 / 2, w) with h and w even"}
+
+
+class Picture(NamedTuple):
+    """Pixels (h, w, channels) uint8, or (h * 3 / 2, w) if `nv12`, whose conversion gives blue green red.
+
+    `rgb` says at which channel red, green and blue stand; all at 0 for grey.
+    """
+
+    pixels: NDArray[np.uint8]
+    size: Size
+    rgb: tuple[int, int, int]
+    nv12: bool = False
+
+    def order(self, color: str) -> tuple[int, ...]:
+        """The channel each of the model's channels is read from."""
+        return self.rgb if color == "rgb" else self.rgb[::-1]
+
+
+def picture(image: Any, pixels: str) -> Picture:
+    """The picture in `image`, read as `pixels` says; InputError if it holds none."""
+    if pixels not in PIXELS:
+        raise InputError(f"pixels {pixels!r} is not one of {', '.join(PIXELS)}")
+    if not isinstance(image, np.ndarray):
+        raise InputError(
+            f"image must be {_SHAPES[pixels]} uint8, got {type(image).__name__}",
+            hint="hand over a NumPy array; edgeinfer.sources reads files",
+        )
+    found = _nv12(image) if pixels == "nv12" else _packed(image, pixels)
+    if found is None or image.dtype != np.uint8 or image.size == 0:
+        raise InputError(
+            f"image must be {_SHAPES[pixels]} uint8, got {image.shape} {image.dtype}",
+            hint=f"pixels={pixels!r} was asked for; the kinds are {', '.join(PIXELS)}",
+        )
+    return found
+
+
+def _packed(image: NDArray[np.uint8], pixels: str) -> Picture | None:
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        return None
+    size = Size(*image.shape[:2])
+    if channels == 1 and pixels == "bgr":
+        return Picture(image.reshape(*image.shape[:2], 1), size, (0, 0, 0))
+    if channels not in (3, 4):
+        return None
+    return Picture(image, size, (2, 1, 0) if pixels == "bgr" else (0, 1, 2))
+
+
+def _nv12(image: NDArray[np.uint8]) -> Picture | None:
+    if image.ndim != 2 or 0 in image.shape or image.shape[0] % 3 or image.shape[1] % 2:
+        return None
+    return Picture(image, Size(image.shape[0] // 3 * 2, image.shape[1]), (2, 1, 0), nv12=True)

@@ -1,0 +1,153 @@
+"""Pictures into the rows of an input tensor, with OpenCV: convert, resize, place, reorder, scale, cast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cv2  # noqa: TID253 - this module and what imports it need OpenCV
+import numpy as np
+
+from edgeinfer.devices._resample import Resampler, visible
+from edgeinfer.errors import SpecError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgeinfer.devices._pictures import Picture
+    from edgeinfer.spec import Placement, Preprocess
+
+    Bytes = NDArray[np.uint8]
+
+# a whole resized picture may be so many times the frame; beyond it only the part that is seen is computed
+SPACIOUS = 16
+# OpenCV looks numbers up by their size; to all its versions a float16 is two bytes
+_BITS = {np.dtype(np.float32): np.float32, np.dtype(np.float16): np.uint16}
+
+
+class Scratch:
+    """Memory that grows to what was asked for at most, and is handed out in any shape."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def __call__(self, *shape: int) -> Bytes:
+        size = int(np.prod(shape))
+        if size > self._memory.size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size].reshape(shape)
+
+
+class Planes:
+    """Fills the rows of `tensor` (n, 3, H, W), or (n, H, W, 3) uint8 where the graph does the arithmetic."""
+
+    def __init__(self, preprocess: Preprocess, tensor: NDArray[Any]) -> None:
+        self._preprocess, self._tensor = preprocess, tensor
+        self._interleaved = preprocess.where == "graph"
+        self._tables = _tables(preprocess, tensor.dtype)
+        self._placements: list[Placement | None] = [None] * len(tensor)
+        self._converted, self._resized, self._split = Scratch(), Scratch(), Scratch()
+        self._resamplers: dict[tuple[Placement, int], Resampler] = {}
+
+    def fill(self, row: int, picture: Picture) -> Placement:
+        """Write one picture into row `row`; where it lies there."""
+        placement = self._placements[row]
+        if placement is None or placement.source != picture.size:
+            placement = self._preprocess.place(picture.size)
+            self._paint(row)
+            self._placements[row] = placement
+        planes = self._visible(picture, placement)
+        order = picture.order(self._preprocess.color)
+        self._store(row, placement, [planes[channel] for channel in order])
+        return placement
+
+    def _paint(self, row: int) -> None:
+        """The padding; it stays until a picture of another size comes."""
+        pad = self._preprocess.pad
+        if self._interleaved:
+            self._tensor[row] = pad
+        else:
+            self._tensor[row] = self._tables[:, 0, pad, None, None].view(self._tensor.dtype)
+
+    def _store(self, row: int, placement: Placement, planes: list[Bytes]) -> None:
+        """planes, in the model's order, to their place in the tensor."""
+        height, width = planes[0].shape
+        top, left = max(0, placement.top), max(0, placement.left)
+        if self._interleaved:
+            cv2.merge(planes, self._tensor[row, top : top + height, left : left + width])
+            return
+        for plane, table, target in zip(planes, self._tables, self._tensor[row]):
+            part = target[top : top + height, left : left + width]
+            cv2.LUT(plane, table, part.view(table.dtype))
+
+    def _visible(self, picture: Picture, placement: Placement) -> list[Bytes]:
+        """The planes of the resized picture, as far as they lie in the frame."""
+        pixels = self._pixels(picture)
+        if placement.source != placement.resized and self._filtered(placement):
+            return self._resample(pixels, placement)
+        if placement.source != placement.resized:
+            resized = placement.resized
+            scratch = self._resized(resized.height, resized.width, pixels.shape[2])
+            cv2.resize(pixels, (resized.width, resized.height), dst=scratch)
+            pixels = scratch
+        size = self._preprocess.size
+        top, bottom = visible(placement.top, placement.resized.height, size.height)
+        left, right = visible(placement.left, placement.resized.width, size.width)
+        return self._apart(pixels[top:bottom, left:right])
+
+    def _filtered(self, placement: Placement) -> bool:
+        size, resized = self._preprocess.size, placement.resized
+        spacious = resized.height * resized.width > SPACIOUS * size.height * size.width
+        return self._preprocess.interpolation == "linear-antialias" or spacious
+
+    def _pixels(self, picture: Picture) -> Bytes:
+        if not picture.nv12:
+            return picture.pixels
+        scratch = self._converted(picture.size.height, picture.size.width, 3)
+        cv2.cvtColor(picture.pixels, cv2.COLOR_YUV2BGR_NV12, dst=scratch)
+        return scratch
+
+    def _apart(self, pixels: Bytes) -> list[Bytes]:
+        height, width, channels = pixels.shape
+        planes = list(self._split(channels, height, width))
+        cv2.split(pixels, planes)
+        return planes
+
+    def _resample(self, pixels: Bytes, placement: Placement) -> list[Bytes]:
+        channels = pixels.shape[2]
+        resampler = self._resamplers.get((placement, channels))
+        if resampler is None:
+            widen = self._preprocess.interpolation == "linear-antialias"
+            resampler = Resampler(placement, self._preprocess.size, channels, widen=widen)
+            self._resamplers = {(placement, channels): resampler}
+        turned = resampler.run(pixels)
+        width, _, height = turned.shape
+        rounded = self._resized(width, channels * height)
+        cv2.convertScaleAbs(turned.reshape(width, -1), rounded)
+        planes = list(self._split(channels, height, width))
+        for channel, plane in enumerate(planes):
+            cv2.transpose(rounded[:, channel * height : (channel + 1) * height], plane)
+        return planes
+
+    def close(self) -> None:
+        """Let go of the tensor and the scratch."""
+        self._tensor = self._tensor[:0]
+        self._resamplers = {}
+        self._converted, self._resized, self._split = Scratch(), Scratch(), Scratch()
+
+
+def _tables(preprocess: Preprocess, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """(3, 1, 256): for each of the model's channels what each pixel value becomes, as bits OpenCV can copy."""
+    pixels = np.arange(256, dtype=np.float32)[None, None]
+    mean, std = (np.array(numbers)[:, None, None] for numbers in (preprocess.mean, preprocess.std))
+    plain = not np.any(mean) and bool(np.all(std == 1))
+    # one float32 division where there is nothing else to do, as the published preprocessing has it
+    values: NDArray[Any] = np.repeat(pixels / np.float32(preprocess.scale), 3, 0)
+    if not plain:
+        values = (pixels / preprocess.scale - mean) / std
+    if dtype == np.uint8:
+        values = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        return values
+    if dtype not in _BITS:
+        raise SpecError(f"the model's input is {dtype}, not one of uint8, {', '.join(map(str, _BITS))}")
+    bits: NDArray[Any] = values.astype(dtype).view(_BITS[dtype])
+    return bits

@@ -1,0 +1,83 @@
+"""Greedy non-maximum suppression whose result equals torchvision's bit for bit; the reference for every device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+MOST = 30000  # candidates beyond so many, best first, are left out: YOLOv5's max_nms
+APART = 7680  # boxes of class c are moved by c times this, so that classes do not meet: YOLOv5's max_wh
+BLOCK = 96
+
+
+def suppress(
+    boxes: Floats, scores: Floats, class_ids: NDArray[Any], *, iou: float, limit: int, class_agnostic: bool = False
+) -> NDArray[np.intp]:
+    """Places of the boxes (n, 4) x1 y1 x2 y2 that are kept, at most `limit`: best first, equals in their order."""
+    order = np.argsort(-scores, kind="stable")[:MOST]
+    chosen = boxes[order]
+    if not class_agnostic:
+        # the float32 rounding of the moved boxes is part of the published result
+        chosen += class_ids[order, None].astype(np.float32) * np.float32(APART)
+    with np.errstate(all="ignore"):
+        return order[_greedy(np.ascontiguousarray(chosen.T), ceiling(iou), limit)]
+
+
+def ceiling(iou: float) -> float:
+    """The largest float32 that is not above `iou`: a float32 is above one exactly if it is above the other."""
+    nearest = np.float32(iou)
+    return float(nearest if float(nearest) <= iou else np.nextafter(nearest, np.float32(-1)))
+
+
+def _greedy(sides: Floats, threshold: float, limit: int) -> NDArray[np.intp]:
+    """sides (4, n), best first -> places of those kept; decided block by block."""
+    places = np.arange(sides.shape[1])
+    rows = np.concatenate((sides, _areas(sides)[None]))
+    kept: list[NDArray[np.intp]] = []
+    count = 0
+    while len(places) and count < limit:
+        block, rest = rows[:, :BLOCK], rows[:, BLOCK:]
+        chosen = _within(_overlaps(block[:, :, None], block) > threshold)[: limit - count]
+        kept.append(places[chosen])
+        count += len(chosen)
+        alive = np.ones(rest.shape[1], bool)
+        for one in chosen if rest.shape[1] and count < limit else ():
+            alive &= ~(_overlaps(block[:, one], rest) > threshold)
+        places, rows = places[BLOCK:][alive], rest[:, alive]
+    return np.concatenate(kept) if kept else places
+
+
+def _within(overlap: NDArray[np.bool_]) -> list[int]:
+    """overlap (n, n), best first -> those no better kept one overlaps; each row is a number of n bits."""
+    bits = np.packbits(overlap, axis=1, bitorder="little")
+    gone, kept = 0, []
+    for place, row in enumerate(bits):
+        if not gone >> place & 1:
+            kept.append(place)
+            gone |= int.from_bytes(row.tobytes(), "little")
+    return kept
+
+
+def _areas(sides: Floats) -> Floats:
+    areas: Floats = (sides[2] - sides[0]) * (sides[3] - sides[1])
+    return areas
+
+
+def _overlaps(one: Floats, others: Floats) -> Floats:
+    """Rows x1 y1 x2 y2 area -> intersection over union, in torchvision's order of float32 operations."""
+    width = np.minimum(one[2], others[2])
+    width -= np.maximum(one[0], others[0])
+    height = np.minimum(one[3], others[3])
+    height -= np.maximum(one[1], others[1])
+    shared: Floats = np.maximum(width, 0, out=width)
+    shared *= np.maximum(height, 0, out=height)
+    union = one[4] + others[4]
+    union -= shared
+    shared /= union
+    return shared
