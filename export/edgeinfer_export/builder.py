@@ -5,6 +5,7 @@ Needs the vendor's library, the standard library and the runtime's core; imports
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer.errors import BackendUnavailable, ExportError
@@ -111,18 +112,23 @@ class Build:
 
     def plan(self, onnx: Path) -> Any:
         """The serialized engine."""
+        what = f"{onnx.name} cannot be compiled by {self.trt.__name__} {self.trt.__version__}"
         try:
             with self.listener.holding_interrupts():
                 plan = self.builder.build_serialized_network(self.network, self.config)
         except (MemoryError, RuntimeError) as error:
-            raise complaints.failure(f"{onnx.name} cannot be compiled", [*self.listener.errors, repr(error)]) from error
+            raise complaints.failure(what, [*self.listener.errors, repr(error)]) from error
         if self.listener.stopped is not None:
             raise self.listener.stopped
         if plan is None or not memoryview(plan).nbytes:
-            raise complaints.failure(
-                f"{onnx.name} cannot be compiled by {self.trt.__name__} {self.trt.__version__}", self.listener.errors
-            )
+            raise complaints.failure(what, [*self.listener.errors, *self._blamed()])
         return plan
+
+    def _blamed(self) -> list[str]:
+        """The kinds of the layers that the library says it cannot implement."""
+        names = {found for message in self.listener.errors for found in re.findall(r"(\S+) has no runners", message)}
+        layers = [layer for layer in _layers(self.network) if layer.name in names]
+        return [f"layer {layer.name} is of type {layer.type.name}" for layer in layers]
 
     def _need(self, owner: Any, name: str, what: str) -> None:
         if not hasattr(owner, name):
@@ -253,7 +259,8 @@ def _binding(tensor: Any) -> Binding:
 
 def _told(error: Any) -> str:
     """A parser's error with its node, which releases before 10.0 know by number only."""
-    if not hasattr(error, "node_name"):
-        return f"node {error.node()}: {error.desc()}" if error.node() >= 0 else str(error.desc())
-    operator, name = error.node_operator(), error.node_name()
-    return f"{operator} node {name}: {error.desc()}" if operator or name else str(error.desc())
+    node = f"node {error.node()}"
+    if hasattr(error, "node_name"):
+        node = f"{error.node_operator()} node {error.node_name()}"
+    kind = error.code().name.lower().replace("_", " ")
+    return f"{node}: {kind}: {error.desc()}" if error.node() >= 0 else f"{kind}: {error.desc()}"

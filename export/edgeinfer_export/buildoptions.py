@@ -66,5 +66,6 @@ class Options:
         for what, asked in absent.items():
             if asked:
                 raise UsageError(
-                    f"TensorRT-RTX has no {what}", hint="one engine takes several GPUs: rtx:sm80+sm86+sm89"
+                    f"TensorRT-RTX has no {what}",
+                    hint="leave it out; one engine takes several GPUs: rtx:sm80+sm86+sm89",
                 )

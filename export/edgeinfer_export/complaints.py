@@ -8,26 +8,33 @@ from edgeinfer.errors import ExportError
 
 RUNTIME_NMS = "export it with --nms runtime: the boxes are then suppressed by edgeinfer itself, on every device"
 SYMMETRIC = "export int8 again: the `trt` flavour has symmetric int8 weights and activations, and unquantised biases"
-# words of the library -> what to do about them; the first that matches is told
+MEMORY = "stop other programs that use memory, or lower --workspace"
+# words of the library -> what to do about them; the first that is found is told
 REMEDIES = (
+    (r"within workspace limit|workspace size", "raise --workspace"),
+    (r"[Oo]ut ?[Oo]f ?[Mm]emory|(insufficient|not enough)( GPU| device)? memory|bad_alloc|MemoryError", MEMORY),
     (r"FP32 GEMM is not supported", "leave sm75 out, use --precision fp16, or write the Gemm as a 1x1 convolution"),
-    (r"NonMaxSuppression|NonZero|EfficientNMS", RUNTIME_NMS),
+    (r"NonMaxSuppression|NonZero|EfficientNMS|is of type NMS", RUNTIME_NMS),
     (r"[Pp]lugin", "edgeinfer uses no TensorRT plugins: export the model without them"),
-    (r"DequantizeLinear.*Int32|[Zz]ero.?point|QuantizeLinear|quantized", SYMMETRIC),
-    (
-        r"[Oo]ut ?[Oo]f ?[Mm]emory|(insufficient|not enough) (GPU |device )?memory|bad_alloc",
-        "stop other programs that use memory, or lower --workspace",
-    ),
-    (r"opset|IR version", "export the ONNX with a lower opset (17 runs on every release)"),
+    (r"[Qq]uantizeLinear|[Zz]ero.?point|quantized", SYMMETRIC),
+    (r"Failed to parse the ONNX|DESERIALIZE", "the file is not ONNX or is cut off: export it again"),
+    (r"unsupported node|has no runners", "export the model without this operator, or run it in ONNX Runtime"),
 )
-_PREFIX = re.compile(r"^\s*(\[[^\]]*\]\s*)+|^\S+\.cpp:+\S*\s*")
+OTHERWISE = "--log FILE keeps all that the library says"
+LONGEST = 500
+# where in its own sources the library was: no help to the reader
+_PREFIX = re.compile(r"^(\[[^\]]*\]\s*)+|^\S+\.cpp:\S*\s*")
+# follows other errors on machines without a GPU, where it means nothing
+_NO_GPU = re.compile(r"cudaError 35")
 
 
 def failure(what: str, messages: list[str]) -> ExportError:
     """The error for a step that failed, quoting the library's last words and saying what to do about them."""
-    said = [_PREFIX.sub("", one).strip() for one in messages]
-    text = "\n".join(said)
-    remedy = next((hint for words, hint in REMEDIES if re.search(words, text)), "--log FILE keeps all it says")
-    telling = [one.split("\n")[0] for one in said if one]
-    quoted = "; ".join(dict.fromkeys(telling[-3:])) or "the library does not say why"
+    lines = [_PREFIX.sub("", line).strip() for message in messages for line in message.splitlines()]
+    said = list(dict.fromkeys(line for line in lines if line))
+    telling = [line for line in said if not _NO_GPU.search(line)] or said
+    quoted = "; ".join(telling[-3:]) or "the library does not say why"
+    if len(quoted) > LONGEST:
+        quoted = f"{quoted[:LONGEST]}..."
+    remedy = next((hint for words, hint in REMEDIES if re.search(words, "\n".join(said))), OTHERWISE)
     return ExportError(f"{what}: {quoted}", hint=remedy)

@@ -1,0 +1,197 @@
+"""Engines into a bundle: compiled from its own ONNX, put in place whole, noted in its model.json."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgeinfer import modeljson
+from edgeinfer.bundle import SPEC_FILE, Bundle, writing
+from edgeinfer.errors import BundleError, ExportError, UsageError
+from edgeinfer_export.buildoptions import Options
+from edgeinfer_export.compile import Compiled, compile_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edgeinfer.spec import Artifact, ModelSpec
+    from edgeinfer_export.targets import Target
+
+    # (engine and phase, steps done, steps in all)
+    Progress = Callable[[str, int, int], None]
+
+# int8 for TensorRT has symmetric activations; the flavour for CPUs has not
+FLAVORS = ("", "trt")
+DEFAULTS = Options()
+
+
+class Job(NamedTuple):
+    """One engine to be built: from which ONNX of the bundle, and how."""
+
+    source: Artifact
+    options: Options
+
+
+def add_engines(
+    path: Path,
+    targets: Sequence[Target],
+    options: Options = DEFAULTS,
+    *,
+    precisions: Sequence[str] = (),
+    batch: tuple[int, int, int] | None = None,
+    progress: Progress | None = None,
+    done: Callable[[Compiled], None] | None = None,
+) -> list[Compiled]:
+    """Compile the bundle at `path` for every target, in `precisions` (none: all that it holds an ONNX of).
+
+    Each engine is put into the bundle as soon as it is built, so that a later failure does not lose it; the
+    bundle is the old one or the new one at every moment. `batch` (smallest, usual, largest) is for models with
+    an open batch; None takes the model's range. Raises UsageError, BackendUnavailable, ExportError, BundleError.
+    """
+    path = path.absolute()
+    built = []
+    for job in jobs(Bundle.open(path), targets, options, precisions=precisions, batch=batch):
+        compiled = _add(path, job, progress)
+        built.append(compiled)
+        if done:
+            done(compiled)
+    return built
+
+
+def jobs(
+    bundle: Bundle,
+    targets: Sequence[Target],
+    options: Options = DEFAULTS,
+    *,
+    precisions: Sequence[str] = (),
+    batch: tuple[int, int, int] | None = None,
+) -> list[Job]:
+    """What `add_engines` would build, checked as far as that is possible beforehand."""
+    if not targets:
+        raise UsageError("no target to compile for", hint="for example --compile trt")
+    sources = _sources(bundle.spec, precisions)
+    chosen = _batch(bundle.spec, batch)
+    found = []
+    for target in targets:
+        own = bundle.path.with_name(f"{bundle.path.name}.timing-cache") if target.library == "trt" else None
+        common = dataclasses.replace(
+            options,
+            library=target.library,
+            capabilities=target.capabilities,
+            batch=chosen,
+            timing_cache=options.timing_cache or own,
+        )
+        found += [Job(source, dataclasses.replace(common, precision=source.precision)) for source in sources]
+    return found
+
+
+def file_name(options: Options, facts: dict[str, str], version: str) -> str:
+    """An engine's name in a bundle: `rtx-sm86.fp16.plan`, `trt-sm87-10.3.0.fp16.plan`."""
+    parts = [options.library, *(f"sm{one}" for one in facts["sm"].split("+"))]
+    if "dla" in facts:
+        parts.append(f"dla{facts['dla']}")
+    if "compatible" in facts:
+        parts.append("compatible")
+    if options.library == "trt":
+        parts.append(version)
+    return f"{'-'.join(parts)}.{options.precision}.plan"
+
+
+def _sources(spec: ModelSpec, precisions: Sequence[str]) -> list[Artifact]:
+    """The ONNX to compile for each precision asked for; for none, every one that TensorRT takes."""
+    held = [one for one in spec.artifacts if one.format == "onnx"]
+    fitting = {one.precision: one for one in held if one.flavor in FLAVORS}
+    for precision in precisions:
+        if precision not in fitting:
+            flavors = ", ".join(sorted(f"{one.precision} {one.flavor}".strip() for one in held))
+            raise ExportError(
+                f"{spec.name} holds no {precision} ONNX for TensorRT, only {flavors or 'none at all'}",
+                hint=f"export it with --precision {precision}",
+            )
+    chosen = [fitting[one] for one in precisions] if precisions else list(fitting.values())
+    if not chosen:
+        raise ExportError(f"{spec.name} holds no ONNX for TensorRT", hint="export it again")
+    return chosen
+
+
+def _batch(spec: ModelSpec, batch: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Smallest, usual and largest batch; the usual is half of the largest unless told."""
+    least, most = spec.batch.min, spec.batch.max
+    if batch is None:
+        return least, max(least, most // 2), most
+    if not least <= batch[0] <= batch[1] <= batch[2] <= most:
+        raise UsageError(
+            f"batch {','.join(map(str, batch))} is not within the {least}-{most} of {spec.name}",
+            hint=f"export it again with --batch {batch[0]}-{batch[2]}",
+        )
+    return batch
+
+
+def _add(path: Path, job: Job, progress: Progress | None) -> Compiled:
+    onnx = Bundle.open(path).artifact_file(job.source)
+    # named as bundle.writing names its own, so that what a killed build leaves is removed by the next write
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent))
+    except OSError as error:
+        raise BundleError(
+            f"{path.parent} cannot be written: {error.strerror}", hint="check free space and permissions"
+        ) from error
+    try:
+        compiled = compile_onnx(onnx, folder / "engine.plan", job.options, _named(job, progress))
+        _check(Bundle.open(path).spec, compiled)
+        name = file_name(job.options, compiled.target, compiled.built_with.split()[-1])
+        return _install(path, dataclasses.replace(compiled, path=path / name), compiled.path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _named(job: Job, progress: Progress | None) -> Progress | None:
+    if progress is None:
+        return None
+    capabilities = "+".join(f"sm{one}" for one in job.options.capabilities)
+    engine = " ".join(part for part in (job.options.library, capabilities, job.options.precision) if part)
+    return lambda phase, step, steps: progress(f"{engine}: {phase}", step, steps)
+
+
+def _check(spec: ModelSpec, compiled: Compiled) -> None:
+    """The ONNX must have the inputs and outputs that model.json tells the runtime of."""
+    for what, told, found in (("input", spec.inputs, compiled.inputs), ("output", spec.outputs, compiled.outputs)):
+        names = [tensor.name for tensor in told], [tensor.name for tensor in found]
+        if sorted(names[0]) != sorted(names[1]):
+            raise ExportError(
+                f"the ONNX has {what}s {', '.join(names[1])}, {SPEC_FILE} says {', '.join(names[0])}",
+                hint=f"export {spec.name} again",
+            )
+
+
+def _install(path: Path, compiled: Compiled, plan: Path) -> Compiled:
+    """Move the engine into the bundle: a fresh folder with the same files takes the old one's place."""
+    with writing(path) as fresh:
+        spec = Bundle.open(path).spec
+        _link_all(path, fresh, {SPEC_FILE, compiled.path.name})
+        plan.replace(fresh / compiled.path.name)
+        others = [one for one in spec.artifacts if one.file != compiled.path.name]
+        modeljson.write(dataclasses.replace(spec, artifacts=(*others, compiled.artifact())), fresh / SPEC_FILE)
+    return compiled
+
+
+def _link_all(old: Path, new: Path, but: set[str]) -> None:
+    """The files of `old` in `new` too, without copying where the file system allows."""
+    for source in sorted(old.rglob("*")):
+        name = source.relative_to(old)
+        if source.is_dir() and not source.is_symlink():
+            (new / name).mkdir()
+        elif str(name) not in but:
+            _link(source, new / name)
+
+
+def _link(source: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.link(source, target, follow_symlinks=False)
+        return
+    shutil.copy2(source, target, follow_symlinks=False)
