@@ -1,0 +1,88 @@
+"""ONNX graphs built straight from a checkpoint's tensors: no PyTorch, batch norm folded, the same bytes every time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnx import helper
+
+import edgeinfer
+from edgeinfer import modeljson
+from edgeinfer.errors import ExportError
+from edgeinfer.spec import Batch, ModelSpec, Size
+from edgeinfer_export.graphs import resnet, wirings, yolo
+from edgeinfer_export.graphs.labels import Names
+from edgeinfer_export.graphs.weights import Weights
+
+if TYPE_CHECKING:
+    from edgeinfer_export.checkpoint import Checkpoint
+    from edgeinfer_export.graphs.ops import Graph
+
+ONE = Batch(1, 1)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An ONNX model and what is known about it."""
+
+    model: Any
+    spec: ModelSpec
+
+
+def build(
+    checkpoint: Checkpoint,
+    *,
+    size: Size | None = None,
+    batch: Batch = ONE,
+    labels: tuple[str, ...] = (),
+    name: str = "",
+    resize: int = 0,
+    stride_in_1x1: bool = False,
+) -> Built:
+    """The float32 graph of a checkpoint: a ResNet classifier, or a YOLO detector the YAML in it describes.
+
+    `size`: the input's, by default the published one. `batch`: fixed, or a range for a symbolic batch.
+    `labels`: instead of the checkpoint's. `name`: the model's, by default its architecture.
+    `resize`: a classifier's shorter side before cropping, by default 256 for 224.
+    `stride_in_1x1`: Caffe's ResNet v1, which no state dict tells from torchvision's.
+    Raises ExportError.
+    """
+    weights = Weights(checkpoint.tensors)
+    if resnet.recognised(weights):
+        names = Names(labels, checkpoint.labels, 1000)
+        graph, spec = resnet.build(weights, size, batch, names, resize=resize, stride_in_1x1=stride_in_1x1)
+        return _finished(graph, _named(spec, name), {})
+    yaml = checkpoint.yaml or wirings.recognise(weights)
+    if yaml is None:
+        raise ExportError(
+            f"{checkpoint.path.name} ({checkpoint.origin}) is neither a ResNet nor a YOLO detector with its YAML",
+            hint="save the whole model with torch.save, or export it with --via ultralytics",
+        )
+    graph, spec, strides = yolo.build(yaml, weights, size, batch, Names(labels, checkpoint.labels, 80))
+    return _finished(graph, _named(spec, name), {"stride": str(max(strides))})
+
+
+def _named(spec: ModelSpec, name: str) -> ModelSpec:
+    return dataclasses.replace(spec, name=name) if name else spec
+
+
+def _finished(graph: Graph, spec: ModelSpec, facts: dict[str, str]) -> Built:
+    """The model with the spec's facts as metadata: in our words, and in those Ultralytics' tools read."""
+    model = graph.model(spec.name, spec.inputs, spec.outputs, edgeinfer.__version__)
+    model.doc_string = f"{spec.provenance.architecture}, {spec.task}, built from a checkpoint by edgeinfer"
+    value = modeljson.to_json(spec)
+    size = spec.preprocess.size
+    ours = {key: json.dumps(value[key], ensure_ascii=False) for key in ("labels", "preprocess", "decode")}
+    theirs = {
+        "task": spec.task,
+        "names": repr(dict(enumerate(spec.labels))),
+        "imgsz": repr([size.height, size.width]),
+        "batch": str(spec.batch.max),
+    }
+    helper.set_model_props(
+        model, {"name": spec.name, "architecture": spec.provenance.architecture, **theirs, **facts, **ours}
+    )
+    return Built(model, spec)

@@ -1,0 +1,197 @@
+"""The building blocks of YOLO models, each from its tensors: what a row of the YAML stands for.
+
+Numbers of channels and sizes of kernels come from the tensors; so pruned models export like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import gcd
+from typing import TYPE_CHECKING
+
+from edgeinfer.errors import ExportError
+from edgeinfer_export.graphs.ops import LINEAR, RELU, Activation, Feature, Graph, Kernel
+from edgeinfer_export.graphs.plan import Layer
+
+if TYPE_CHECKING:
+    from edgeinfer_export.graphs.weights import Weights
+
+# YOLOv5 and Ultralytics set this after building a model, it is in no state dict
+EPSILON = 1e-3
+
+
+@dataclass(frozen=True)
+class Net:
+    """Where the graph grows, what from, and the activation of its convolutions."""
+
+    graph: Graph
+    weights: Weights
+    activation: Activation
+
+    def conv(
+        self, path: str, x: Feature, stride: int = 1, groups: int = 1, activation: Activation | None = None
+    ) -> Feature:
+        """Convolution, batch norm and activation; the sides stay as they are, but for the stride."""
+        kernel = self.weights.kernel(f"{path}.conv", f"{path}.bn", EPSILON)
+        y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=kernel.weight.shape[2] // 2, groups=groups)
+        return self.graph.activate(path, y, activation or self.activation)
+
+    def bottleneck(self, path: str, x: Feature, shortcut: bool, groups: int = 1) -> Feature:
+        y = self.conv(f"{path}.cv2", self.conv(f"{path}.cv1", x), groups=groups)
+        return self.graph.add(f"{path}.add", x, y) if shortcut and x.channels == y.channels else y
+
+    def pools(self, path: str, x: Feature, sizes: Sequence[int]) -> list[Feature]:
+        """Max pools of `sizes` side by side; one of size a after one of size b is one of size a + b - 1."""
+        pooled, done = [x], 1
+        for size in sizes:
+            pooled.append(self.graph.max_pool(f"{path}.pool{size}", pooled[-1], size - done + 1, 1, (size - done) // 2))
+            done = size
+        return pooled
+
+
+def conv(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """Conv: channels, kernel, stride, padding, groups."""
+    kernel = layer.integer(1, 1)
+    shape = net.weights.shape(f"{path}.conv.weight")
+    padding = layer.arguments[3] if len(layer.arguments) > 3 else None
+    if shape[2:] != (kernel, kernel):
+        raise layer.error(f"kernel is {kernel}, but tensor {path}.conv.weight is {shape}")
+    if (layer.module == "DWConv" and padding not in (None, 1)) or len(layer.arguments) > 5:
+        raise layer.error(f"arguments {layer.arguments}: dilation and activations are not supported")
+    groups = gcd(x.channels, shape[0]) if layer.module == "DWConv" else layer.integer(4, 1)
+    weights = net.weights.kernel(f"{path}.conv", f"{path}.bn", EPSILON)
+    pad = layer.integer(3, 0) if padding is not None and layer.module == "Conv" else kernel // 2
+    y = net.graph.conv(f"{path}.conv", x, weights, stride=max(1, layer.integer(2, 1)), pad=pad, groups=groups)
+    return net.graph.activate(path, y, net.activation)
+
+
+def focus(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """Focus: every second pixel into channels, then a convolution; the same as one of twice the size and stride 2."""
+    if any(layer.integer(place, 1) != 1 for place in (2, 4)):
+        raise layer.error("a stride or groups are not supported")
+    kernel = net.weights.kernel(f"{path}.conv.conv", f"{path}.conv.bn", EPSILON)
+    out, slices, size, _ = kernel.weight.shape
+    if slices != 4 * x.channels:
+        raise layer.error(f"tensor {path}.conv.conv.weight takes {slices} channels, expected {4 * x.channels}")
+    # the four slices are (row, column) = (0, 0), (1, 0), (0, 1), (1, 1)
+    apart = kernel.weight.reshape(out, 2, 2, x.channels, size, size).transpose(0, 3, 4, 2, 5, 1)
+    whole = Kernel(apart.reshape(out, x.channels, 2 * size, 2 * size), kernel.bias)
+    y = net.graph.conv(f"{path}.conv.conv", x, whole, stride=2, pad=2 * (size // 2))
+    return net.graph.activate(f"{path}.conv", y, net.activation)
+
+
+def bottleneck(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    return net.bottleneck(path, x, layer.flag(1, True), layer.integer(2, 1))
+
+
+def c3(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """C3: bottlenecks on one half of the channels, joined with the other half."""
+    y = net.conv(f"{path}.cv1", x)
+    for place in range(layer.repeats):
+        y = net.bottleneck(f"{path}.m.{place}", y, layer.flag(1, True), layer.integer(2, 1))
+    return net.conv(f"{path}.cv3", net.graph.concat(f"{path}.concat", [y, net.conv(f"{path}.cv2", x)]))
+
+
+def c2f(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """C2f: every bottleneck's result joined."""
+    y = net.conv(f"{path}.cv1", x)
+    half = y.channels // 2
+    names = net.graph.split(f"{path}.split", y.name, 1, [half, half])
+    parts = [Feature(name, half, y.height, y.width) for name in names]
+    for place in range(layer.repeats):
+        parts.append(net.bottleneck(f"{path}.m.{place}", parts[-1], layer.flag(1, False), layer.integer(2, 1)))
+    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", parts))
+
+
+def spp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """SPP: max pools of growing size, side by side."""
+    y = net.conv(f"{path}.cv1", x)
+    count = net.weights.shape(f"{path}.cv2.conv.weight")[1] // y.channels - 1
+    sizes = layer.integers(1, (5, 9, 13))
+    if len(sizes) != count or any(size % 2 == 0 for size in sizes) or list(sizes) != sorted(set(sizes)):
+        raise layer.error(f"pool sizes {sizes}: expected {count} odd ones, growing")
+    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", net.pools(path, y, sizes)))
+
+
+def sppf(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """SPPF: three max pools of one size, one after the other."""
+    size = layer.integer(1, 5)
+    if len(layer.arguments) > 2 or size % 2 == 0:
+        raise layer.error(f"arguments {layer.arguments}: expected channels and an odd size")
+    y = net.conv(f"{path}.cv1", x)
+    pooled = net.pools(path, y, [size, 2 * size - 1, 3 * size - 2])
+    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", pooled))
+
+
+def resnet_layer(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """ResNetLayer: ResNet's stem, or a stage of bottleneck blocks whose activations are the model's own."""
+    if layer.flag(3, False):
+        return net.graph.max_pool(f"{path}.layer.1", net.conv(f"{path}.layer.0", x, 2), 3, 2, 1)
+    for place in range(max(1, layer.integer(4, 1))):
+        x = _resnet_block(net, f"{path}.layer.{place}", x, max(1, layer.integer(2, 1)) if place == 0 else 1)
+    return x
+
+
+def _resnet_block(net: Net, path: str, x: Feature, stride: int) -> Feature:
+    y = net.conv(f"{path}.cv2", net.conv(f"{path}.cv1", x), stride)
+    y = net.conv(f"{path}.cv3", y, activation=LINEAR)
+    if f"{path}.shortcut.0.conv.weight" in net.weights:
+        x = net.conv(f"{path}.shortcut.0", x, stride, activation=LINEAR)
+    return net.graph.activate(path, net.graph.add(f"{path}.add", y, x), RELU)
+
+
+def upsample(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """nn.Upsample: size (None), factor, mode (nearest)."""
+    size, _, mode = (*layer.arguments, None, None, None)[:3]
+    factor = layer.integer(1, 0)
+    if size is not None or mode not in ("nearest", None) or not 1 <= factor <= 8:
+        raise layer.error(f"arguments {layer.arguments}: expected None, a whole factor up to 8, nearest")
+    return net.graph.upsample(path, x, factor)
+
+
+def max_pool(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    size = layer.integer(0, 0)
+    stride, pad = layer.integer(1, size), layer.integer(2, 0)
+    if not 1 <= size <= min(x.height, x.width) or stride < 1 or 2 * pad > size or len(layer.arguments) > 3:
+        raise layer.error(f"arguments {layer.arguments}: expected kernel, stride, padding")
+    return net.graph.max_pool(path, x, size, stride, pad)
+
+
+Block = Callable[[Net, Layer, str, Feature], Feature]
+
+# modules that read one layer; the first set takes its repeats itself, the others stand one after the other
+REPEATING: dict[str, Block] = {"C3": c3, "C2f": c2f}
+SINGLE: dict[str, Block] = {
+    "Conv": conv,
+    "DWConv": conv,
+    "Focus": focus,
+    "Bottleneck": bottleneck,
+    "SPP": spp,
+    "SPPF": sppf,
+    "ResNetLayer": resnet_layer,
+    "Upsample": upsample,
+    "MaxPool2d": max_pool,
+}
+
+
+def block(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
+    """The layer's output from the outputs it reads."""
+    if layer.module == "Concat":
+        if layer.integer(0, 1) != 1:
+            raise layer.error("expected joining along the channels")
+        return net.graph.concat(layer.path, inputs)
+    if layer.module not in {**REPEATING, **SINGLE}:
+        known = ", ".join(sorted({**REPEATING, **SINGLE, "Concat": None, "Detect": None}))
+        raise ExportError(
+            f"layer {layer.index}: module {layer.module} is not one of {known}", hint="export it with --via ultralytics"
+        )
+    if len(inputs) != 1:
+        raise layer.error(f"reads {len(inputs)} layers, expected one")
+    x = inputs[0]
+    if layer.module in REPEATING:
+        return REPEATING[layer.module](net, layer, layer.path, x)
+    for place in range(layer.repeats):
+        path = f"{layer.path}.{place}" if layer.repeats > 1 else layer.path
+        x = SINGLE[layer.module](net, layer, path, x)
+    return x

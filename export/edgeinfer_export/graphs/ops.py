@@ -1,0 +1,178 @@
+"""An ONNX graph under construction: operators as methods, named by the layer they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeinfer.errors import ExportError
+from edgeinfer.spec import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeinfer.spec import Dim, TensorSpec
+
+Array = NDArray[Any]
+
+# Taken by TensorRT 8.5 to 11, TensorRT-RTX, OpenVINO and every ONNX Runtime the package admits.
+OPSET = 17
+IR_VERSION = 8
+
+
+DAMAGED = "the checkpoint's tensors do not fit its own description; export the original checkpoint"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A tensor (batch, channels, height, width) in the graph."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A convolution's float32 weight (out, in / groups, height, width) and bias (out), batch norm folded in."""
+
+    weight: Array
+    bias: Array
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A non-linearity: its kind, and the slope of a leaky ReLU."""
+
+    kind: str
+    slope: float = 0.0
+
+
+SILU = Activation("silu")
+RELU = Activation("relu")
+LINEAR = Activation("linear")
+
+
+class Graph:
+    """Nodes and constants in the order they were added; counts the multiply-adds of its convolutions.
+
+    A node, its output and its constants share the path of their layer, so that profiles are readable.
+    """
+
+    def __init__(self) -> None:
+        self.macs = 0
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+
+    def constant(self, name: str, value: Array) -> str:
+        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def integers(self, name: str, *values: int) -> str:
+        return self.constant(name, np.array(values, np.int64))
+
+    def node(self, kind: str, path: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output; its name and its output's name are `path`."""
+        self._nodes.append(helper.make_node(kind, list(inputs), [path], path, **attributes))
+        return path
+
+    def split(self, path: str, source: str, axis: int, sizes: Sequence[int]) -> list[str]:
+        outputs = [f"{path}.{place}" for place in range(len(sizes))]
+        inputs = [source, self.integers(f"{path}.sizes", *sizes)]
+        self._nodes.append(helper.make_node("Split", inputs, outputs, path, axis=axis))
+        return outputs
+
+    def conv(self, path: str, x: Feature, kernel: Kernel, *, stride: int = 1, pad: int = 0, groups: int = 1) -> Feature:
+        out, inner, *shape = kernel.weight.shape
+        if inner * groups != x.channels:
+            raise ExportError(
+                f"tensor {path}.weight is {kernel.weight.shape}: it takes {inner * groups} channels, "
+                f"the layer before gives {x.channels}",
+                hint=DAMAGED,
+            )
+        height, width = ((side + 2 * pad - k) // stride + 1 for side, k in zip((x.height, x.width), shape, strict=True))
+        self.macs += kernel.weight.size * height * width
+        weight = self.constant(f"{path}.weight", kernel.weight)
+        bias = self.constant(f"{path}.bias", kernel.bias)
+        attributes = {"kernel_shape": shape, "strides": [stride] * 2, "pads": [pad] * 4, "group": groups}
+        name = self.node("Conv", path, x.name, weight, bias, **attributes)
+        return Feature(name, out, height, width)
+
+    def activate(self, path: str, x: Feature, activation: Activation) -> Feature:
+        return dataclasses.replace(x, name=self._activated(path, x.name, activation))
+
+    def _activated(self, path: str, x: str, activation: Activation) -> str:
+        if activation.kind == "silu":
+            # engines know this pair of nodes and fuse it
+            return self.node("Mul", f"{path}.silu", x, self.node("Sigmoid", f"{path}.sigmoid", x))
+        if activation.kind == "hardswish":
+            # not the HardSwish operator: ONNX Runtime and older engines have kernels for its halves only
+            gate = self.node("HardSigmoid", f"{path}.hardsigmoid", x, alpha=1 / 6, beta=0.5)
+            return self.node("Mul", f"{path}.hardswish", x, gate)
+        if activation.kind == "leakyrelu":
+            return self.node("LeakyRelu", f"{path}.leakyrelu", x, alpha=activation.slope)
+        return self.node("Relu", f"{path}.relu", x) if activation.kind == "relu" else x
+
+    def add(self, path: str, x: Feature, y: Feature) -> Feature:
+        if (x.channels, x.height, x.width) != (y.channels, y.height, y.width):
+            raise ExportError(f"layer {path} adds {_shape(x)} to {_shape(y)}")
+        return Feature(self.node("Add", path, x.name, y.name), x.channels, x.height, x.width)
+
+    def concat(self, path: str, features: Sequence[Feature]) -> Feature:
+        first = features[0]
+        for other in features[1:]:
+            if (other.height, other.width) != (first.height, first.width):
+                raise ExportError(f"layer {path} joins {_shape(first)} and {_shape(other)}")
+        name = self.node("Concat", path, *(feature.name for feature in features), axis=1)
+        return Feature(name, sum(feature.channels for feature in features), first.height, first.width)
+
+    def max_pool(self, path: str, x: Feature, kernel: int, stride: int, pad: int) -> Feature:
+        attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+        height, width = ((side + 2 * pad - kernel) // stride + 1 for side in (x.height, x.width))
+        return Feature(self.node("MaxPool", path, x.name, **attributes), x.channels, height, width)
+
+    def upsample(self, path: str, x: Feature, factor: int) -> Feature:
+        # asymmetric + floor is exact for whole factors, and the one form ONNX Runtime keeps in its blocked layout
+        scales = self.constant(f"{path}.scales", np.array([1, 1, factor, factor], np.float32))
+        name = self.node(
+            "Resize",
+            path,
+            x.name,
+            "",
+            scales,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+        return Feature(name, x.channels, x.height * factor, x.width * factor)
+
+    def model(self, name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], producer: str) -> Any:
+        """The finished model, checked, shapes inferred; the same calls give the same bytes."""
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [_value(tensor) for tensor in inputs],
+            [_value(tensor) for tensor in outputs],
+            list(self._constants.values()),
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model.producer_name, model.producer_version = "edgeinfer", producer
+        return model
+
+
+def _shape(x: Feature) -> str:
+    return f"({x.channels}, {x.height}, {x.width})"
+
+
+def _value(tensor: TensorSpec) -> Any:
+    return helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, [_dim(dim) for dim in tensor.shape])
+
+
+def _dim(dim: Dim) -> int | str:
+    return "batch" if isinstance(dim, Batch) else dim

@@ -1,0 +1,90 @@
+"""A checkpoint's tensors, each taken once: what is missing, misshapen or left over is an error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeinfer.errors import ExportError
+from edgeinfer_export.graphs.ops import DAMAGED, Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgeinfer_export.graphs.ops import Array
+
+# tensors that are no part of inference: counters of training, and values kept beside what they are made from
+IGNORED = (".num_batches_tracked", ".anchor_grid", ".stride")
+NOT_LEARNED = (".running_mean", ".running_var", ".anchors")
+
+
+class Weights:
+    """Named tensors; `learned` counts the learnable numbers taken, `folded` the batch norm gains among them."""
+
+    def __init__(self, tensors: Mapping[str, Array]) -> None:
+        self._tensors = tensors
+        self._left = {name for name in tensors if not name.endswith(IGNORED)}
+        self.learned = 0
+        self.folded = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._found(name).shape)
+
+    def _found(self, name: str) -> Array:
+        if name not in self._tensors:
+            raise ExportError(f"the checkpoint has no tensor {name}", hint=DAMAGED)
+        return self._tensors[name]
+
+    def take(self, name: str, *shape: int) -> Array:
+        """The tensor in float64, for exact folding; -1 in `shape` stands for any length."""
+        found = self._found(name)
+        if len(found.shape) != len(shape) or any(want not in (-1, is_) for want, is_ in zip(shape, found.shape)):
+            expected = str(shape).replace("-1", "any")
+            raise ExportError(f"tensor {name} is {tuple(found.shape)}, expected {expected}", hint=DAMAGED)
+        value = np.asarray(found, np.float64)
+        if not np.isfinite(value).all():
+            raise ExportError(
+                f"tensor {name} holds values that are not finite", hint="the training diverged, or the file is damaged"
+            )
+        self._left.discard(name)
+        if not name.endswith(NOT_LEARNED):
+            self.learned += value.size
+        return value
+
+    def kernel(self, conv: str, norm: str = "", eps: float = 0.0) -> Kernel:
+        """The convolution `conv` with the batch norm `norm` folded in; one folded before has a bias and no norm."""
+        weight = self.take(f"{conv}.weight", -1, -1, -1, -1)
+        out = weight.shape[0]
+        bias = self.take(f"{conv}.bias", out) if f"{conv}.bias" in self else np.zeros(out)
+        if norm and (f"{norm}.weight" in self or f"{conv}.bias" not in self):
+            gain, offset = self.norm(norm, out, eps)
+            weight, bias = weight * gain[:, None, None, None], bias * gain + offset
+        return Kernel(weight.astype(np.float32), bias.astype(np.float32))
+
+    def linear(self, path: str, outputs: int, inputs: int) -> Kernel:
+        """A fully connected layer as a 1x1 convolution."""
+        weight = self.take(f"{path}.weight", outputs, inputs)
+        bias = self.take(f"{path}.bias", outputs) if f"{path}.bias" in self else np.zeros(outputs)
+        return Kernel(weight[:, :, None, None].astype(np.float32), bias.astype(np.float32))
+
+    def norm(self, path: str, channels: int, eps: float) -> tuple[Array, Array]:
+        """Gain and offset (channels) of a batch norm in inference."""
+        gamma, beta = self.take(f"{path}.weight", channels), self.take(f"{path}.bias", channels)
+        mean, variance = self.take(f"{path}.running_mean", channels), self.take(f"{path}.running_var", channels)
+        self.folded += channels
+        gain = gamma / np.sqrt(variance + eps)
+        return gain, beta - mean * gain
+
+    def finish(self) -> None:
+        """Refuse a checkpoint that holds more than the graph uses: the graph would not be the model."""
+        if self._left:
+            first, *others = sorted(self._left)
+            more = f" and {len(others)} more" if others else ""
+            raise ExportError(
+                f"tensor {first}{more} has no place in the model described",
+                hint="the architecture is not one edgeinfer builds itself; try --via ultralytics",
+            )
