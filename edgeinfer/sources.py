@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, NoReturn, Union
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 from edgeinfer import pictures
 from edgeinfer.errors import SourceError
@@ -54,7 +54,7 @@ def refuse(error: SourceError) -> NoReturn:
 
 
 def frames(
-    source: Union[str, Path],  # noqa: UP007 - Python 3.9
+    source: str | Path,
     *,
     max_pixels: int = MAX_PIXELS,
     on_error: OnError = refuse,
@@ -83,7 +83,7 @@ def live(source: str) -> bool:
     return source.startswith(("camera:", "gst:", *SCHEMES))
 
 
-def files(source: Union[str, Path]) -> list[Path]:  # noqa: UP007 - Python 3.9
+def files(source: str | Path) -> list[Path]:
     """The files a source is read from, whether they can be read or not; none for a camera or a stream."""
     name, path = str(source), Path(source)
     if live(name):

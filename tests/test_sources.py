@@ -64,6 +64,16 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm(image):
     assert opened(encoded(image, ".jpg") + b"a phone's trailer").shape == (48, 64, 3)
 
 
+def test_a_jpeg_that_ends_before_its_pixels_is_truncated(image):
+    data = encoded(image, ".jpg")
+    assert pictures.header(data[: data.index(b"\xff\xda")] + b"\xff\xd9").fault == pictures.TRUNCATED
+
+
+def test_a_gif_is_as_large_as_its_largest_frame():
+    frame = b"," + struct.pack("<HHHHB", 10, 20, 500, 400, 0) + b"\x02\x01\x00\x00"
+    assert pictures.header(b"GIF89a" + struct.pack("<HHBBB", 64, 48, 0, 0, 0) + frame + b";") == (420, 510, "")
+
+
 @pytest.mark.parametrize("suffix", KINDS)
 def test_each_format_decodes_to_bgr(image, suffix):
     found = opened(encoded(image, suffix))
