@@ -222,35 +222,49 @@ class Build:
 
     def _set_precision(self) -> None:
         """Where the library chooses precisions, allow those of the graph, and float32 only where it has float32."""
-        flag, precision = self.trt.BuilderFlag, self.options.precision
-        if precision == "fp32":
-            return
-        allowed = ("FP16",) if precision == "fp16" else ("INT8", "FP16")
-        for name in allowed:
-            self._need(flag, name, f"{name} builder flag")
-            self.config.set_flag(getattr(flag, name))
+        trt, config, precision = self.trt, self.config, self.options.precision
+        half = _half_tensors(trt, self.network)
+        if precision == "int8":
+            config.set_flag(trt.BuilderFlag.INT8)
+        if precision == "fp16" or half:
+            config.set_flag(trt.BuilderFlag.FP16)
         if precision == "fp16":
-            self.config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
-            for layer in _float32_layers(self.trt, self.network):
-                layer.precision = self.trt.DataType.FLOAT
+            config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+            for layer in _layers(self.network):
+                if _computes_float32(trt, layer, half):
+                    layer.precision = trt.DataType.FLOAT
 
 
 def _layers(network: Any) -> Iterator[Any]:
     return (network.get_layer(place) for place in range(network.num_layers))
 
 
-def _float32_layers(trt: Any, network: Any) -> Iterator[Any]:
-    """Layers that compute in float32 in the ONNX: none of what they take comes, without a cast, from float16."""
+def _taken(layer: Any) -> list[Any]:
+    """The tensors that a layer takes; optional ones may be absent."""
+    return [tensor for tensor in map(layer.get_input, range(layer.num_inputs)) if tensor is not None]
+
+
+def _retypes(layer: Any) -> bool:
+    """Whether the graph, not what the layer takes, says what type it gives."""
+    return layer.type.name in ("CAST", "CONSTANT", "IDENTITY") or bool(layer.output_type_is_set(0))
+
+
+def _half_tensors(trt: Any, network: Any) -> set[str]:
+    """Tensors that are float16 in the ONNX: a weakly typed network tells only of those that it was told."""
     half: set[str] = set()
     for layer in _layers(network):
-        taken = [tensor for tensor in map(layer.get_input, range(layer.num_inputs)) if tensor is not None]
         given = [layer.get_output(place) for place in range(layer.num_outputs)]
-        if layer.type.name in ("CAST", "CONSTANT", "IDENTITY") or layer.output_type_is_set(0):
+        if _retypes(layer):
             half.update(tensor.name for tensor in given if tensor.dtype == trt.DataType.HALF)
-        elif any(tensor.name in half for tensor in taken):
+        elif any(tensor.name in half for tensor in _taken(layer)):
             half.update(tensor.name for tensor in given)
-        elif any(tensor.dtype == trt.DataType.FLOAT for tensor in taken):
-            yield layer
+    return half
+
+
+def _computes_float32(trt: Any, layer: Any, half: set[str]) -> bool:
+    taken = _taken(layer)
+    mixed = _retypes(layer) or any(tensor.name in half for tensor in taken)
+    return not mixed and any(tensor.dtype == trt.DataType.FLOAT for tensor in taken)
 
 
 def _binding(tensor: Any) -> Binding:

@@ -110,7 +110,7 @@ class Listener:
         self._steps: dict[str, int] = {}
         self._file = _opened(log_file)
         self.logger = _logger(trt, self)
-        self.monitor = _monitor(trt, self) if hasattr(trt, "IProgressMonitor") else None
+        self.monitor = _monitor(trt, self)
 
     def hear(self, severity: str, message: str) -> None:
         if severity.endswith("ERROR"):
@@ -177,6 +177,10 @@ def _logger(trt: Any, listener: Listener) -> Any:
 
 
 def _monitor(trt: Any, listener: Listener) -> Any:
+    """None before 10.0, which does not tell how far it is."""
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
             listener.begin(phase_name, num_steps)
