@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # a whole resized picture may be so many times the frame; beyond it only the part that is seen is computed
 SPACIOUS = 16
 # OpenCV looks numbers up by their size; to all its versions a float16 is two bytes
-_BITS = {np.dtype(np.float32): np.float32, np.dtype(np.float16): np.uint16}
+_BITS = {np.dtype(np.uint8): np.uint8, np.dtype(np.float16): np.uint16, np.dtype(np.float32): np.float32}
 
 
 class Scratch:
@@ -145,9 +145,8 @@ def _tables(preprocess: Preprocess, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not plain:
         values = (pixels / preprocess.scale - mean) / std
     if dtype == np.uint8:
-        values = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-        return values
-    if dtype not in _BITS:
-        raise SpecError(f"the model's input is {dtype}, not one of uint8, {', '.join(map(str, _BITS))}")
+        values = np.clip(np.rint(values), 0, 255)
+    elif dtype not in _BITS:
+        raise SpecError(f"the model's input is {dtype}, not one of {', '.join(map(str, _BITS))}")
     bits: NDArray[Any] = values.astype(dtype).view(_BITS[dtype])
     return bits
