@@ -1,0 +1,132 @@
+"""CUDA C++ to a cubin for one GPU architecture, by NVRTC; no GPU, driver or CUDA toolkit is needed.
+
+Compiled once per machine: cubins are kept in `$XDG_CACHE_HOME/edgeinfer/kernels`, named by everything they
+depend on. A cache that cannot be read or written costs time, never a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgeinfer.errors import BackendUnavailable, DeviceError
+
+KERNELS = Path(__file__).with_name("kernels")
+OPTIONS = (
+    "--std=c++17",
+    # a product rounded before it is added, as on the CPU: results equal the reference device's to the bit.
+    # The kernels wait for memory, not for arithmetic; where a fused multiply-add is meant they call fmaf.
+    "--fmad=false",
+)
+
+_INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
+
+
+def cubin(source: Path, arch: str, *, strict: bool = False) -> bytes:
+    """The cubin of a .cu file for `arch` ("sm_87"), from the cache if it is there. Raises DeviceError.
+
+    `strict` makes a warning an error and passes the cache by; for tests, since a later compiler's new
+    warning must not stop a device.
+    """
+    nvrtc = _nvrtc()
+    sources = {source.name: source.read_text(encoding="utf-8")}
+    _add_includes(sources, source.parent, sources[source.name])
+    if strict:
+        return _compile(nvrtc, sources, arch, strict=True)
+    kept = _cached(_digest(nvrtc, sources, arch))
+    data = _read(kept)
+    if data is None:
+        data = _compile(nvrtc, sources, arch, strict=False)
+        _write(kept, data)
+    return data
+
+
+def _nvrtc() -> Any:
+    try:
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()  # binds the library
+    except (ImportError, RuntimeError) as missing:
+        raise BackendUnavailable(
+            f"NVRTC is not here: {missing}", hint="pip install cuda-bindings nvidia-cuda-nvrtc (on a Jetson: JetPack's)"
+        ) from missing
+    return nvrtc
+
+
+def _add_includes(sources: dict[str, str], folder: Path, text: str) -> None:
+    for name in _INCLUDE.findall(text):
+        if name not in sources:
+            sources[name] = (folder / name).read_text(encoding="utf-8")
+            _add_includes(sources, folder, sources[name])
+
+
+def _checked(nvrtc: Any, answer: tuple[Any, ...], what: str) -> Any:
+    status = answer[0]
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise DeviceError(f"NVRTC refused {what}: {status.name}")
+    return answer[1] if len(answer) > 1 else None
+
+
+def _compile(nvrtc: Any, sources: dict[str, str], arch: str, *, strict: bool) -> bytes:
+    (name, text), *headers = sources.items()
+    names = [header.encode() for header, _ in headers]
+    texts = [body.encode() for _, body in headers]
+    program = _checked(
+        nvrtc, nvrtc.nvrtcCreateProgram(text.encode(), name.encode(), len(headers), texts, names), f"the text of {name}"
+    )
+    try:
+        options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={arch}")]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        log = _log(nvrtc, program)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS or (strict and log):
+            raise DeviceError(f"{name} does not compile for {arch}: {log or status.name}")
+        data = bytes(_checked(nvrtc, nvrtc.nvrtcGetCUBINSize(program), f"the size of {name}"))
+        _checked(nvrtc, nvrtc.nvrtcGetCUBIN(program, data), f"the code of {name}")
+        return data
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _log(nvrtc: Any, program: Any) -> str:
+    log = bytes(_checked(nvrtc, nvrtc.nvrtcGetProgramLogSize(program), "the log's size"))
+    _checked(nvrtc, nvrtc.nvrtcGetProgramLog(program, log), "the log")
+    return log.rstrip(b"\0").decode(errors="replace").strip()
+
+
+def _digest(nvrtc: Any, sources: dict[str, str], arch: str) -> str:
+    _, major, minor = nvrtc.nvrtcVersion()
+    parts = [arch, f"{major}.{minor}", *OPTIONS]
+    for name, text in sources.items():
+        parts += [name, text]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _cached(digest: str) -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home or Path.home() / ".cache", "edgeinfer", "kernels", f"{digest}.cubin")
+
+
+def _read(path: Path) -> bytes | None:
+    """What `_write` wrote, or None: the file begins with its own SHA-256, so that half a file is none."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
+
+
+def _write(path: Path, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(data).digest() + data)
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink()
