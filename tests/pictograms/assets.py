@@ -62,9 +62,7 @@ class Walker:
     pole: int
 
 
-def walker(
-    generator: np.random.Generator, name: str, x: float, foot: float, tall: float, speed: float
-) -> Walker:
+def walker(generator: np.random.Generator, name: str, x: float, foot: float, tall: float, speed: float) -> Walker:
     """A walker `tall` pixels high that faces the way it goes (the sprites face left)."""
     sprite = glyphs.sprites(name)[0]
     if name in glyphs.PAINTED:

@@ -50,19 +50,14 @@ def clouds(generator: np.random.Generator, height: int, width: int, octaves: int
 def gradient(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Two colours fading into each other in a random direction; (height, width, 3) float32."""
     angle = generator.uniform(0, 2 * np.pi)
-    across = (
-        np.cos(angle) * np.linspace(-0.7, 0.7, width)
-        + np.sin(angle) * np.linspace(-0.7, 0.7, height)[:, None]
-    )
+    across = np.cos(angle) * np.linspace(-0.7, 0.7, width) + np.sin(angle) * np.linspace(-0.7, 0.7, height)[:, None]
     share = (across + 0.5).clip(0, 1)[..., None].astype(np.float32)
     return colour(generator) * share + colour(generator) * (1 - share)
 
 
 def marble(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Two colours mixed by smooth noise; (height, width, 3) float32."""
-    share = (0.5 + 0.35 * clouds(generator, height, width, int(generator.integers(2, 7)))).clip(0, 1)[
-        ..., None
-    ]
+    share = (0.5 + 0.35 * clouds(generator, height, width, int(generator.integers(2, 7)))).clip(0, 1)[..., None]
     return colour(generator) * share + colour(generator) * (1 - share)
 
 
@@ -78,9 +73,7 @@ def shapes(generator: np.random.Generator, height: int, width: int) -> np.ndarra
         elif kind == 1:
             cv2.rectangle(image, start, (reach + start).tolist(), paint, -1)
         else:
-            cv2.line(
-                image, start, (reach * 2 + start).tolist(), paint, int(generator.integers(1, 9)), cv2.LINE_AA
-            )
+            cv2.line(image, start, (reach * 2 + start).tolist(), paint, int(generator.integers(1, 9)), cv2.LINE_AA)
     return image
 
 

@@ -31,9 +31,7 @@ def letterbox(image: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
     size = (round(width * scale), round(height * scale))
     left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
     canvas = np.full((SIDE, SIDE, 3), 114, np.uint8)
-    canvas[top : top + size[1], left : left + size[0]] = cv2.resize(
-        image, size, interpolation=cv2.INTER_LINEAR
-    )
+    canvas[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return canvas, scale, np.float32((left, top))
 
 
@@ -64,9 +62,7 @@ def detect(network: Yolov5n, image: np.ndarray, score: float = 0.001, iou: float
     best = np.argsort(-scores[row, label], kind="stable")[:CANDIDATES]
     row, label = row[best], label[best]
     boxes = np.concatenate([rows[row, :2] - rows[row, 2:4] / 2, rows[row, :2] + rows[row, 2:4] / 2], 1)
-    kept = suppress(
-        boxes + label[:, None] * 4096.0, scores[row, label], iou
-    )  # classes kept apart by the offset
+    kept = suppress(boxes + label[:, None] * 4096.0, scores[row, label], iou)  # classes kept apart by the offset
     boxes = ((boxes - np.tile(offset, 2)) / scale).clip(0, np.tile(image.shape[1::-1], 2))
     return np.column_stack([boxes, scores[row, label], label])[kept]
 
@@ -87,10 +83,7 @@ def measure(network: Yolov5n, folder: Path) -> tuple[float, float, dict[str, flo
     evaluation.accumulate()
     evaluation.summarize()
     precision = evaluation.eval["precision"][0, :, :, 0, -1]  # at IoU 0.5: (recall steps, classes)
-    each = {
-        category["name"]: float(precision[:, i].mean())
-        for i, category in enumerate(annotations["categories"])
-    }
+    each = {category["name"]: float(precision[:, i].mean()) for i, category in enumerate(annotations["categories"])}
     return float(evaluation.stats[1]), float(evaluation.stats[0]), each
 
 

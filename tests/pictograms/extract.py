@@ -93,9 +93,7 @@ def extract_backgrounds(sources: list[Path], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--font", type=Path, required=True, help="NotoColorEmoji.ttf")
-    parser.add_argument(
-        "--photos", type=Path, nargs="+", required=True, help="folders that hold the photographs"
-    )
+    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="folders that hold the photographs")
     args = parser.parse_args()
     extract_sprites(args.font, HERE / "sprites")
     extract_backgrounds(args.photos, HERE / "backgrounds")

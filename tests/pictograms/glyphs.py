@@ -65,10 +65,7 @@ def shade(sprite: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """The sprite in uneven light: a gain, and a ramp across it from a random side."""
     height, width = sprite.shape[:2]
     angle, depth = generator.uniform(0, 2 * np.pi), generator.uniform(0, 0.35)
-    across = (
-        np.cos(angle) * np.linspace(-0.5, 0.5, width)
-        + np.sin(angle) * np.linspace(-0.5, 0.5, height)[:, None]
-    )
+    across = np.cos(angle) * np.linspace(-0.5, 0.5, width) + np.sin(angle) * np.linspace(-0.5, 0.5, height)[:, None]
     lit = sprite.copy()
     lit[..., :3] *= (generator.uniform(0.75, 1.1) * (1 + depth * across))[..., None]
     return lit

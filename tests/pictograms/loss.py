@@ -29,9 +29,7 @@ def ciou(a: Tensor, b: Tensor) -> Tensor:
     return iou - apart - weight * shape
 
 
-def assign(
-    targets: Tensor, anchors: Tensor, rows: int, columns: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def assign(targets: Tensor, anchors: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Which cells of a level answer for which objects.
 
     targets (n, 6): picture, class, centre and size in this level's cells; anchors (3, 2) in cells.
@@ -73,9 +71,7 @@ def loss(levels: list[Tensor], targets: Tensor, anchors: Tensor) -> tuple[Tensor
     parts = torch.zeros(3)
     for raw, anchor, balance in zip(levels, anchors, BALANCE, strict=True):
         columns_rows = torch.tensor((raw.shape[3], raw.shape[2]), dtype=torch.float32)
-        scaled = torch.cat(
-            (targets[:, :2], targets[:, 2:4] * columns_rows, targets[:, 4:6] * columns_rows), 1
-        )
+        scaled = torch.cat((targets[:, :2], targets[:, 2:4] * columns_rows, targets[:, 4:6] * columns_rows), 1)
         box, thing, kind = level_loss(raw.float(), scaled, anchor)
         parts = parts + torch.stack((BOX * box, OBJECT * balance * thing, CLASS * kind))
     return parts.sum(), parts.detach()

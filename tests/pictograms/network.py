@@ -18,9 +18,7 @@ ANCHORS = (
 class Conv(nn.Module):
     """Convolution, batch norm, SiLU."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int | None = None
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int | None = None) -> None:
         super().__init__()
         padding = kernel // 2 if padding is None else padding
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)

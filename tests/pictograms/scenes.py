@@ -94,15 +94,9 @@ def scatter(generator: np.random.Generator, height: int, width: int) -> Canvas:
     canvas = Canvas(backdrops.plain(generator, height, width))
     detail = max(1.0, max(height, width) / 640)  # finer pictures show the same objects larger
     most = min(400.0, 0.75 * min(height, width) / detail)
-    longest = sorted(
-        (detail * pick_longest(generator, most) for _ in range(generator.integers(1, 16))), reverse=True
-    )
+    longest = sorted((detail * pick_longest(generator, most) for _ in range(generator.integers(1, 16))), reverse=True)
     for side in longest:
-        name = (
-            str(generator.choice(NAMES))
-            if generator.random() < 0.85
-            else str(generator.choice(glyphs.SCENERY))
-        )
+        name = str(generator.choice(NAMES)) if generator.random() < 0.85 else str(generator.choice(glyphs.SCENERY))
         sprite = glyphs.draw(name, side, generator)
         rows, columns = sprite.shape[:2]
         for _ in range(6):  # tries to find a place
@@ -125,9 +119,7 @@ def shadow(image: np.ndarray, x: float, foot: float, width: float) -> None:
     part *= (1 - 0.45 * (1.2 - 1.2 * reach).clip(0, 1))[..., None].astype(np.float32)
 
 
-def stand(
-    canvas: Canvas, generator: np.random.Generator, name: str, x: float, foot: float, person: float
-) -> bool:
+def stand(canvas: Canvas, generator: np.random.Generator, name: str, x: float, foot: float, person: float) -> bool:
     """Try to put one object on the ground at (x, foot), where a person would be `person` pixels tall."""
     label = NAMES.index(name) if name in NAMES else None
     share = HEIGHTS[label] if label is not None else {"plant": 1.6, "thing": 0.4}[name]
@@ -164,16 +156,10 @@ def street(generator: np.random.Generator, height: int, width: int, crowd: int =
     deep = height - horizon
     near = generator.uniform(0.3, 0.55) * min(height, 0.8 * width)  # a person's height at the lower edge
     for foot in np.sort(generator.uniform(0.08, 1.0, generator.integers(3, crowd + 1))):
-        name = (
-            str(generator.choice(NAMES))
-            if generator.random() < 0.85
-            else str(generator.choice(("plant", "thing")))
-        )
+        name = str(generator.choice(NAMES)) if generator.random() < 0.85 else str(generator.choice(("plant", "thing")))
         person = near * (0.12 + 0.88 * foot)
         for _ in range(3):  # tries to find a place
-            if stand(
-                canvas, generator, name, generator.uniform(0.02, 0.98) * width, horizon + foot * deep, person
-            ):
+            if stand(canvas, generator, name, generator.uniform(0.02, 0.98) * width, horizon + foot * deep, person):
                 break
     return canvas
 
@@ -181,9 +167,7 @@ def street(generator: np.random.Generator, height: int, width: int, crowd: int =
 def scene(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The seed's picture: BGR (height, width, 3) uint8, boxes (n, 4) float32 xyxy, classes (n,) int64."""
     generator = np.random.default_rng((0, seed))
-    canvas = (
-        street(generator, height, width) if generator.random() < 0.4 else scatter(generator, height, width)
-    )
+    canvas = street(generator, height, width) if generator.random() < 0.4 else scatter(generator, height, width)
     return expose(canvas.image, generator), canvas.boxes(), np.array(canvas.classes, np.int64)
 
 

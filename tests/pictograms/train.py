@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,12 +18,22 @@ import numpy as np
 import torch
 
 from pictograms import scenes
+from pictograms.evaluate import load
 from pictograms.loss import loss
 from pictograms.network import STRIDES, Yolov5n, layout
 
 FIRST_SEED = 100_000  # the held-out pictures use smaller ones
 SIDE = 640
-WARM_UP_S, PEAK = 90.0, 3e-3
+WARM_UP_SHARE = 0.04
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train, the highest learning rate, and what batches look like from when on."""
+
+    seconds: float
+    peak: float
+    stages: tuple[tuple[float, int, int], ...]  # share of the time begun, side, pictures a batch
 
 
 def cache_part(folder: Path, part: int, count: int) -> None:
@@ -62,9 +73,7 @@ def vary(
     )
     wide = min(SIDE, max(8, round(side / scale)))
     top, left = generator.integers(SIDE - wide + 1, size=2)
-    view = cv2.resize(
-        image[top : top + wide, left : left + wide], (side, side), interpolation=cv2.INTER_LINEAR
-    )
+    view = cv2.resize(image[top : top + wide, left : left + wide], (side, side), interpolation=cv2.INTER_LINEAR)
     boxes = (labels[:, 1:] - np.float32((left, top, left, top))) * np.float32(side / wide)
     whole = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     boxes = boxes.clip(0, side)
@@ -81,9 +90,7 @@ def vary(
     return view, np.concatenate([classes, centres], 1).astype(np.float32)
 
 
-def batch(
-    pairs: list, side: int, count: int, generator: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(pairs: list, side: int, count: int, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (count, 3, side, side) uint8 RGB; targets (n, 6): picture, class, centre and size in shares."""
     images = np.empty((count, side, side, 3), np.uint8)
     targets = []
@@ -96,9 +103,7 @@ def batch(
 
 def save(network: Yolov5n, path: Path) -> None:
     """Write the checkpoint: float16 tensors, the layout, the names; plain values only."""
-    halves = OrderedDict(
-        (name, t.half() if t.is_floating_point() else t) for name, t in network.state_dict().items()
-    )
+    halves = OrderedDict((name, t.half() if t.is_floating_point() else t) for name, t in network.state_dict().items())
     facts = {
         "yaml": layout(len(scenes.NAMES)),
         "names": dict(enumerate(scenes.NAMES)),
@@ -120,44 +125,42 @@ def follow(average: Yolov5n, network: Yolov5n, step: int) -> None:
                 kept.copy_(new)
 
 
-def rate(elapsed: float, total: float) -> float:
+def rate(elapsed: float, plan: Plan) -> float:
     """Learning rate: a warm-up, then half a cosine down to one hundredth."""
-    if elapsed < WARM_UP_S:
-        return PEAK * (0.02 + 0.98 * elapsed / WARM_UP_S)
-    done = min(1.0, (elapsed - WARM_UP_S) / (total - WARM_UP_S))
-    return PEAK * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+    warm_up = WARM_UP_SHARE * plan.seconds
+    if elapsed < warm_up:
+        return plan.peak * (0.02 + 0.98 * elapsed / warm_up)
+    done = min(1.0, (elapsed - warm_up) / (plan.seconds - warm_up))
+    return plan.peak * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
 
 
-def feed(pairs: list, plan: list[tuple[float, int, int]], seconds: float, began: float) -> queue.Queue:
-    """Batches made by a thread: (side, count) is the plan's last entry whose share of the time has begun."""
+def feed(pairs: list, plan: Plan, began: float) -> queue.Queue:
+    """Batches made by a thread, sized by the plan's last stage that has begun."""
     ready: queue.Queue = queue.Queue(3)
 
     def fill() -> None:
         generator = np.random.default_rng(5)
         while True:
-            share = (time.monotonic() - began) / seconds
-            side, count = next((side, count) for start, side, count in reversed(plan) if share >= start)
+            share = (time.monotonic() - began) / plan.seconds
+            side, count = next((side, count) for start, side, count in reversed(plan.stages) if share >= start)
             ready.put(batch(pairs, side, count, generator))
 
     threading.Thread(target=fill, daemon=True).start()
     return ready
 
 
-def train(pairs: list, seconds: float, plan: list[tuple[float, int, int]], path: Path) -> None:
-    """Train for `seconds`, saving the averaged network every five minutes and at the end."""
-    torch.manual_seed(0)
-    network = Yolov5n(len(scenes.NAMES)).to(memory_format=torch.channels_last).train()
+def train(pairs: list, network: Yolov5n, plan: Plan, path: Path) -> None:
+    """Train the network as planned, saving the averaged network every five minutes and at the end."""
+    network = network.to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(network).eval()
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": weights, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
-    )
+    optimizer = torch.optim.AdamW([{"params": weights, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}])
     began, saved, step = time.monotonic(), 0.0, 0
-    ready = feed(pairs, plan, seconds, began)
-    while (elapsed := time.monotonic() - began) < seconds:
+    ready = feed(pairs, plan, began)
+    while (elapsed := time.monotonic() - began) < plan.seconds:
         for group in optimizer.param_groups:
-            group["lr"] = rate(elapsed, seconds)
+            group["lr"] = rate(elapsed, plan)
         images, targets = ready.get()
         images = (images.float() / 255).contiguous(memory_format=torch.channels_last)
         total, parts = loss(network(images), targets, network.model[-1].anchors)
@@ -181,12 +184,19 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder for 5 GB of training pictures")
     parser.add_argument("--parts", type=int, default=2, help="of 2000 pictures each")
     parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--resume", type=Path, help="checkpoint to go on from, at a lower rate")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(2)
     cv2.setNumThreads(1)
-    plan = [(0.0, 256, 16), (0.2, 320, 16), (0.75, 640, 8)]  # share of the time begun, side, pictures
-    train(load_cache(args.cache, args.parts, 2000), args.minutes * 60, plan, args.out)
+    torch.manual_seed(0)
+    pairs = load_cache(args.cache, args.parts, 2000)
+    if args.resume:
+        network, plan = load(args.resume), Plan(args.minutes * 60, 8e-4, ((0.0, 320, 16), (0.6, 512, 8)))
+    else:
+        stages = ((0.0, 256, 16), (0.2, 320, 16), (0.75, 640, 8))
+        network, plan = Yolov5n(len(scenes.NAMES)), Plan(args.minutes * 60, 3e-3, stages)
+    train(pairs, network, plan, args.out)
 
 
 if __name__ == "__main__":
