@@ -65,6 +65,11 @@ class Build:
         strongly = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
         return not strongly or (self.options.dla_core is not None and hasattr(trt.BuilderFlag, "FP16"))
 
+    @property
+    def timing_cache(self) -> Path | None:
+        """TensorRT-RTX measures nothing while it builds; it has the calls, and warns of them."""
+        return None if self.options.library == "rtx" else self.options.timing_cache
+
     def _network_flags(self) -> int:
         flag, flags = self.trt.NetworkDefinitionCreationFlag, 0
         if hasattr(flag, "EXPLICIT_BATCH"):
@@ -105,9 +110,9 @@ class Build:
             self._set_dla(options.dla_core)
         if self.weakly_typed:
             self._set_precision()
-        if options.timing_cache:
-            timingcache.attach(config, options.timing_cache)
-        if self.listener.monitor is not None:
+        if self.timing_cache:
+            timingcache.attach(config, self.timing_cache)
+        if hasattr(config, "progress_monitor"):
             config.progress_monitor = self.listener.monitor
 
     def plan(self, onnx: Path) -> Any:

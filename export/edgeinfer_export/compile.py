@@ -77,7 +77,7 @@ def compile_onnx(onnx: Path, out: Path, options: Options, progress: Progress | N
         build.read(onnx)
         build.configure()
         plan = build.plan(onnx)
-        note = timingcache.keep(build.config, options.timing_cache) if options.timing_cache else ""
+        note = timingcache.keep(build.config, build.timing_cache) if build.timing_cache else ""
         _write(out, plan)
     return Compiled(
         path=out,
