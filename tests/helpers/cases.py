@@ -89,7 +89,7 @@ def published_letterbox(image, side, resized, left, top):
 def whole():
     """Cases whose answers are recorded in full, by name: a few small ones, and pictures full of boxes."""
     return {
-        **{f"small_{place}": case for place, case in zip(range(6), suppression_cases(0))},
+        **{f"small_{place}": case for place, case in zip(range(6), suppression_cases(0), strict=False)},
         "street": (crowd(1, 25200, 80, 100), Boxes("yolov5")),
         "crowd": (crowd(2, 8400, 80, 3000), Boxes("yolov5", score=0.001, iou=0.6)),
         "agnostic": (crowd(3, 8400, 3, 3000), Boxes("yolov5", score=0.001, iou=0.6, limit=1000, class_agnostic=True)),

@@ -1,0 +1,214 @@
+"""Raw outputs to results on the CPU: classes, boxes in source pixels, and what is refused."""
+
+import numpy as np
+import pytest
+
+from edgeinfer.devices.cpu import Device
+from edgeinfer.errors import EngineError
+from edgeinfer.spec import Boxes, Size, TensorSpec, TopK
+from helpers import cases
+from helpers.specs import classifier, detector
+
+SQUARE = Size(64, 64)
+# cx cy w h objectness classes: a cat, the same cat less sure, a dog, and nothing
+ROWS = np.array(
+    [
+        [10, 20, 8, 8, 1.0, 0.9, 0.1, 0.0],
+        [11, 20, 8, 8, 0.9, 0.9, 0.1, 0.0],
+        [40, 40, 20, 10, 0.5, 0.0, 0.8, 0.1],
+        [50, 50, 8, 8, 0.1, 1.0, 1.0, 1.0],
+    ],
+    np.float32,
+)
+CAT, DOG = [6, 16, 14, 24], [30, 35, 50, 45]
+
+
+def results(spec, outputs, *sources):
+    return Device(spec).postprocess(outputs, [spec.preprocess.place(source) for source in sources])
+
+
+def detections(rows=ROWS, source=SQUARE, dtype="float32", **decode):
+    """What is found in one picture's yolov5 rows."""
+    spec = detector(decode=Boxes("yolov5", **decode))
+    return results(spec, {"output0": rows[None].astype(dtype)}, source)[0]
+
+
+def test_the_boxes_above_the_score_come_best_first():
+    found = detections()
+
+    np.testing.assert_allclose(found.boxes, [CAT, DOG])
+    np.testing.assert_allclose(found.scores, [0.9, 0.4])
+    assert found.class_ids.tolist() == [0, 1]
+
+
+def test_results_have_the_types_they_promise():
+    for found in (detections(), detections(score=0.99)):
+        assert [found.boxes.dtype, found.scores.dtype, found.class_ids.dtype] == [np.float32, np.float32, np.int32]
+        assert found.boxes.shape == (len(found), 4)
+
+
+def test_nothing_found_is_an_empty_result():
+    assert len(detections(score=0.99)) == len(detections(rows=np.zeros((20, 8), np.float32))) == 0
+
+
+def test_boxes_go_back_to_the_source_and_are_clipped_to_it():
+    rows = ROWS[:1].copy()
+    rows[0, :4] = [32, 32, 90, 16]
+
+    # 200 x 100 pixels become 64 x 32, with 16 rows above
+    assert detections(rows, Size(100, 200)).boxes.tolist() == [[0, 25, 200, 75]]
+
+
+def test_the_score_must_be_above_the_threshold_not_at_it():
+    rows = ROWS[:1].copy()
+    rows[0, 4:6] = [1, 0.3]
+
+    assert len(detections(rows, score=0.3)) == 0
+    assert len(detections(rows, score=0.299)) == 1
+
+
+def test_the_first_of_equal_classes_is_the_class():
+    rows = ROWS[:1].copy()
+    rows[0, 5:] = 0.7
+
+    assert detections(rows).class_ids.tolist() == [0]
+
+
+def test_the_limit_keeps_the_best():
+    assert detections(limit=1).boxes.tolist() == [CAT]
+
+
+def test_half_precision_outputs_are_read_as_single():
+    np.testing.assert_allclose(detections(dtype="float16").boxes, [CAT, DOG])
+
+
+def test_every_picture_of_a_batch_gets_its_own_boxes():
+    spec = detector(batch=3, decode=Boxes("yolov5"))
+    outputs = {"output0": np.stack([ROWS, ROWS * 0, ROWS])}
+
+    found = results(spec, outputs, SQUARE, SQUARE)
+
+    assert [len(one) for one in found] == [2, 0]
+
+
+def test_the_yolov8_layout_has_boxes_in_columns():
+    output = np.delete(ROWS, 4, axis=1).T[None]
+    spec = detector(decode=Boxes("yolov8", score=0.5), outputs=(TensorSpec("output0", (1, 7, 4)),))
+
+    (found,) = results(spec, {"output0": output}, SQUARE)
+
+    assert found.boxes.tolist() == [[46, 46, 54, 54], CAT, DOG]
+
+
+END = np.array([[6, 16, 14, 24, 0.4, 0], [30, 35, 50, 45, 0.8, 1], [30, 35, 50, 45, 0.7, 1], [0, 0, 9, 9, 0.1, 2]])
+
+
+def test_the_end2end_layout_is_only_filtered_and_sorted():
+    spec = detector(decode=Boxes("end2end", limit=2), outputs=(TensorSpec("output0", (1, 4, 6)),))
+
+    (found,) = results(spec, {"output0": END[None].astype(np.float32)}, SQUARE)
+
+    assert found.boxes.tolist() == [DOG, DOG]
+    assert found.class_ids.tolist() == [1, 1]
+
+
+def graph_outputs(num):
+    return {
+        "num": np.array([[num]], np.int32),
+        "boxes": END[None, :, :4].astype(np.float32),
+        "scores": END[None, :, 4].astype(np.float32),
+        "classes": END[None, :, 5].astype(np.int64),
+    }
+
+
+@pytest.mark.parametrize(("num", "kept"), [(0, []), (1, [CAT]), (4, [DOG, DOG, CAT])])
+def test_boxes_suppressed_in_the_graph_are_taken_up_to_their_number(num, kept):
+    spec = detector(decode=Boxes("yolov5", where="graph"), outputs=(TensorSpec("num", (1, 1), "int32"),))
+
+    (found,) = results(spec, graph_outputs(num), SQUARE)
+
+    assert found.boxes.tolist() == kept
+    assert found.class_ids.dtype == np.int32
+
+
+@pytest.mark.parametrize("name", ["boxes", "scores"])
+def test_nan_among_boxes_suppressed_in_the_graph_is_an_error(name):
+    spec = detector(decode=Boxes("yolov5", where="graph"), outputs=(TensorSpec("num", (1, 1), "int32"),))
+    outputs = graph_outputs(2)
+    outputs[name][0, 1] = np.nan
+
+    with pytest.raises(EngineError, match=f"{name} holds NaN or infinity"):
+        results(spec, outputs, SQUARE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("column", range(8))
+def test_nan_or_infinity_in_a_candidate_is_an_error_with_a_hint(column, value):
+    rows = ROWS.copy()
+    rows[2, column] = value
+
+    with pytest.raises(EngineError, match="output0 holds NaN or infinity") as caught:
+        detections(rows)
+    assert "float16 may have overflowed" in caught.value.hint
+
+
+@pytest.mark.parametrize("row", range(7))
+def test_nan_in_the_yolov8_layout_is_an_error(row):
+    output = np.delete(ROWS, 4, axis=1).T[None].copy()
+    output[0, row, 0] = np.nan
+    spec = detector(decode=Boxes("yolov8"), outputs=(TensorSpec("output0", (1, 7, 4)),))
+
+    with pytest.raises(EngineError, match="output0 holds NaN or infinity"):
+        results(spec, {"output0": output}, SQUARE)
+
+
+def classes(logits, dtype="float32", **decode):
+    spec = classifier(decode=TopK(**decode))
+    (found,) = results(spec, {"logits": np.array([logits], dtype)}, SQUARE)
+    return found.class_ids.tolist(), found.scores.tolist()
+
+
+@pytest.mark.parametrize(
+    ("activation", "scores"),
+    [("none", [2, 1]), ("sigmoid", [0.8807971, 0.7310586]), ("softmax", [0.6652410, 0.2447285])],
+)
+def test_the_best_classes_come_first_with_their_scores(activation, scores):
+    found = classes([1, 0, 2], k=2, activation=activation)
+
+    assert found == ([2, 0], pytest.approx(scores, rel=1e-6))
+
+
+def test_more_classes_than_there_are_means_all():
+    class_ids, scores = classes([1, 3, 2], k=10)
+
+    assert class_ids == [1, 2, 0]
+    assert sum(scores) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("activation", ["none", "sigmoid", "softmax"])
+def test_the_lower_class_comes_first_of_equals(activation):
+    assert classes([500, 500, 500], k=3, activation=activation)[0] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_large_logits_do_not_overflow(activation, dtype):
+    class_ids, scores = classes([-60000, 0, 60000], dtype, k=3, activation=activation)
+
+    assert class_ids == [2, 1, 0]
+    assert scores[0] == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_or_infinity_among_classes_is_an_error(value):
+    with pytest.raises(EngineError, match="logits holds NaN or infinity"):
+        classes([0, value, 1])
+
+
+def test_more_candidates_than_take_part_still_give_the_best():
+    rows, decode = cases.whole()["more_than_most"]
+    spec = detector(decode=decode, outputs=(TensorSpec("output0", (1, 40000, 8)),))
+
+    (found,) = results(spec, {"output0": np.pad(rows, [(0, 0), (0, 1)])[None]}, SQUARE)
+
+    assert 0 < len(found) <= decode.limit
