@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EMA_KEYS = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model")
 MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AutoShape", "DetectMultiBackend")
-MAX_PARTS = 200_000  # modules and tensors; the largest YOLOv5 has about 2000
+MAX_PARTS = 50_000  # modules and tensors; the largest YOLOv5 has about 2000
 MAX_NAME = 512
 MAX_VALUES = 50_000
 MAX_TEXT = 10_000

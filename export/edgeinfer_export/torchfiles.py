@@ -18,6 +18,7 @@ from edgeinfer_export.storages import Storage, numbers
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -76,7 +77,9 @@ def _members(data: mmap.mmap) -> dict[str, tuple[int, int]]:
     """Name -> (start, size in bytes) of every member; they may not be compressed, doubled or overlapping."""
     members: dict[str, tuple[int, int]] = {}
     data.seek(0)
-    for entry in zipfile.ZipFile(cast("IO[bytes]", data)).infolist():
+    listed = zipfile.ZipFile(cast("IO[bytes]", data)).infolist()
+    _refuse_script(entry.filename for entry in listed)
+    for entry in listed:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise UnsafeCheckpoint(
                 f"member {entry.filename!r} is compressed; PyTorch stores members as they are",
@@ -91,6 +94,14 @@ def _members(data: mmap.mmap) -> dict[str, tuple[int, int]]:
     return members
 
 
+def _refuse_script(names: Iterable[str]) -> None:
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise CheckpointError(
+            "the file is a TorchScript archive (torch.jit.save), expected weights",
+            hint="save the original model's state_dict() with torch.save",
+        )
+
+
 def _start(data: mmap.mmap, entry: zipfile.ZipInfo) -> int:
     # the directory at the end says where a member's local header is; only that knows how long it is itself
     fields = LOCAL_HEADER.unpack_from(data, entry.header_offset)
@@ -102,11 +113,6 @@ def _start(data: mmap.mmap, entry: zipfile.ZipInfo) -> int:
 
 def _archive_root(members: dict[str, tuple[int, int]]) -> str:
     pickles = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
-    if any(name.endswith("constants.pkl") or "/code/" in name for name in members):
-        raise CheckpointError(
-            "the file is a TorchScript archive (torch.jit.save), expected weights",
-            hint="save the original model's state_dict() with torch.save",
-        )
     if len(pickles) != 1:
         raise CheckpointError(
             f"the zip archive has {len(pickles)} data.pkl, expected one: not a file of torch.save",

@@ -1,0 +1,247 @@
+"""Checkpoints of real libraries (tests/golden/checkpoints) and hand-written ones become the same named tensors."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeinfer.errors import CheckpointError
+from edgeinfer_export import checkpoint
+from helpers.pickling import Call, Name, Tensor, archive, legacy, module, safetensors
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))["files"]
+WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def read(tmp_path, content, name="model.pt"):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return checkpoint.read(path)
+
+
+def names(tmp_path, *stored, **top):
+    root = {**top, "state_dict": {name: Tensor(WEIGHT) for name in stored}}
+    return list(read(tmp_path, archive(root)).tensors)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_real_files_give_what_their_library_says(name):
+    found, expected = checkpoint.read(GOLDEN / name), EXPECTED[name]
+    digests = {
+        tensor: [
+            str(array.dtype),
+            list(array.shape),
+            hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16],
+        ]
+        for tensor, array in found.tensors.items()
+    }
+    assert digests == expected["tensors"]
+    if "safetensors" not in name:
+        assert list(digests) == list(expected["tensors"])
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_real_files_give_their_facts(name):
+    found, expected = checkpoint.read(GOLDEN / name), EXPECTED[name]
+    assert found.labels == tuple(expected.get("labels", ()))
+    assert found.strides == tuple(expected.get("strides", ()))
+    assert found.ema == expected.get("ema", False)
+    assert found.origin == expected.get("origin", "state dict")
+    assert found.license.startswith(expected.get("license", ""))
+    if "yaml" in expected:
+        assert found.yaml == expected["yaml"]
+    assert found.sha256 == hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest()
+
+
+def test_yolo_files_bring_the_yaml_that_builds_them():
+    found = checkpoint.read(GOLDEN / "ultralytics.pt")
+    assert found.yaml["nc"] == 3
+    assert found.yaml["head"][-1] == [[3], 1, "Detect", ["nc"]]
+
+
+def test_tensors_are_views_of_the_file_and_cannot_be_written():
+    found = checkpoint.read(GOLDEN / "yolov5-release.pt").tensors["model.0.conv.weight"]
+    assert not found.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        found[:] = 0
+
+
+@pytest.mark.parametrize("write", [archive, legacy])
+def test_our_own_checkpoint(tmp_path, write):
+    root = {
+        "state_dict": {"model.0.conv.weight": Tensor(WEIGHT)},
+        "yaml": {"nc": 2, "backbone": [[-1, 1, "Conv", [16, 6, 2, 2]]]},
+        "names": {0: "person", 1: "bus"},
+        "stride": [8, 16, 32],
+        "license": "Apache-2.0",
+    }
+    found = read(tmp_path, write(root))
+    assert found.tensors["model.0.conv.weight"].tolist() == WEIGHT.tolist()
+    assert found.yaml == root["yaml"]
+    assert (found.labels, found.strides, found.license) == (("person", "bus"), (8.0, 16.0, 32.0), "Apache-2.0")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_both_byte_orders(tmp_path, dtype, order):
+    array = np.arange(12).reshape(3, 4).astype(dtype)
+    found = read(tmp_path, archive({"x.weight": Tensor(array)}, order)).tensors["x.weight"]
+    assert found.dtype == array.dtype
+    assert found.tolist() == array.tolist()
+
+
+def test_bfloat16_in_safetensors_becomes_float32(tmp_path):
+    header = {"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}
+    found = read(tmp_path, safetensors(header, b"\x80\x3f\x49\xc0"), "x.safetensors").tensors["x"]
+    assert found.dtype == np.float32
+    assert found.tolist() == [1.0, -3.140625]
+
+
+def test_safetensors_agrees_with_its_own_library():
+    library = pytest.importorskip("safetensors.numpy")
+    path = GOLDEN / "dtypes.safetensors"
+    plain = {name: array for name, array in checkpoint.read(path).tensors.items() if "bfloat16" not in name}
+    content = library.load(library.save(plain))
+    assert {name: array.tolist() for name, array in content.items()} == {name: a.tolist() for name, a in plain.items()}
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (["conv1.weight", "fc.bias"], ["conv1.weight", "fc.bias"]),
+        (["module.conv1.weight", "module.fc.bias"], ["conv1.weight", "fc.bias"]),
+        (["_orig_mod.module.conv1.weight"], ["conv1.weight"]),
+        (["module._orig_mod.layer1.0.conv1.weight"], ["layer1.0.conv1.weight"]),
+        (["model.conv1.weight", "model.fc.bias"], ["conv1.weight", "fc.bias"]),
+        (["net.model.conv1.weight"], ["conv1.weight"]),
+        (["model.0.conv.weight", "model.24.m.0.bias"], ["model.0.conv.weight", "model.24.m.0.bias"]),
+        (["module.model.0.conv.weight"], ["model.0.conv.weight"]),
+        (["model.model.0.conv.weight"], ["model.0.conv.weight"]),
+        (["0.conv.weight", "24.m.0.bias"], ["model.0.conv.weight", "model.24.m.0.bias"]),
+        (["n_averaged", "module.fc.bias"], ["fc.bias"]),
+        (["model.weight", "fc.bias"], ["model.weight", "fc.bias"]),
+    ],
+)
+def test_wrappers_leave_the_names(tmp_path, stored, expected):
+    assert names(tmp_path, *stored) == expected
+
+
+def test_lightning_brings_losses_that_are_left_out(tmp_path):
+    top = {"pytorch-lightning_version": "2.2.0", "hyper_parameters": {"lr": 0.1}}
+    assert names(tmp_path, "model.conv1.weight", "criterion.weight", **top) == ["conv1.weight"]
+
+
+def test_two_tensors_may_not_become_one(tmp_path):
+    with pytest.raises(CheckpointError, match="the same name"):
+        names(tmp_path, "conv1.weight", "_orig_mod.conv1.weight")
+
+
+@pytest.mark.parametrize("key", ["model", "model_state_dict", "net", "ema_state_dict", "model_ema"])
+def test_the_model_is_found_under_many_names(tmp_path, key):
+    found = read(tmp_path, archive({"epoch": 3, key: {"fc.weight": Tensor(WEIGHT)}, "optimizer": {"state": {}}}))
+    assert list(found.tensors) == ["fc.weight"]
+    assert found.ema == ("ema" in key)
+
+
+def test_averaged_weights_win_unless_they_are_none(tmp_path):
+    model, averaged = {"fc.weight": Tensor(WEIGHT)}, {"fc.weight": Tensor(WEIGHT + 1)}
+    both = read(tmp_path, archive({"model": model, "ema": {"module": averaged, "updates": 3}}))
+    assert (both.ema, both.tensors["fc.weight"][0, 0]) == (True, 1)
+    alone = read(tmp_path, archive({"model": model, "ema": None}))
+    assert (alone.ema, alone.tensors["fc.weight"][0, 0]) == (False, 0)
+
+
+def test_a_whole_model_gives_its_state_dict_in_order(tmp_path):
+    conv = module("torch.nn.modules.conv.Conv2d", parameters={"weight": Tensor(WEIGHT), "bias": None})
+    norm = module(
+        "torch.nn.modules.batchnorm.BatchNorm2d",
+        buffers={"mean": Tensor(WEIGHT), "tmp": Tensor(WEIGHT)},
+        hidden=["tmp"],
+    )
+    whole = module(
+        "models.yolo.Model",
+        parameters={"scale": Tensor(WEIGHT)},
+        children={"model": module("torch.nn.modules.container.Sequential", children={"0": conv, "1": norm})},
+        yaml={"nc": 1},
+        names=["person"],
+        stride=Tensor(np.array([8, 16], np.float32)),
+    )
+    found = read(tmp_path, archive({"model": whole}))
+    assert list(found.tensors) == ["scale", "model.0.weight", "model.1.mean"]
+    assert (found.origin, found.yaml, found.labels, found.strides) == (
+        "models.yolo.Model",
+        {"nc": 1},
+        ("person",),
+        (8, 16),
+    )
+
+
+def test_a_wrapped_whole_model_is_unwrapped(tmp_path):
+    inner = module(
+        "models.yolo.Model", children={"model": module("torch.nn.Sequential", parameters={"0": Tensor(WEIGHT)})}
+    )
+    outer = module("torch.nn.parallel.distributed.DistributedDataParallel", children={"module": inner})
+    found = read(tmp_path, archive(outer))
+    assert (found.origin, list(found.tensors)) == ("models.yolo.Model", ["model.0"])
+
+
+def test_things_beside_the_model_are_only_remembered(tmp_path):
+    numpy_scalar = Call(
+        Name("numpy.core.multiarray", "scalar"), (Call(Name("numpy", "dtype"), ("f8", False, True)), "8")
+    )
+    top = {
+        "best_fitness": numpy_scalar,
+        "date": Call(Name("datetime", "datetime"), (2024, 1, 2)),
+        "opt": Call(Name("argparse", "Namespace")),
+        "path": Call(Name("pathlib", "PosixPath"), ("runs", "exp")),
+        "slice": Call(Name("__builtin__", "slice"), (0, 1, None)),
+        "size": Call(Name("torch", "Size"), ((1, 2),)),
+        "device": Call(Name("torch", "device"), ("cpu",)),
+        "dtype": Name("torch", "float16"),
+        "callbacks": Call(Name("utils.callbacks", "make"), ()),
+        "ordered": Call(Name("collections", "OrderedDict"), ([["a", 1]],)),
+    }
+    assert names(tmp_path, "fc.weight", **top) == ["fc.weight"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        (b"", "empty", "again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "Git LFS pointer", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>not found</html>", "web page", "the file itself"),
+        (b"\x00" * 257 + b"ustar\x0000", "tar archive", "unpack"),
+        (b"\x08\x07onnx and so on", "no PyTorch or safetensors", ".pt"),
+        (b"\x80\x02K\x01.", "plain pickle", "torch.save"),
+        (archive({"epoch": 3}), "no weights in it, found the entries ['epoch']", "state_dict"),
+        (archive([1, 2]), "no weights in it, found a list", "state_dict"),
+        (archive({"x.weight": Tensor(WEIGHT)})[:-30], "cut off or damaged", "again"),
+        (legacy({"x.weight": Tensor(WEIGHT)})[:-1], "24 bytes, 23 are left", "again"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(tmp_path, content, message, hint):
+    with pytest.raises(CheckpointError) as caught:
+        read(tmp_path, content)
+    assert str(caught.value).startswith("model.pt: ")
+    assert message in str(caught.value)
+    assert hint in caught.value.hint
+
+
+def test_a_torchscript_archive_is_named():
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        checkpoint.read(GOLDEN / "scripted.pt")
+
+
+def test_a_quantised_tensor_is_named(tmp_path):
+    quantised = Call(Name("torch._utils", "_rebuild_qtensor"), (1, 2))
+    with pytest.raises(CheckpointError, match="_rebuild_qtensor"):
+        read(tmp_path, archive({"a": Tensor(WEIGHT), "b": quantised}))
+
+
+@pytest.mark.parametrize(("where", "message"), [(".", "directory"), ("none.pt", "not there")])
+def test_a_path_that_is_no_file_is_named(tmp_path, where, message):
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.read(tmp_path / where)
