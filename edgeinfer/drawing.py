@@ -24,12 +24,28 @@ GOLDEN = 0.61803398875
 
 
 class Pen(NamedTuple):
-    """Sizes that suit a picture: `line` and `text` height in pixels, `scale` and `weight` of the letters."""
+    """Sizes that suit a picture: `line`, `text` height and `pad` in pixels, `scale` and `weight` of the letters."""
 
     line: int
     text: int
+    pad: int
     scale: float
     weight: int
+
+
+class Plate(NamedTuple):
+    """A label and where it stands, in pixels; right and bottom are just outside."""
+
+    text: str
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def hits(self, other: Plate) -> bool:
+        """Whether the two overlap."""
+        across = self.left < other.right and other.left < self.right
+        return across and self.top < other.bottom and other.top < self.bottom
 
 
 def draw(image: Image, result: Result) -> Image:
@@ -64,7 +80,7 @@ def _pen(image: Image) -> Pen:
     text = max(8, round(side / 48))
     weight = max(1, round(text / 11))
     scale = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, text, weight)
-    return Pen(max(1, round(side / 330)), text, scale, weight)
+    return Pen(max(1, round(side / 330)), text, max(2, text // 3), scale, weight)
 
 
 def _boxes(canvas: Image, found: Detections) -> None:
@@ -74,14 +90,19 @@ def _boxes(canvas: Image, found: Detections) -> None:
     height, width = canvas.shape[:2]
     rows = [(box, label, score) for box, score, label in found]
     colors = [color_of(int(class_id)) for class_id in found.class_ids]
-    # the surest last, on top of the others, and every plate on top of every box
+    # the surest box last, on top of the others; plates stand on top of boxes and out of each other's way
     corners = [_corners(box, height, width) for box, _, _ in rows]
     for (first, last), color in reversed(list(zip(corners, colors))):
         if pen.line > 1:
             cv2.rectangle(canvas, first, last, DARK, pen.line + 2, cv2.LINE_4)
         cv2.rectangle(canvas, first, last, color, pen.line, cv2.LINE_4)
-    for (_, label, score), (first, last), color in reversed(list(zip(rows, corners, colors))):
-        _plate(canvas, f"{label} {score:.2f}", (*first, *last), color, pen)
+    plates: dict[Plate, Color] = {}
+    for (_, label, score), (first, last), color in zip(rows, corners, colors):
+        plate = _plate(f"{label} {score:.2f}", (*first, *last), (height, width), pen, list(plates))
+        if plate:
+            plates.setdefault(plate, color)
+    for plate, color in reversed(list(plates.items())):
+        _show(canvas, plate, color, pen)
 
 
 def _corners(box: Any, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -90,24 +111,36 @@ def _corners(box: Any, height: int, width: int) -> tuple[tuple[int, int], tuple[
     return (min(max(x1, 0), right), min(max(y1, 0), bottom)), (right, bottom)
 
 
-def _plate(canvas: Image, text: str, box: tuple[int, int, int, int], color: Color, pen: Pen) -> None:
-    """A label on its plate: above the box where there is room, inside it otherwise, always in the picture."""
+def _plate(
+    text: str, box: tuple[int, int, int, int], frame: tuple[int, int], pen: Pen, taken: list[Plate]
+) -> Plate | None:
+    """Where a label stands: over its box, else in or under it, clear of those `taken` if that can be.
+
+    Always inside the `frame` (height, width); None where no label fits.
+    """
     import cv2
 
-    height, width = canvas.shape[:2]
-    pad = max(2, pen.text // 3)
-    text = _fitted(text, width - 2 * pad, pen)
-    (across, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)
-    plate = (across + 2 * pad, pen.text + 2 * pad)
-    if not text or plate[1] > height:
-        return
+    height, width = frame
+    text = _fitted(text, width - 2 * pen.pad, pen)
+    (letters, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)
+    across, down = letters + 2 * pen.pad, pen.text + 2 * pen.pad
+    if not text or down > height:
+        return None
     edge = pen.line // 2
-    left = min(max(0, box[0] - edge), width - plate[0])
-    top = box[1] - edge - plate[1]
-    if top < 0:
-        top = min(box[1], height - plate[1])
-    cv2.rectangle(canvas, (left, top), (left + plate[0] - 1, top + plate[1] - 1), color, cv2.FILLED)
-    _write(canvas, text, (left + pad, top + pad + pen.text), _ink(color), pen)
+    left, top, right, bottom = box[0] - edge, box[1] - edge - down, box[2] + 1 + edge, box[3] + 1 + edge
+    inside = (left, min(box[1], height - down)), (left, bottom - down)
+    spots = ((left, top), (right - across, top), *inside, (left, bottom), (left, top - down))
+    plates = []
+    for x, y in spots:
+        start = min(max(0, x), width - across)
+        if 0 <= y <= height - down:
+            plates.append(Plate(text, start, y, start + across, y + down))
+    return next((plate for plate in plates if not any(map(plate.hits, taken))), plates[0])
+
+
+def _show(canvas: Image, plate: Plate, color: Color, pen: Pen) -> None:
+    canvas[plate.top : plate.bottom, plate.left : plate.right] = color
+    _write(canvas, plate.text, (plate.left + pen.pad, plate.bottom - pen.pad), _ink(color), pen)
 
 
 def _fitted(text: str, room: int, pen: Pen) -> str:

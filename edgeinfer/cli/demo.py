@@ -47,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.loading import load
 
     assets, bundle = _assets(), args.save / NAME
-    if not (args.keep and bundle.is_dir()):
-        bundle = _export(assets / f"{NAME}.pt", bundle)
     files = sorted(path for path in assets.iterdir() if path.name.startswith("street"))
     with ExitStack() as stack:
         opened = stack.enter_context(album(args.save, [str(path) for path in files]))
+        if not (args.keep and bundle.is_dir()):
+            bundle = _export(assets / f"{NAME}.pt", bundle)
         model = stack.enter_context(load(bundle))
         rows = [_row(model, path, opened) for path in files]
     print(_table(rows))
