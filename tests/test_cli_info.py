@@ -6,6 +6,7 @@ import shutil
 import cv2
 
 from edgeinfer import cli
+from edgeinfer.ladder import Rung
 from helpers import bundles
 
 
@@ -45,6 +46,15 @@ def test_info_as_json_has_the_spec_and_the_ladder(classifier, capsys):
     assert record["spec"] == json.loads((classifier / "model.json").read_text())
     (step,) = [step for step in record["ladder"] if step["runs"]]
     assert step == {"backend": "ort", "artifact": "model.fp32.onnx", "precision": "fp32", "runs": True, "reason": ""}
+
+
+def test_only_the_first_rung_that_can_run_is_the_one_that_does(detector, capsys, monkeypatch):
+    rungs = [Rung("trt", None, "no library"), Rung("ort", None, ""), Rung("null", None, "")]
+    monkeypatch.setattr("edgeinfer.ladder.rungs", lambda _: rungs)
+    cli.main(["info", str(detector), "--json"])
+    assert [step["runs"] for step in json.loads(capsys.readouterr().out)["ladder"]] == [False, True, False]
+    cli.main(["info", str(detector)])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ["no", "runs", "could"]
 
 
 def test_a_bundle_that_is_not_there_is_an_error(capsys):
