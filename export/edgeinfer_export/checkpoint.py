@@ -155,7 +155,7 @@ def _from_safetensors(path: Path, data: mmap.mmap) -> Checkpoint:
         path=path,
         sha256=_digest(data),
         origin="safetensors",
-        tensors=normalised({modeltree.short_name(name): tensor for name, tensor in tensors.items()}),
+        tensors=normalised(tensors),
         yaml=yaml if isinstance(yaml, dict) else None,
         labels=modeltree.labels_from(names),
         strides=_numbers(_json(metadata, "stride")),

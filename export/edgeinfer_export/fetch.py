@@ -49,16 +49,23 @@ def fetch(
             target.parent.mkdir(parents=True, exist_ok=True)
             with part.open("ab") as file:
                 _lock(file, part)
-                if not _is_here(target, known):  # another process may just have finished it
-                    _Download(known, target, file, timeout_s).run(progress)
-                    _accept(known, target, part)
+                _complete(known, target, file, progress, timeout_s)
     except OSError as error:
         message = f"{part} cannot be written: {error.strerror or error}"
         raise FetchError(message, hint=_by_hand(known, target)) from error
-    finally:
-        if part.is_file() and part.stat().st_size == 0:
-            part.unlink(missing_ok=True)
     return target
+
+
+def _complete(known: Known, target: Path, file: IO[bytes], progress: Progress | None, timeout_s: float) -> None:
+    """Download what the locked `file` lacks, and give it its name; an empty one is not left behind."""
+    part = Path(file.name)
+    try:
+        if not _is_here(target, known):  # another process may just have finished it
+            _Download(known, target, file, timeout_s).run(progress)
+            _accept(known, target, part)
+    finally:
+        if os.fstat(file.fileno()).st_size == 0:
+            part.unlink(missing_ok=True)
 
 
 def _lock(file: IO[bytes], part: Path) -> None:

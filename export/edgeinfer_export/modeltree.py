@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer.errors import CheckpointError
 from edgeinfer_export.allowlist import Record
 from edgeinfer_export.storages import StoredTensor
+from edgeinfer_export.tensornames import short_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,6 @@ EMA_KEYS = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model")
 MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AutoShape", "DetectMultiBackend")
 MAX_PARTS = 50_000  # modules and tensors; the largest YOLOv5 has about 2000
-MAX_NAME = 512
 MAX_VALUES = 50_000
 MAX_TEXT = 10_000
 MAX_DEPTH = 16
@@ -103,15 +103,6 @@ def _hidden(module: object) -> list[object]:
     """Buffers the module keeps out of its state dict: none, or two or three."""
     listed = module.attributes().get("_non_persistent_buffers_set") if isinstance(module, Record) else None
     return listed if isinstance(listed, list) else []
-
-
-def short_name(name: object) -> str:
-    """`name` if it is fit to name a tensor or module."""
-    if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
-        raise CheckpointError(
-            f"a tensor's name is not a short text (a model nested in itself, or a {type(name).__name__})"
-        )
-    return name
 
 
 def plain(value: object) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import CheckpointError
 from edgeinfer_export.storages import ENCODINGS, Storage, numbers, whole
+from edgeinfer_export.tensornames import short_name
 
 if TYPE_CHECKING:
     import mmap
@@ -46,6 +47,8 @@ def read_safetensors(data: mmap.mmap) -> tuple[dict[str, NDArray[Any]], dict[str
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise CheckpointError("__metadata__ is not a map of texts")
     end = 0
+    for name in header:
+        short_name(name)
     tensors = dict.fromkeys(header)
     for name, entry in sorted(header.items(), key=_offset):
         first, last, shape, storage = _place(name, entry, len(data) - begin)
@@ -93,7 +96,7 @@ def _place(name: str, entry: dict[str, Any], available: int) -> tuple[int, int, 
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not isinstance(dtype, str):
         raise CheckpointError(f"tensor {name!r} has no shape or dtype")
     if dtype not in DTYPES:
-        raise CheckpointError(f"tensor {name!r} is {dtype}, expected one of {', '.join(DTYPES)}")
+        raise CheckpointError(f"tensor {name!r} is {dtype[:20]!r}, expected one of {', '.join(DTYPES)}")
     sides = tuple(whole(side, "a size") for side in shape)
     if sides and max(sides) > available + 1:
         raise CheckpointError(f"tensor {name!r} has a size of {max(sides)}, the file holds {available} bytes")

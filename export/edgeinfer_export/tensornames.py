@@ -11,7 +11,18 @@ Tensor = TypeVar("Tensor")
 # put into the middle of names by torch.compile, FSDP and activation checkpointing
 INNER = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 # put before all names by DistributedDataParallel, Lightning and hand-written training loops
-OUTER = frozenset(("module", "model", "net", "network", "ema", "backbone_model"))
+OUTER = frozenset(("module", "model", "net", "network", "ema"))
+
+MAX_NAME = 512
+
+
+def short_name(name: object) -> str:
+    """`name` if it is fit to name a tensor or module."""
+    if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+        raise CheckpointError(
+            f"a tensor's name is not a short text (a model nested in itself, or a {type(name).__name__})"
+        )
+    return name
 
 
 def normalised(tensors: dict[str, Tensor], *, partly: bool = False) -> dict[str, Tensor]:

@@ -82,11 +82,11 @@ def _members(data: mmap.mmap) -> dict[str, tuple[int, int]]:
     for entry in listed:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise UnsafeCheckpoint(
-                f"member {entry.filename!r} is compressed; PyTorch stores members as they are",
+                f"member {entry.filename[:80]!r} is compressed; PyTorch stores members as they are",
                 hint="unpack the archive and pack it again without compression (zip -0)",
             )
         if entry.filename in members:
-            raise UnsafeCheckpoint(f"member {entry.filename!r} is in the archive twice")
+            raise UnsafeCheckpoint(f"member {entry.filename[:80]!r} is in the archive twice")
         members[entry.filename] = (_start(data, entry), entry.file_size)
     total = sum(size for _, size in members.values())
     if total > len(data):
@@ -107,7 +107,7 @@ def _start(data: mmap.mmap, entry: zipfile.ZipInfo) -> int:
     fields = LOCAL_HEADER.unpack_from(data, entry.header_offset)
     start: int = entry.header_offset + LOCAL_HEADER.size + fields[-2] + fields[-1]
     if fields[0] != b"PK\x03\x04" or start + entry.file_size > len(data) or entry.flag_bits & 1:
-        raise zipfile.BadZipFile(f"member {entry.filename!r} is encrypted or not where the directory says")
+        raise zipfile.BadZipFile(f"member {entry.filename[:80]!r} is encrypted or not where the directory says")
     return start
 
 

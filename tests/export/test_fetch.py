@@ -1,5 +1,6 @@
 """Downloads against a server in this process that can cut, refuse and ignore ranges."""
 
+import fcntl
 import hashlib
 import socket
 import threading
@@ -175,6 +176,15 @@ def test_two_processes_do_not_write_one_file(server, tmp_path):
             fetch(server.known(), tmp_path)
 
     assert fetch(server.known(), tmp_path, progress=again).read_bytes() == CONTENT
+
+
+def test_a_download_just_started_elsewhere_is_left_alone(server, tmp_path):
+    part = tmp_path / "weights.pth.part"
+    with part.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(FetchError, match="another process"):
+            fetch(server.known(), tmp_path)
+    assert part.exists()
 
 
 def test_an_unwritable_cache_is_one_clear_error(server, tmp_path):

@@ -345,6 +345,11 @@ def test_a_compressed_archive_is_refused(tmp_path):
     assert "compressed" in str(refused(tmp_path, bomb, UnsafeCheckpoint, memory=2 * MIB))
 
 
+def test_a_long_member_name_is_not_repeated(tmp_path):
+    content = archive(GOOD, compression=zipfile.ZIP_DEFLATED, storages={"data/" + "9" * 9999: b"\0" * 99})
+    assert "compressed" in str(refused(tmp_path, content, UnsafeCheckpoint))
+
+
 def test_a_member_twice_is_refused(tmp_path):
     file = BytesIO(archive(GOOD))
     with zipfile.ZipFile(file, "a") as target, pytest.warns(UserWarning, match="Duplicate"):
@@ -417,6 +422,7 @@ HEADERS = {
     "with names that are no JSON": {"__metadata__": {"names": "["}, "x": entry()},
     "with deep names": {"__metadata__": {"names": "[" * 100_000}, "x": entry()},
     "with a long name": {"x" * 9999: entry()},
+    "with a long name and an unknown dtype": {"x" * 9999: entry(dtype="y" * 9999)},
     "with an unprintable name": {"\ud800": entry()},
     "as a list": b'{"x":1}'.replace(b"{", b"[").replace(b":", b","),
     "that are deep": b'{"x":' + b"[" * 100_000,
