@@ -42,7 +42,8 @@ class Weights:
     def take(self, name: str, *shape: int) -> Array:
         """The tensor in float64, for exact folding; -1 in `shape` stands for any length."""
         found = self._found(name)
-        if len(found.shape) != len(shape) or any(want not in (-1, is_) for want, is_ in zip(shape, found.shape)):
+        wanted = [side if want == -1 else want for want, side in zip(shape, found.shape, strict=False)]
+        if len(found.shape) != len(shape) or wanted != list(found.shape):
             expected = str(shape).replace("-1", "any")
             raise ExportError(f"tensor {name} is {tuple(found.shape)}, expected {expected}", hint=DAMAGED)
         value = np.asarray(found, np.float64)

@@ -90,5 +90,8 @@ def _architecture(yaml: dict[str, Any], wiring: plan.Plan, head: heads.Head) -> 
     scale = yaml.get("scale") if yaml.get("scales") else SCALES.get(multiples)
     deeper = "6" if len(head.strides) == 4 else ""
     free = "u" if family == "yolov5" and head.layout == "yolov8" else ""
-    backbone = "-resnet" if "ResNetLayer" in modules else ""
+    stages = [
+        layer.integer(4, 1) for layer in wiring.layers if layer.module == "ResNetLayer" and not layer.flag(3, False)
+    ]
+    backbone = {(): "", (3, 4, 6, 3): "-resnet50", (3, 4, 23, 3): "-resnet101"}.get(tuple(stages), "-resnet")
     return f"{family}{scale if isinstance(scale, str) else ''}{deeper}{free}{backbone}"

@@ -1,0 +1,197 @@
+"""Our graphs against the implementations they stand for: same weights, same pictures, float32 on the CPU."""
+
+import numpy as np
+import pytest
+
+from edgeinfer.spec import Batch, Size
+
+# float32 sums in another order: logits of unit variance, boxes in pixels, scores in 0-1
+LOGITS, PIXELS, SCORES = 1e-4, 0.01, 1e-4
+
+SCALES = "nsmlx"
+
+
+def run(built, images):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(built.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {built.spec.inputs[0].name: images})[0]
+
+
+def rows(array, layout):
+    """(n, boxes, 4 + ...): boxes first, whatever the layout."""
+    return array.transpose(0, 2, 1) if layout == "yolov8" else array
+
+
+class Compare:
+    """Builds our graph for a reference model, runs both, records and returns the differences."""
+
+    def __init__(self, originals, measured):
+        self.originals = originals
+        self.measured = measured
+
+    def detector(self, name, model, side=256, count=1, *, stored=None, **options):
+        from edgeinfer_export import graphs
+
+        size = side if isinstance(side, tuple) else (side, side)
+        checkpoint = stored or self.originals.stored(model)
+        built = graphs.build(checkpoint, size=Size(*size), batch=options.pop("batch", Batch(count, count)), **options)
+        images = self.originals.images(size, count)
+        ours, theirs = run(built, images), self.originals.output(model, images)
+        assert ours.shape == theirs.shape == built.spec.outputs[0].at(count)
+        ours, theirs = (rows(array, built.spec.decode.layout) for array in (ours, theirs))
+        assert np.ptp(theirs[..., 4:]) > 0.5, "the reference's scores hardly vary: the comparison would say little"
+        apart = np.abs(ours - theirs)
+        row = {"box_px": float(apart[..., :4].max()), "score": float(apart[..., 4:].max())}
+        parameters = sum(value.numel() for value in model.parameters())
+        facts = {"parameters": built.spec.provenance.parameters, "gflops": built.spec.provenance.gflops}
+        self.measured.append({"model": name, "size": size, **row, **facts, "unfused_parameters": parameters})
+        assert row["box_px"] <= PIXELS
+        assert row["score"] <= SCORES
+        return built
+
+    def classifier(self, name, model, side=224, count=2, *, stored=None, **options):
+        from edgeinfer_export import graphs
+
+        checkpoint = stored or self.originals.stored(model)
+        built = graphs.build(checkpoint, size=Size(side, side), batch=Batch(1, 8), **options)
+        images = self.originals.images((side, side), count)
+        ours, theirs = run(built, images), self.originals.output(model, images)
+        assert ours.shape == theirs.shape
+        difference = float(np.abs(ours - theirs).max() / theirs.std())
+        facts = {"parameters": built.spec.provenance.parameters, "gmacs": built.spec.provenance.gflops}
+        self.measured.append({"model": name, "size": (side, side), "logits": difference, **facts})
+        assert difference <= LOGITS
+        return built
+
+
+@pytest.fixture
+def compare(originals, measured):
+    return Compare(originals, measured)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_yolov5(compare, originals, scale):
+    compare.detector(f"yolov5{scale}", originals.yolov5(f"yolov5{scale}.yaml"))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_yolov5_with_four_levels(compare, originals, scale):
+    compare.detector(f"yolov5{scale}6", originals.yolov5(f"hub/yolov5{scale}6.yaml"))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_yolov5u(compare, originals, scale):
+    compare.detector(f"yolov5{scale}u", originals.ultralytics(f"yolov5{scale}.yaml"))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_yolov5u_with_four_levels(compare, originals, scale):
+    compare.detector(f"yolov5{scale}6u", originals.ultralytics(f"yolov5{scale}-p6.yaml"))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_yolov8(compare, originals, scale):
+    compare.detector(f"yolov8{scale}", originals.ultralytics(f"yolov8{scale}.yaml"))
+
+
+def test_the_resnet50_detector_ultralytics_trains(compare, originals, request):
+    cfg = request.config.rootpath / "engines/yolov5-resnet50.yaml"
+    built = compare.detector("yolov5-resnet50", originals.ultralytics(cfg))
+    assert built.spec.provenance.architecture == "yolov5su-resnet50"
+
+
+def test_at_the_published_size(compare, originals):
+    compare.detector("yolov5n at 640", originals.yolov5("yolov5n.yaml"), 640)
+    compare.detector("yolov5nu at 640", originals.ultralytics("yolov5n.yaml"), 640)
+
+
+@pytest.mark.parametrize("family", ["yolov5", "ultralytics"])
+def test_a_half_precision_file(compare, originals, tmp_path, family):
+    model = getattr(originals, family)("yolov5n.yaml", nc=7)
+    stored = originals.written(model, tmp_path / "half.pt")
+    built = compare.detector(f"{family} n, fp16 file, 7 classes", model, stored=stored)
+    assert len(built.spec.labels) == 7
+
+
+@pytest.mark.parametrize("family", ["yolov5", "ultralytics"])
+def test_a_fused_model(compare, originals, family):
+    model = getattr(originals, family)("yolov5n.yaml")
+    compare.detector(f"{family} n, fused", model.fuse().eval())
+
+
+@pytest.mark.parametrize("family", ["yolov5", "ultralytics"])
+def test_a_batch_of_pictures_that_are_not_square(compare, originals, family):
+    model = getattr(originals, family)("yolov5s.yaml", nc=3)
+    compare.detector(f"{family} s, 3 of 1-4, 192x320", model, (192, 320), 3, batch=Batch(1, 4))
+
+
+@pytest.mark.parametrize("cfg", ["yolov5n.yaml", "hub/yolov5n6.yaml"])
+def test_tensors_without_their_yaml(compare, originals, cfg):
+    model = originals.yolov5(cfg)
+    compare.detector(f"{cfg} from tensors alone", model, stored=originals.stored(model, yaml={}))
+
+
+def older(cfg, activation=None):
+    """Release 5.0: Focus below and SPP, by the newer release's own YAML."""
+    import yaml
+
+    value = yaml.safe_load(cfg.read_text())
+    value["backbone"][0] = [-1, 1, "Focus", [64, 3]]
+    sizes = [3, 5, 7] if len(value["anchors"]) == 4 else [5, 9, 13]
+    value["backbone"][-2:] = [[-1, 1, "SPP", [1024, sizes]], [-1, 3, "C3", [1024, False]]]
+    return value | ({"activation": activation} if activation else {})
+
+
+@pytest.mark.parametrize("cfg", ["yolov5s.yaml", "hub/yolov5s6.yaml"])
+def test_focus_and_spp_of_release_5(compare, originals, cfg):
+    model = originals.yolov5(older(originals.YOLOV5 / "models" / cfg))
+    compare.detector(f"{cfg} of release 5.0", model)
+
+
+@pytest.mark.parametrize("activation", ["nn.LeakyReLU(0.1)", "nn.Hardswish()", "nn.ReLU()"])
+def test_other_activations(compare, originals, activation):
+    model = originals.yolov5(older(originals.YOLOV5 / "models/yolov5n.yaml", activation))
+    compare.detector(f"yolov5n, {activation}", model)
+
+
+def test_anchors_moved_by_training(compare, originals):
+    model = originals.yolov5("yolov5n.yaml")
+    model.model[-1].anchors *= 1.7
+    compare.detector("yolov5n, other anchors", model)
+
+
+CLASSIFIERS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "resnext50_32x4d"]
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "timm/resnet50", "timm/resnet34"])
+def test_classifiers(compare, originals, name):
+    built = compare.classifier(name, originals.classifier(name))
+    assert built.spec.provenance.architecture == name.removeprefix("timm/")
+
+
+def test_a_classifier_of_other_size_and_classes(compare, originals):
+    compare.classifier("resnet18, 10 classes at 96", originals.classifier("resnet18", 10), 96)
+
+
+def test_a_half_precision_classifier(compare, originals):
+    model = originals.classifier("resnet50")
+    compare.classifier("resnet50, fp16 tensors", model, stored=originals.stored(model, half=True))
+
+
+def test_bottlenecks_that_stride_in_their_first_convolution(compare, originals):
+    model = originals.classifier("resnet50")
+    for stage in (model.layer2, model.layer3, model.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    compare.classifier("resnet50 v1", model, stride_in_1x1=True)
+
+
+def test_parameters_and_flops_are_the_published_ones(originals):
+    import torchvision
+
+    from edgeinfer_export import graphs
+
+    built = graphs.build(originals.stored(torchvision.models.resnet50()))
+    meta = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta
+    assert built.spec.provenance.parameters == meta["num_params"]
+    assert built.spec.provenance.gflops == round(meta["_ops"], 2)
