@@ -158,6 +158,18 @@ def test_what_is_not_finite_is_reported_exactly_where_the_cpu_device_refuses(ker
             assert (results["status"].tolist(), on_cpu.rows(results[1])) == ([0, 0], rows)
 
 
+@pytest.mark.parametrize("iou", [0.4999999, 0.5, 0.5000001])
+def test_an_overlap_equal_to_the_threshold_is_kept(kernels, iou):
+    """Two boxes of 2 and 1 share 1: their overlap is a half exactly."""
+    spec = boxes_spec(Boxes("yolov8", iou=iou), 2, 2)
+    outputs = np.array([[[10, 5], [5, 5], [20, 10], [10, 10], [0.9, 0.8], [0, 0]]], np.float32)
+    place = Placement(Size(640, 640), Size(640, 640), 0, 0)
+    (result,) = kernels.detect(spec, outputs, [place])
+
+    check(kernels, spec, outputs, [place])
+    assert result["count"] == (2 if iou >= 0.5 else 1)
+
+
 def test_sides_beyond_float32_do_not_suppress(kernels):
     outputs = np.zeros((1, 4, 6), np.float32)
     outputs[0] = [(320, 320, 3e38, 3e38, 1, 0.9 - i / 10) for i in range(4)]

@@ -1,5 +1,7 @@
 """The preprocess kernel against the CPU device, picture by picture."""
 
+import platform
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,16 @@ FORMATS = ("bgr", "rgb", "bgra", "rgba", "grey")
 CHANNELS = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "grey": 1}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 WIDE = {"interpolation": "linear-antialias"}
+
+
+# OpenCV leaves resizing to other libraries on other processors; those may round otherwise
+EXACT = platform.machine() == "x86_64"
+
+
+def assert_same(found, expected, how):
+    """Equal to the bit, or to one pixel value where OpenCV's arithmetic is not known."""
+    step = 0 if EXACT else 1.01 * np.diff(launch.table(how, "float32")).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=step, err_msg=str(how))
 
 
 def random_image(rng, size, pixels="bgr", slack=0):
@@ -62,7 +74,7 @@ def test_linear_is_the_cpu_device_to_the_bit(kernels, pixels, dtype):
         found, expected = on_both(kernels, how, [image], pixels, dtype)
 
         if plain(how, size):
-            np.testing.assert_array_equal(found, expected, err_msg=f"{image.shape} {how}")
+            assert_same(found, expected, how)
 
 
 @pytest.mark.parametrize("pixels", FORMATS)
@@ -73,21 +85,25 @@ def test_uint8_for_a_model_that_preprocesses_itself(kernels, pixels):
         found, expected = on_both(kernels, how, [random_image(rng, size, pixels)], pixels, "uint8")
 
         if plain(how, size):
-            np.testing.assert_array_equal(found, expected)
+            assert_same(found, expected, how)
 
 
 @pytest.mark.parametrize("ratio", [2, 3, 4])
 def test_shrinking_by_a_whole_number_is_the_cpu_device_to_the_bit(kernels, ratio):
     image = random_image(np.random.default_rng(3), Size(40 * ratio, 56 * ratio))
 
-    np.testing.assert_array_equal(*on_both(kernels, Preprocess(Size(40, 56), fit="stretch"), [image]))
+    how = Preprocess(Size(40, 56), fit="stretch")
+
+    assert_same(*on_both(kernels, how, [image]), how)
 
 
 @pytest.mark.parametrize("size", [Size(1080, 1920), Size(720, 1280), Size(1080, 810), Size(333, 517)], ids=str)
 def test_a_camera_picture_letterboxed_is_the_cpu_device_to_the_bit(kernels, size):
     image = random_image(np.random.default_rng(4), size)
 
-    np.testing.assert_array_equal(*on_both(kernels, Preprocess(Size(640, 640)), [image]))
+    how = Preprocess(Size(640, 640))
+
+    assert_same(*on_both(kernels, how, [image]), how)
 
 
 @pytest.mark.parametrize("facts", [{}, WIDE], ids=["linear", "antialias"])
@@ -107,7 +123,7 @@ def test_nv12_is_the_cpu_device_to_the_bit(kernels):
         found, expected = on_both(kernels, how, [block[:, : size.width]], "nv12")
 
         if plain(how, size):
-            np.testing.assert_array_equal(found, expected)
+            assert_same(found, expected, how)
 
 
 @pytest.mark.parametrize("facts", [{}, WIDE], ids=["linear", "antialias"])

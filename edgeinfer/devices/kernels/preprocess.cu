@@ -77,17 +77,12 @@ __device__ inline Taps taps_of(int index, const float ratio[2]) {
   return Taps{first, first + 1, (int)rintf((1.0f - part) * 2048.0f), (int)rintf(part * 2048.0f)};
 }
 
-// OpenCV's INTER_LINEAR for uint8, to the bit: columns at the border take the border pixel whole, rows keep
-// their two weights on the border row; the shifts are those of its vector code. Its special case for
-// shrinking to exactly one half averages four pixels, which is what this arithmetic gives there too.
+// OpenCV's INTER_LINEAR for uint8, to the bit: beyond the border lies the border pixel, and the shifts are
+// those of its vector code. OpenCV shrinks to exactly one half by averaging four pixels, which is what this
+// arithmetic gives there too.
 __device__ inline Pixel linear_pixel(const Frame& frame, int row, int column) {
-  Taps across = taps_of(column, frame.across);
-  if (across.first < 0 || across.first >= frame.width - 1) {
-    across.near = 2048;
-    across.far = 0;
-  }
+  const Taps across = taps_of(column, frame.across), down = taps_of(row, frame.down);
   const int left = clamp(across.first, 0, frame.width - 1), right = clamp(across.second, 0, frame.width - 1);
-  const Taps down = taps_of(row, frame.down);
   const int above = clamp(down.first, 0, frame.height - 1), below = clamp(down.second, 0, frame.height - 1);
   const Pixel a = pixel_at(frame, above, left), b = pixel_at(frame, above, right);
   const Pixel c = pixel_at(frame, below, left), d = pixel_at(frame, below, right);
