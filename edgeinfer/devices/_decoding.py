@@ -73,8 +73,9 @@ def _take(found: Found, places: NDArray[np.intp]) -> Found:
 
 def _candidates(scores: NDArray[Any], threshold: float) -> NDArray[np.intp]:
     """Places above the threshold, and of NaN, which fails every comparison; a later check reports it."""
-    # an array, because NumPy before 2 compares float16 with a scalar in float16
-    return np.flatnonzero(~(scores <= np.array([threshold], np.float32)))
+    # the copy first: comparing numbers that lie apart costs more than both; and NumPy compares float16 in float16
+    single = scores.astype(np.float32)
+    return np.flatnonzero(~(single <= np.float32(threshold)))
 
 
 def _check(values: Floats, name: str) -> None:
@@ -91,7 +92,7 @@ def _corners(centred: Floats) -> Floats:
 def _best(rows: Floats, scores: Floats, threshold: float) -> Found:
     """rows (n, 4...) cx cy w h and their class scores (n, classes) -> boxes of the best class, if above."""
     class_ids = scores.argmax(axis=1)
-    best = np.take_along_axis(scores, class_ids[:, None], axis=1)[:, 0]
+    best = scores[np.arange(len(scores)), class_ids]
     keep = np.flatnonzero(best > np.float32(threshold))
     return Found(_corners(rows[keep, :4]), best[keep], class_ids[keep].astype(np.int32))
 

@@ -83,7 +83,7 @@ class Planes:
         """The planes of the resized picture, as far as they lie in the frame."""
         pixels = self._pixels(picture)
         if placement.source != placement.resized and self._filtered(placement):
-            return self._resample(pixels, placement)
+            return self._apart(self._resample(pixels, placement))
         if placement.source != placement.resized:
             resized = placement.resized
             scratch = self._resized(resized.height, resized.width, pixels.shape[2])
@@ -112,21 +112,16 @@ class Planes:
         cv2.split(pixels, planes)
         return planes
 
-    def _resample(self, pixels: Bytes, placement: Placement) -> list[Bytes]:
+    def _resample(self, pixels: Bytes, placement: Placement) -> Bytes:
         channels = pixels.shape[2]
         resampler = self._resamplers.get((placement, channels))
         if resampler is None:
             widen = self._preprocess.interpolation == "linear-antialias"
             resampler = Resampler(placement, self._preprocess.size, channels, widen=widen)
             self._resamplers = {(placement, channels): resampler}
-        turned = resampler.run(pixels)
-        width, _, height = turned.shape
-        rounded = self._resized(width, channels * height)
-        cv2.convertScaleAbs(turned.reshape(width, -1), rounded)
-        planes = list(self._split(channels, height, width))
-        for channel, plane in enumerate(planes):
-            cv2.transpose(rounded[:, channel * height : (channel + 1) * height], plane)
-        return planes
+        rounded = self._resized(*resampler.result.shape)
+        cv2.convertScaleAbs(resampler.run(pixels), rounded)
+        return rounded
 
     def close(self) -> None:
         """Let go of the tensor and the scratch."""

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-STEP = 16  # outputs computed by one matrix product
+# multiplications in one matrix product: OpenBLAS gives larger ones to threads, which then wait for those of
+# the engine (and of everybody else) many times longer than the work takes
+PRODUCT = 250_000
 
 
 class Band(NamedTuple):
@@ -31,17 +33,18 @@ def visible(offset: int, resized: int, frame: int) -> tuple[int, int]:
     return max(0, -offset), min(resized, frame - offset)
 
 
-def bands(source: int, resized: int, first: int, last: int, *, widen: bool) -> list[Band]:
-    """How outputs `first` to `last` of a side resized from `source` to `resized` pixels are made."""
+def bands(source: int, resized: int, seen: tuple[int, int], across: int, *, widen: bool) -> list[Band]:
+    """How the outputs seen of a side resized from `source` to `resized` pixels are made, `across` columns at once."""
+    first, last = seen
+    reach = max(source / resized, 1.0)
+    step = max(1, int((PRODUCT / across / reach) ** 0.5) - 1)
     found = []
-    for start in range(first, last, STEP):
-        end = min(start + STEP, last)
+    for start in range(first, last, step):
+        end = min(start + step, last)
         weights = _triangle(source, resized, np.arange(start, end), widen=widen)
         used = np.flatnonzero(weights.any(axis=0))
         low, high = int(used[0]), int(used[-1]) + 1
-        found.append(
-            Band(start - first, end - first, low, high, np.ascontiguousarray(weights[:, low:high], np.float32))
-        )
+        found.append(Band(start - first, end - first, low, high, weights[:, low:high].astype(np.float32)))
     return found
 
 
@@ -63,25 +66,32 @@ class Resampler:
         source, resized = placement.source, placement.resized
         rows = visible(placement.top, resized.height, frame.height)
         columns = visible(placement.left, resized.width, frame.width)
-        self._down = bands(source.height, resized.height, *rows, widen=widen)
-        self._across = bands(source.width, resized.width, *columns, widen=widen)
-        self._left, self._right = self._across[0].start, self._across[-1].end
         height, width = rows[1] - rows[0], columns[1] - columns[0]
-        self._shape = (self._right - self._left, channels, height)
+        narrow = bands(source.width, resized.width, columns, height * channels**2, widen=widen)
+        self._left, self._right = narrow[0].start, narrow[-1].end
+        self._span = (self._right - self._left) * channels
+        self._down = bands(source.height, resized.height, rows, self._span, widen=widen)
+        self._across = [_spread(band, self._left, channels) for band in narrow]
         tallest = max(band.end - band.start for band in self._down)
         self._part = np.empty((tallest, self._right - self._left, channels), np.float32)
-        self._tall = np.empty(self._shape, np.float32)
-        self.result = np.empty((width, channels, height), np.float32)
+        self._tall = np.empty((height, self._span), np.float32)
+        self._result = np.empty((height, width * channels), np.float32)
+        self.result = self._result.reshape(height, width, channels)
 
     def run(self, pixels: NDArray[np.uint8]) -> Floats:
-        """pixels (h, w, channels) -> (width, channels, height) of the visible part, valid until the next run."""
-        flat = self._tall.reshape(-1, self._shape[2])
+        """pixels (h, w, channels) -> the visible part of the resized picture, valid until the next run."""
         for band in self._down:
             part = self._part[: band.end - band.start]
             np.copyto(part, pixels[band.start : band.end, self._left : self._right])
-            np.matmul(part.reshape(len(part), -1).T, band.weights.T, out=flat[:, band.first : band.last])
-        rows, result = self._tall.reshape(len(self._tall), -1), self.result.reshape(len(self.result), -1)
+            np.matmul(band.weights, part.reshape(len(part), -1), out=self._tall[band.first : band.last])
         for band in self._across:
-            source = rows[band.start - self._left : band.end - self._left]
-            np.matmul(band.weights, source, out=result[band.first : band.last])
+            source = self._tall[:, band.start : band.end]
+            np.matmul(source, band.weights, out=self._result[:, band.first : band.last])
         return self.result
+
+
+def _spread(band: Band, left: int, channels: int) -> Band:
+    """The band over interleaved channels, transposed, counted from column `left`: no channel meets another."""
+    first, last = band.first * channels, band.last * channels
+    start, end = (band.start - left) * channels, (band.end - left) * channels
+    return Band(first, last, start, end, np.kron(band.weights.T, np.eye(channels, dtype=np.float32)))

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 MOST = 30000  # candidates beyond so many, best first, are left out: YOLOv5's max_nms
 APART = 7680  # boxes of class c are moved by c times this, so that classes do not meet: YOLOv5's max_wh
-BLOCK = 96
+BLOCK = 128  # boxes decided at once
+PART = 256  # kept ones they are compared with at once
 
 
 def suppress(
@@ -36,31 +37,38 @@ def ceiling(iou: float) -> float:
 
 
 def _greedy(sides: Floats, threshold: float, limit: int) -> NDArray[np.intp]:
-    """sides (4, n), best first -> places of those kept; decided block by block."""
-    places = np.arange(sides.shape[1])
+    """sides (4, n), best first -> places of those kept; a block is looked at once all before it are decided."""
     rows = np.concatenate((sides, _areas(sides)[None]))
-    kept: list[NDArray[np.intp]] = []
-    count = 0
-    while len(places) and count < limit:
-        block, rest = rows[:, :BLOCK], rows[:, BLOCK:]
-        chosen = _within(_overlaps(block[:, :, None], block) > threshold)[: limit - count]
-        kept.append(places[chosen])
-        count += len(chosen)
-        alive = np.ones(rest.shape[1], bool)
-        for one in chosen if rest.shape[1] and count < limit else ():
-            alive &= ~(_overlaps(block[:, one], rest) > threshold)
-        places, rows = places[BLOCK:][alive], rest[:, alive]
-    return np.concatenate(kept) if kept else places
+    kept = np.empty(0, np.intp)
+    for start in range(0, rows.shape[1], BLOCK):
+        places = np.arange(start, min(start + BLOCK, rows.shape[1]))
+        places = places[_clear(rows[:, places], rows[:, kept], threshold)]
+        block = rows[:, places]
+        chosen = _within(_overlaps(block[:, :, None], block) > threshold)
+        kept = np.concatenate((kept, places[chosen]))
+        if len(kept) >= limit:
+            break
+    return kept[:limit]
+
+
+def _clear(block: Floats, kept: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Which of the block no kept one overlaps; compared in parts that stay in the cache."""
+    clear = np.ones(block.shape[1], bool)
+    for start in range(0, kept.shape[1], PART):
+        overlaps = _overlaps(block[:, :, None], kept[:, start : start + PART])
+        clear &= ~(overlaps > threshold).any(axis=1)
+    return clear
 
 
 def _within(overlap: NDArray[np.bool_]) -> list[int]:
     """overlap (n, n), best first -> those no better kept one overlaps; each row is a number of n bits."""
     bits = np.packbits(overlap, axis=1, bitorder="little")
+    data, step = bits.tobytes(), bits.shape[1]
     gone, kept = 0, []
-    for place, row in enumerate(bits):
+    for place in range(len(bits)):
         if not gone >> place & 1:
             kept.append(place)
-            gone |= int.from_bytes(row.tobytes(), "little")
+            gone |= int.from_bytes(data[place * step : (place + 1) * step], "little")
     return kept
 
 
@@ -75,8 +83,9 @@ def _overlaps(one: Floats, others: Floats) -> Floats:
     width -= np.maximum(one[0], others[0])
     height = np.minimum(one[3], others[3])
     height -= np.maximum(one[1], others[1])
-    shared: Floats = np.maximum(width, 0, out=width)
-    shared *= np.maximum(height, 0, out=height)
+    nothing = np.zeros_like(width)  # NumPy's vector code for maximum wants two arrays
+    shared: Floats = np.maximum(width, nothing, out=width)
+    shared *= np.maximum(height, nothing, out=height)
     union = one[4] + others[4]
     union -= shared
     shared /= union
