@@ -118,6 +118,7 @@ def test_safetensors_agrees_with_its_own_library():
         (["model.conv1.weight", "model.fc.bias"], ["conv1.weight", "fc.bias"]),
         (["net.model.conv1.weight"], ["conv1.weight"]),
         (["model.0.conv.weight", "model.24.m.0.bias"], ["model.0.conv.weight", "model.24.m.0.bias"]),
+        (["model.0.conv.weight", "model.anchors"], ["model.0.conv.weight", "model.anchors"]),
         (["module.model.0.conv.weight"], ["model.0.conv.weight"]),
         (["model.model.0.conv.weight"], ["model.0.conv.weight"]),
         (["0.conv.weight", "24.m.0.bias"], ["model.0.conv.weight", "model.24.m.0.bias"]),
@@ -186,6 +187,12 @@ def test_a_wrapped_whole_model_is_unwrapped(tmp_path):
     outer = module("torch.nn.parallel.distributed.DistributedDataParallel", children={"module": inner})
     found = read(tmp_path, archive(outer))
     assert (found.origin, list(found.tensors)) == ("models.yolo.Model", ["model.0"])
+
+
+@pytest.mark.parametrize(("names", "stride"), [(7, 8), ({1: "bus"}, [8] * 99), (["bus", 3], ["8"]), ({}, [0, -8])])
+def test_facts_that_make_no_sense_are_left_out(tmp_path, names, stride):
+    found = read(tmp_path, archive({"model": {"fc.weight": Tensor(WEIGHT)}, "names": names, "stride": stride}))
+    assert (found.labels, found.strides) == ((), ())
 
 
 def test_things_beside_the_model_are_only_remembered(tmp_path):

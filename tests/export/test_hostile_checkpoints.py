@@ -132,8 +132,8 @@ CALLS = {
     "getattr of a name": Call(Name("builtins", "getattr"), (INERT, "__init__")),
     "getattr of a number": Call(Name("builtins", "getattr"), (1, "__class__")),
     "a subclass rebuilt by a call": Call(Name("torch._tensor", "_rebuild_from_type_v2"), (Call(INERT), INERT, (), {})),
-    "a subclass of itself": Call(
-        Name("torch._tensor", "_rebuild_from_type_v2"), (Name("torch._tensor", "_rebuild_from_type_v2"), INERT, (), {})
+    "a subclass of itself, deeply": Raw(
+        b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00" + b"h\x00h\x00" * 5000 + b")" + b"\x87" * 5000 + b"R"
     ),
     "an object of an object": Call(Name("copyreg", "_reconstructor"), (New(INERT), Name("builtins", "object"), None)),
     "an object of torch.load": Call(Name("copyreg", "_reconstructor"), (Name("torch", "load"), 1, 2)),
@@ -167,7 +167,7 @@ OPCODES = {
     "EXT4": b"\x84\x01\x00\x00\x00",
     "PERSID": b"Pstorage\n",
     "NEXT_BUFFER": b"\x97",
-    "DUP": b"2",
+    "DUP": b"N2",
     "UNICODE": b"Vtext\n",
     "GET": b"g0\n",
     "an unknown opcode": b"\xff",
@@ -176,7 +176,8 @@ OPCODES = {
 
 @pytest.mark.parametrize("name", OPCODES)
 def test_opcodes_of_no_torch_are_refused(tmp_path, name):
-    refused(tmp_path, archive(b"\x80\x02" + OPCODES[name] + b"."))
+    error = refused(tmp_path, archive(b"\x80\x02" + OPCODES[name] + b"."))
+    assert f"opcode {name}" in str(error) or name == "an unknown opcode"
 
 
 LENGTHS = {
@@ -223,6 +224,10 @@ LONG_TEXT = Raw(b"X\x00\x00\x10\x00" + b"a" * MIB + b"q\x01")
 BOMBS = {
     "tuples as YAML": {**GOOD, "yaml": {"nc": doubled(b"\x86")}},
     "lists as YAML": {**GOOD, "yaml": {"nc": Raw(b"]q\x00" + b"h\x00a")}},
+    "lists of lists as YAML": {
+        **GOOD,
+        "yaml": {"nc": Raw(b"]q\x00" + b"](" + b"h\x00" * 999 + b"eq\x01](" + b"h\x01" * 999 + b"e")},
+    },
     "tuples as a key": {**GOOD, "extra": Raw(b"}" + doubled(b"\x86").opcodes + b"Ns")},
     "tuples as a shape": {"w": Tensor(WEIGHT, shape=(doubled(b"\x86"), 1))},
     "modules": doubled_modules(),
@@ -281,6 +286,7 @@ def test_pairs_handed_out_many_times_are_counted(tmp_path):
 
 TENSORS = {
     "an offset outside": Tensor(WEIGHT, offset=1),
+    "a storage of 130 000 bits": Tensor(WEIGHT, numel=Raw(b"\x8b\x00\x40\x00\x00" + b"\x01" * 0x4000)),
     "a far offset": Tensor(WEIGHT, offset=2**62),
     "a negative offset": Tensor(WEIGHT, offset=-1),
     "a stride outside": Tensor(WEIGHT, strides=(4, 1)),
@@ -404,6 +410,7 @@ def entry(first=0, last=8, shape=(2,), dtype="F32"):
 
 HEADERS = {
     "out of range": {"x": entry(0, 80, (20,))},
+    "out of range in two sizes": {"x": entry(0, 80, (2, 10))},
     "overlapping": {"x": entry(), "y": entry(4, 12)},
     "of the wrong length": {"x": entry(0, 8, (3,))},
     "backwards": {"x": entry(8, 0)},
@@ -443,6 +450,13 @@ def test_a_safetensors_header_of_any_claimed_length(tmp_path, size):
 
 
 WHOLE = module("models.yolo.Model", parameters={"w": Tensor(WEIGHT)}, stride=Tensor(WEIGHT))
+
+
+def test_a_long_safetensors_header_is_not_parsed(tmp_path):
+    error = refused(tmp_path, safetensors(b'{"x":[' + b"[]," * (2 * MIB)), memory=8 * MIB)
+    assert "limit" in str(error)
+
+
 GOOD_FILES = {
     "zip": archive(GOOD),
     "zip of a whole model": archive({"ema": WHOLE}),
