@@ -34,11 +34,11 @@ def yolov5(cfg, nc=None):
 
 
 def ultralytics(cfg, nc=None):
-    """A model of the ultralytics package; `cfg`: a name it knows, or a file."""
+    """A model of the ultralytics package; `cfg`: a name it knows, a file, or a dict."""
     from ultralytics.nn.tasks import DetectionModel
 
     torch.manual_seed(1)
-    return _settled(DetectionModel(str(cfg), nc=nc, verbose=False))
+    return _settled(DetectionModel(cfg if isinstance(cfg, dict) else str(cfg), nc=nc, verbose=False))
 
 
 def classifier(name, classes=1000):

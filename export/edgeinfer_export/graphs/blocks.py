@@ -136,7 +136,7 @@ def resnet_layer(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 def _resnet_block(net: Net, path: str, x: Feature, stride: int) -> Feature:
     y = net.conv(f"{path}.cv2", net.conv(f"{path}.cv1", x), stride)
     y = net.conv(f"{path}.cv3", y, activation=LINEAR)
-    if f"{path}.shortcut.0.conv.weight" in net.weights:
+    if stride != 1 or x.channels != y.channels:
         x = net.conv(f"{path}.shortcut.0", x, stride, activation=LINEAR)
     return net.graph.activate(path, net.graph.add(f"{path}.add", y, x), RELU)
 

@@ -150,7 +150,7 @@ def _anchor_free(net: Net, path: str, inputs: Sequence[Feature], strides: tuple[
 def _bins(net: Net, path: str) -> int:
     """How many distances each side of a box is spread over; the constant tensor that weighs them must be 0, 1, 2..."""
     bins = net.weights.shape(f"{path}.cv2.0.2.weight")[0] // 4
-    if f"{path}.dfl.conv.weight" in net.weights:
+    if bins > 1:
         steps = net.weights.take(f"{path}.dfl.conv.weight", 1, bins, 1, 1)
         if not np.array_equal(steps.ravel(), np.arange(bins)):
             raise ExportError(f"tensor {path}.dfl.conv.weight is not 0 to {bins - 1}", hint=DAMAGED)

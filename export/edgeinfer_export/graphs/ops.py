@@ -121,14 +121,14 @@ class Graph:
 
     def add(self, path: str, x: Feature, y: Feature) -> Feature:
         if (x.channels, x.height, x.width) != (y.channels, y.height, y.width):
-            raise ExportError(f"layer {path} adds {_shape(x)} to {_shape(y)}")
+            raise ExportError(f"layer {path} adds {_shape(x)} to {_shape(y)}", hint=DAMAGED)
         return Feature(self.node("Add", path, x.name, y.name), x.channels, x.height, x.width)
 
     def concat(self, path: str, features: Sequence[Feature]) -> Feature:
         first = features[0]
         for other in features[1:]:
             if (other.height, other.width) != (first.height, first.width):
-                raise ExportError(f"layer {path} joins {_shape(first)} and {_shape(other)}")
+                raise ExportError(f"layer {path} joins {_shape(first)} and {_shape(other)}", hint=DAMAGED)
         name = self.node("Concat", path, *(feature.name for feature in features), axis=1)
         return Feature(name, sum(feature.channels for feature in features), first.height, first.width)
 

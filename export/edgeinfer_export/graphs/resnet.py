@@ -104,8 +104,7 @@ class _Net:
             for block in range(blocks):
                 x = self._block(f"layer{stage}.{block}", x, 2 if stage > 1 and block == 0 else 1)
         pooled = Feature(self.graph.node("GlobalAveragePool", "avgpool", x.name), x.channels, 1, 1)
-        classes = self.weights.shape("fc.weight")[0]
-        logits = self.graph.conv("fc", pooled, self.weights.linear("fc", classes, x.channels))
+        logits = self.graph.conv("fc", pooled, self.weights.linear("fc", x.channels))
         self.graph.node("Flatten", OUTPUT, logits.name, axis=1)
         return logits
 
@@ -123,6 +122,6 @@ class _Net:
         y = self._conv(f"{path}.conv2", f"{path}.bn2", y, stride // first, self._groups(path))
         if self.bottleneck:
             y = self._conv(f"{path}.conv3", f"{path}.bn3", self._relu(f"{path}.conv2", y))
-        if f"{path}.downsample.0.weight" in self.weights:
+        if stride != 1 or x.channels != y.channels:
             x = self._conv(f"{path}.downsample.0", f"{path}.downsample.1", x, stride)
         return self._relu(path, self.graph.add(f"{path}.add", y, x))

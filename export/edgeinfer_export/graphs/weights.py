@@ -59,17 +59,17 @@ class Weights:
     def kernel(self, conv: str, norm: str = "", eps: float = 0.0) -> Kernel:
         """The convolution `conv` with the batch norm `norm` folded in; one folded before has a bias and no norm."""
         weight = self.take(f"{conv}.weight", -1, -1, -1, -1)
-        out = weight.shape[0]
-        bias = self.take(f"{conv}.bias", out) if f"{conv}.bias" in self else np.zeros(out)
-        if norm and (f"{norm}.weight" in self or f"{conv}.bias" not in self):
+        out, has_bias = weight.shape[0], f"{conv}.bias" in self
+        bias = self.take(f"{conv}.bias", out) if has_bias or not norm else np.zeros(out)
+        if norm and (not has_bias or f"{norm}.weight" in self):
             gain, offset = self.norm(norm, out, eps)
             weight, bias = weight * gain[:, None, None, None], bias * gain + offset
         return Kernel(weight.astype(np.float32), bias.astype(np.float32))
 
-    def linear(self, path: str, outputs: int, inputs: int) -> Kernel:
+    def linear(self, path: str, inputs: int) -> Kernel:
         """A fully connected layer as a 1x1 convolution."""
-        weight = self.take(f"{path}.weight", outputs, inputs)
-        bias = self.take(f"{path}.bias", outputs) if f"{path}.bias" in self else np.zeros(outputs)
+        weight = self.take(f"{path}.weight", -1, inputs)
+        bias = self.take(f"{path}.bias", weight.shape[0])
         return Kernel(weight[:, :, None, None].astype(np.float32), bias.astype(np.float32))
 
     def norm(self, path: str, channels: int, eps: float) -> tuple[Array, Array]:

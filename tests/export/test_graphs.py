@@ -1,0 +1,303 @@
+"""What every graph must be, and what happens when a checkpoint is not what it says."""
+
+import ast
+import contextlib
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeinfer import modeljson
+from edgeinfer.errors import EdgeInferError, ExportError
+from edgeinfer.spec import Batch, Boxes, Size, TopK
+from edgeinfer_export import graphs
+from helpers import seeded
+
+
+@pytest.fixture(scope="module")
+def yolov5():
+    return seeded.Golden("yolov5")
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return seeded.Golden("resnet-basic")
+
+
+def bytes_of(built):
+    return built.model.SerializeToString(deterministic=True)
+
+
+def shape(value):
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+@pytest.mark.parametrize("name", seeded.names())
+def test_graphs_are_valid_and_their_inferred_shapes_are_the_specs(name):
+    golden = seeded.Golden(name)
+    built = graphs.build(golden.checkpoint(), size=golden.size)
+    onnx.checker.check_model(built.model, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(built.model, strict_mode=True, data_prop=True)
+    assert shape(inferred.graph.output[0]) == list(built.spec.outputs[0].shape)
+    assert [opset.version for opset in built.model.opset_import] == [17]
+
+
+@pytest.mark.parametrize("name", ["yolov5", "yolov5u", "resnet-basic"])
+def test_a_range_of_batches_becomes_a_symbolic_dimension(name):
+    golden = seeded.Golden(name)
+    built = graphs.build(golden.checkpoint(), size=golden.size, batch=Batch(1, 8))
+    onnx.checker.check_model(built.model, full_check=True)
+    for value in (built.model.graph.input[0], built.model.graph.output[0]):
+        assert shape(value)[0] == "batch"
+    assert built.spec.batch == Batch(1, 8)
+
+
+def test_only_operators_that_every_engine_takes():
+    known = {"Conv", "Sigmoid", "Mul", "Add", "Sub", "Concat", "MaxPool", "Resize", "Reshape", "Transpose", "Split"}
+    known |= {"Softmax", "ReduceSum", "Relu", "LeakyRelu", "GlobalAveragePool", "Flatten"}
+    for name in seeded.names():
+        golden = seeded.Golden(name)
+        nodes = graphs.build(golden.checkpoint(), size=golden.size).model.graph.node
+        assert {node.op_type for node in nodes} <= known, name
+
+
+def test_nodes_are_named_by_their_layer(yolov5):
+    nodes = graphs.build(yolov5.checkpoint(), size=yolov5.size).model.graph.node
+    names = [node.name for node in nodes]
+    assert len(set(names)) == len(names)
+    assert names[:3] == ["model.0.conv", "model.0.sigmoid", "model.0.silu"]
+    assert [node.op_type for node in nodes if ".decode." in node.name] == [
+        "Concat",
+        "Split",
+        "Mul",
+        "Mul",
+        "Add",
+        "Mul",
+    ]
+
+
+SCRIPT = """
+import hashlib
+from edgeinfer_export import graphs
+from helpers import seeded
+golden = seeded.Golden("yolov5u")
+data = graphs.build(golden.checkpoint(), size=golden.size).model.SerializeToString(deterministic=True)
+print(hashlib.sha256(data).hexdigest())
+"""
+
+
+def test_two_processes_give_the_same_bytes():
+    golden = seeded.Golden("yolov5u")
+    here = hashlib.sha256(bytes_of(graphs.build(golden.checkpoint(), size=golden.size))).hexdigest()
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{SCRIPT}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "123"},
+    )
+    assert run.stdout.strip() == here
+
+
+def test_the_spec_of_a_detector(yolov5):
+    spec = graphs.build(yolov5.checkpoint(), size=yolov5.size, name="mine").spec
+    assert (spec.name, spec.task, spec.decode) == ("mine", "detect", Boxes("yolov5"))
+    assert spec.outputs[0].shape == (1, 378, 8)
+    assert (spec.preprocess.fit, spec.preprocess.pad, spec.preprocess.scale) == ("letterbox", 114, 255)
+    assert spec.labels == ("class_0", "class_1", "class_2")
+    assert modeljson.from_json(json.loads(json.dumps(modeljson.to_json(spec)))) == spec
+
+
+def test_the_spec_of_a_classifier(resnet):
+    spec = graphs.build(resnet.checkpoint()).spec
+    assert (spec.name, spec.task, spec.decode) == ("resnet-1-2-1-1", "classify", TopK(5, "softmax"))
+    assert spec.inputs[0].shape == (1, 3, 224, 224)
+    assert (spec.preprocess.resize, spec.preprocess.interpolation) == (256, "linear-antialias")
+    assert graphs.build(resnet.checkpoint(), resize=232).spec.preprocess.resize == 232
+    assert graphs.build(resnet.checkpoint(), size=Size(112, 112)).spec.preprocess.resize == 128
+
+
+def test_metadata_in_the_words_of_other_tools(yolov5):
+    built = graphs.build(yolov5.checkpoint(labels=("a", "b's", "ç")), size=yolov5.size)
+    facts = {item.key: item.value for item in built.model.metadata_props}
+    assert ast.literal_eval(facts["names"]) == {0: "a", 1: "b's", 2: "ç"}
+    assert json.loads(facts["labels"]) == ["a", "b's", "ç"]
+    assert (facts["stride"], facts["task"], facts["imgsz"], facts["batch"]) == ("32", "detect", "[64, 96]", "1")
+    assert built.model.producer_name == "edgeinfer"
+
+
+def test_labels_come_from_the_user_then_the_checkpoint(yolov5):
+    stored = yolov5.checkpoint(labels=("x", "y", "z"))
+    assert graphs.build(stored, size=yolov5.size).spec.labels == ("x", "y", "z")
+    assert graphs.build(stored, size=yolov5.size, labels=("a", "b", "c")).spec.labels == ("a", "b", "c")
+    with pytest.raises(ExportError, match="2 labels given, the model has 3 classes"):
+        graphs.build(stored, size=yolov5.size, labels=("a", "b"))
+
+
+def test_published_labels():
+    assert graphs.labels.published(1000)[258] == "Samoyed"
+    assert graphs.labels.published(80)[5] == "bus"
+    assert graphs.labels.Names(stored=tuple(map(str, range(80))), data_set=80).of(80)[0] == "person"
+
+
+def test_parameters_count_as_the_reference_counts_them(yolov5, resnet):
+    whole = sum(value.size for name, value in resnet.tensors.items() if "running" not in name)
+    assert graphs.build(resnet.checkpoint()).spec.provenance.parameters == whole
+    gains = sum(value.size for name, value in yolov5.tensors.items() if name.endswith("bn.weight"))
+    learned = sum(v.size for name, v in yolov5.tensors.items() if "running" not in name and "anchors" not in name)
+    assert graphs.build(yolov5.checkpoint(), size=yolov5.size).spec.provenance.parameters == learned - gains
+
+
+def test_a_size_that_is_no_multiple_of_the_stride_names_the_nearest(yolov5):
+    with pytest.raises(ExportError, match="size 100x96 is not a multiple of 32") as caught:
+        graphs.build(yolov5.checkpoint(), size=Size(100, 96))
+    assert caught.value.hint == "use 96,96"
+
+
+def test_the_size_by_default_is_the_published_one(yolov5):
+    assert graphs.build(yolov5.checkpoint()).spec.preprocess.size == Size(640, 640)
+    four = seeded.Golden("yolov5-four-levels")
+    assert graphs.build(four.checkpoint()).spec.preprocess.size == Size(1280, 1280)
+
+
+def test_tensors_alone_are_enough_for_yolov5(yolov5):
+    alone, told = (graphs.build(yolov5.checkpoint(**one), size=yolov5.size) for one in ({"yaml": None}, {}))
+    assert alone.model.graph == told.model.graph
+
+
+@pytest.mark.parametrize("name", ["yolov5", "yolov5u", "yolov5-release-5", "resnet-bottleneck"])
+def test_a_missing_tensor_is_named(name):
+    golden = seeded.Golden(name)
+    for lost in sorted(golden.tensors)[::7]:
+        tensors = {key: value for key, value in golden.tensors.items() if key != lost}
+        with pytest.raises(ExportError) as caught:
+            graphs.build(golden.checkpoint(tensors=tensors), size=golden.size)
+        assert caught.value.hint
+
+
+def test_a_tensor_of_the_wrong_shape_is_named(yolov5):
+    tensors = yolov5.tensors | {"model.3.bn.weight": np.ones(5, np.float32)}
+    with pytest.raises(ExportError, match=r"tensor model.3.bn.weight is \(5,\), expected \(32,\)"):
+        graphs.build(yolov5.checkpoint(tensors=tensors), size=yolov5.size)
+    tensors = yolov5.tensors | {"model.3.conv.weight": np.ones((32, 9, 3, 3), np.float32)}
+    with pytest.raises(ExportError, match=r"tensor model\.3\.conv\.weight .* takes 9 channels"):
+        graphs.build(yolov5.checkpoint(tensors=tensors), size=yolov5.size)
+
+
+def test_a_tensor_with_no_place_is_named(yolov5, resnet):
+    for golden in (yolov5, resnet):
+        tensors = golden.tensors | {"extra.weight": np.ones(1, np.float32)}
+        with pytest.raises(ExportError, match=r"tensor extra\.weight has no place"):
+            graphs.build(golden.checkpoint(tensors=tensors), size=golden.size)
+
+
+def test_a_tensor_that_is_not_finite_is_named(resnet):
+    bad = np.full_like(resnet.tensors["conv1.weight"], np.nan)
+    with pytest.raises(ExportError, match=r"tensor conv1\.weight holds values that are not finite"):
+        graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"conv1.weight": bad}))
+
+
+def test_what_is_no_known_model_is_said():
+    golden = seeded.Golden("yolov5-resnet")
+    with pytest.raises(ExportError, match="neither a ResNet nor a YOLO detector") as caught:
+        graphs.build(golden.checkpoint(yaml=None))
+    assert "--via ultralytics" in caught.value.hint
+
+
+def changed(yaml, index, row):
+    value = json.loads(json.dumps(yaml))
+    part = "backbone" if index < len(value["backbone"]) else "head"
+    value[part][index - (0 if part == "backbone" else len(value["backbone"]))] = row
+    return value
+
+
+HOSTILE_ROWS = {
+    "code as a module": [-1, 1, "__import__('os').system('false')", [64]],
+    "a module nobody knows": [-1, 1, "GhostConv", [128, 3, 2]],
+    "code as an argument": [-1, 1, "Conv", ["__import__('os')", "exit()", 2]],
+    "endless repeats": [-1, 10**9, "C3", [128]],
+    "no repeats": [-1, 0, "C3", [128]],
+    "repeats that are no number": [-1, True, "Conv", [128, 3, 2]],
+    "a giant kernel": [-1, 1, "Conv", [128, 10**12, 2]],
+    "a giant stride": [-1, 1, "Conv", [128, 3, 10**9]],
+    "a negative padding": [-1, 1, "Conv", [128, 3, 2, -5]],
+    "groups that do not divide": [-1, 1, "Conv", [128, 3, 2, None, 7]],
+    "a layer before the first": [-5, 1, "Conv", [128, 3, 2]],
+    "itself": [1, 1, "Conv", [128, 3, 2]],
+    "a layer after it": [99, 1, "Conv", [128, 3, 2]],
+    "a source that is text": ["0", 1, "Conv", [128, 3, 2]],
+    "no source": [[], 1, "Conv", [128, 3, 2]],
+    "two sources": [[0, 0], 1, "Conv", [128, 3, 2]],
+    "too few entries": [-1, 1, "Conv"],
+    "not a list": "Conv",
+    "arguments that are no list": [-1, 1, "Conv", 128],
+    "nested lists": [-1, 1, "Conv", [[[[]]]]],
+    "no arguments": [-1, 1, "Conv", []],
+    "a giant upsampling": [-1, 1, "nn.Upsample", [None, 60000, "nearest"]],
+    "other interpolation": [-1, 1, "nn.Upsample", [None, 2, "bilinear"]],
+    "a pool larger than the picture": [-1, 1, "nn.MaxPool2d", [999, 1, 0]],
+    "joining along the rows": [[-1, 0], 1, "Concat", [2]],
+    "a head in the middle": [[0], 1, "Detect", [3]],
+}
+
+
+@pytest.mark.parametrize("row", HOSTILE_ROWS.values(), ids=HOSTILE_ROWS)
+def test_a_hostile_row_gives_one_clear_error(yolov5, row):
+    with pytest.raises(ExportError) as caught:
+        graphs.build(yolov5.checkpoint(yaml=changed(yolov5.yaml, 1, row)), size=yolov5.size)
+    assert caught.value.hint
+    assert len(str(caught.value)) < 300
+
+
+HOSTILE_FACTS = [
+    {"backbone": None},
+    {"backbone": [[-1, 1, "Conv", [8, 3, 1]]] * 2000},
+    {"backbone": [], "head": []},
+    {"head": {"a": 1}},
+    {"depth_multiple": 1e300},
+    {"depth_multiple": float("nan")},
+    {"depth_multiple": "0.33"},
+    {"depth_multiple": -1},
+    {"scales": {"n": 5}},
+    {"scales": {"n": [0.33]}, "scale": ["n"]},
+    {"scales": {"n": [0.33]}, "scale": "x"},
+    {"activation": "__import__('os').system('false')"},
+    {"activation": "nn.SiLU().__class__"},
+    {"activation": "nn.LeakyReLU(1e9999)"},
+    {"activation": 5},
+]
+
+
+@pytest.mark.parametrize("facts", HOSTILE_FACTS, ids=str)
+def test_a_hostile_fact_gives_one_clear_error(yolov5, facts):
+    with pytest.raises(ExportError) as caught:
+        graphs.build(yolov5.checkpoint(yaml=yolov5.yaml | facts), size=yolov5.size)
+    assert caught.value.hint
+    assert len(str(caught.value)) < 300
+
+
+def test_an_unknown_module_is_named_with_its_layer(yolov5):
+    row = HOSTILE_ROWS["a module nobody knows"]
+    with pytest.raises(ExportError, match="layer 1: module GhostConv is not one of") as caught:
+        graphs.build(yolov5.checkpoint(yaml=changed(yolov5.yaml, 1, row)), size=yolov5.size)
+    assert "--via ultralytics" in caught.value.hint
+
+
+def test_no_value_in_any_place_of_the_yaml_escapes_as_another_error(yolov5):
+    odd = [None, -1, 0, 10**30, 1.5, float("inf"), "x", "nc", [], {}, [[-1]], True]
+    for index in (0, 1, 2, 9, 11, 12, 24):
+        rows = yolov5.yaml["backbone"] + yolov5.yaml["head"]
+        for place in range(4):
+            for value in odd:
+                row = [*rows[index][:place], value, *rows[index][place + 1 :]]
+                for argument in (row, [*row[:3], [value, value, value, value, value]]):
+                    try_to_build(yolov5, changed(yolov5.yaml, index, argument))
+
+
+def try_to_build(golden, yaml):
+    with contextlib.suppress(EdgeInferError):
+        graphs.build(golden.checkpoint(yaml=yaml), size=golden.size)

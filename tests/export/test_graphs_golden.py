@@ -1,0 +1,61 @@
+"""Graphs of tiny models against outputs the reference implementations gave for the same weights."""
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from edgeinfer.spec import Batch
+from edgeinfer_export import graphs
+from helpers import seeded
+
+# float32 sums in another order; boxes in pixels, scores in 0-1, logits
+PIXELS, SCORES, LOGITS = 0.01, 1e-4, 1e-4
+
+
+def run(built, images):
+    session = onnxruntime.InferenceSession(built.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {built.spec.inputs[0].name: images})[0]
+
+
+@pytest.mark.parametrize("name", [name for name in seeded.names() if name.startswith("yolo")])
+@pytest.mark.parametrize("batch", [Batch(2, 2), Batch(1, 4)])
+def test_detectors_say_what_the_reference_said(name, batch):
+    golden = seeded.Golden(name)
+    built = graphs.build(golden.checkpoint(), size=golden.size, batch=batch)
+    output = run(built, golden.images)
+    boxes = np.s_[:, :4] if built.spec.decode.layout == "yolov8" else np.s_[..., :4]
+    scores = np.s_[:, 4:] if built.spec.decode.layout == "yolov8" else np.s_[..., 4:]
+    np.testing.assert_allclose(output[boxes], golden.output[boxes], rtol=0, atol=PIXELS)
+    np.testing.assert_allclose(output[scores], golden.output[scores], rtol=0, atol=SCORES)
+
+
+@pytest.mark.parametrize("name", [name for name in seeded.names() if name.startswith("resn")])
+def test_classifiers_say_what_the_reference_said(name):
+    golden = seeded.Golden(name)
+    output = run(graphs.build(golden.checkpoint(), size=golden.size, batch=Batch(1, 4)), golden.images)
+    np.testing.assert_allclose(output, golden.output, rtol=0, atol=LOGITS * golden.output.std())
+
+
+def test_half_precision_tensors_are_folded_in_double_precision():
+    golden = seeded.Golden("resnet-basic")
+    halves = {name: value.astype(np.float16) for name, value in golden.tensors.items()}
+    singles = {name: value.astype(np.float32) for name, value in halves.items()}
+    built = [graphs.build(golden.checkpoint(tensors=one), size=golden.size) for one in (halves, singles)]
+    assert built[0].model.SerializeToString(deterministic=True) == built[1].model.SerializeToString(deterministic=True)
+
+
+def test_fused_tensors_give_the_same_output():
+    golden = seeded.Golden("yolov5")
+    built = graphs.build(golden.checkpoint(tensors=fused(golden.tensors)), size=golden.size, batch=Batch(2, 2))
+    np.testing.assert_allclose(run(built, golden.images), golden.output, rtol=0, atol=PIXELS)
+
+
+def fused(tensors):
+    """Each batch norm folded into the convolution before it, as a deployed checkpoint has it."""
+    kept = {name: value for name, value in tensors.items() if ".bn." not in name}
+    for name in [name for name in tensors if name.endswith(".bn.weight")]:
+        path = name.removesuffix(".bn.weight")
+        gain = tensors[name] / np.sqrt(tensors[f"{path}.bn.running_var"] + 1e-3)
+        kept[f"{path}.conv.weight"] = tensors[f"{path}.conv.weight"] * gain[:, None, None, None]
+        kept[f"{path}.conv.bias"] = tensors[f"{path}.bn.bias"] - tensors[f"{path}.bn.running_mean"] * gain
+    return kept

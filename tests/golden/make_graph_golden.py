@@ -1,0 +1,98 @@
+"""Write tests/golden/graphs/*.npz: outputs of the reference implementations for tiny models with seeded weights.
+
+Needs torch, torchvision, yolov5 and ultralytics (versions are recorded in the files):
+    PYTHONPATH=.:export:tests python tests/golden/make_graph_golden.py
+"""
+
+import importlib.metadata
+import json
+import os
+import tempfile
+
+os.environ |= {"YOLO_CONFIG_DIR": tempfile.mkdtemp(), "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false"}
+
+import numpy as np
+import torch
+import yaml
+from helpers import seeded
+from reference import originals
+
+RESNET_DETECTOR = {
+    "nc": 2,
+    "depth_multiple": 0.33,
+    "width_multiple": 0.125,
+    "backbone": [
+        [-1, 1, "ResNetLayer", [3, 8, 1, True, 1]],
+        [-1, 1, "ResNetLayer", [8, 4, 1, False, 1]],
+        [-1, 1, "ResNetLayer", [16, 8, 2, False, 2]],
+        [-1, 1, "ResNetLayer", [32, 8, 2, False, 1]],
+        [-1, 1, "SPPF", [128, 5]],
+    ],
+    "head": [
+        [-1, 1, "Conv", [64, 1, 1]],
+        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+        [[-1, 2], 1, "Concat", [1]],
+        [-1, 3, "C3", [64, False]],
+        [-1, 1, "Conv", [64, 3, 2]],
+        [[-1, 5], 1, "Concat", [1]],
+        [-1, 3, "C3", [128, False]],
+        [[8, 11], 1, "Detect", ["nc"]],
+    ],
+}
+
+
+def yolov5(file, **changes):
+    value = yaml.safe_load((originals.YOLOV5 / "models" / file).read_text(errors="ignore"))
+    return value | {"nc": 3, "width_multiple": 0.125, "depth_multiple": 0.33} | changes
+
+
+def release5():
+    value = yolov5("yolov5n.yaml", activation="nn.LeakyReLU(0.1)")
+    value["backbone"][0] = [-1, 1, "Focus", [64, 3]]
+    value["backbone"][-2:] = [[-1, 1, "SPP", [1024, [5, 9, 13]]], [-1, 3, "C3", [1024, False]]]
+    return value
+
+
+def yolov5u():
+    value = yaml.safe_load((originals.ULTRALYTICS / "cfg/models/v5/yolov5.yaml").read_text())
+    return value | {"nc": 3, "scales": {"t": [0.33, 0.125, 1024]}, "scale": "t"}
+
+
+def resnet(block, **options):
+    from torchvision.models import resnet
+
+    return resnet.ResNet(getattr(resnet, block), [1, 2, 1, 1], num_classes=7, **options)
+
+
+# how to make it, the size of its pictures, and the gain of its weights that keeps activations near 1
+MODELS = {
+    "yolov5": (lambda: originals.yolov5(yolov5("yolov5n.yaml")), (64, 96), 1.7),
+    "yolov5-four-levels": (lambda: originals.yolov5(yolov5("hub/yolov5n6.yaml")), (64, 128), 1.7),
+    "yolov5-release-5": (lambda: originals.yolov5(release5()), (64, 64), 1.2),
+    "yolov5u": (lambda: originals.ultralytics(yolov5u()), (64, 96), 1.7),
+    "yolov5-resnet": (lambda: originals.ultralytics(RESNET_DETECTOR), (64, 64), 1.7),
+    "resnet-basic": (lambda: resnet("BasicBlock"), (64, 64), 1.2),
+    "resnet-bottleneck": (lambda: resnet("Bottleneck"), (64, 96), 1.2),
+    "resnext": (lambda: resnet("Bottleneck", groups=4, width_per_group=8), (64, 64), 1.2),
+}
+
+
+def write(name, make, size, gain):
+    """Give the reference model its seeded tensors, run it, and store what it says."""
+    model = make().eval()
+    state = model.state_dict()
+    shapes = {key: list(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    tensors = {key: torch.from_numpy(value) for key, value in seeded.tensors(shapes, gain).items()}
+    model.load_state_dict(tensors, strict=False)
+    packages = ("numpy", "torch", "torchvision", "yolov5", "ultralytics")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    facts = {"size": size, "gain": gain, "yaml": getattr(model, "yaml", None), "shapes": shapes, "versions": versions}
+    output = originals.output(model, seeded.images(size))
+    seeded.GOLDEN.mkdir(exist_ok=True)
+    np.savez_compressed(seeded.GOLDEN / f"{name}.npz", output=output, facts=np.array(json.dumps(facts)))
+    print(f"{name}: {output.shape}, mean {output.mean():.3f}, standard deviation {output.std():.3f}")
+
+
+if __name__ == "__main__":
+    for name, row in MODELS.items():
+        write(name, *row)

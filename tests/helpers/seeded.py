@@ -1,0 +1,64 @@
+"""Tiny models whose weights come from seeds, so that golden outputs can be committed without them.
+
+A golden file names each tensor and its shape; the numbers follow from the name alone, by NumPy's frozen generator.
+"""
+
+import json
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from edgeinfer.spec import Size
+from edgeinfer_export.checkpoint import Checkpoint
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "graphs"
+
+
+def tensor(name, shape, gain):
+    """Weights that keep activations near 1, batch norm that is not trivial, anchors that are positive."""
+    random = np.random.RandomState(crc32(name.encode()))
+    if name.endswith("dfl.conv.weight"):
+        return np.arange(shape[1], dtype=np.float32).reshape(shape)
+    if name.endswith(".anchors"):
+        return random.uniform(1, 6, shape).astype(np.float32)
+    if name.endswith("running_var"):
+        return random.uniform(0.5, 2, shape).astype(np.float32)
+    if name.endswith(("running_mean", "bias")):
+        return random.normal(0, 0.3, shape).astype(np.float32)
+    if len(shape) == 1:
+        return random.uniform(0.6, 1.4, shape).astype(np.float32)
+    return random.normal(0, gain / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
+
+
+def tensors(shapes, gain):
+    return {name: tensor(name, tuple(shape), gain) for name, shape in shapes.items()}
+
+
+def images(size, count=2):
+    """Patches of colour with noise (n, 3, h, w) float32 in 0-1."""
+    random = np.random.RandomState(7)
+    patches = random.uniform(0, 1, (count, 3, 4, 4)).repeat(size[0] // 4, 2).repeat(size[1] // 4, 3)
+    return ((patches + random.uniform(0, 1, patches.shape)) / 2).astype(np.float32)
+
+
+class Golden:
+    """A committed output of a reference implementation, and what it was computed from."""
+
+    def __init__(self, name):
+        with np.load(GOLDEN / f"{name}.npz") as file:
+            self.output = file["output"]
+            facts = json.loads(str(file["facts"]))
+        self.size = Size(*facts["size"])
+        self.images = images(facts["size"])
+        self.yaml = facts["yaml"]
+        self.tensors = tensors(facts["shapes"], facts["gain"])
+
+    def checkpoint(self, **changes):
+        """`changes`: fields of the checkpoint to replace."""
+        fields = {"origin": "state dict", "tensors": self.tensors, "yaml": self.yaml}
+        return Checkpoint(**{"path": Path("seeded.pt"), "sha256": "0" * 64, **fields, **changes})
+
+
+def names():
+    return sorted(path.stem for path in GOLDEN.glob("*.npz"))
