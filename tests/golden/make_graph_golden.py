@@ -66,14 +66,14 @@ def resnet(block, **options):
 
 # how to make it, the size of its pictures, and the gain of its weights that keeps activations near 1
 MODELS = {
-    "yolov5": (lambda: originals.yolov5(yolov5("yolov5n.yaml")), (64, 96), 1.7),
-    "yolov5-four-levels": (lambda: originals.yolov5(yolov5("hub/yolov5n6.yaml")), (64, 128), 1.7),
-    "yolov5-release-5": (lambda: originals.yolov5(release5()), (64, 64), 1.2),
-    "yolov5u": (lambda: originals.ultralytics(yolov5u()), (64, 96), 1.7),
-    "yolov5-resnet": (lambda: originals.ultralytics(RESNET_DETECTOR), (64, 64), 1.7),
-    "resnet-basic": (lambda: resnet("BasicBlock"), (64, 64), 1.2),
-    "resnet-bottleneck": (lambda: resnet("Bottleneck"), (64, 96), 1.2),
-    "resnext": (lambda: resnet("Bottleneck", groups=4, width_per_group=8), (64, 64), 1.2),
+    "yolov5": (lambda: originals.yolov5(yolov5("yolov5n.yaml")), (64, 96), 1.42),
+    "yolov5-four-levels": (lambda: originals.yolov5(yolov5("hub/yolov5n6.yaml")), (64, 128), 1.42),
+    "yolov5-release-5": (lambda: originals.yolov5(release5()), (64, 64), 1.35),
+    "yolov5u": (lambda: originals.ultralytics(yolov5u()), (64, 96), 1.42),
+    "yolov5-resnet": (lambda: originals.ultralytics(RESNET_DETECTOR), (64, 64), 1.5),
+    "resnet-basic": (lambda: resnet("BasicBlock"), (64, 64), 1.35),
+    "resnet-bottleneck": (lambda: resnet("Bottleneck"), (64, 96), 1.35),
+    "resnext": (lambda: resnet("Bottleneck", groups=4, width_per_group=8), (64, 64), 1.35),
 }
 
 
