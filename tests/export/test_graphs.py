@@ -201,6 +201,25 @@ def test_a_tensor_that_is_not_finite_is_named(resnet):
         graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"conv1.weight": bad}))
 
 
+def test_a_tensor_of_whole_numbers_is_refused(resnet):
+    whole = resnet.tensors["conv1.weight"].astype(np.int8)
+    with pytest.raises(ExportError, match=r"tensor conv1\.weight is int8, expected floating point"):
+        graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"conv1.weight": whole}))
+
+
+def test_a_resnet_for_small_pictures_is_refused(resnet):
+    stem = resnet.tensors["conv1.weight"][:, :, 2:5, 2:5]
+    with pytest.raises(ExportError, match="expected a 7x7 kernel"):
+        graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"conv1.weight": stem}))
+
+
+def test_a_level_larger_than_the_picture_is_refused(yolov5):
+    rows = [[-1, 1, "Conv", [8, 6, 2, 2]], *[[-1, 1, "nn.Upsample", [None, 8, "nearest"]]] * 500]
+    yaml = yolov5.yaml | {"backbone": rows, "head": [[[-1, -1, -1], 1, "Detect", [3]]]}
+    with pytest.raises(ExportError, match="does not divide 64x96"):
+        graphs.build(yolov5.checkpoint(yaml=yaml), size=yolov5.size)
+
+
 def test_what_is_no_known_model_is_said():
     golden = seeded.Golden("yolov5-resnet")
     with pytest.raises(ExportError, match="neither a ResNet nor a YOLO detector") as caught:
@@ -238,6 +257,8 @@ HOSTILE_ROWS = {
     "nested lists": [-1, 1, "Conv", [[[[]]]]],
     "no arguments": [-1, 1, "Conv", []],
     "a giant upsampling": [-1, 1, "nn.Upsample", [None, 60000, "nearest"]],
+    "endless upsampling": [-1, 99, "nn.Upsample", [None, 8, "nearest"]],
+    "endless strides": [-1, 99, "nn.MaxPool2d", [2, 2, 0]],
     "other interpolation": [-1, 1, "nn.Upsample", [None, 2, "bilinear"]],
     "a pool larger than the picture": [-1, 1, "nn.MaxPool2d", [999, 1, 0]],
     "joining along the rows": [[-1, 0], 1, "Concat", [2]],

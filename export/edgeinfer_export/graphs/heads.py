@@ -37,16 +37,25 @@ class Head:
 
 def detect(net: Net, layer: Layer, inputs: Sequence[Feature], size: Size) -> Head:
     """Detect with anchors or without: the tensors tell which."""
+    strides = tuple(_stride(layer, x, size) for x in inputs)
     kinds: dict[str, Callable[[Net, str, Sequence[Feature], tuple[int, ...]], Head]] = {
         f"{layer.path}.m.0.weight": _anchored,
         f"{layer.path}.cv2.0.0.conv.weight": _anchor_free,
     }
     for tensor, head in kinds.items():
         if tensor in net.weights:
-            return head(net, layer.path, inputs, tuple(size.height // x.height for x in inputs))
+            return head(net, layer.path, inputs, strides)
     raise ExportError(
         f"layer {layer.index} (Detect): the checkpoint has neither tensor {' nor '.join(kinds)}", hint=DAMAGED
     )
+
+
+def _stride(layer: Layer, x: Feature, size: Size) -> int:
+    """Model pixels per cell of a level."""
+    stride = size.height // x.height
+    if stride < 1 or (x.height * stride, x.width * stride) != (size.height, size.width):
+        raise layer.error(f"a level of {x.height}x{x.width} cells does not divide {size}")
+    return stride
 
 
 # -- YOLOv5: (n, anchors, 5 + classes), rows ordered by level, anchor, row, column

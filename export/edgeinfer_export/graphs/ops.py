@@ -23,8 +23,6 @@ Array = NDArray[Any]
 # Taken by TensorRT 8.5 to 11, TensorRT-RTX, OpenVINO and every ONNX Runtime the package admits.
 OPSET = 17
 IR_VERSION = 8
-
-
 DAMAGED = "the checkpoint's tensors do not fit its own description; export the original checkpoint"
 
 
@@ -96,7 +94,7 @@ class Graph:
                 f"the layer before gives {x.channels}",
                 hint=DAMAGED,
             )
-        height, width = ((side + 2 * pad - k) // stride + 1 for side, k in zip((x.height, x.width), shape, strict=True))
+        height, width = _slid(path, x, shape, stride, pad)
         self.macs += kernel.weight.size * height * width
         weight = self.constant(f"{path}.weight", kernel.weight)
         bias = self.constant(f"{path}.bias", kernel.bias)
@@ -134,7 +132,7 @@ class Graph:
 
     def max_pool(self, path: str, x: Feature, kernel: int, stride: int, pad: int) -> Feature:
         attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
-        height, width = ((side + 2 * pad - kernel) // stride + 1 for side in (x.height, x.width))
+        height, width = _slid(path, x, [kernel] * 2, stride, pad)
         return Feature(self.node("MaxPool", path, x.name, **attributes), x.channels, height, width)
 
     def upsample(self, path: str, x: Feature, factor: int) -> Feature:
@@ -153,7 +151,7 @@ class Graph:
         return Feature(name, x.channels, x.height * factor, x.width * factor)
 
     def model(self, name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], producer: str) -> Any:
-        """The finished model, checked, shapes inferred; the same calls give the same bytes."""
+        """The finished model; the same calls give the same bytes."""
         graph = helper.make_graph(
             self._nodes,
             name,
@@ -168,6 +166,16 @@ class Graph:
 
 def _shape(x: Feature) -> str:
     return f"({x.channels}, {x.height}, {x.width})"
+
+
+def _slid(path: str, x: Feature, kernel: Sequence[int], stride: int, pad: int) -> tuple[int, int]:
+    """Height and width after a window was slid over `x`."""
+    height, width = (
+        (side + 2 * pad - size) // stride + 1 for side, size in zip((x.height, x.width), kernel, strict=True)
+    )
+    if min(height, width) < 1:
+        raise ExportError(f"layer {path} leaves nothing of {_shape(x)}", hint="export at a larger size")
+    return height, width
 
 
 def _value(tensor: TensorSpec) -> Any:

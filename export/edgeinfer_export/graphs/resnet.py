@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
+from edgeinfer.errors import ExportError
 from edgeinfer.spec import Batch, ModelSpec, Preprocess, Provenance, Size, TensorSpec, TopK
 from edgeinfer_export.graphs.ops import RELU, Feature, Graph
 
@@ -18,6 +19,7 @@ USUAL = Size(224, 224)
 # published ImageNet training resizes the shorter side to 256 and crops 224
 RESIZE_SHARE = 256 / 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+UNKNOWN = "only ImageNet's ResNets are built from tensors; export the model to .onnx with PyTorch, and that file here"
 DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
@@ -98,6 +100,10 @@ class _Net:
 
     def grow(self, size: Size) -> Feature:
         """Stem, four stages, and the classifier as a 1x1 convolution: some engines refuse a float32 matrix product."""
+        stem = self.weights.shape("conv1.weight")
+        if stem[2:] != (7, 7):
+            # CIFAR's ResNets have the same names, another stride and no pool
+            raise ExportError(f"tensor conv1.weight is {stem}, expected a 7x7 kernel", hint=UNKNOWN)
         x = self._conv("conv1", "bn1", Feature(INPUT, 3, size.height, size.width), 2)
         x = self.graph.max_pool("maxpool", self._relu("conv1", x), 3, 2, 1)
         for stage, blocks in enumerate(self.blocks, 1):

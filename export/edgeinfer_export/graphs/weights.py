@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # tensors that are no part of inference: counters of training, and values kept beside what they are made from
 IGNORED = (".num_batches_tracked", ".anchor_grid", ".stride")
 NOT_LEARNED = (".running_mean", ".running_var", ".anchors")
+QUANTISED = "export the checkpoint from before quantisation"
 
 
 class Weights:
@@ -46,6 +47,8 @@ class Weights:
         if len(found.shape) != len(shape) or wanted != list(found.shape):
             expected = str(shape).replace("-1", "any")
             raise ExportError(f"tensor {name} is {tuple(found.shape)}, expected {expected}", hint=DAMAGED)
+        if found.dtype.kind != "f":
+            raise ExportError(f"tensor {name} is {found.dtype}, expected floating point", hint=QUANTISED)
         value = np.asarray(found, np.float64)
         if not np.isfinite(value).all():
             raise ExportError(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 INPUT = "images"
 # the sizes the published models were trained at, by largest stride
 USUAL = {32: 640, 64: 1280}
+MAX_STRIDE = 1024
 SCALES: dict[tuple[Any, Any], str] = {
     (0.33, 0.25): "n",
     (0.33, 0.5): "s",
@@ -55,6 +56,10 @@ def build(
 
 def _fitting(size: Size | None, stride: int) -> Size:
     """The size to export at; ExportError when its sides are no multiples of the largest stride."""
+    if stride > MAX_STRIDE:
+        raise ExportError(
+            f"the model's YAML: strides multiply to {stride}, expected {MAX_STRIDE} at most", hint=plan.HINT
+        )
     if size is None:
         side = USUAL.get(stride, 640)
         size = Size(*[-(-side // stride) * stride] * 2)
