@@ -35,7 +35,7 @@ def originals(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def measured():
-    """Rows of measured differences; written as JSON to the file the variable PARITY_TABLE names (tests/reference/parity.json)."""
+    """Rows of measured differences; written to the file PARITY_TABLE names (the committed one: parity.json)."""
     rows = []
     yield rows
     if os.environ.get("PARITY_TABLE"):
