@@ -95,9 +95,13 @@ def test_stretch_is_opencvs_resize():
 def test_a_crop_of_a_line_computes_only_what_is_seen():
     image = np.full((1, 4000, 3), 7, np.uint8)
     for interpolation in ("linear", "linear-antialias"):
+        tracemalloc.start()
         found = tensor(classifier(interpolation=interpolation), image)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
 
         np.testing.assert_allclose(found, 7 / 255, atol=1e-6)
+        assert peak < 4_000_000  # the whole resized line would be 56 x 224,000 pixels
 
 
 def test_mean_and_std_are_applied_per_channel_of_the_model():
@@ -124,6 +128,13 @@ def test_other_input_types_hold_the_rounded_values(dtype):
     expected = (planar(boxed(image, detector())) * 255 / scale).astype(dtype)
 
     np.testing.assert_allclose(tensor(detector(dtype=dtype, scale=scale), image), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.5, 255), (2.0, 100), (2.02, 100), (1.98, 102)])
+def test_uint8_inputs_are_rounded_and_end_at_255(scale, expected):
+    image = np.full((64, 64, 3), 201, np.uint8)
+
+    assert tensor(detector(dtype="uint8", scale=scale), image)[0, 0, 0, 0] == expected
 
 
 def test_an_input_type_that_pictures_do_not_have_is_refused():
@@ -211,6 +222,7 @@ def test_a_strided_view_gives_what_its_copy_gives(view, make):
         (np.zeros((100, 64), np.uint8), "nv12", r"\(h \* 3 / 2, w\) with h and w even uint8, got \(100, 64\) uint8"),
         (np.zeros((96, 63), np.uint8), "nv12", r"got \(96, 63\) uint8"),
         (np.zeros((96, 64, 3), np.uint8), "nv12", r"got \(96, 64, 3\) uint8"),
+        (np.zeros((0, 64), np.uint8), "nv12", r"got \(0, 64\) uint8"),
         ("bus.jpg", "bgr", r"must be \(h, w, 3\) uint8, got str"),
         (None, "bgr", "got NoneType"),
         (np.zeros((4, 4, 3), np.uint8), "yuv", "pixels 'yuv' is not one of bgr, rgb, nv12"),

@@ -56,6 +56,19 @@ def test_comparing_with_the_ceiling_is_comparing_in_double(iou):
         assert (overlap > np.float32(ceiling(iou))) == (float(overlap) > iou)
 
 
+@given(st.integers(0, 2**31))
+def test_an_overlap_is_rounded_as_torchvision_rounds_it(seed):
+    chance = np.random.default_rng(seed)
+    boxes = chance.random((2, 4), np.float32) * 10
+    boxes[:, 2:] += boxes[:, :2] + 5
+    overlap = float(_overlap(*boxes))
+    options = {"scores": np.array([0.9, 0.8], np.float32), "class_ids": np.zeros(2, int), "limit": 2}
+
+    # exactly at the threshold is not above it; the next smaller threshold is exceeded
+    assert len(suppress(boxes, iou=overlap, **options)) == 2
+    assert overlap == 0 or len(suppress(boxes, iou=np.nextafter(overlap, 0), **options)) == 1
+
+
 def plainly(boxes, scores, iou):
     """Greedy suppression, one pair at a time."""
     kept: list[int] = []
@@ -67,9 +80,9 @@ def plainly(boxes, scores, iou):
 
 def _overlap(one, other):
     sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
-    shared = max(0, sides[0]) * max(0, sides[1])
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return shared / (sum(areas) - shared)
+    shared = max(np.float32(0), sides[0]) * max(np.float32(0), sides[1])
+    first, second = ((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return shared / (first + second - shared)
 
 
 @settings(max_examples=15, deadline=None)

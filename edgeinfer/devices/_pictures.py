@@ -42,7 +42,7 @@ def picture(image: Any, pixels: str) -> Picture:
             hint="hand over a NumPy array; edgeinfer.sources reads files",
         )
     found = _nv12(image) if pixels == "nv12" else _packed(image, pixels)
-    if found is None or image.dtype != np.uint8 or image.size == 0:
+    if found is None or image.dtype != np.uint8:
         raise InputError(
             f"image must be {_SHAPES[pixels]} uint8, got {image.shape} {image.dtype}",
             hint=f"pixels={pixels!r} was asked for; the kinds are {', '.join(PIXELS)}",

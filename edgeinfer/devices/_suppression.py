@@ -41,11 +41,13 @@ def _greedy(sides: Floats, threshold: float, limit: int) -> NDArray[np.intp]:
     rows = np.concatenate((sides, _areas(sides)[None]))
     kept = np.empty(0, np.intp)
     for start in range(0, rows.shape[1], BLOCK):
-        places = np.arange(start, min(start + BLOCK, rows.shape[1]))
-        places = places[_clear(rows[:, places], rows[:, kept], threshold)]
-        block = rows[:, places]
+        block = rows[:, start : start + BLOCK]
+        clear = np.arange(block.shape[1])
+        if len(kept):
+            clear = np.flatnonzero(_clear(block, rows[:, kept], threshold))
+            block = block[:, clear]
         chosen = _within(_overlaps(block[:, :, None], block) > threshold)
-        kept = np.concatenate((kept, places[chosen]))
+        kept = np.concatenate((kept, clear[chosen] + start))
         if len(kept) >= limit:
             break
     return kept[:limit]
@@ -64,11 +66,12 @@ def _within(overlap: NDArray[np.bool_]) -> list[int]:
     """overlap (n, n), best first -> those no better kept one overlaps; each row is a number of n bits."""
     bits = np.packbits(overlap, axis=1, bitorder="little")
     data, step = bits.tobytes(), bits.shape[1]
-    gone, kept = 0, []
-    for place in range(len(bits)):
-        if not gone >> place & 1:
-            kept.append(place)
-            gone |= int.from_bytes(data[place * step : (place + 1) * step], "little")
+    alive, kept = (1 << len(bits)) - 1, []
+    while alive:
+        best = alive & -alive
+        place = best.bit_length() - 1
+        kept.append(place)
+        alive &= ~(best | int.from_bytes(data[place * step : (place + 1) * step], "little"))
     return kept
 
 

@@ -26,26 +26,34 @@ PHOTO = Size(1080, 810)
 
 
 def suppression_cases(block):
-    """A hundred times rows (anchors, 5 + classes), half of them with many ties, and how to decode them."""
+    """A hundred times rows (anchors, 5 + classes), two thirds of them with many ties, and how to decode them."""
     chance = np.random.RandomState(block)
     for place in range(SUPPRESSION_BLOCK):
         # not six anchors: Ultralytics would take them for the six columns of an end-to-end output
         anchors, classes = chance.randint(7, 90), chance.randint(1, 5)
         rows = chance.random_sample((anchors, 5 + classes)).astype(np.float32)
-        yield (_tied(rows) if place % 2 else _spread(rows)), _decode(*chance.randint(0, 1 << 16, 4))
+        yield KINDS[place % 3](rows), _decode(*chance.randint(0, 1 << 16, 4))
 
 
-def _tied(rows):
+def _tied(rows, cell=12.0):
     """Scores and sides from few values: equal scores, and overlaps exactly at a threshold."""
     rows[:, 4:] = np.round(rows[:, 4:] * 10) / np.float32(10)
-    rows[:, :4] = np.floor(rows[:, :4] * 8) * 12
-    rows[:, 2:4] += 1
+    rows[:, :4] = np.floor(rows[:, :4] * 8) * np.float32(cell)
+    rows[:, 2:4] += np.float32(cell / 12)
     return rows
+
+
+def _wide(rows):
+    """So far apart that classes meet, and that overlaps fall beside a threshold by the last digit."""
+    return _tied(rows, 1283.3)
 
 
 def _spread(rows):
     rows[:, :4] *= (300, 300, 250, 250)
     return rows
+
+
+KINDS = (_tied, _wide, _spread)
 
 
 def _decode(score, iou, limit, agnostic):
