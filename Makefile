@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench test-pythons clean
+.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench clean
 
 setup: $(VENV)/ready
 
@@ -19,6 +19,11 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# parity with the reference implementations; REFERENCE is an environment that has them (tests/reference/README.md)
+REFERENCE ?= .venv-reference
+test-reference:
+	PYTHONPATH=.:export $(REFERENCE)/bin/python -m pytest tests/reference -m reference -p no:randomly
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -116,7 +116,7 @@ def writing(target: Path) -> Iterator[Path]:
             hint="check free space and permissions, then run again",
         ) from error
     finally:
-        if fresh:
+        if fresh is not None:
             shutil.rmtree(fresh, ignore_errors=True)
 
 

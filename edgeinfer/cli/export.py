@@ -111,7 +111,7 @@ def _report(path: Path, as_json: bool) -> None:
     from edgeinfer.bundle import Bundle
 
     spec = Bundle.open(path).spec
-    artifacts = [
+    artifacts: list[dict[str, Any]] = [
         {"file": one.file, "precision": one.precision, "bytes": (path / one.file).stat().st_size}
         for one in spec.artifacts
     ]

@@ -128,7 +128,7 @@ def _golden_samples(folder: Path) -> tuple[Golden, ...]:
 
     (folder / "golden").mkdir()
     samples = []
-    with load(folder, backend="ort", precision="fp32", **_everything(folder)) as pipeline:
+    with load(folder, backend="ort", precision="fp32", conf=_weakest(folder)) as pipeline:
         for place, picture in enumerate(_pictures()):
             name = f"golden/{place}.png"
             if not cv2.imwrite(str(folder / name), picture):
@@ -137,16 +137,15 @@ def _golden_samples(folder: Path) -> tuple[Golden, ...]:
     return tuple(samples)
 
 
-def _everything(folder: Path) -> dict[str, float]:
-    """Load options under which a detector shows its weak findings too."""
-    detects = isinstance(Bundle.open(folder).spec.decode, Boxes)
-    return {"conf": min(GOLDEN_SCORES)} if detects else {}
+def _weakest(folder: Path) -> float | None:
+    """The confidence under which a detector shows its weak findings too; nothing for a classifier."""
+    return min(GOLDEN_SCORES) if isinstance(Bundle.open(folder).spec.decode, Boxes) else None
 
 
 def _record(name: str, result: Result) -> Golden:
     if isinstance(result, Classification):
-        rows = zip(result.class_ids.tolist(), result.scores.tolist(), strict=True)
-        return Golden(name, tuple(Expected(class_id, round(score, 5)) for class_id, score in rows))
+        named = zip(result.class_ids.tolist(), result.scores.tolist(), strict=True)
+        return Golden(name, tuple(Expected(class_id, round(score, 5)) for class_id, score in named))
     for least in GOLDEN_SCORES:
         found = result.above(least)
         if len(found):
