@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.errors import BackendUnavailable, UsageError
-from edgeinfer.spec import PRECISIONS
+from edgeinfer.cli import _exporter
+from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    targets, engines, options = (_module(name) for name in ("targets", "engines", "buildoptions"))
+    targets, engines, options = (_exporter.part(name) for name in ("targets", "engines", "buildoptions"))
     chosen = options.Options(
         workspace_bytes=args.workspace * MIB if args.workspace is not None else None,
         optimization_level=args.level,
@@ -62,29 +61,12 @@ def run(args: argparse.Namespace) -> int:
         Path(args.bundle),
         targets.parse(args.compile),
         chosen,
-        precisions=_precisions(args.precision),
+        precisions=_exporter.precisions(args.precision),
         batch=_batch(args.batch),
         progress=_progress if sys.stderr.isatty() else None,
-        done=_printer(args.json),
+        done=printer(args.json),
     )
     return 0
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(f"edgeinfer_export.{name}")
-    except ModuleNotFoundError as missing:
-        raise BackendUnavailable(
-            f"build needs {missing.name}, which is not installed", hint='pip install "edgeinfer[export]"'
-        ) from missing
-
-
-def _precisions(text: str) -> tuple[str, ...]:
-    asked = tuple(dict.fromkeys(part.strip() for part in text.split(","))) if text else ()
-    for part in asked:
-        if part not in PRECISIONS:
-            raise UsageError(f"--precision {part!r} is not one of {', '.join(PRECISIONS)}")
-    return asked
 
 
 def _batch(text: str | None) -> tuple[int, int, int] | None:
@@ -101,7 +83,7 @@ def _progress(phase: str, done: int, total: int) -> None:
     print(f"\r\033[K{phase} {done}/{total}", end="", file=sys.stderr, flush=True)
 
 
-def _printer(as_json: bool) -> Callable[[Any], None]:
+def printer(as_json: bool) -> Callable[[Any], None]:
     return _print_json if as_json else _print_line
 
 

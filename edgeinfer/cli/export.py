@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.errors import BackendUnavailable, SpecError, UsageError
+from edgeinfer.cli import _exporter, build
+from edgeinfer.errors import SpecError, UsageError
 from edgeinfer.spec import PRECISIONS, Batch, Size
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 HELP = "turn a checkpoint into a bundle that every device can run"
 EXAMPLE = "edgeinfer export yolov5s.pt --imgsz 640 -o engines/yolov5s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="SOURCE", help="a .pt, .pth or .safetensors file, or a known name (yolov5n, resnet50)"
-    )
+    parser.add_argument("source", metavar="SOURCE", help="a .pt, .pth or .safetensors file, or a known name (yolov5n)")
     parser.add_argument("-o", "--output", metavar="DIR", help="the bundle to write (default: engines/NAME)")
     parser.add_argument("--imgsz", metavar="H[,W]", default="", help="input size in pixels (default: 640 or 224)")
     parser.add_argument(
@@ -30,32 +29,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", metavar="LIST", default="fp32", help=f"any of {','.join(PRECISIONS)} (default: fp32)"
     )
+    parser.add_argument(
+        "--compile",
+        metavar="LIST",
+        help="engines too: trt (this GPU), rtx:sm86,rtx:sm89; edgeinfer build has more choice",
+    )
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line, in the order of the model's classes")
     parser.add_argument("--name", default="", help="the model's name (default: the file's)")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    exporter = _exporter()
+    exporter = _exporter.part("export")
+    compiler = _compiler(args.compile) if args.compile else None
     options = exporter.Options(
         size=_size(args.imgsz),
         batch=_batch(args.batch),
         labels=_labels(args.labels),
         name=args.name,
-        precisions=_precisions(args.precision),
+        precisions=_exporter.precisions(args.precision),
     )
     path = exporter.export(args.source, args.output, options, progress=_progress if sys.stderr.isatty() else None)
     _report(path, args.json)
+    if compiler:
+        compiler(path, build.printer(args.json))
     return 0
 
 
-def _exporter() -> Any:
-    try:
-        return importlib.import_module("edgeinfer_export.export")
-    except ModuleNotFoundError as missing:
-        raise BackendUnavailable(
-            f"export needs {missing.name}, which is not installed", hint='pip install "edgeinfer[export]"'
-        ) from missing
+def _compiler(text: str) -> Callable[[Path, Callable[[Any], None]], Any]:
+    """What compiles the engines asked for; a target that cannot be is refused before anything is written."""
+    wanted, options = _exporter.part("targets").parse(text), _exporter.part("buildoptions").Options()
+    engines = _exporter.part("engines")
+    return lambda path, done: engines.add_engines(path, wanted, options, done=done)
 
 
 def _size(text: str) -> Size | None:
@@ -78,14 +83,6 @@ def _batch(text: str) -> Batch:
         return Batch(int(least), int(most or least))
     except (ValueError, SpecError):
         raise UsageError(f"--batch {text!r} is not N or 1-N", hint="for example --batch 4 or --batch 1-8") from None
-
-
-def _precisions(text: str) -> tuple[str, ...]:
-    asked = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    wrong = [part for part in asked if part not in PRECISIONS]
-    if wrong:
-        raise UsageError(f"--precision {wrong[0]!r} is not one of {', '.join(PRECISIONS)}")
-    return asked
 
 
 def _labels(file: str | None) -> tuple[str, ...]:
