@@ -23,6 +23,7 @@ from statistics import median
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 
 from edgeinfer import load
@@ -54,7 +55,7 @@ def interleaved(contenders, rounds):
     return spans
 
 
-def wide_detector(folder):
+def wide_detector():
     """The packaged detector with its ten classes widened to eighty, so that its output is 25,200 x 85."""
     path = resources.files("edgeinfer_export") / "assets" / "pictograms.pt"
     weights = checkpoint.read(Path(str(path)))
@@ -65,8 +66,30 @@ def wide_detector(folder):
         tensors[name] = np.concatenate([part for row in rows for part in (row, filler)])
     labels = tuple(f"class_{place}" for place in range(80))
     facts = dataclasses.replace(weights, tensors=tensors, labels=labels, yaml={**weights.yaml, "nc": 80})
-    built = graphs.build(facts, name="yolov5n")
-    return write_bundle(built.model, built.spec, folder / "yolov5n")
+    return graphs.build(facts, name="yolov5n")
+
+
+def as_yolov8(built):
+    """The same detector with its output in the layout that Ultralytics reads: (n, 84, 25200), scores multiplied out."""
+    graph, (output,) = built.model.graph, built.spec.outputs
+    cuts = onnx.helper.make_tensor("cuts", onnx.TensorProto.INT64, [3], [4, 1, 80])
+    graph.initializer.append(cuts)
+    node = onnx.helper.make_node
+    graph.node.extend(
+        [
+            node("Split", [output.name, "cuts"], ["boxes", "objectness", "classes"], axis=2),
+            node("Mul", ["objectness", "classes"], ["scores"]),
+            node("Concat", ["boxes", "scores"], ["rows"], axis=2),
+            node("Transpose", ["rows"], ["columns"], perm=[0, 2, 1]),
+        ]
+    )
+    shape = (1, 84, output.shape[1])
+    value = onnx.helper.make_tensor_value_info("columns", onnx.TensorProto.FLOAT, shape)
+    del graph.output[:]
+    graph.output.append(value)
+    decode = dataclasses.replace(built.spec.decode, layout="yolov8")
+    outputs = (dataclasses.replace(output, name="columns", shape=shape),)
+    return built.model, dataclasses.replace(built.spec, name="yolov8-layout", outputs=outputs, decode=decode)
 
 
 def resnet50(folder):
@@ -211,9 +234,12 @@ def main():
     image, about = picture(), context()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        detector, classifier = wide_detector(folder), resnet50(folder)
+        wide, classifier = wide_detector(), resnet50(folder)
+        detector = write_bundle(wide.model, wide.spec, folder / "yolov5n")
+        shared = write_bundle(*as_yolov8(wide), folder / "yolov8-layout")
         results = {
-            "yolov5n": overhead(detector, image, args.rounds, peer=True),
+            "yolov5n": overhead(detector, image, args.rounds),
+            "yolov5n, yolov8 layout": overhead(shared, image, args.rounds, peer=True),
             "resnet50": overhead(classifier, image, args.rounds),
             "cold start": cold(detector, image, folder),
             "export": exporting(folder),
