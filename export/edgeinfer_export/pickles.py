@@ -52,7 +52,8 @@ class Machine:
                     )
                 STEPS[opcode.name](self, argument)
             return self.stack.pop()
-        except (ValueError, IndexError, KeyError) as error:
+        except (ValueError, IndexError, KeyError, DeprecationWarning) as error:
+            # the warning: a text opcode with an odd escape, where the caller has made warnings errors
             raise CheckpointError(
                 f"the pickle is damaged: {type(error).__name__}", hint="download or copy the file again"
             ) from error

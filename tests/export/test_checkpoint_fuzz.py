@@ -2,7 +2,7 @@
 
 import tracemalloc
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.errors import EdgeInferError
@@ -65,6 +65,7 @@ def test_changed_bytes_never_surprise(tmp_path, kind, mutations, keep):
 
 @RELAXED
 @given(mutations=MUTATIONS)
+@example(mutations=[(133, 92)])  # a text opcode with an odd escape: pickletools warns
 def test_a_changed_pickle_in_a_whole_archive_never_surprises(tmp_path, mutations):
     pickled = Writer().dump({"model": module("models.yolo.Model", parameters={"w": Tensor(WEIGHT)}, stride=[8])})
     survives(tmp_path / "changed.pt", archive(mutated(pickled, mutations), storages={"data/0": WEIGHT.tobytes()}))
