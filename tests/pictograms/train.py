@@ -25,6 +25,7 @@ from pictograms.network import STRIDES, Yolov5n, layout
 FIRST_SEED = 100_000  # the held-out pictures use smaller ones
 SIDE = 640
 WARM_UP_SHARE = 0.04
+SOUGHT = {"bird": 3.0, "dog": 2.0, "cat": 1.5}  # how much oftener pictures of the hard classes are shown
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,20 @@ def vary(
     return view, np.concatenate([classes, centres], 1).astype(np.float32)
 
 
-def batch(pairs: list, side: int, count: int, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def chances(pairs: list) -> np.ndarray:
+    """How likely each picture is to be drawn, (pictures,): as its most sought class asks."""
+    sought = np.array([SOUGHT.get(name, 1.0) for name in scenes.NAMES])
+    wanted = np.array([sought[labels[:, 0].astype(int)].max(initial=1.0) for _, labels in pairs])
+    return wanted / wanted.sum()
+
+
+def batch(
+    pairs: list, chance: np.ndarray, side: int, count: int, generator: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (count, 3, side, side) uint8 RGB; targets (n, 6): picture, class, centre and size in shares."""
     images = np.empty((count, side, side, 3), np.uint8)
     targets = []
-    for index, pick in enumerate(generator.integers(len(pairs), size=count)):
+    for index, pick in enumerate(generator.choice(len(pairs), size=count, p=chance)):
         view, labels = vary(*pairs[pick], side, generator)
         images[index] = view[..., ::-1]
         targets.append(np.concatenate([np.full((len(labels), 1), index, np.float32), labels], 1))
@@ -137,13 +147,14 @@ def rate(elapsed: float, plan: Plan) -> float:
 def feed(pairs: list, plan: Plan, began: float) -> queue.Queue:
     """Batches made by a thread, sized by the plan's last stage that has begun."""
     ready: queue.Queue = queue.Queue(3)
+    chance = chances(pairs)
 
     def fill() -> None:
         generator = np.random.default_rng(5)
         while True:
             share = (time.monotonic() - began) / plan.seconds
             side, count = next((side, count) for start, side, count in reversed(plan.stages) if share >= start)
-            ready.put(batch(pairs, side, count, generator))
+            ready.put(batch(pairs, chance, side, count, generator))
 
     threading.Thread(target=fill, daemon=True).start()
     return ready
@@ -192,7 +203,7 @@ def main() -> None:
     torch.manual_seed(0)
     pairs = load_cache(args.cache, args.parts, 2000)
     if args.resume:
-        network, plan = load(args.resume), Plan(args.minutes * 60, 8e-4, ((0.0, 320, 16), (0.6, 512, 8)))
+        network, plan = load(args.resume), Plan(args.minutes * 60, 1.5e-3, ((0.0, 320, 16), (0.6, 512, 8), (0.85, 640, 8)))
     else:
         stages = ((0.0, 256, 16), (0.2, 320, 16), (0.75, 640, 8))
         network, plan = Yolov5n(len(scenes.NAMES)), Plan(args.minutes * 60, 3e-3, stages)
