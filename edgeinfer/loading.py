@@ -84,4 +84,21 @@ def _with_thresholds(
         decode = dataclasses.replace(spec.decode, **changes)
     except SpecError as error:
         raise UsageError(str(error)) from error
+    if isinstance(spec.decode, Boxes) and isinstance(decode, Boxes) and spec.decode.where == "graph":
+        _check_baked(spec.decode, decode)
     return dataclasses.replace(spec, decode=decode)
+
+
+def _check_baked(baked: Boxes, asked: Boxes) -> None:
+    """What a model has suppressed itself can be thinned out further, and not brought back."""
+    wrong = {
+        f"conf {asked.score:g} is below the {baked.score:g}": asked.score < baked.score,
+        f"iou {asked.iou:g} is not the {baked.iou:g}": asked.iou != baked.iou,
+        f"limit {asked.limit} is above the {baked.limit}": asked.limit > baked.limit,
+    }
+    for what, found in wrong.items():
+        if found:
+            raise UsageError(
+                f"{what} that this model suppresses its boxes by in its own graph",
+                hint="export it again with --nms runtime, or with that number beside --nms graph",
+            )

@@ -129,9 +129,10 @@ class Preprocess:
 
     `fit`: `letterbox` keeps the aspect ratio and fills with `pad` (0-255); `resize-crop` brings the
     shorter side to `resize` and cuts the centre; `stretch` ignores the aspect ratio.
-    `color` is the channel order the model wants. `interpolation`: `linear` is OpenCV's two-tap rule,
-    `linear-antialias` widens the triangle when shrinking, as Pillow and torchvision do.
-    `where`: `graph` when the model takes uint8 (n, h, w, 3) and does the arithmetic itself.
+    `color` is the channel order of the model's input, in which `mean` and `std` are given.
+    `interpolation`: `linear` is OpenCV's two-tap rule, `linear-antialias` widens the triangle when
+    shrinking, as Pillow and torchvision do.
+    `where`: `graph` when the model takes uint8 (n, h, w, 3) in `color` order and does the arithmetic itself.
     """
 
     size: Size
@@ -199,7 +200,10 @@ class Preprocess:
         return tuple(-mean / std for mean, std in zip(self.mean, self.std))
 
     def split(self) -> tuple[Preprocess, Preprocess]:
-        """(geometry, arithmetic): doing the second to the result of the first equals doing this."""
+        """(geometry, arithmetic): doing the second to the result of the first equals doing this.
+
+        With `where` graph the first is the runtime's part, pixels in `color` order, and the second the model's.
+        """
         geometry = dataclasses.replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), scale=1.0)
         arithmetic = dataclasses.replace(self, fit="stretch", resize=0)
         return geometry, arithmetic
@@ -225,7 +229,8 @@ class Boxes:
     `yolov5` (n, anchors, 5 + classes): cx cy w h objectness classes;
     `yolov8` (n, 4 + classes, anchors): cx cy w h classes;
     `end2end` (n, boxes, 6): x1 y1 x2 y2 score class, already suppressed by the model.
-    `where`: `graph` when the model decodes and suppresses itself (outputs num, boxes, scores, classes).
+    `where`: `graph` when the model decodes and suppresses itself, by these very numbers. Its four outputs are, in
+    this order: how many boxes (n, 1) int32; boxes (n, rows, 4) x1 y1 x2 y2; scores (n, rows); classes (n, rows) int32.
     """
 
     layout: str
@@ -358,13 +363,25 @@ class ModelSpec:
                 out.shape[1:] == (classes,),
                 f"output {out.name}: shape {out.shape} does not fit {classes} labels",
             )
-        elif self.decode.where == "runtime" and self.decode.layout != "end2end":
+        elif self.decode.where == "graph":
+            self._check_suppressed(self.decode)
+        elif self.decode.layout != "end2end":
             axis, width = (2, 5 + classes) if self.decode.layout == "yolov5" else (1, 4 + classes)
             fits = len(out.shape) == 3 and out.shape[axis] == width
             _need(
                 fits,
                 f"output {out.name}: shape {out.shape} does not fit {self.decode.layout} with {classes} labels",
             )
+
+    def _check_suppressed(self, decode: Boxes) -> None:
+        """A model that suppresses itself has four outputs, with room for as many boxes as may be kept."""
+        shapes = [output.shape[1:] for output in self.outputs]
+        rows = shapes[1][0] if len(shapes) == 4 and shapes[1] else 0
+        _need(
+            shapes == [(1,), (rows, 4), (rows,), (rows,)] and isinstance(rows, int) and rows >= decode.limit,
+            f"outputs {shapes} are not number (1), boxes (rows, 4), scores (rows), classes (rows) "
+            f"of {decode.limit} rows or more",
+        )
 
     @property
     def batch(self) -> Batch:

@@ -112,6 +112,17 @@ def test_the_end2end_layout_is_only_filtered_and_sorted():
     assert found.class_ids.tolist() == [1, 1]
 
 
+SUPPRESSED = detector(
+    decode=Boxes("yolov5", where="graph", limit=3),
+    outputs=(
+        TensorSpec("num", (1, 1), "int32"),
+        TensorSpec("boxes", (1, 4, 4)),
+        TensorSpec("scores", (1, 4)),
+        TensorSpec("classes", (1, 4), "int64"),
+    ),
+)
+
+
 def graph_outputs(num):
     return {
         "num": np.array([[num]], np.int32),
@@ -123,9 +134,7 @@ def graph_outputs(num):
 
 @pytest.mark.parametrize(("num", "kept"), [(0, []), (1, [CAT]), (4, [DOG, DOG, CAT])])
 def test_boxes_suppressed_in_the_graph_are_taken_up_to_their_number(num, kept):
-    spec = detector(decode=Boxes("yolov5", where="graph"), outputs=(TensorSpec("num", (1, 1), "int32"),))
-
-    (found,) = results(spec, graph_outputs(num), SQUARE)
+    (found,) = results(SUPPRESSED, graph_outputs(num), SQUARE)
 
     assert found.boxes.tolist() == kept
     assert found.class_ids.dtype == np.int32
@@ -133,12 +142,11 @@ def test_boxes_suppressed_in_the_graph_are_taken_up_to_their_number(num, kept):
 
 @pytest.mark.parametrize("name", ["boxes", "scores"])
 def test_nan_among_boxes_suppressed_in_the_graph_is_an_error(name):
-    spec = detector(decode=Boxes("yolov5", where="graph"), outputs=(TensorSpec("num", (1, 1), "int32"),))
     outputs = graph_outputs(2)
     outputs[name][0, 1] = np.nan
 
     with pytest.raises(EngineError, match=f"{name} holds NaN or infinity"):
-        results(spec, outputs, SQUARE)
+        results(SUPPRESSED, outputs, SQUARE)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.cli import _exporter, build
+from edgeinfer.cli import _exporter, _limits, build
 from edgeinfer.errors import SpecError, UsageError
-from edgeinfer.spec import PRECISIONS, Batch, Size
+from edgeinfer.spec import COLORS, PLACES, PRECISIONS, Batch, Size
 
 if TYPE_CHECKING:
     import argparse
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", metavar="LIST", default="fp32", help=f"any of {','.join(PRECISIONS)} (default: fp32)"
     )
+    _add_variants(parser)
     parser.add_argument(
         "--compile",
         metavar="LIST",
@@ -39,15 +40,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
+def _add_variants(parser: argparse.ArgumentParser) -> None:
+    part = parser.add_argument_group("what the model does in its own graph, on any server and in any language")
+    part.add_argument(
+        "--preprocess",
+        choices=PLACES,
+        default="runtime",
+        help="graph: it takes uint8 frames (n, h, w, 3) of its own size (default: runtime)",
+    )
+    part.add_argument("--frames", choices=COLORS, help="channel order of those frames (default: bgr, as OpenCV reads)")
+    part.add_argument(
+        "--nms",
+        choices=PLACES,
+        default="runtime",
+        help="graph: it gives num_dets, boxes, scores, classes by the numbers below, fixed (default: runtime)",
+    )
+    part.add_argument("--conf", type=_limits.fraction, metavar="F", help="detectors: the lowest score (default: 0.25)")
+    part.add_argument("--iou", type=_limits.fraction, metavar="F", help="detectors: the most overlap (default: 0.45)")
+    part.add_argument("--limit", type=_limits.count, metavar="N", help="detectors: the most boxes (default: 300)")
+    part.add_argument(
+        "--class-agnostic", action="store_true", default=None, help="detectors: boxes of other classes suppress too"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     exporter = _exporter.part("export")
-    compiler = _compiler(args.compile) if args.compile else None
+    compiler = _compiler(args.compile, args.nms) if args.compile else None
     options = exporter.Options(
         size=_size(args.imgsz),
         batch=_batch(args.batch),
         labels=_labels(args.labels),
         name=args.name,
         precisions=_exporter.precisions(args.precision),
+        variant=_variant(args),
     )
     path = exporter.export(args.source, args.output, options, progress=_progress if sys.stderr.isatty() else None)
     _report(path, args.json)
@@ -56,10 +81,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _compiler(text: str) -> Callable[[Path, Callable[[Any], None]], Any]:
+def _variant(args: argparse.Namespace) -> Any:
+    if args.frames and args.preprocess == "runtime":
+        raise UsageError("--frames is for models that take frames", hint="add --preprocess graph")
+    return _exporter.part("graphs").Variant(
+        frames=(args.frames or "bgr") if args.preprocess == "graph" else "",
+        nms=args.nms == "graph",
+        score=args.conf,
+        iou=args.iou,
+        limit=args.limit,
+        class_agnostic=args.class_agnostic,
+    )
+
+
+def _compiler(text: str, nms: str) -> Callable[[Path, Callable[[Any], None]], Any]:
     """What compiles the engines asked for; a target that cannot be is refused before anything is written."""
-    wanted, options = _exporter.part("targets").parse(text), _exporter.part("buildoptions").Options()
-    engines = _exporter.part("engines")
+    targets, engines = _exporter.part("targets"), _exporter.part("engines")
+    wanted, options = targets.parse(text), _exporter.part("buildoptions").Options()
+    targets.check_nms(wanted, nms)
     return lambda path, done: engines.add_engines(path, wanted, options, done=done)
 
 

@@ -74,13 +74,14 @@ def _page(bundle: Bundle, rungs: list[Rung]) -> str:
 def _facts(spec: ModelSpec) -> list[tuple[str, str]]:
     part = spec.preprocess
     shown = ", ".join(spec.labels[:6]) + (", ..." if len(spec.labels) > 6 else "")
-    numbers = f"mean {_numbers(part.mean)}, std {_numbers(part.std)}, scale {part.scale:g}"
     resize = f"the shorter side to {part.resize}, then " if part.resize else ""
+    halfway = " uint8 by the runtime; then" if part.where == "graph" else ","
+    numbers = f"mean {_numbers(part.mean)}, std {_numbers(part.std)}, scale {part.scale:g}"
     return [
         ("task", f"{spec.task}, {_tables.counted(len(spec.labels), 'class')}: {shown}"),
         *(("input", _tensor(tensor)) for tensor in spec.inputs),
         *(("output", _tensor(tensor)) for tensor in spec.outputs),
-        ("preprocess", f"{resize}{part.fit} to {part.size}, {part.color}, {numbers}, by the {part.where}"),
+        ("preprocess", f"{resize}{part.fit} to {part.size}, {part.color}{halfway} {numbers}, by the {part.where}"),
         ("decode", _decode(spec)),
     ]
 

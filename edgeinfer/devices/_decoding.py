@@ -10,6 +10,8 @@ from edgeinfer.devices._suppression import suppress
 from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from edgeinfer.spec import Boxes, TopK
@@ -56,7 +58,7 @@ def boxes(output: NDArray[Any], decode: Boxes, name: str) -> Found:
     return _take(found, kept)
 
 
-def suppressed(num: NDArray[Any], rows: tuple[NDArray[Any], ...], decode: Boxes) -> Found:
+def suppressed(num: NDArray[Any], rows: Sequence[NDArray[Any]], decode: Boxes) -> Found:
     """num (1,) and (boxes, scores, classes) a model suppressed itself -> those above the score, best first."""
     count = max(0, int(num[0]))
     corners, scores, class_ids = (row[:count] for row in rows)

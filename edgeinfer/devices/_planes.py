@@ -55,9 +55,8 @@ class Planes:
             placement = self._preprocess.place(picture.size)
             self._paint(row)
             self._placements[row] = placement
-        planes = self._visible(picture, placement)
-        order = picture.order(self._preprocess.color)
-        self._store(row, placement, [planes[channel] for channel in order])
+        store = self._store_interleaved if self._interleaved else self._store
+        store(row, placement, self._visible(picture, placement), picture.order(self._preprocess.color))
         return placement
 
     def _paint(self, row: int) -> None:
@@ -68,22 +67,28 @@ class Planes:
         else:
             self._tensor[row] = self._tables[:, 0, pad, None, None].view(self._tensor.dtype)
 
-    def _store(self, row: int, placement: Placement, planes: list[Bytes]) -> None:
-        """planes, in the model's order, to their place in the tensor."""
-        height, width = planes[0].shape
+    def _store(self, row: int, placement: Placement, pixels: Bytes, order: tuple[int, ...]) -> None:
+        """The visible pixels, their channels in the model's order, to their place among the planes."""
+        height, width, channels = pixels.shape
+        planes = list(self._split(channels, height, width))
+        cv2.split(pixels, planes)
         top, left = max(0, placement.top), max(0, placement.left)
-        if self._interleaved:
-            cv2.merge(planes, self._tensor[row, top : top + height, left : left + width])
-            return
-        for plane, table, target in zip(planes, self._tables, self._tensor[row]):
+        for channel, table, target in zip(order, self._tables, self._tensor[row]):
             part = target[top : top + height, left : left + width]
-            cv2.LUT(plane, table, part.view(table.dtype))
+            cv2.LUT(planes[channel], table, part.view(table.dtype))
 
-    def _visible(self, picture: Picture, placement: Placement) -> list[Bytes]:
-        """The planes of the resized picture, as far as they lie in the frame."""
+    def _store_interleaved(self, row: int, placement: Placement, pixels: Bytes, order: tuple[int, ...]) -> None:
+        """The visible pixels, their channels in the model's order, to their place in the frame."""
+        height, width, _ = pixels.shape
+        top, left = max(0, placement.top), max(0, placement.left)
+        part = self._tensor[row, top : top + height, left : left + width]
+        cv2.mixChannels([pixels], [part], [side for pair in zip(order, range(3)) for side in pair])
+
+    def _visible(self, picture: Picture, placement: Placement) -> Bytes:
+        """The resized picture, as far as it lies in the frame."""
         pixels = self._pixels(picture)
         if placement.source != placement.resized and self._filtered(placement):
-            return self._apart(self._resample(pixels, placement))
+            return self._resample(pixels, placement)
         if placement.source != placement.resized:
             resized = placement.resized
             scratch = self._resized(resized.height, resized.width, pixels.shape[2])
@@ -92,7 +97,7 @@ class Planes:
         size = self._preprocess.size
         top, bottom = visible(placement.top, placement.resized.height, size.height)
         left, right = visible(placement.left, placement.resized.width, size.width)
-        return self._apart(pixels[top:bottom, left:right])
+        return pixels[top:bottom, left:right]
 
     def _filtered(self, placement: Placement) -> bool:
         size, resized = self._preprocess.size, placement.resized
@@ -105,12 +110,6 @@ class Planes:
         scratch = self._converted(picture.size.height, picture.size.width, 3)
         cv2.cvtColor(picture.pixels, cv2.COLOR_YUV2BGR_NV12, dst=scratch)
         return scratch
-
-    def _apart(self, pixels: Bytes) -> list[Bytes]:
-        height, width, channels = pixels.shape
-        planes = list(self._split(channels, height, width))
-        cv2.split(pixels, planes)
-        return planes
 
     def _resample(self, pixels: Bytes, placement: Placement) -> Bytes:
         channels = pixels.shape[2]

@@ -63,13 +63,13 @@ class Device:
         return Classification(class_ids, scores, self._spec.labels, placement.source)
 
     def _detections(self, outputs: Tensors, row: int, placement: Placement) -> Result:
-        decode, name = self._spec.decode, self._spec.outputs[0].name
+        decode, names = self._spec.decode, [output.name for output in self._spec.outputs]
         assert isinstance(decode, Boxes)
         if decode.where == "graph":
-            rows = (outputs["boxes"][row], outputs["scores"][row], outputs["classes"][row])
-            found = _decoding.suppressed(outputs["num"][row], rows, decode)
+            num, *rows = (outputs[name][row] for name in names)
+            found = _decoding.suppressed(num, rows, decode)
         else:
-            found = _decoding.boxes(outputs[name][row], decode, name)
+            found = _decoding.boxes(outputs[names[0]][row], decode, names[0])
         boxes = placement.to_source(found.boxes).astype(np.float32)
         return Detections(boxes, found.scores, found.class_ids, self._spec.labels, placement.source)
 

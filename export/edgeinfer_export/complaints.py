@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from edgeinfer.errors import ExportError
+from edgeinfer_export.targets import RUNTIME_NMS
 
-RUNTIME_NMS = "export it with --nms runtime: the boxes are then suppressed by edgeinfer itself, on every device"
 SYMMETRIC = "export int8 again: the `trt` flavour has symmetric int8 weights and activations, and unquantised biases"
 MEMORY = "stop other programs that use memory, or lower --workspace"
 # words of the library -> what to do about them; the first that is found is told

@@ -15,6 +15,7 @@ from edgeinfer.bundle import SPEC_FILE, Bundle, writing
 from edgeinfer.errors import BundleError, ExportError, UsageError
 from edgeinfer_export.buildoptions import Options
 from edgeinfer_export.compile import Compiled, compile_onnx
+from edgeinfer_export.targets import check_nms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,6 +75,7 @@ def jobs(
     """What `add_engines` would build, checked as far as that is possible beforehand."""
     if not targets:
         raise UsageError("no target to compile for", hint="for example --compile trt")
+    check_nms(targets, getattr(bundle.spec.decode, "where", "runtime"))
     sources = _sources(bundle.spec, precisions)
     chosen = _batch(bundle.spec, batch)
     found = []

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgeinfer.spec import ModelSpec
 
 ONE = Batch(1, 1)
+PLAIN = graphs.Variant()
 # a golden sample's most findings, and the confidences tried until something is found
 GOLDEN_LIMIT = 20
 GOLDEN_SCORES = (0.25, 0.05, 0.01)
@@ -38,13 +39,17 @@ LICENSES = {
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is exported: input size (None: the family's own), batch, labels (empty: the checkpoint's)."""
+    """How a model is exported: input size (None: the family's own), batch, labels (empty: the checkpoint's).
+
+    `variant`: what is moved into the graph, and a detector's thresholds.
+    """
 
     size: Size | None = None
     batch: Batch = ONE
     labels: tuple[str, ...] = ()
     name: str = ""
     precisions: tuple[str, ...] = ("fp32",)
+    variant: graphs.Variant = PLAIN
 
 
 def export(
@@ -71,6 +76,7 @@ def export(
         name=name,
         resize=known.resize if known else 0,
     )
+    built = graphs.vary(built, options.variant)
     provenance = dataclasses.replace(
         built.spec.provenance,
         source=path.name,
@@ -128,25 +134,31 @@ def _golden_samples(folder: Path) -> tuple[Golden, ...]:
 
     (folder / "golden").mkdir()
     samples = []
-    with load(folder, backend="ort", precision="fp32", conf=_weakest(folder)) as pipeline:
+    scores = _scores(Bundle.open(folder).spec)
+    with load(folder, backend="ort", precision="fp32", conf=min(scores, default=None)) as pipeline:
         for place, picture in enumerate(_pictures()):
             name = f"golden/{place}.png"
             if not cv2.imwrite(str(folder / name), picture):
                 raise ExportError(f"{name} cannot be written", hint="check free space, then run again")
-            samples.append(_record(name, pipeline(picture)))
+            samples.append(_record(name, pipeline(picture), scores))
     return tuple(samples)
 
 
-def _weakest(folder: Path) -> float | None:
-    """The confidence under which a detector shows its weak findings too; nothing for a classifier."""
-    return min(GOLDEN_SCORES) if isinstance(Bundle.open(folder).spec.decode, Boxes) else None
+def _scores(spec: ModelSpec) -> tuple[float, ...]:
+    """The confidences to try; none for a classifier, and none below what a detector's own graph keeps."""
+    decode = spec.decode
+    if not isinstance(decode, Boxes):
+        return ()
+    if decode.where == "runtime":
+        return GOLDEN_SCORES
+    return *(score for score in GOLDEN_SCORES if score > decode.score), decode.score
 
 
-def _record(name: str, result: Result) -> Golden:
+def _record(name: str, result: Result, scores: tuple[float, ...]) -> Golden:
     if isinstance(result, Classification):
         named = zip(result.class_ids.tolist(), result.scores.tolist(), strict=True)
         return Golden(name, tuple(Expected(class_id, round(score, 5)) for class_id, score in named))
-    for least in GOLDEN_SCORES:
+    for least in scores:
         found = result.above(least)
         if len(found):
             break

@@ -6,10 +6,14 @@ Standard library and the runtime's errors only; imports on Python 3.9.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from edgeinfer.errors import UsageError
+from edgeinfer.errors import ExportError, UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RUNTIME_NMS = "export it with --nms runtime: the boxes are then suppressed by edgeinfer itself, on every device"
 EXAMPLES = "trt, rtx, rtx:sm86 or rtx:sm80+sm86+sm89, separated by commas"
 # what TensorRT-RTX cross-compiles for, and what the word `rtx` alone means: one engine for these
 RTX_CAPABILITIES = (75, 80, 86, 89, 120, 121)
@@ -81,3 +85,13 @@ def check_rtx(capability: int) -> int:
         f"TensorRT-RTX does not compile for sm{capability}{f' ({gpu})' if gpu else ''}, only for {known}",
         hint=ON_DEVICE if gpu else f"use {EXAMPLES}",
     )
+
+
+def check_nms(targets: Sequence[Target], where: str) -> None:
+    """ExportError for a target whose library cannot suppress boxes in the graph, when the model is to."""
+    for target in targets:
+        if target.library == "rtx" and where == "graph":
+            raise ExportError(
+                f"{target}: TensorRT-RTX has no NonMaxSuppression, by which this model suppresses its boxes",
+                hint=RUNTIME_NMS,
+            )

@@ -203,7 +203,10 @@ def main() -> None:
     torch.manual_seed(0)
     pairs = load_cache(args.cache, args.parts, 2000)
     if args.resume:
-        network, plan = load(args.resume), Plan(args.minutes * 60, 1.5e-3, ((0.0, 320, 16), (0.6, 512, 8), (0.85, 640, 8)))
+        network, plan = (
+            load(args.resume),
+            Plan(args.minutes * 60, 1.5e-3, ((0.0, 320, 16), (0.6, 512, 8), (0.85, 640, 8))),
+        )
     else:
         stages = ((0.0, 256, 16), (0.2, 320, 16), (0.75, 640, 8))
         network, plan = Yolov5n(len(scenes.NAMES)), Plan(args.minutes * 60, 3e-3, stages)

@@ -11,9 +11,9 @@ from onnx import helper
 
 import edgeinfer
 from edgeinfer import modeljson
-from edgeinfer.errors import ExportError
-from edgeinfer.spec import Batch, ModelSpec, Size
-from edgeinfer_export.graphs import resnet, wirings, yolo
+from edgeinfer.errors import ExportError, SpecError, UsageError
+from edgeinfer.spec import Batch, Boxes, ModelSpec, Size
+from edgeinfer_export.graphs import frames, resnet, suppress, wirings, yolo
 from edgeinfer_export.graphs.labels import Names
 from edgeinfer_export.graphs.weights import Weights
 
@@ -65,6 +65,47 @@ def build(
     return _finished(graph, _named(spec, name), {"stride": str(max(strides))})
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What a model does in its own graph, and a detector's thresholds (None: as they are).
+
+    `frames`: the channel order, `bgr` or `rgb`, of the uint8 frames it takes; empty leaves preprocessing to the
+    runtime. `nms`: suppression by the thresholds, which are fixed then.
+    """
+
+    frames: str = ""
+    nms: bool = False
+    score: float | None = None
+    iou: float | None = None
+    limit: int | None = None
+    class_agnostic: bool | None = None
+
+
+def vary(built: Built, variant: Variant) -> Built:
+    """The model as the variant wants it; `built.model` is changed, not copied. Raises ExportError, UsageError."""
+    spec = _thresholds(built.spec, variant)
+    if variant.frames:
+        spec = frames.take(built.model, spec, variant.frames)
+    if variant.nms:
+        spec = suppress.keep(built.model, spec)
+    if spec == built.spec:
+        return built
+    props = {entry.key: entry.value for entry in built.model.metadata_props}
+    helper.set_model_props(built.model, {**props, **_facts(spec)})
+    return Built(built.model, spec)
+
+
+def _thresholds(spec: ModelSpec, variant: Variant) -> ModelSpec:
+    names = ("score", "iou", "limit", "class_agnostic")
+    asked = {name: getattr(variant, name) for name in names if getattr(variant, name) is not None}
+    if asked and not isinstance(spec.decode, Boxes):
+        raise ExportError(f"{', '.join(asked)} is for detectors, {spec.name} is a classifier", hint="leave it out")
+    try:
+        return dataclasses.replace(spec, decode=dataclasses.replace(spec.decode, **asked))
+    except SpecError as error:
+        raise UsageError(str(error), hint="for example --conf 0.25 --iou 0.45 --limit 300") from error
+
+
 def _named(spec: ModelSpec, name: str) -> ModelSpec:
     return dataclasses.replace(spec, name=name) if name else spec
 
@@ -73,9 +114,7 @@ def _finished(graph: Graph, spec: ModelSpec, facts: dict[str, str]) -> Built:
     """The model with the spec's facts as metadata: in our words, and in those Ultralytics' tools read."""
     model = graph.model(spec.name, spec.inputs, spec.outputs, edgeinfer.__version__)
     model.doc_string = f"{spec.provenance.architecture}, {spec.task}, built from a checkpoint by edgeinfer"
-    value = modeljson.to_json(spec)
     size = spec.preprocess.size
-    ours = {key: json.dumps(value[key], ensure_ascii=False) for key in ("labels", "preprocess", "decode")}
     theirs = {
         "task": spec.task,
         "names": repr(dict(enumerate(spec.labels))),
@@ -83,6 +122,11 @@ def _finished(graph: Graph, spec: ModelSpec, facts: dict[str, str]) -> Built:
         "batch": str(spec.batch.max),
     }
     helper.set_model_props(
-        model, {"name": spec.name, "architecture": spec.provenance.architecture, **theirs, **facts, **ours}
+        model, {"name": spec.name, "architecture": spec.provenance.architecture, **theirs, **facts, **_facts(spec)}
     )
     return Built(model, spec)
+
+
+def _facts(spec: ModelSpec) -> dict[str, str]:
+    value = modeljson.to_json(spec)
+    return {key: json.dumps(value[key], ensure_ascii=False) for key in ("labels", "preprocess", "decode")}

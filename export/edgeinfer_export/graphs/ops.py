@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Batch
@@ -79,6 +79,12 @@ class Graph:
         """Add a node with one output; its name and its output's name are `path`."""
         self._nodes.append(helper.make_node(kind, list(inputs), [path], path, **attributes))
         return path
+
+    def pair(self, kind: str, path: str, *inputs: str, **attributes: Any) -> tuple[str, str]:
+        """Add a node with two outputs."""
+        outputs = f"{path}.0", f"{path}.1"
+        self._nodes.append(helper.make_node(kind, list(inputs), list(outputs), path, **attributes))
+        return outputs
 
     def split(self, path: str, source: str, axis: int, sizes: Sequence[int]) -> list[str]:
         outputs = [f"{path}.{place}" for place in range(len(sizes))]
@@ -155,13 +161,20 @@ class Graph:
         graph = helper.make_graph(
             self._nodes,
             name,
-            [_value(tensor) for tensor in inputs],
-            [_value(tensor) for tensor in outputs],
+            [declare(tensor) for tensor in inputs],
+            [declare(tensor) for tensor in outputs],
             list(self._constants.values()),
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         model.producer_name, model.producer_version = "edgeinfer", producer
         return model
+
+    def into(self, model: Any, *, first: bool = False) -> None:
+        """Add the nodes and constants to a model, behind its own nodes or `first`."""
+        own = list(model.graph.node)
+        del model.graph.node[:]
+        model.graph.node.extend([*self._nodes, *own] if first else [*own, *self._nodes])
+        model.graph.initializer.extend(self._constants.values())
 
 
 def _shape(x: Feature) -> str:
@@ -178,8 +191,10 @@ def _slid(path: str, x: Feature, kernel: Sequence[int], stride: int, pad: int) -
     return height, width
 
 
-def _value(tensor: TensorSpec) -> Any:
-    return helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, [_dim(dim) for dim in tensor.shape])
+def declare(tensor: TensorSpec) -> Any:
+    """An input or output of a model."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+    return helper.make_tensor_value_info(tensor.name, kind, [_dim(dim) for dim in tensor.shape])
 
 
 def _dim(dim: Dim) -> int | str:
