@@ -41,7 +41,7 @@ def keep(model: Any, spec: ModelSpec) -> ModelSpec:
     raw = spec.outputs[0]
     decode = _fitting(model, spec)
     graph = Graph()
-    found = (_yolov5 if decode.layout == "yolov5" else _yolov8)(graph, raw.name, len(spec.labels))
+    found = _found(graph, raw.name, decode.layout, len(spec.labels))
     _fixed(graph, found, _suppressed(graph, found, decode), decode.limit)
     graph.into(model)
     batch, limit = raw.shape[0], decode.limit
@@ -82,41 +82,42 @@ def _fitting(model: Any, spec: ModelSpec) -> Boxes:
 
 @dataclass(frozen=True)
 class _Found:
-    """Names of boxes (n, a, 4) x1 y1 x2 y2, best scores (n, a, 1) and their classes (n, a, 1) int64."""
+    """Names of boxes (n, 4, a) x1 y1 x2 y2, best scores (n, 1, a) and their classes (n, 1, a) int64.
+
+    Anchors come last: what is the same for all four sides is then added in long rows.
+    """
 
     boxes: str
     scores: str
     classes: str
 
 
-def _yolov5(graph: Graph, raw: str, classes: int) -> _Found:
-    centred, objectness, each = graph.split(f"{PATH}.split", raw, 2, [4, 1, classes])
-    best, ids = _best(graph, each, 2)
-    return _Found(_corners(graph, centred), graph.node("Mul", f"{PATH}.best", best, objectness), ids)
+def _found(graph: Graph, raw: str, layout: str, classes: int) -> _Found:
+    if layout == "yolov8":
+        centred, each = graph.split(f"{PATH}.split", raw, 1, [4, classes])
+        return _Found(_corners(graph, centred), *_best(graph, each))
+    # undoes the transposition our own heads end in, and engines leave out both
+    parts = graph.split(f"{PATH}.split", _turned(graph, raw), 1, [4, 1, classes])
+    best, ids = _best(graph, parts[2])
+    return _Found(_corners(graph, parts[0]), graph.node("Mul", f"{PATH}.best", best, parts[1]), ids)
 
 
-def _yolov8(graph: Graph, raw: str, classes: int) -> _Found:
-    lying, each = graph.split(f"{PATH}.split", raw, 1, [4, classes])
-    best, ids = _best(graph, each, 1)
-    centred, best, ids = (
-        graph.node("Transpose", f"{PATH}.upright{place}", name, perm=[0, 2, 1])
-        for place, name in enumerate((lying, best, ids))
-    )
-    return _Found(_corners(graph, centred), best, ids)
+def _turned(graph: Graph, name: str) -> str:
+    return graph.node("Transpose", f"{name}.turned", name, perm=[0, 2, 1])
 
 
-def _best(graph: Graph, each: str, axis: int) -> tuple[str, str]:
+def _best(graph: Graph, each: str) -> tuple[str, str]:
     """Score and number of the best class, the first of equals."""
-    ids = graph.node("ArgMax", f"{PATH}.class", each, axis=axis, keepdims=1)
-    return graph.node("GatherElements", f"{PATH}.score", each, ids, axis=axis), ids
+    ids = graph.node("ArgMax", f"{PATH}.class", each, axis=1, keepdims=1)
+    return graph.node("GatherElements", f"{PATH}.score", each, ids, axis=1), ids
 
 
 def _corners(graph: Graph, centred: str) -> str:
-    """(n, a, 4) cx cy w h -> x1 y1 x2 y2."""
-    centre, sides = graph.split(f"{PATH}.sides", centred, 2, [2, 2])
+    """(n, 4, a) cx cy w h -> x1 y1 x2 y2."""
+    centre, sides = graph.split(f"{PATH}.sides", centred, 1, [2, 2])
     half = graph.node("Mul", f"{PATH}.half", sides, graph.constant(f"{PATH}.0.5", np.array(0.5, np.float32)))
     near, far = (graph.node(kind, f"{PATH}.{kind.lower()}", centre, half) for kind in ("Sub", "Add"))
-    return graph.node("Concat", f"{PATH}.corners", near, far, axis=2)
+    return graph.node("Concat", f"{PATH}.corners", near, far, axis=1)
 
 
 def _suppressed(graph: Graph, found: _Found, decode: Boxes) -> str:
@@ -124,19 +125,18 @@ def _suppressed(graph: Graph, found: _Found, decode: Boxes) -> str:
     boxes = found.boxes
     if not decode.class_agnostic:
         number = graph.node("Cast", f"{PATH}.number", found.classes, to=TensorProto.FLOAT)
-        apart = graph.node("Mul", f"{PATH}.apart", number, graph.constant(f"{PATH}.width", np.array(APART, np.float32)))
-        boxes = graph.node("Add", f"{PATH}.moved", boxes, apart)
-    lying = graph.node("Transpose", f"{PATH}.lying", found.scores, perm=[0, 2, 1])
+        width = graph.constant(f"{PATH}.width", np.array(APART, np.float32))
+        boxes = graph.node("Add", f"{PATH}.moved", boxes, graph.node("Mul", f"{PATH}.apart", number, width))
     limits: dict[str, Array] = {
         "limit": np.array([decode.limit], np.int64),
         "iou": np.array([ceiling(decode.iou)], np.float32),
         "threshold": np.array([decode.score], np.float32),
     }
     names = [graph.constant(f"{PATH}.{name}", value) for name, value in limits.items()]
-    kept = graph.node("NonMaxSuppression", f"{PATH}.kept", boxes, lying, *names)
+    kept = graph.node("NonMaxSuppression", f"{PATH}.kept", _turned(graph, boxes), found.scores, *names)
     # of (image, class, anchor) the class is always 0
     places = graph.node("Gather", f"{PATH}.places", kept, graph.integers(f"{PATH}.columns", 0, 2), axis=1)
-    scores = graph.node("Squeeze", f"{PATH}.scores", found.scores, graph.integers(f"{PATH}.last", 2))
+    scores = graph.node("Squeeze", f"{PATH}.scores", found.scores, _one(graph))
     nothing = graph.node("ConstantOfShape", f"{PATH}.nothing", graph.node("Shape", f"{PATH}.shape", scores))
     chosen = graph.node("GatherND", f"{PATH}.chosen", scores, places)
     return graph.node("ScatterND", f"{PATH}.scattered", nothing, places, chosen)
@@ -144,30 +144,24 @@ def _suppressed(graph: Graph, found: _Found, decode: Boxes) -> str:
 
 def _fixed(graph: Graph, found: _Found, scores: str, limit: int) -> None:
     """The outputs: the best `limit` rows, zeros behind those that are kept."""
-    best, places = _topk(graph, scores, limit)
+    best, places = graph.pair("TopK", f"{PATH}.top", scores, graph.integers(f"{PATH}.rows", limit), axis=1)
     # 0 times the sum of all is 0, or not a number if one is none: of that the runtime must hear
-    every = graph.node("ReduceSum", f"{PATH}.sum", found.scores, graph.integers(f"{PATH}.both", 1, 2), keepdims=0)
+    every = graph.node("ReduceSum", f"{PATH}.sum", found.scores, graph.integers(f"{PATH}.last", 2), keepdims=0)
     zero = graph.constant(f"{PATH}.0", np.array(0, np.float32))
-    sound = graph.node("Mul", f"{PATH}.sound", graph.node("Unsqueeze", f"{PATH}.column", every, _one(graph)), zero)
-    graph.node("Add", SCORES, best, sound)
+    graph.node("Add", SCORES, best, graph.node("Mul", f"{PATH}.sound", every, zero))
     valid = graph.node("Not", f"{PATH}.valid", graph.node("LessOrEqual", f"{PATH}.empty", SCORES, zero))
     counted = graph.node("Cast", f"{PATH}.counted", valid, to=TensorProto.INT32)
     graph.node("ReduceSum", NUM, counted, _one(graph), keepdims=1)
-    deep = graph.integers(f"{PATH}.deep", 2)
-    upright = graph.node("Unsqueeze", f"{PATH}.row", places, deep)
-    fours = graph.node("Tile", f"{PATH}.four", upright, graph.integers(f"{PATH}.times", 1, 1, 4))
-    boxes = graph.node("GatherElements", f"{PATH}.chosen_boxes", found.boxes, fours, axis=1)
-    graph.node("Where", BOXES, graph.node("Unsqueeze", f"{PATH}.valid_row", valid, deep), boxes, zero)
-    ids = graph.node("Squeeze", f"{PATH}.ids", found.classes, deep)
-    ids = graph.node("GatherElements", f"{PATH}.chosen_ids", ids, places, axis=1)
+    columns = graph.node("Unsqueeze", f"{PATH}.column", places, _one(graph))
+    fours = graph.node("Tile", f"{PATH}.fours", columns, graph.integers(f"{PATH}.times", 1, 4, 1))
+    boxes = _turned(graph, graph.node("GatherElements", f"{PATH}.chosen_boxes", found.boxes, fours, axis=2))
+    rows = graph.node("Unsqueeze", f"{PATH}.valid_rows", valid, graph.integers(f"{PATH}.behind", 2))
+    graph.node("Where", BOXES, rows, boxes, zero)
+    ids = graph.node("GatherElements", f"{PATH}.chosen_ids", found.classes, columns, axis=2)
+    ids = graph.node("Squeeze", f"{PATH}.ids", ids, _one(graph))
     ids = graph.node("Where", f"{PATH}.valid_ids", valid, ids, graph.integers(f"{PATH}.none", 0))
     graph.node("Cast", CLASSES, ids, to=TensorProto.INT32)
 
 
 def _one(graph: Graph) -> str:
     return graph.integers(f"{PATH}.1", 1)
-
-
-def _topk(graph: Graph, scores: str, limit: int) -> tuple[str, str]:
-    """Values and places of the largest, the first of equals first."""
-    return graph.pair("TopK", f"{PATH}.top", scores, graph.integers(f"{PATH}.rows", limit), axis=1)
