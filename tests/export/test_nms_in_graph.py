@@ -211,3 +211,14 @@ def test_tensorrt_rtx_is_refused_before_anything_is_built(bundles):
         engines.jobs(found, targets.parse("trt,rtx:sm86"))
     assert "--nms runtime" in caught.value.hint
     assert len(engines.jobs(found, targets.parse("trt"))) == 1
+
+
+@pytest.mark.parametrize("layout", ["yolov5", "yolov8"])
+def test_an_overlap_that_rounds_to_the_threshold_is_above_it(layout):
+    # 3 of 10 in float32 is more than 0.3; and the better of two equals is the first
+    rows = np.array([[3.25, 0.5, 6.5, 1, 0.9, 1], [6.75, 0.5, 6.5, 1, 0.9, 1]], np.float32)
+    model, spec = graphmodels.decoder(layout, 2, 1, iou=0.3)
+    plain = outcome(model, spec, [laid(rows, layout)])[1]
+    _, found = outcome(model, suppress.keep(model, spec), [laid(rows, layout)])
+
+    assert found[0].boxes.tolist() == plain[0].boxes.tolist() == [[0, 0, 6.5, 1]]
