@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +26,23 @@ class Lane(NamedTuple):
     engine: Engine
 
 
+class _Fleet:
+    """Lanes that serve together: engines that share weights, closed together when all have come home."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = tuple(lanes)
+        self.idle = list(lanes)
+
+    def home(self) -> bool:
+        return len(self.idle) == len(self.lanes)
+
+    def close(self) -> None:
+        # contexts before the weights they share: the first lane holds those
+        for lane in reversed(self.lanes):
+            lane.engine.close()
+            lane.device.close()
+
+
 class Pipeline:
     """A loaded model. Any thread may call it: a call leases one lane and waits while all are taken.
 
@@ -35,20 +52,17 @@ class Pipeline:
     def __init__(self, spec: ModelSpec, lanes: Sequence[Lane], *, backend: str = "", artifact: str = "") -> None:
         self.spec, self.backend, self.artifact = spec, backend, artifact
         self.timings: dict[str, float] = {}  # milliseconds of the last call by stage
-        self._lanes = tuple(lanes)
-        # last in, first out: with one caller the same lane stays warm in the caches
-        self._idle: queue.LifoQueue[Lane | None] = queue.LifoQueue()
-        for lane in self._lanes:
-            self._idle.put(lane)
+        self._fleet = _Fleet(lanes)
+        self._changed = threading.Condition()
         self._closed = False
 
     @property
     def device(self) -> Device:
-        return self._lanes[0].device
+        return self._fleet.lanes[0].device
 
     @property
     def engine(self) -> Engine:
-        return self._lanes[0].engine
+        return self._fleet.lanes[0].engine
 
     def __call__(self, image: Any, *, pixels: str = "bgr") -> Result:
         """image (h, w, 3) uint8 BGR as OpenCV reads it (or as `pixels` says) -> its result."""
@@ -81,26 +95,46 @@ class Pipeline:
 
     @contextmanager
     def _lease(self) -> Iterator[Lane]:
-        lane = self._idle.get()
-        try:
-            if lane is None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._fleet.idle)
+            if self._closed:
                 raise InputError("the pipeline is closed", hint="load the bundle again")
+            fleet = self._fleet
+            # last in, first out: with one caller the same lane stays warm in the caches
+            lane = fleet.idle.pop()
+        try:
             yield lane
         finally:
-            self._idle.put(lane)
+            with self._changed:
+                fleet.idle.append(lane)
+                self._changed.notify_all()
+
+    def swap(self, lanes: Sequence[Lane], *, backend: str = "", artifact: str = "") -> None:
+        """Let `lanes` serve every call that starts from now on; wait for those that run, then free the old lanes.
+
+        The lanes must be of the same spec. No call fails or waits because of it, and none is served by both.
+        Raises InputError, and frees `lanes`, when the pipeline is closed.
+        """
+        fresh = _Fleet(lanes)
+        with self._changed:
+            if self._closed:
+                fresh.close()
+                raise InputError("the pipeline is closed", hint="load the bundle again")
+            old, self._fleet = self._fleet, fresh
+            self.backend, self.artifact = backend, artifact
+            self._changed.notify_all()
+            self._changed.wait_for(old.home)
+        old.close()
 
     def close(self) -> None:
         """Wait for running calls, then free every engine and device."""
-        if self._closed:
-            return
-        self._closed = True
-        for _ in self._lanes:
-            self._idle.get()
-        self._idle.put(None)  # wakes whoever still waits for a lane, one after the other
-        # contexts before the weights they share: the first lane holds those
-        for lane in reversed(self._lanes):
-            lane.engine.close()
-            lane.device.close()
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+            self._changed.wait_for(self._fleet.home)
+        self._fleet.close()
 
     def __enter__(self) -> Pipeline:
         return self

@@ -5,9 +5,11 @@ import threading
 import numpy as np
 import pytest
 
-from edgeinfer import golden, load
+from edgeinfer import backends, golden, load
 from edgeinfer.bundle import Bundle
+from edgeinfer.devices import cpu
 from edgeinfer.errors import InputError, SpecError, UsageError
+from edgeinfer.pipeline import Lane
 from helpers import bundles
 
 COLORS = ("red", "green", "blue")
@@ -101,6 +103,51 @@ def test_a_caller_that_waits_while_the_pipeline_closes_is_told(detector):
     closer.join(10)
     assert outcome in ([], ["the pipeline is closed"])
     assert not waiter.is_alive()
+
+
+def test_lanes_are_swapped_under_concurrent_calls_without_a_failed_or_mixed_one(detector, classifier):
+    """Two pipelines trade places many times; every call sees one of them whole."""
+    other = load(classifier)
+    spec = other.spec
+    wrong, done = [], threading.Event()
+    model = load(detector, contexts=2)
+
+    def work(color):
+        while not done.is_set():
+            results = model.batch([bundles.picture(color)] * 3)
+            kinds = {type(result).__name__ for result in results}
+            if len(kinds) != 1 or any(next(iter(result))[-1 if len(result) == 1 else 1] != color for result in results):
+                wrong.append(results)
+
+    threads = [threading.Thread(target=work, args=(color,)) for color in COLORS]
+    for thread in threads:
+        thread.start()
+    old = [lane.engine for lane in model._fleet.lanes]
+    for turn in range(20):
+        lane = _lane(spec, classifier) if turn % 2 else _lane(model.spec, detector)
+        model.swap([lane], backend="ort", artifact=f"{turn}")
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert model.artifact == "19"
+    assert all(engine._session is None for engine in old)
+    model.close()
+    other.close()
+
+
+def _lane(spec, folder):
+    device = cpu.Device(spec)
+    return Lane(device, backends.load("ort")(folder / "model.fp32.onnx", spec, device))
+
+
+def test_lanes_given_to_a_closed_pipeline_are_freed(detector):
+    model = load(detector)
+    model.close()
+    lane = _lane(model.spec, detector)
+    with pytest.raises(InputError, match="closed"):
+        model.swap([lane])
+    assert lane.engine._session is None
 
 
 def test_the_engine_writes_into_the_same_memory_every_run(detector):

@@ -6,14 +6,12 @@ depend on. A cache that cannot be read or written costs time, never a result.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from edgeinfer import cache
 from edgeinfer.errors import BackendUnavailable, DeviceError
 
 KERNELS = Path(__file__).with_name("kernels")
@@ -38,11 +36,11 @@ def cubin(source: Path, arch: str, *, strict: bool = False) -> bytes:
     _add_includes(sources, source.parent, sources[source.name])
     if strict:
         return _compile(nvrtc, sources, arch, strict=True)
-    kept = _cached(_digest(nvrtc, sources, arch))
-    data = _read(kept)
+    name = f"{_digest(nvrtc, sources, arch)}.cubin"
+    data = cache.read("kernels", name)
     if data is None:
         data = _compile(nvrtc, sources, arch, strict=False)
-        _write(kept, data)
+        cache.write("kernels", name, data)
     return data
 
 
@@ -104,29 +102,3 @@ def _digest(nvrtc: Any, sources: dict[str, str], arch: str) -> str:
     for name, text in sources.items():
         parts += [name, text]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _cached(digest: str) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return Path(home or Path.home() / ".cache", "edgeinfer", "kernels", f"{digest}.cubin")
-
-
-def _read(path: Path) -> bytes | None:
-    """What `_write` wrote, or None: the file begins with its own SHA-256, so that half a file is none."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
-
-
-def _write(path: Path, data: bytes) -> None:
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(data).digest() + data)
-            Path(name).replace(path)
-        except OSError:
-            Path(name).unlink()

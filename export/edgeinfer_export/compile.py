@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import machine
 from edgeinfer.bundle import sha256_of
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Artifact
@@ -101,7 +102,7 @@ def key(options: Options) -> dict[str, str]:
     `sm` is a compute capability without its dot, several joined by a plus. `gpu` is left out where it does not
     matter: under `compatible` the engine runs on what that says, `hardware`, `version` or both.
     """
-    facts = {"os": vendor.system()}
+    facts = {"os": machine.system()}
     if options.library == "rtx":
         return {"sm": "+".join(map(str, options.capabilities)), **facts}
     facts.update(vendor.gpu())

@@ -5,22 +5,19 @@ Needs the standard library and the vendor's module only; imports on Python 3.9.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import platform
-import re
 import signal
-import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import machine
 from edgeinfer.errors import BackendUnavailable, ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 MODULES = {"trt": "tensorrt", "rtx": "tensorrt_rtx"}
 REMEDIES = {
@@ -28,8 +25,6 @@ REMEDIES = {
     'desktop: pip install "edgeinfer[tensorrt]"',
     "rtx": 'pip install "edgeinfer[rtx]"',
 }
-L4T_RELEASE = Path("/etc/nv_tegra_release")
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 
 
 def load(library: str) -> Any:
@@ -47,52 +42,17 @@ def load(library: str) -> Any:
         ) from error
 
 
-def driver() -> ctypes.CDLL:
-    """The CUDA driver, initialised: some TensorRT releases crash where there is none. Raises BackendUnavailable."""
+def gpu() -> dict[str, str]:
+    """Facts about the first GPU for an engine's key: `sm`, `gpu`, and `l4t` on a Jetson. Raises BackendUnavailable."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
+        found = machine.gpu()
+    except BackendUnavailable as error:
         raise BackendUnavailable(
-            "TensorRT compiles on an NVIDIA GPU, and this machine has no NVIDIA driver (libcuda.so.1)",
+            f"TensorRT compiles on an NVIDIA GPU, and {error}",
             hint="build on the device: edgeinfer build BUNDLE --compile trt; for desktop RTX GPUs: --compile rtx",
         ) from error
-    status = cuda.cuInit(0)
-    if status:
-        raise BackendUnavailable(
-            f"TensorRT compiles on an NVIDIA GPU, and the driver finds none usable (cuInit gave {status})",
-            hint="check nvidia-smi, and that a container was started with its GPU",
-        )
-    return cuda
-
-
-def gpu() -> dict[str, str]:
-    """Facts about the first GPU for an engine's key: `sm`, `gpu`, and `l4t` on a Jetson."""
-    cuda = driver()
-    device, number, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    cuda.cuDeviceGet(ctypes.byref(device), 0)
-    cuda.cuDeviceGetName(name, len(name), device)
-    capability = ""
-    for attribute in (_MAJOR, _MINOR):
-        cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
-        capability += str(number.value)
-    facts = {"sm": capability, "gpu": name.value.decode("utf-8", "replace")}
-    release = l4t()
-    return {**facts, "l4t": release} if release else facts
-
-
-def l4t() -> str:
-    """The Jetson system's release such as 36.4.3; empty elsewhere."""
-    try:
-        text = L4T_RELEASE.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
-    return ".".join(found.groups()) if found else ""
-
-
-def system() -> str:
-    """Operating system and architecture, such as linux-x86_64."""
-    return f"{sys.platform}-{platform.machine()}"
+    facts = {"sm": found.sm, "gpu": found.name, "l4t": machine.l4t()}
+    return {name: value for name, value in facts.items() if value}
 
 
 class Listener:

@@ -28,7 +28,14 @@ BUILDER = {
     "error": "ParserError",
 }
 CACHE = {"config": "IBuilderConfig", "cache": "ITimingCache", "other": "ITimingCache"}
-RUNTIME = {"trt": "", "runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecutionContext"}
+RUNTIME = {
+    "trt": "",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "context": "IExecutionContext",
+    "config": "IRuntimeConfig",
+    "cache_": "IRuntimeCache",
+}
 # what a variable of that name is, file by file
 FILES = {
     EXPORT / "builder.py": BUILDER,
@@ -36,6 +43,8 @@ FILES = {
     EXPORT / "compile.py": {"trt": ""},
     EXPORT / "vendor.py": {"trt": ""},
     BACKENDS / "_nvinfer.py": RUNTIME,
+    BACKENDS / "_nvplan.py": RUNTIME,
+    BACKENDS / "_nvwords.py": RUNTIME,
 }
 # functions reached only where the library has this name
 BEHIND = {"_set_precision": "BuilderFlag.FP16", "_half_tensors": "BuilderFlag.FP16", "_retypes": "BuilderFlag.FP16"}
@@ -104,9 +113,20 @@ def faults(function, roots):
         having = vendornames.having(name)
         if not any(having >= vendornames.having(guard) for guard in guards) and having < set(RELEASES):
             yield f"{function.name}: {name} is missing from {', '.join(sorted(set(RELEASES) - having))}"
-        for signature in set(vendornames.names().get(name, {}).values()) if count is not None else ():
-            if signature.startswith("(") and not vendornames.takes(signature, count):
-                yield f"{function.name}: {name}{signature} is given {count} arguments"
+        if count is not None:
+            yield from (
+                f"{function.name}: {name}{one} is given {count} arguments" for one in misfits(name, count, guards)
+            )
+
+
+def misfits(name, count, guards):
+    """Signatures that a call does not fit, in every release or in those that one of the guards lets through."""
+    kinds = vendornames.names().get(name, {})
+    signatures = {release: kind for release, kind in kinds.items() if kind.startswith("(")}
+    for scope in (vendornames.having(guard) & signatures.keys() for guard in guards):
+        if scope and all(vendornames.takes(signatures[release], count) for release in scope):
+            return set()
+    return {one for one in signatures.values() if not vendornames.takes(one, count)}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.exists()], ids=lambda file: file.name)

@@ -1,10 +1,10 @@
 """NVIDIA's library and driver: found, missing, broken."""
 
-import ctypes
 import sys
 
 import pytest
 
+from edgeinfer import machine
 from edgeinfer.errors import BackendUnavailable
 from edgeinfer_export import vendor
 
@@ -25,47 +25,18 @@ def test_a_library_that_does_not_load_is_told_apart(monkeypatch):
         vendor.load("trt")
 
 
-class Driver:
-    """A CUDA driver with one Orin."""
-
-    status = 0
-
-    def __init__(self, _name):
-        pass
-
-    def cuInit(self, _flags):
-        return self.status
-
-    def cuDeviceGet(self, device, _number):
-        device._obj.value = 0
-
-    def cuDeviceGetName(self, name, _size, _device):
-        name.value = b"Orin"
-
-    def cuDeviceGetAttribute(self, number, attribute, _device):
-        number._obj.value = {75: 8, 76: 7}[attribute]
-
-
-def test_the_gpu_is_described(monkeypatch, tmp_path):
-    release = tmp_path / "nv_tegra_release"
-    release.write_text("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n")
-    monkeypatch.setattr(vendor, "L4T_RELEASE", release)
-    monkeypatch.setattr(ctypes, "CDLL", Driver)
-    assert vendor.gpu() == {"sm": "87", "gpu": "Orin", "l4t": "36.4.3"}
-
-
 def test_without_a_driver_tensorrt_is_not_touched(monkeypatch):
-    def missing(_name):
-        raise OSError("libcuda.so.1: cannot open shared object file")
+    def missing():
+        raise BackendUnavailable("this machine has no NVIDIA driver (libcuda.so.1)")
 
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    with pytest.raises(BackendUnavailable, match="no NVIDIA driver") as caught:
+    monkeypatch.setattr(machine, "gpu", missing)
+    with pytest.raises(BackendUnavailable, match=r"compiles on an NVIDIA GPU, and .* no NVIDIA driver") as caught:
         vendor.gpu()
     assert "--compile trt" in caught.value.hint
 
 
-def test_a_driver_without_a_gpu_is_said(monkeypatch):
-    monkeypatch.setattr(Driver, "status", 100)
-    monkeypatch.setattr(ctypes, "CDLL", Driver)
-    with pytest.raises(BackendUnavailable, match="cuInit gave 100"):
-        vendor.gpu()
+@pytest.mark.parametrize("release", ["", "36.4.3"])
+def test_the_gpu_is_described_for_an_engines_key(monkeypatch, release):
+    monkeypatch.setattr(machine, "gpu", lambda: machine.Gpu("87", "Orin", "12.6"))
+    monkeypatch.setattr(machine, "l4t", lambda: release)
+    assert vendor.gpu() == {"sm": "87", "gpu": "Orin", **({"l4t": release} if release else {})}

@@ -6,6 +6,7 @@ from the mean colour there; the classifier gives the mean colours as logits time
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeinfer import modeljson
 from edgeinfer.spec import (
     Artifact,
+    Batch,
     Boxes,
     Expected,
     Golden,
@@ -27,6 +29,7 @@ from edgeinfer.spec import (
     TensorSpec,
     TopK,
 )
+from helpers import fake_nvinfer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,8 +68,8 @@ def detect_bundle(folder: Path) -> Path:
     return _write(folder, spec, nodes, constants, expect)
 
 
-def classify_bundle(folder: Path) -> Path:
-    """Write a classifier into `folder`."""
+def classify_bundle(folder: Path, batch=1) -> Path:
+    """Write a classifier into `folder`; `batch` may be a `Batch`."""
     nodes = [
         helper.make_node("ReduceMean", ["images"], ["color"], axes=[2, 3], keepdims=0),
         helper.make_node("Mul", ["color", "ten"], ["logits"]),
@@ -74,13 +77,32 @@ def classify_bundle(folder: Path) -> Path:
     spec = ModelSpec(
         name="colors-classify",
         task="classify",
-        inputs=(TensorSpec("images", (1, 3, SIDE, SIDE)),),
-        outputs=(TensorSpec("logits", (1, len(COLORS))),),
+        inputs=(TensorSpec("images", (batch, 3, SIDE, SIDE)),),
+        outputs=(TensorSpec("logits", (batch, len(COLORS))),),
         preprocess=Preprocess(Size(SIDE, SIDE), fit="resize-crop", resize=SIDE),
         decode=TopK(2),
         labels=COLORS,
     )
     return _write(folder, spec, nodes, {"ten": np.float32(10)}, Expected(0, 0.9999))
+
+
+def add_plan(folder, library, *, name="", precision="fp32", content=None, built_with="", **target):
+    """Put an engine of the stand-in `library` into a bundle, for its GPU unless `target` says otherwise."""
+    spec = modeljson.read(folder / "model.json")
+    (source,) = [one for one in spec.artifacts if one.format == "onnx"]
+    kind = "rtx" if library.__name__.endswith("rtx") else "trt"
+    batch = spec.batch
+    profiles = [(batch.min, batch.max, batch.max)] if batch.min != batch.max else []
+    onnx_bytes = (folder / source.file).read_bytes()
+    data = fake_nvinfer.plan(onnx_bytes, library.__version__, library.sm, profiles) if content is None else content
+    file = name or f"{kind}-{len(spec.artifacts)}.{precision}.plan"
+    (folder / file).write_bytes(data)
+    facts = {"sm": library.sm, "os": "linux-x86_64", "onnx": source.sha256, "gpu": "Stand-in A10", **target}
+    held = {key: value for key, value in facts.items() if value}
+    built = built_with or f"{library.__name__} {library.__version__}"
+    made = Artifact(file, kind, precision, hashlib.sha256(data).hexdigest(), built_with=built, target=held)
+    modeljson.write(dataclasses.replace(spec, artifacts=(*spec.artifacts, made)), folder / "model.json")
+    return made
 
 
 def _write(folder, spec, nodes, constants, expect):
@@ -105,4 +127,5 @@ def _write(folder, spec, nodes, constants, expect):
 
 
 def _value(tensor):
-    return helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.shape)
+    shape = ["batch" if isinstance(side, Batch) else side for side in tensor.shape]
+    return helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, shape)

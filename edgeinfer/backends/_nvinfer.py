@@ -1,0 +1,201 @@
+"""What TensorRT and TensorRT-RTX share: a frame's tensors in, kernels put on the device's stream, nothing waited for.
+
+NVIDIA's advice for CUDA graphs is followed throughout: one context for each batch size, shapes and addresses set
+once, one scratch memory for all contexts of a lane, since a lane runs one at a time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgeinfer.backends._nvplan import Plan
+from edgeinfer.backends._rows import rows
+from edgeinfer.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgeinfer.backends._nvwords import Words
+    from edgeinfer.devices import Device
+    from edgeinfer.spec import Artifact, ModelSpec
+
+    Tensors = Mapping[str, Any]
+
+ONE_CONTEXT = "this release gives an open batch one context, whose shape changes between calls"
+NOT_CAPTURABLE = "the library says that this engine cannot be captured"
+
+
+class Engine:
+    """One engine; each fork shares its weights and has contexts, scratch memory and outputs of its own."""
+
+    device = "gpu"
+    formats: ClassVar[tuple[str, ...]] = ()
+    precisions = ("fp16", "fp32", "int8")
+    trt: ClassVar[Any] = None
+    words: ClassVar[Words]
+    # module and release, as an engine's `built_with` has them
+    library: ClassVar[str] = ""
+
+    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:  # noqa: ARG002
+        plan = Plan(self.trt, self.words, path, spec)
+        plan.users += 1
+        try:
+            self._join(plan, device)
+        finally:
+            plan.release()
+
+    def _join(self, plan: Plan, device: Any) -> None:
+        self._plan: Plan | None = plan
+        plan.users += 1
+        self._device, self._spec = device, plan.spec
+        self._ready: dict[int, _Ready] = {}
+        self._last: Tensors = {}
+        self.capturable = ""  # or why a CUDA graph cannot capture it
+        try:
+            self._scratch = device.empty((max(1, plan.scratch_bytes),), "uint8")
+            largest = plan.spec.batch.max
+            self._outputs = {one.name: device.empty(one.at(largest), one.dtype) for one in plan.spec.outputs}
+            self._prepare(largest)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def refuses(cls, artifact: Artifact) -> str:  # noqa: ARG003
+        """Nothing of its own: the ladder has compared the engine's keys."""
+        return ""
+
+    def fork(self, device: Device) -> Engine:
+        twin = object.__new__(type(self))
+        twin._join(self._opened(), device)
+        return twin
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Inputs by name (n, ...) on the device -> outputs, there too once the device's stream has come so far."""
+        images = next(iter(inputs.values())).shape[0]
+        ready = self._ready.get(images) or self._prepare(images)
+        ready.point(inputs)
+        ready.execute(self._device.stream)
+        self._last = inputs
+        return ready.outputs
+
+    def profile_layers(self, inputs: Tensors | None = None) -> list[tuple[str, float]]:
+        """One run with the clock on: (layer, milliseconds) in the order they ran. Waits for the GPU.
+
+        `inputs` are those of `run`; without any, those of the last run. A context of its own is used, since
+        one with a profiler is slower and cannot be captured.
+        """
+        tensors = inputs or self._last
+        if not tensors:
+            raise EngineError("no layers to time before the first run")
+        images = next(iter(tensors.values())).shape[0]
+        ready = _Ready(self._opened(), images, self._device.stream, self._scratch, self._outputs)
+        layers: list[tuple[str, float]] = []
+        profiler = _profiler(self.trt, layers)
+        ready.point(tensors)
+        ready.execute(self._device.stream)  # once to warm up: what is compiled or chosen late is no layer's time
+        context = ready.context
+        context.profiler = profiler
+        ready.execute(self._device.stream)
+        return layers
+
+    def _opened(self) -> Plan:
+        if self._plan is None:
+            raise EngineError("the engine is closed", hint="load the bundle again")
+        return self._plan
+
+    def _prepare(self, images: int) -> _Ready:
+        """The context for this batch size, made when it is first seen."""
+        plan, stream = self._opened(), self._device.stream
+        try:
+            ready = _Ready(plan, images, stream, self._scratch, self._outputs)
+        except _ProfileTaken:
+            if not self._ready:
+                raise
+            # TensorRT 8 gives each profile to one context: that one changes its shape instead
+            self.capturable = ONE_CONTEXT
+            _, ready = self._ready.popitem()
+            ready.reshape(images, self._outputs)
+        self._ready[images] = ready
+        if not ready.capturable(stream):
+            self.capturable = NOT_CAPTURABLE
+        return ready
+
+    def close(self) -> None:
+        self._ready, self._last, self._outputs, self._scratch = {}, {}, {}, None
+        plan, self._plan = self._plan, None
+        if plan is not None:
+            plan.release()
+
+
+class _ProfileTaken(EngineError):
+    """Another context has the only optimisation profile."""
+
+
+class _Ready:
+    """A context for one batch size: its shapes are set, and its addresses are those of the last run."""
+
+    def __init__(self, plan: Plan, images: int, stream: int, scratch: Any, outputs: Tensors) -> None:
+        self._plan, self._fresh = plan, True
+        context = plan.context(scratch)
+        self.context = context
+        if plan.profiles:
+            self._choose(plan.profile(images), stream)
+        self.reshape(images, outputs)
+
+    def _choose(self, profile: int, stream: int) -> None:
+        plan, context, mark = self._plan, self.context, self._plan.words.mark()
+        if context.active_optimization_profile == profile:
+            return
+        if not context.set_optimization_profile_async(profile, stream):
+            failure = plan.failure(f"optimisation profile {profile} cannot be taken", mark)
+            raise _ProfileTaken(str(failure), hint="use one context, or TensorRT 10")
+
+    def reshape(self, images: int, outputs: Tensors) -> None:
+        """Set the shapes of a batch, and where its outputs go."""
+        plan, context, spec, mark = self._plan, self.context, self._plan.spec, self._plan.words.mark()
+        self._pointers: tuple[int, ...] = ()
+        for tensor in spec.inputs if plan.profiles else ():
+            if not context.set_input_shape(tensor.name, tensor.at(images)):
+                raise plan.failure(f"{tensor.name} cannot take {tensor.at(images)}", mark)
+        for tensor in spec.outputs:
+            shape = tuple(context.get_tensor_shape(tensor.name))
+            if shape != tensor.at(images):
+                raise EngineError(f"{plan.path}: {tensor.name} is {shape} for {images} images, not {tensor.at(images)}")
+        self.outputs = {name: rows(output, images) for name, output in outputs.items()}
+        self._place(self.outputs)
+
+    def _place(self, tensors: Tensors) -> None:
+        plan, context, mark = self._plan, self.context, self._plan.words.mark()
+        for name, tensor in tensors.items():
+            if not context.set_tensor_address(name, tensor.pointer):
+                raise plan.failure(f"{name} cannot lie at {tensor.pointer:#x}", mark)
+
+    def point(self, inputs: Tensors) -> None:
+        """Take the inputs from where they are; nothing is done when they are where they were."""
+        pointers = tuple(tensor.pointer for tensor in inputs.values())
+        if pointers != self._pointers:
+            self._place(inputs)
+            self._pointers = pointers
+
+    def execute(self, stream: int) -> None:
+        plan, context = self._plan, self.context
+        mark = plan.words.mark()
+        if not context.execute_async_v3(stream):
+            raise plan.failure("the engine does not run", mark)
+        if self._fresh:
+            self._fresh = False
+            plan.jit.keep()
+
+    def capturable(self, stream: int) -> bool:
+        context = self.context
+        return not hasattr(context, "is_stream_capturable") or bool(context.is_stream_capturable(stream))
+
+
+def _profiler(trt: Any, layers: list[tuple[str, float]]) -> Any:
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            layers.append((layer_name, float(ms)))
+
+    return Profiler()

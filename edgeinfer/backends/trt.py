@@ -1,0 +1,20 @@
+"""TensorRT on the GPU: engines built for it, on this kind of machine."""
+
+from __future__ import annotations
+
+from edgeinfer.backends import _nvinfer, _nvwords
+
+_TRT = _nvwords.library(
+    ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"),
+    "Jetson: sudo apt install python3-libnvinfer, and a venv made with --system-site-packages; "
+    'desktop: pip install "edgeinfer[tensorrt]"',
+)
+
+
+class Engine(_nvinfer.Engine):
+    """Engines of TensorRT; with its lean or dispatch runtime, version-compatible ones."""
+
+    formats = ("trt",)
+    trt = _TRT
+    words = _nvwords.Words(_TRT, "trt")
+    library = f"{_TRT.__name__} {_TRT.__version__}"

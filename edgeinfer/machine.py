@@ -1,0 +1,84 @@
+"""Where engines run: operating system, NVIDIA GPU, Jetson release.
+
+Standard library only. `has_gpu()` looks at device files and costs microseconds; `gpu()` asks the driver, once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from edgeinfer.errors import BackendUnavailable
+
+ROOT = Path("/")
+# device files of the desktop and server driver, of Jetson's (JetPack 5, 6), and of Windows' under WSL
+NODES = ("dev/nvidiactl", "dev/nvhost-gpu", "dev/nvgpu", "dev/dxg")
+_HIDDEN = ("", "-1", "NoDevFiles", "void")
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
+
+
+class Gpu(NamedTuple):
+    """The first CUDA device: `sm` is its compute capability without the dot, `cuda` the newest the driver takes."""
+
+    sm: str
+    name: str
+    cuda: str
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU with a loaded driver is here and not hidden by CUDA_VISIBLE_DEVICES."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in _HIDDEN:
+        return False
+    return any((ROOT / node).exists() for node in NODES)
+
+
+@lru_cache(maxsize=1)
+def gpu() -> Gpu:
+    """The GPU that engines run on. Raises BackendUnavailable; some NVIDIA libraries crash where this does."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise BackendUnavailable(
+            "this machine has no NVIDIA driver (libcuda.so.1)",
+            hint="on a machine with a GPU: install its driver; in a container: start it with --gpus all",
+        ) from error
+    _check(cuda.cuInit(0), "cuInit")
+    device, number, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    _check(cuda.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
+    _check(cuda.cuDeviceGetName(name, len(name), device), "cuDeviceGetName")
+    capability = ""
+    for attribute in (_MAJOR, _MINOR):
+        _check(cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device), "cuDeviceGetAttribute")
+        capability += str(number.value)
+    _check(cuda.cuDriverGetVersion(ctypes.byref(number)), "cuDriverGetVersion")
+    version = f"{number.value // 1000}.{number.value % 1000 // 10}"
+    return Gpu(capability, name.value.decode("utf-8", "replace"), version)
+
+
+def _check(status: int, call: str) -> None:
+    if status:
+        raise BackendUnavailable(
+            f"the NVIDIA driver finds no usable GPU ({call} gave {status})",
+            hint="check nvidia-smi, and that a container was started with its GPU",
+        )
+
+
+def l4t() -> str:
+    """The Jetson system's release such as 36.4.3; empty elsewhere."""
+    try:
+        text = (ROOT / "etc/nv_tegra_release").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
+    return ".".join(found.groups()) if found else ""
+
+
+def system() -> str:
+    """Operating system and architecture, such as linux-x86_64."""
+    return f"{sys.platform}-{platform.machine()}"

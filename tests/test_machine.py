@@ -1,0 +1,104 @@
+"""The machine as engines see it: GPUs, drivers, Jetsons, hidden and broken ones."""
+
+import ctypes
+
+import pytest
+
+from edgeinfer import cache, machine
+from edgeinfer.errors import BackendUnavailable
+
+
+class Driver:
+    """A CUDA driver with one Orin."""
+
+    failing = ""
+
+    def __init__(self, name):
+        assert name == "libcuda.so.1"
+
+    def __getattr__(self, call):
+        def answer(*args):
+            if call == self.failing:
+                return 100
+            if call == "cuDeviceGetName":
+                args[0].value = b"Orin"
+            elif call == "cuDeviceGetAttribute":
+                args[0]._obj.value = {75: 8, 76: 7}[args[1]]
+            elif call == "cuDriverGetVersion":
+                args[0]._obj.value = 12060
+            return 0
+
+        return answer
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    machine.gpu.cache_clear()
+    kind = type("Driver", (Driver,), {})
+    monkeypatch.setattr(ctypes, "CDLL", kind)
+    yield kind
+    machine.gpu.cache_clear()
+
+
+def test_the_gpu_is_what_the_driver_says(driver):
+    assert machine.gpu() == ("87", "Orin", "12.6")
+
+
+@pytest.mark.parametrize(
+    "call", ["cuInit", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDriverGetVersion"]
+)
+def test_every_call_of_the_driver_is_checked(driver, call):
+    driver.failing = call
+    with pytest.raises(BackendUnavailable, match=rf"no usable GPU \({call} gave 100\)"):
+        machine.gpu()
+
+
+def test_a_machine_without_a_driver_says_so(driver, monkeypatch):
+    def missing(_name):
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    with pytest.raises(BackendUnavailable, match="no NVIDIA driver") as caught:
+        machine.gpu()
+    assert "--gpus all" in caught.value.hint
+
+
+@pytest.mark.parametrize("node", machine.NODES)
+@pytest.mark.parametrize(("visible", "seen"), [(None, True), ("0", True), ("", False), ("-1", False)])
+def test_a_gpu_shows_in_its_device_files_unless_it_is_hidden(monkeypatch, tmp_path, node, visible, seen):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert not machine.has_gpu()
+    (tmp_path / node).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / node).touch()
+    assert machine.has_gpu() is seen
+
+
+def test_the_jetson_release_is_read_from_its_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert machine.l4t() == ""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n")
+    assert machine.l4t() == "36.4.3"
+
+
+def test_a_cached_file_is_whole_or_absent(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.read("kind", "name") is None
+    assert cache.write("kind", "name", b"content")
+    assert cache.read("kind", "name") == b"content"
+    file = cache.path("kind", "name")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert cache.read("kind", "name") is None
+    cache.forget("kind", "name")
+    cache.forget("kind", "name")
+    assert not file.exists()
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(monkeypatch, tmp_path):
+    (tmp_path / "edgeinfer").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert not cache.write("kind", "name", b"content")
+    assert cache.read("kind", "name") is None
