@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgeinfer import backends
+from edgeinfer import backends, machine
 from edgeinfer.errors import BackendUnavailable, UsageError
 from edgeinfer.spec import PRECISIONS
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle
     from edgeinfer.spec import Artifact
 
+# not imported where there is no GPU
+ON_GPU = ("trt", "rtx", "ort_gpu")
 # vendor engines first, the CPU reference last; `null` runs only when it is asked for by name
 ORDER = ("trt", "rtx", "ort_gpu", "ov", "ort")
 
@@ -43,6 +45,9 @@ def rungs(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> lis
 
 
 def _backend_rungs(bundle: Bundle, name: str, precision: str) -> Iterator[Rung]:
+    if name in ON_GPU and not machine.has_gpu():
+        yield Rung(name, None, "this machine has no NVIDIA GPU")
+        return
     try:
         engine = backends.load(name)
     except BackendUnavailable as missing:
