@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeinfer.errors import EdgeInferError
     from edgeinfer.loading import load
     from edgeinfer.pipeline import Pipeline
+    from edgeinfer.profiling.measuring import profile
     from edgeinfer.results import Classification, Detections
     from edgeinfer.sources import Frame, frames
     from edgeinfer.spec import ModelSpec
@@ -31,6 +32,7 @@ __all__ = [
     "Pipeline",
     "frames",
     "load",
+    "profile",
 ]
 
 _HOME = {
@@ -43,6 +45,7 @@ _HOME = {
     "Pipeline": "pipeline",
     "frames": "sources",
     "load": "loading",
+    "profile": "profiling.measuring",
 }
 
 

@@ -23,7 +23,7 @@ a first walk:
   edgeinfer info engines/yolov5s        what is in it, and what would run here
   edgeinfer run engines/yolov5s *.jpg   run it on pictures, folders, videos, cameras
 
-exit codes: 0 done, 1 the work failed, 2 wrong usage
+exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 measured but not valid
 EDGEINFER_DEBUG=1 shows where an error came from
 """
 INTERRUPTED = 130

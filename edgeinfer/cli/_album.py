@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import pictures, sources
-from edgeinfer.cli._files import unwritable, whole
 from edgeinfer.errors import EdgeInferError, SourceError, UsageError
+from edgeinfer.wholefile import unwritable, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from edgeinfer.cli._files import whole
+from edgeinfer.wholefile import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

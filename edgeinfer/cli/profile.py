@@ -1,0 +1,138 @@
+"""`edgeinfer profile`: latency on this machine, what it is made of, and whether the numbers may be trusted."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeinfer import backends
+from edgeinfer.cli import _limits
+from edgeinfer.spec import PRECISIONS
+
+if TYPE_CHECKING:
+    from edgeinfer.profiling.report import Report
+
+HELP = "measure latency, throughput and energy on this machine, honestly"
+EXAMPLE = """\
+edgeinfer profile engines/yolov5s
+edgeinfer profile engines/yolov5s --scenario single-stream,paced,offline --json now.json --html now.html
+edgeinfer profile engines/yolov5s --scenario server --latency-bound 50ms
+edgeinfer profile engines/yolov5s --boundary file --source photos/ --layers"""
+SCENARIOS = ("single-stream", "multi-stream", "server", "offline", "paced", "cold")
+BOUNDARIES = ("engine", "pipeline", "file")
+NOT_VALID = 3
+INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    choosing = parser.add_argument_group("what runs (the best that can run here, unless chosen)")
+    choosing.add_argument(
+        "--backend",
+        choices=["auto", *backends.names()],
+        default="auto",
+        metavar="NAME",
+        help=f"one of {', '.join(backends.names())}",
+    )
+    choosing.add_argument(
+        "--precision",
+        choices=["auto", *PRECISIONS],
+        default="auto",
+        metavar="P",
+        help=f"one of {', '.join(PRECISIONS)}",
+    )
+    choosing.add_argument(
+        "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
+    )
+    measuring = parser.add_argument_group("what is measured")
+    measuring.add_argument(
+        "--scenario",
+        type=_scenarios,
+        default=["single-stream"],
+        metavar="LIST",
+        help=f"of {', '.join(SCENARIOS)} (default: single-stream)",
+    )
+    measuring.add_argument(
+        "--boundary",
+        choices=BOUNDARIES,
+        default="pipeline",
+        help="engine: tensors to tensors; pipeline: picture in memory to results; file: encoded file to results",
+    )
+    measuring.add_argument("--seconds", type=_above_zero, default=10.0, metavar="S", help="per scenario (default: 10)")
+    measuring.add_argument("--fps", type=_above_zero, default=30.0, metavar="F", help="paced: the camera (default: 30)")
+    measuring.add_argument(
+        "--latency-bound",
+        type=_milliseconds,
+        metavar="MS",
+        help="server: what 99 of 100 pictures may take (default: 4 times what one takes alone)",
+    )
+    measuring.add_argument(
+        "--source",
+        nargs="+",
+        metavar="IMAGE",
+        default=[],
+        help="pictures, folders, patterns (default: the bundle's golden ones)",
+    )
+    giving = parser.add_argument_group("where results go (a table to the terminal, always)")
+    giving.add_argument("--json", metavar="FILE", type=Path, help="everything, raw samples too")
+
+
+def _scenarios(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in SCENARIOS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(SCENARIOS)}")
+    return names
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _milliseconds(text: str) -> float:
+    """`50ms`, `0.2s`, or a number of milliseconds."""
+    found = re.fullmatch(r"([\d.]+)(ms|s)?", text)
+    return _above_zero(found[1] if found else text) * (1e3 if found and found[2] == "s" else 1)
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.profiling.measuring import profile
+
+    report = profile(
+        args.bundle,
+        args.backend,
+        args.precision,
+        scenario=args.scenario,
+        boundary=args.boundary,
+        seconds=args.seconds,
+        source=args.source,
+        fps=args.fps,
+        latency_bound_ms=args.latency_bound,
+        threads=args.threads,
+        say=_say if sys.stderr.isatty() else lambda _: None,
+    )
+    if sys.stderr.isatty():
+        _say("")
+    print(report.table(), flush=True)
+    if args.json:
+        report.write(args.json)
+    return _code(report)
+
+
+def _say(text: str) -> None:
+    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _code(report: Report) -> int:
+    if report.partial:
+        return INTERRUPTED
+    return 0 if report.valid else NOT_VALID

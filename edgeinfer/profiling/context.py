@@ -1,0 +1,119 @@
+"""What a number belongs to: device, power mode, driver, library versions, the very files, the command."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import edgeinfer
+from edgeinfer.bundle import SPEC_FILE, sha256_of
+from edgeinfer.profiling.sensors import ROOT, jetson, nvml, text
+
+if TYPE_CHECKING:
+    from edgeinfer.bundle import Bundle
+
+LIBRARIES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "cuda-bindings",
+    "opencv-python-headless",
+    "opencv-python",
+    "mlcommons-loadgen",
+    "nvidia-ml-py",
+)
+
+
+def describe(bundle: Bundle, root: Path = ROOT) -> dict[str, Any]:
+    """The context of a report: of this machine, this process and this bundle. What is unknown is None."""
+    return {
+        "time": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "edgeinfer": edgeinfer.__version__,
+        "commit": _commit(),
+        "bundle": {"path": str(bundle.path), "name": bundle.spec.name, "sha256": sha256_of(bundle.path / SPEC_FILE)},
+        "device": _device(root),
+        "power": _power(root),
+        "system": _system(root),
+        "libraries": _versions(),
+    }
+
+
+def _device(root: Path) -> dict[str, Any]:
+    table = _text(root / "proc/cpuinfo")
+    model = re.search(r"^model name\s*:\s*(.*)$", table, re.MULTILINE)
+    board = _text(root / "proc/device-tree/model")
+    gpu = nvml.facts()
+    size = re.search(r"^MemTotal:\s*(\d+)", _text(root / "proc/meminfo"), re.MULTILINE)
+    return {
+        "board": board or None,
+        "cpu": model[1] if model else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mb": round(int(size[1]) * 1024 / 1e6) if size else None,
+        "gpu": gpu.get("gpu"),
+        "driver": gpu.get("driver"),
+    }
+
+
+def _power(root: Path) -> dict[str, Any]:
+    governors = {_text(path) for path in root.glob("sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")} - {""}
+    return {
+        "mode": jetson.power_mode(_said("nvpmodel", "-q")) or None,
+        "clocks_locked": jetson.clocks_locked(_said("jetson_clocks", "--show")),
+        "governor": ", ".join(sorted(governors)) or None,
+    }
+
+
+def _system(root: Path) -> dict[str, Any]:
+    release = re.search(r'^PRETTY_NAME="?([^"\n]*)', _text(root / "etc/os-release"), re.MULTILINE)
+    return {
+        "os": release[1] if release else platform.system(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "l4t": _text(root / "etc/nv_tegra_release").partition("GCID")[0].strip(" #,") or None,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """Of the source tree this package runs from; None when it was installed."""
+    home = Path(edgeinfer.__file__).parent.parent
+    return _said("git", "-C", str(home), "describe", "--always", "--dirty") if (home / ".git").exists() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return text(path)
+    except OSError:
+        return ""
+
+
+def _said(*command: str) -> str:
+    """What a program prints; empty when it is missing, fails or hangs."""
+    if not shutil.which(command[0]):
+        return ""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,197 @@
+"""MLPerf LoadGen as the issuer: it decides when work arrives and times it; here is its system under test.
+
+LoadGen's clock runs in C++ from when a sample was due to when its completion arrived. Its trace file holds
+that latency for every single sample, in nanoseconds, and is where ours come from.
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import BackendUnavailable, EngineError
+from edgeinfer.profiling import interruption
+from edgeinfer.profiling.samples import MOST_QUERIES, STREAMS, Samples
+
+try:
+    import mlperf_loadgen as lg
+except ImportError as error:
+    raise BackendUnavailable(
+        f"MLPerf LoadGen is not installed: {error}", hint='pip install "edgeinfer[profile]"'
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgeinfer.profiling.interruption import Interruption
+    from edgeinfer.profiling.samples import Load, Work
+
+NAME = "MLPerf LoadGen"
+PICTURES = 64  # numbers that LoadGen draws from; the subject has its own set behind them
+_SCENARIOS = {
+    "single-stream": lg.TestScenario.SingleStream,
+    "multi-stream": lg.TestScenario.MultiStream,
+    "server": lg.TestScenario.Server,
+    "offline": lg.TestScenario.Offline,
+}
+_SAMPLE = re.compile(
+    r'"name":"Sample".*?"ts":(?P<ts>[\d.]+),"args":\{"sample_seq":(?P<sample>\d+),"query_seq":(?P<query>\d+),'
+    r'.*?"complete_ns":(?P<ns>-?\d+)'
+)
+
+
+def issue(load: Load, work: Work) -> Samples:
+    """One LoadGen test in performance mode."""
+    with ExitStack() as stack:
+        system = _System(load, work, stack.enter_context(interruption.noticed()))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeinfer-loadgen-"))
+        sut, library = stack.enter_context(_registered(system))
+        logs = lg.LogSettings()
+        logs.enable_trace = True
+        logs.log_output.outdir = folder
+        logs.log_output.copy_summary_to_stdout = False
+        # a file of this name in the working directory would change the settings
+        audit = str(Path(folder) / "no-audit.config")
+        lg.StartTestWithLogSettings(sut, library, _settings(load), logs, audit)
+        system.close()
+        trace = (Path(folder) / "mlperf_log_trace.json").read_text(encoding="utf-8", errors="replace")
+    if system.failure:
+        raise system.failure
+    return _samples(load, system, trace)
+
+
+class _System:
+    """The system under test.
+
+    After a failure or Ctrl-C it answers at once without working: LoadGen cannot be stopped from outside, and
+    an exception thrown through it leaves it broken for the next test.
+    """
+
+    def __init__(self, load: Load, work: Work, stop: Interruption) -> None:
+        self._load, self._work = load, work
+        self.origin = 0.0
+        self.failure: Exception | None = None
+        self.stop = stop
+        # (when a call began, how long it took in ms, its stages, its pictures), in the order of issue
+        self.calls: list[tuple[float, float, dict[str, float], int]] = []
+        self._waiting: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._serve, name="edgeinfer-server", daemon=True)
+        if load.kind == "server":
+            self._worker.start()
+
+    def receive(self, query: list[Any]) -> None:
+        """LoadGen's IssueQuery: a server takes it in and returns, any other works it off."""
+        self.origin = self.origin or time.perf_counter()
+        if self._load.kind == "server":
+            self._waiting.put(query)
+        else:
+            self._work_off(query)
+
+    def flush(self) -> None:
+        """LoadGen asks for this at the end; nothing is held back."""
+
+    def _serve(self) -> None:
+        while (query := self._waiting.get()) is not None:
+            self._work_off(query)
+
+    def _work_off(self, query: list[Any]) -> None:
+        step = self._load.images if self._load.kind == "offline" else len(query)
+        for start in range(0, len(query), step):
+            part = query[start : start + step]
+            try:
+                self._call(part)
+            except Exception as error:  # noqa: BLE001 - raised again when LoadGen is through
+                self.failure = self.failure or error
+            self._answer(part)
+
+    def _call(self, part: list[Any]) -> None:
+        if self.stop.asked or self.failure:
+            return
+        begin = time.perf_counter()
+        stages = self._work([sample.index for sample in part])
+        self.calls.append((begin, (time.perf_counter() - begin) * 1e3, stages, len(part)))
+
+    def _answer(self, part: list[Any]) -> None:
+        lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, 0, 0) for sample in part])
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        if self._worker.is_alive():
+            self._worker.join()
+
+
+@contextmanager
+def _registered(system: _System) -> Iterator[tuple[int, int]]:
+    sut = lg.ConstructSUT(system.receive, system.flush)
+    library = lg.ConstructQSL(PICTURES, PICTURES, lambda _: None, lambda _: None)
+    try:
+        yield sut, library
+    finally:
+        lg.DestroyQSL(library)
+        lg.DestroySUT(sut)
+
+
+def _settings(load: Load) -> Any:
+    """LoadGen makes its queries beforehand, twice as many as the expected latency asks for: so it is bounded."""
+    settings = lg.TestSettings()
+    settings.scenario, settings.mode = _SCENARIOS[load.kind], lg.TestMode.PerformanceOnly
+    settings.min_duration_ms = settings.max_duration_ms = max(1, round(load.seconds * 1e3))
+    settings.min_query_count = 1
+    settings.qsl_rng_seed = settings.sample_index_rng_seed = settings.schedule_rng_seed = load.seed
+    expected_ns = max(load.expected_ms * 1e6, load.seconds * 1e9 / MOST_QUERIES)
+    settings.single_stream_expected_latency_ns = round(expected_ns)
+    settings.multi_stream_expected_latency_ns = round(expected_ns)
+    settings.multi_stream_samples_per_query = STREAMS
+    if load.kind == "server":
+        settings.server_target_qps = load.rate
+    if load.kind == "offline":
+        # as many pictures as are thought to be done in the time; LoadGen adds a tenth
+        settings.offline_expected_qps = min(load.images * 1e3 / load.expected_ms, MOST_QUERIES / load.seconds)
+    return settings
+
+
+def _samples(load: Load, system: _System, trace: str) -> Samples:
+    timed = [tuple(map(float, found.groups())) for found in _SAMPLE.finditer(trace)]
+    worked = sum(call[3] for call in system.calls)
+    if len(timed) < worked:
+        raise EngineError(
+            f"LoadGen wrote down {len(timed)} of {worked} samples",
+            hint="its log goes to the folder for temporary files: check free space, or set TMPDIR",
+        )
+    samples = Samples(system.origin, interrupted=system.stop.asked)
+    if load.kind == "offline":
+        _whole_calls(samples, system, timed)
+    else:
+        _queries(samples, system, timed)
+    return samples
+
+
+def _queries(samples: Samples, system: _System, timed: list[tuple[float, ...]]) -> None:
+    """One sample a query, by LoadGen's clock; queries come in the order of issue."""
+    spans: dict[int, tuple[float, float]] = {}
+    for due_us, _, query, complete_ns in timed:
+        due_s, latency_ms = due_us / 1e6, complete_ns / 1e6
+        if int(query) in spans:
+            latency_ms = max(latency_ms, spans[int(query)][1])
+        spans[int(query)] = due_s, latency_ms
+    ordered = [spans[query] for query in sorted(spans)]
+    first = ordered[0][0] if ordered else 0.0
+    for (due_s, latency_ms), (_, _, stages, images) in zip(ordered, system.calls):
+        samples.add(due_s - first, latency_ms, stages, images)
+        samples.elapsed_s = max(samples.elapsed_s, due_s - first + latency_ms / 1e3)
+
+
+def _whole_calls(samples: Samples, system: _System, timed: list[tuple[float, ...]]) -> None:
+    """One sample a call: in LoadGen's eyes all pictures were due at the start, so only the last one tells."""
+    for begin, took_ms, stages, images in system.calls:
+        samples.add(begin - system.origin, took_ms, stages, images)
+    if system.stop.asked and system.calls:
+        samples.elapsed_s = samples.start_s[-1] + samples.latency_ms[-1] / 1e3
+    elif timed:
+        samples.elapsed_s = max(complete_ns for *_, complete_ns in timed) / 1e9

@@ -1,0 +1,178 @@
+"""`profile`: a bundle measured in one scenario after another, with the sensors beside it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import EngineError, UsageError
+from edgeinfer.loading import load
+from edgeinfer.profiling import context, scenarios, sensors
+from edgeinfer.profiling.report import Report
+from edgeinfer.profiling.samples import Load
+from edgeinfer.profiling.scenarios import Asked
+from edgeinfer.profiling.statistics import distribution
+from edgeinfer.profiling.subject import BOUNDARIES, Subject, picture_set
+from edgeinfer.profiling.validity import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgeinfer.pipeline import Pipeline
+    from edgeinfer.profiling.scenarios import Run, Say
+    from edgeinfer.profiling.sensors import Sensors
+    from edgeinfer.profiling.subject import PictureSet
+
+SCHEMA = 1
+HARNESS_S, HARNESS_MS = 0.2, 0.01
+
+
+def profile(
+    bundle: str | Path | Bundle,
+    backend: str = "auto",
+    precision: str = "auto",
+    *,
+    scenario: str | Sequence[str] = "single-stream",
+    boundary: str = "pipeline",
+    seconds: float = 10.0,
+    source: Sequence[str | Path] = (),
+    fps: float = 30.0,
+    latency_bound_ms: float | None = None,
+    threads: int = 0,
+    say: Say = lambda _: None,
+) -> Report:
+    """Measure a bundle on this machine.
+
+    `scenario` is one or several of single-stream, multi-stream, server, offline, paced, cold; `boundary` is
+    engine, pipeline or file; `source` names pictures (else the bundle's golden ones); `fps` is for paced,
+    `latency_bound_ms` for server. Each scenario takes about `seconds`, a server thrice that. Ctrl-C gives a
+    report of what there is, marked partial. `say` hears what goes on. Raises UsageError, and all that `load`
+    and the model raise.
+    """
+    names = [scenario] if isinstance(scenario, str) else list(dict.fromkeys(scenario))
+    for name in names:
+        if name not in scenarios.NAMES:
+            raise UsageError(f"scenario {name!r} is not one of {', '.join(scenarios.NAMES)}")
+    if boundary not in BOUNDARIES:
+        raise UsageError(f"boundary {boundary!r} is not one of {', '.join(BOUNDARIES)}")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    asked = Asked(seconds, fps, latency_bound_ms)
+    pictures = picture_set(opened, source)
+    with load(opened, backend, precision, threads=threads) as model:
+        session = _Session(model, boundary, pictures, asked, say)
+        facts = {**context.describe(opened), **session.facts(threads)}
+        return session.report(names, facts, harness_ms(opened, pictures))
+
+
+class _Session:
+    """A loaded model and how it is measured."""
+
+    def __init__(self, model: Pipeline, boundary: str, pictures: PictureSet, asked: Asked, say: Say) -> None:
+        self._model, self._boundary, self._pictures = model, boundary, pictures
+        self._asked, self._say = asked, say
+        self._origin = time.perf_counter()
+
+    def facts(self, threads: int) -> dict[str, Any]:
+        return {
+            "backend": self._model.backend,
+            "artifact": self._model.artifact or None,
+            "threads": threads or "the backend's choice",
+            "boundary": self._boundary,
+            "pictures": self._pictures.origin,
+        }
+
+    def report(self, names: Sequence[str], facts: dict[str, Any], harness: float | None) -> Report:
+        runs: list[Run] = []
+        interrupted = False
+        with sensors.Sensors(sensors.here()) as watch:
+            try:
+                for name in names:
+                    runs.append(self._run(name))
+                    if runs[-1].samples.interrupted:
+                        break
+            except KeyboardInterrupt:
+                interrupted = True
+        interrupted = interrupted or any(run.samples.interrupted for run in runs)
+        if not interrupted and not any(run.samples.latency_ms for run in runs):
+            raise EngineError("not a single sample was measured", hint="measure longer: --seconds 60")
+        return self._assembled(runs, watch, facts, harness, interrupted=interrupted)
+
+    def _run(self, name: str) -> Run:
+        group = scenarios.group_of(name, self._model.spec.batch.max)
+        subject = Subject(self._model, self._boundary, self._pictures.pictures, group)
+        return scenarios.measure(name, subject, self._asked, self._say)
+
+    def _assembled(
+        self, runs: Sequence[Run], watch: Sensors, facts: dict[str, Any], harness: float | None, *, interrupted: bool
+    ) -> Report:
+        device = self._model.engine.device
+        reasons, unchecked = ["interrupted: what follows is partial"] if interrupted else [], []
+        summary = {}
+        for run in runs:
+            window = watch.between(run.samples.origin, run.samples.origin + run.samples.elapsed_s)
+            verdict = judge(run.scenario, run.samples, window, device)
+            reasons += [f"{run.scenario}: {reason}" for reason in verdict.reasons]
+            unchecked += verdict.unchecked
+            summary[run.scenario] = _summary(run, window)
+        return Report(
+            {
+                "schema": SCHEMA,
+                "valid": not reasons,
+                "partial": interrupted,
+                "reasons": reasons,
+                "unchecked": list(dict.fromkeys(unchecked)),
+                "context": {**facts, "harness_ms": harness},
+                "scenarios": {run.scenario: run.facts for run in runs},
+                "summary": summary,
+                "samples": {run.scenario: _samples(run, self._origin) for run in runs},
+                "sensors": watch.record(self._origin),
+            }
+        )
+
+
+def harness_ms(bundle: Bundle, pictures: PictureSet) -> float | None:
+    """What the measurement itself adds to a sample (median, ms): an engine that does nothing, tensors to tensors."""
+    issuer = scenarios.issuer_of("single-stream")
+    with load(bundle, "null") as nothing:
+        samples = issuer.issue(
+            Load("single-stream", HARNESS_S, HARNESS_MS), Subject(nothing, "engine", pictures.pictures)
+        )
+    return distribution(samples.latency_ms)["p50"]
+
+
+def _summary(run: Run, window: sensors.Window) -> dict[str, Any]:
+    samples = run.samples
+    stages = {name: distribution(spans) for name, spans in samples.stages_ms.items()}
+    joules, reason = _joules(samples, window)
+    return {
+        "latency_ms": distribution(samples.latency_ms),
+        "images": samples.images,
+        "elapsed_s": samples.elapsed_s,
+        "throughput_per_s": samples.throughput,
+        "stages_ms": stages,
+        "joules_per_inference": joules,
+        "joules_reason": reason,
+    }
+
+
+def _joules(samples: Any, window: sensors.Window) -> tuple[dict[str, float] | None, str]:
+    """Mean power while it ran over pictures a second, of each meter there is; it includes the idle machine's share."""
+    meters = ("board.power_w", "gpu.power_w", "cpu.package_power_w")
+    found = {}
+    for name in meters:
+        watts = window.values(name)
+        if watts and samples.throughput:
+            found[name] = sum(watts) / len(watts) / samples.throughput
+    return (found, "") if found else (None, "no sensor of power could be read during it")
+
+
+def _samples(run: Run, origin: float) -> dict[str, Any]:
+    """Raw and whole, times in seconds from the report's origin."""
+    shift = run.samples.origin - origin
+    return {
+        "start_s": [round(shift + start, 6) for start in run.samples.start_s],
+        "latency_ms": [round(span, 6) for span in run.samples.latency_ms],
+        "stages_ms": {name: [round(span, 6) for span in spans] for name, spans in run.samples.stages_ms.items()},
+    }

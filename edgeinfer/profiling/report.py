@@ -1,0 +1,123 @@
+"""A finished measurement: the facts as JSON, and as a table for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgeinfer.profiling.statistics import PERCENTILES, label, needed
+from edgeinfer.profiling.subject import BOUNDARIES
+from edgeinfer.wholefile import whole
+
+
+class Report:
+    """`data` is the JSON object: schema, valid, reasons, context, scenarios, summary, samples, sensors."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+
+    @property
+    def valid(self) -> bool:
+        """Whether the machine held still and there are samples enough; `reasons` says why not."""
+        return bool(self.data["valid"])
+
+    @property
+    def reasons(self) -> list[str]:
+        return list(self.data["reasons"])
+
+    @property
+    def partial(self) -> bool:
+        """Whether Ctrl-C ended it early."""
+        return bool(self.data["partial"])
+
+    def write(self, path: str | Path) -> None:
+        """Write the JSON, whole or not at all. Raises EdgeInferError."""
+        with whole(Path(path)) as part:
+            part.write_text(self.json(), encoding="utf-8")
+
+    def json(self) -> str:
+        return json.dumps(self.data, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def table(self) -> str:
+        """The verdict first, then the numbers."""
+        parts = [self.verdict(), self._subject(), _numbers(self.data), *self._remarks()]
+        return "\n".join(part for part in parts if part)
+
+    def verdict(self) -> str:
+        """The first line, and a line for each reason."""
+        if self.valid:
+            return "VALID: the machine held still"
+        head = "INVALID, PARTIAL" if self.partial else "INVALID"
+        return "\n".join([f"{head}: do not quote these numbers", *(f"  {reason}" for reason in self.reasons)])
+
+    def _subject(self) -> str:
+        facts = self.data["context"]
+        device, what = facts["device"], facts["boundary"]
+        name = f"{facts['bundle']['name']} on {facts['backend']} {facts['artifact'] or ''}".rstrip()
+        place = ", ".join(filter(None, (device["board"], device["gpu"], device["cpu"], f"{device['cores']} cores")))
+        return f"{name}, boundary {what}: {BOUNDARIES[what]}\n{place}"
+
+    def _remarks(self) -> list[str]:
+        facts, lines = self.data["context"], []
+        if facts["harness_ms"] is not None:
+            lines.append(
+                f"harness: {facts['harness_ms']:.4f} ms of each sample are the measurement's own (null backend)"
+            )
+        for name, run in self.data["scenarios"].items():
+            warm = run.get("warm_up")
+            warmed = f", warmed up by {warm['runs']} calls in {warm['seconds']:.1f} s" if warm else ""
+            lines.append(f"{name}: a sample is {run['sample']}; issued by {run['issuer']}{warmed}{_particulars(run)}")
+        missing = {
+            place
+            for summary in self.data["summary"].values()
+            for place in PERCENTILES
+            if summary["latency_ms"][label(place)] is None
+        }
+        if missing:
+            wants = ", ".join(f"{label(place)} {needed(place)}" for place in sorted(missing))
+            lines.append(f"-: too few samples for LoadGen's early-stopping rule, which asks for: {wants}")
+        if self.data["unchecked"]:
+            lines.append(f"not checked, for want of a sensor: {', '.join(self.data['unchecked'])}")
+        return ["", *lines]
+
+
+def _particulars(run: dict[str, Any]) -> str:
+    if "dropped" in run:
+        return f"; {run['fps']:g} a second, {run['dropped']} dropped"
+    if "latency_bound_ms" in run:
+        rate = run["rate_per_s"]
+        found = f"{rate:.1f} a second" if rate else "no rate"
+        return f"; {found} within {run['latency_bound_ms']:.2f} ms at the 99th percentile"
+    return ""
+
+
+def _numbers(data: dict[str, Any]) -> str:
+    """Milliseconds by percentile, a line a scenario and below it a line a stage."""
+    places = ["p50", "p90", "p95", "p99", "p99.9", "max", "mean"]
+    rows = [["ms", "samples", *places, "per second", "J each"]]
+    for name, summary in data["summary"].items():
+        rate, joules = summary["throughput_per_s"], summary["joules_per_inference"]
+        energy = next(iter(joules.values())) if joules else None
+        spans = [_shown(summary["latency_ms"][place]) for place in places]
+        rows.append([name, str(summary["latency_ms"]["count"]), *spans, _shown(rate, 1), _shown(energy, 4)])
+        for stage, facts in summary["stages_ms"].items():
+            rows.append([f"  {stage}", "", *(_shown(facts[place]) for place in places), "", ""])
+    return aligned(rows)
+
+
+def _shown(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Columns: the first to the left, the others to the right; those that hold nothing but `-` are left out."""
+    columns = [column for column in zip(*rows) if not set(column[1:]) <= {"-", ""}]
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for row in zip(*columns):
+        first, *others = (
+            cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths))
+        )
+        lines.append("  ".join([first, *others]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""The scenarios of a loaded model: warm up, let work arrive, find the rate a server can take."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Callable
+
+from edgeinfer.errors import BackendUnavailable, UsageError
+from edgeinfer.profiling import loop
+from edgeinfer.profiling.samples import STREAMS, Load
+from edgeinfer.profiling.statistics import percentile
+
+if TYPE_CHECKING:
+    from edgeinfer.profiling.samples import Issuer, Samples
+    from edgeinfer.profiling.subject import Subject
+
+# name -> what one sample is
+NAMES = {
+    "single-stream": "one picture, the next when it is done",
+    "multi-stream": f"{STREAMS} pictures at once, the next when all are done",
+    "server": "one picture of those that come at random",
+    "offline": "one call, of all pictures there at the start",
+    "paced": "one picture of a camera",
+    "cold": "from the start of a process to its first result",
+}
+WARM_UP_S, WARM_UP_RUNS = 1.0, 5
+TRIALS = 7
+SERVER_PERCENTILE = 99.0
+# the latency a server may have where none is asked for, in times of what a picture takes alone
+USUAL_BOUND = 4.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """One scenario as it was run; `facts` are for the report."""
+
+    scenario: str
+    samples: Samples
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller asks of a scenario."""
+
+    seconds: float = 10.0
+    fps: float = 30.0
+    latency_bound_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "fps", "latency_bound_ms"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"{name} {value} is not above 0")
+
+
+def issuer_of(scenario: str) -> Issuer:
+    """LoadGen for its own scenarios; our loop for paced arrivals, and where LoadGen is not installed.
+
+    The report names which it was.
+    """
+    if scenario == "paced":
+        return loop
+    try:
+        return importlib.import_module("edgeinfer.profiling.loadgen")
+    except BackendUnavailable:
+        return loop
+
+
+def group_of(scenario: str, batch: int) -> int:
+    """How many pictures a call of the model takes, given its largest batch."""
+    if scenario == "offline":
+        return batch
+    if scenario == "multi-stream":
+        return max(size for size in range(1, min(batch, STREAMS) + 1) if STREAMS % size == 0)
+    return 1
+
+
+def measure(scenario: str, subject: Subject, asked: Asked, say: Say) -> Run:
+    """Run one scenario on a warm model. Raises what the model raises."""
+    issuer = issuer_of(scenario)
+    say(f"{scenario}: warming up")
+    warm = warm_up(subject)
+    images = subject.group if scenario == "offline" else 1
+    calls = STREAMS // subject.group if scenario == "multi-stream" else 1
+    rate = asked.fps if scenario == "paced" else 0.0
+    load = Load(scenario, asked.seconds, warm["median_ms"] * calls, rate, images)
+    facts = {"sample": NAMES[scenario], "issuer": issuer.NAME, "warm_up": warm, "seconds": asked.seconds}
+    if scenario == "server":
+        load, found = _server_load(load, issuer, subject, asked, say)
+        facts.update(found)
+    say(f"{scenario}: {load.seconds:g} s")
+    samples = issuer.issue(load, subject)
+    if scenario == "paced":
+        facts.update(fps=asked.fps, dropped=samples.dropped)
+    if scenario == "server":
+        _check_bound(samples, facts)
+    return Run(scenario, samples, facts)
+
+
+def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> dict[str, float]:
+    """Calls that do not count: how many, how long in all, the first, and the median of the later half (ms)."""
+    spans: list[float] = []
+    begin = time.perf_counter()
+    while len(spans) < WARM_UP_RUNS or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        subject(list(range(subject.group)))
+        spans.append((time.perf_counter() - start) * 1e3)
+    later = sorted(spans[len(spans) // 2 :])
+    return {
+        "runs": len(spans),
+        "seconds": time.perf_counter() - begin,
+        "first_ms": spans[0],
+        "median_ms": later[len(later) // 2],
+    }
+
+
+def _server_load(load: Load, issuer: Issuer, subject: Subject, asked: Asked, say: Say) -> tuple[Load, dict[str, Any]]:
+    """Bisect for the highest rate at which the 99th percentile stays within the bound."""
+    bound = asked.latency_bound_ms or USUAL_BOUND * load.expected_ms
+    low, high = 0.0, 1e3 / load.expected_ms
+    trials: list[dict[str, Any]] = []
+    for number in range(1, TRIALS + 1):
+        rate = (low + high) / 2
+        say(f"server: trial {number} of {TRIALS}, {rate:.1f} a second")
+        tried = issuer.issue(replace(load, seconds=load.seconds / 4, rate=rate, seed=number), subject)
+        tail = percentile(sorted(tried.latency_ms), SERVER_PERCENTILE) if tried.latency_ms else float("inf")
+        trials.append({"rate_per_s": rate, "samples": len(tried.latency_ms), "tail_ms": tail, "within": tail <= bound})
+        if tried.interrupted:
+            raise KeyboardInterrupt
+        low, high = (rate, high) if tail <= bound else (low, rate)
+    facts = {"rate_per_s": low or None, "latency_bound_ms": bound, "trials": trials}
+    return replace(load, rate=low or high), facts
+
+
+def _check_bound(samples: Samples, facts: dict[str, Any]) -> None:
+    bound = facts["latency_bound_ms"]
+    if facts["rate_per_s"] is None:
+        samples.faults.append(f"no rate keeps the 99th percentile within {bound:.2f} ms")
+        return
+    late = sum(latency > bound for latency in samples.latency_ms)
+    if late > len(samples.latency_ms) * (1 - SERVER_PERCENTILE / 100):
+        samples.faults.append(f"the rate found does not hold: {late} pictures took more than {bound:.2f} ms")

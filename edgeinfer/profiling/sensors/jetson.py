@@ -1,0 +1,105 @@
+"""Jetson: what NVIDIA's `tegrastats` prints, a line each interval, from JetPack 4 on.
+
+Rails, engines and sensors differ by module, so a line is read for its shapes: `NAME 2532mW/2698mW` (older
+releases leave out the unit), `name@48.5C`, `GR3D_FREQ 45%@[1300,1300]`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+from edgeinfer.profiling.sensors import PERIOD_S, ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeinfer.profiling.sensors import Probe
+
+# the rail into the whole board, or module, under the names it has had
+INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0", "VIN")
+_RAIL = re.compile(r"\b((?:VDD|VIN|POM|CV|GPU|CPU|SOC|SYS)[A-Z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?(?= |$)")
+_HEAT = re.compile(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b")
+_GPU = re.compile(r"\bGR3D_FREQ (?:(\d+)%)?(?:@\[?(\d+))?")
+_MEMORY = re.compile(r"\bEMC_FREQ (?:(\d+)%)?(?:@(\d+))?")
+_CORES = re.compile(r"\bCPU \[([^\]]*)\]")
+_ABSENT_C = -256.0  # a sensor of a part that is switched off
+
+
+def parse(line: str) -> dict[str, float]:
+    """One line of tegrastats -> fields: board.*_w by rail, board.*_c by sensor, gpu.*, memory.*, cpu.*."""
+    fields: dict[str, float] = {}
+    rails = {name: int(now) / 1e3 for name, now, _ in _RAIL.findall(line)}
+    for name, watts in rails.items():
+        fields[f"board.{name.lower()}_w"] = watts
+    whole = next((rails[name] for name in INPUT_RAILS if name in rails), None)
+    if whole is not None:
+        fields["board.power_w"] = whole
+    heat = {name.lower(): float(value) for name, value in _HEAT.findall(line)}
+    for name, value in heat.items():
+        if value != _ABSENT_C:
+            fields[f"{name}.temperature_c" if name in ("cpu", "gpu") else f"board.{name}_c"] = value
+    _engine(fields, _GPU.search(line), "gpu.load_percent", "gpu.clock_mhz")
+    _engine(fields, _MEMORY.search(line), "memory.controller_percent", "memory.clock_mhz")
+    cores = _CORES.search(line)
+    clocks = [int(clock) for clock in re.findall(r"@(\d+)", cores[1])] if cores else []
+    if clocks:
+        fields["cpu.clock_mhz"] = float(max(clocks))
+    return fields
+
+
+def _engine(fields: dict[str, float], found: re.Match[str] | None, load: str, clock: str) -> None:
+    if found and found[1]:
+        fields[load] = float(found[1])
+    if found and found[2]:
+        fields[clock] = float(found[2])
+
+
+class Tegrastats:
+    """A running `tegrastats`; a reading is its newest line."""
+
+    def __init__(self, program: str, interval_s: float = PERIOD_S) -> None:
+        self.unknown = {"board.power_w": "tegrastats names no input rail"}
+        self._newest: dict[str, float] = {}
+        command = [program, "--interval", str(round(interval_s * 1e3))]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._thread = threading.Thread(target=self._listen, name="edgeinfer-tegrastats", daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self._newest = parse(line)
+
+    def read(self) -> dict[str, float]:
+        return self._newest
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._thread.join()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+def probes(root: Path = ROOT) -> list[Probe]:
+    """tegrastats on a Jetson that has it; nothing elsewhere."""
+    program = shutil.which("tegrastats")
+    if not program or not (root / "etc/nv_tegra_release").exists():
+        return []
+    return [Tegrastats(program)]
+
+
+def power_mode(said: str) -> str:
+    """`MAXN` from what `nvpmodel -q` prints; empty when it names none."""
+    found = re.search(r"NV Power Mode:\s*(\S+)", said)
+    return found[1] if found else ""
+
+
+def clocks_locked(said: str) -> bool | None:
+    """Whether `jetson_clocks --show` has every core at one clock (minimum = maximum); None when it does not tell."""
+    spans = re.findall(r"^(?:cpu\d+|GPU).*?MinFreq=(\d+) MaxFreq=(\d+)", said, re.MULTILINE)
+    return all(low == high for low, high in spans) if spans else None

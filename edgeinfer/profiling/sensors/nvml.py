@@ -1,0 +1,110 @@
+"""NVML: an NVIDIA GPU's clocks, temperature, power, throttle reasons and other users."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+# of nvmlClocksEventReasons: software power cap, hardware slowdown, software and hardware thermal, power brake
+THROTTLES = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "software thermal",
+    0x40: "hardware thermal",
+    0x80: "power brake",
+}
+FIELDS = (
+    "gpu.clock_mhz",
+    "gpu.memory_clock_mhz",
+    "gpu.temperature_c",
+    "gpu.power_w",
+    "gpu.throttle_bits",
+    "gpu.load_percent",
+    "gpu.other_percent",
+    "gpu.memory_mb",
+)
+
+
+class Probe:
+    """The first GPU that CUDA would use, or nothing but reasons."""
+
+    def __init__(self) -> None:
+        self.unknown: dict[str, str] = {}
+        self._gpu: Any = None
+        self._seen_us = 0
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            self._nvml = pynvml
+            self._gpu = _chosen(pynvml)
+        except ImportError:
+            self.unknown = dict.fromkeys(FIELDS, 'nvidia-ml-py is not installed: pip install "edgeinfer[profile]"')
+        except pynvml.NVMLError as error:
+            self.unknown = dict.fromkeys(FIELDS, f"NVML: {error}")
+
+    def read(self) -> dict[str, float]:
+        if self._gpu is None:
+            return {}
+        nvml, gpu = self._nvml, self._gpu
+        ways = {
+            "gpu.clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+            "gpu.memory_clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+            "gpu.temperature_c": lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+            "gpu.power_w": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+            "gpu.throttle_bits": lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
+            "gpu.load_percent": lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+            "gpu.other_percent": self._others,
+            "gpu.memory_mb": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used / 1e6,
+        }
+        fields = {}
+        for name, way in ways.items():
+            try:
+                fields[name] = float(way())
+            except nvml.NVMLError as error:
+                self.unknown[name] = f"NVML: {error}"
+        return fields
+
+    def _others(self) -> float:
+        """Share of the GPU that other processes took since the last time, percent."""
+        nvml = self._nvml
+        try:
+            used = nvml.nvmlDeviceGetProcessUtilization(self._gpu, self._seen_us)
+        except nvml.NVMLError_NotFound:
+            return 0.0  # nobody used it
+        self._seen_us = max((entry.timeStamp for entry in used), default=self._seen_us)
+        newest: dict[int, int] = {}
+        for entry in sorted(used, key=lambda entry: entry.timeStamp):
+            newest[entry.pid] = entry.smUtil
+        # inside a container NVML names processes by their numbers outside
+        return float(sum(share for pid, share in newest.items() if pid != os.getpid()))
+
+    def close(self) -> None:
+        if self._gpu is not None:
+            self._gpu = None
+            self._nvml.nvmlShutdown()
+
+
+def _chosen(nvml: Any) -> Any:
+    """CUDA_VISIBLE_DEVICES may name another than the first, by number or by UUID."""
+    name = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
+    if name.startswith("GPU-"):
+        return nvml.nvmlDeviceGetHandleByUUID(name)
+    return nvml.nvmlDeviceGetHandleByIndex(int(name) if name.isdigit() else 0)
+
+
+def facts() -> dict[str, str]:
+    """Name and driver of the GPU; empty where there is none."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - no library, no driver, no GPU: all the same here
+        return {}
+    try:
+        gpu = _chosen(pynvml)
+        return {"gpu": str(pynvml.nvmlDeviceGetName(gpu)), "driver": str(pynvml.nvmlSystemGetDriverVersion())}
+    except pynvml.NVMLError:
+        return {}
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,0 +1,99 @@
+"""What is measured: a loaded model between two named boundaries, on a set of pictures."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgeinfer import sources
+from edgeinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.pipeline import Pipeline
+
+BOUNDARIES = {
+    "engine": "tensors in, tensors out",
+    "pipeline": "picture in memory to results",
+    "file": "encoded file to results",
+}
+SYNTHETIC = (720, 1280)
+
+
+class Picture(NamedTuple):
+    """image (h, w, 3) uint8 BGR, and the file it is from, if it is from one."""
+
+    image: Any
+    path: Path | None = None
+
+
+class PictureSet(NamedTuple):
+    """The pictures of a measurement, and in words where they are from."""
+
+    pictures: list[Picture]
+    origin: str
+
+
+def picture_set(bundle: Bundle, named: Sequence[str | Path]) -> PictureSet:
+    """The pictures named; else the bundle's golden ones; else one of noise. Raises SourceError."""
+    if named:
+        paths = [path for name in named for path in sources.files(name)]
+        if not paths:
+            raise UsageError("cameras and streams cannot be measured", hint="--source takes pictures and folders")
+        return PictureSet([_read(path) for path in paths], f"{len(paths)} given")
+    golden = [bundle.file(sample.image) for sample in bundle.spec.golden]
+    if golden:
+        return PictureSet([_read(path) for path in golden], f"{len(golden)} golden of the bundle")
+    import numpy as np
+
+    noise = np.random.default_rng(0).integers(0, 256, (*SYNTHETIC, 3), np.uint8)
+    return PictureSet([Picture(noise)], f"noise, {SYNTHETIC[1]}x{SYNTHETIC[0]}")
+
+
+def _read(path: Path) -> Picture:
+    return Picture(next(sources.frames(path)).image, path)
+
+
+class Subject:
+    """Calls the model for pictures by their numbers; gives the milliseconds of each stage.
+
+    `group` is the most pictures a call of the model takes. Any number is fine: the set is gone through again.
+    """
+
+    def __init__(self, model: Pipeline, boundary: str, pictures: Sequence[Picture], group: int = 1) -> None:
+        self._model, self._pictures, self.group = model, pictures, group
+        self._run = {"engine": self._engine, "pipeline": self._pipeline, "file": self._file}[boundary]
+        if boundary == "file" and any(picture.path is None for picture in pictures):
+            raise UsageError("the boundary `file` needs picture files", hint="name some: --source IMAGE")
+        if boundary == "engine":
+            images = [pictures[place % len(pictures)].image for place in range(group)]
+            self._tensors, _ = model.device.preprocess(images)
+
+    def __call__(self, numbers: list[int]) -> dict[str, float]:
+        total: dict[str, float] = {}
+        for start in range(0, len(numbers), self.group):
+            chosen = [self._pictures[number % len(self._pictures)] for number in numbers[start : start + self.group]]
+            for stage, span in self._run(chosen).items():
+                total[stage] = total.get(stage, 0.0) + span
+        return total
+
+    def _engine(self, _: list[Picture]) -> dict[str, float]:
+        device = self._model.device
+        start = device.mark()
+        self._model.engine.run(self._tensors)
+        return {"infer": device.elapsed_ms(start, device.mark())}
+
+    def _pipeline(self, chosen: list[Picture]) -> dict[str, float]:
+        return self._results([picture.image for picture in chosen])
+
+    def _file(self, chosen: list[Picture]) -> dict[str, float]:
+        start = time.perf_counter()
+        images = [next(sources.frames(picture.path)).image for picture in chosen if picture.path]
+        decoded_ms = (time.perf_counter() - start) * 1e3
+        return {"decode": decoded_ms, **self._results(images)}
+
+    def _results(self, images: list[Any]) -> dict[str, float]:
+        return dict(self._model.batch(images)[0].timings_ms)

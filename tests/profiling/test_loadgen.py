@@ -1,0 +1,102 @@
+"""The real MLPerf LoadGen as the issuer."""
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+
+import pytest
+
+from edgeinfer.errors import EngineError
+from edgeinfer.profiling.samples import Load
+
+loadgen = pytest.importorskip("edgeinfer.profiling.loadgen", reason="LoadGen is not installed", exc_type=Exception)
+
+
+def nap(numbers):
+    time.sleep(0.001 * len(numbers))
+    return {"infer": 1.0}
+
+
+@pytest.mark.parametrize("kind", ["single-stream", "multi-stream", "server", "offline"])
+def test_every_call_is_a_sample_with_its_stages(kind):
+    seen = []
+
+    def work(numbers):
+        seen.append(len(numbers))
+        return nap(numbers)
+
+    samples = loadgen.issue(Load(kind, 0.3, expected_ms=4.5, rate=100.0, images=4 if kind == "offline" else 1), work)
+    assert len(seen) == len(samples.latency_ms) == len(samples.start_s) == len(samples.stages_ms["infer"]) > 3
+    assert samples.images == sum(seen)
+    assert set(seen[:-1]) == {{"multi-stream": 8, "offline": 4}.get(kind, 1)}
+    assert samples.start_s == sorted(samples.start_s)
+    assert min(samples.latency_ms) >= 1.0
+    assert samples.throughput == pytest.approx(samples.images / samples.elapsed_s)
+
+
+def test_the_latencies_are_loadgens_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(loadgen.tempfile, "TemporaryDirectory", lambda **_: contextlib.nullcontext(str(tmp_path)))
+    samples = loadgen.issue(Load("single-stream", 0.3, expected_ms=1.0), nap)
+    summary = (tmp_path / "mlperf_log_summary.txt").read_text()
+    ordered = sorted(samples.latency_ms)
+    for words, ours in (("Min latency", ordered[0]), ("Max latency", ordered[-1])):
+        assert int(re.search(rf"{words} \(ns\)\s*: (\d+)", summary)[1]) == pytest.approx(ours * 1e6, abs=1)
+    ninetieth = int(re.search(r"90.00 percentile latency \(ns\)\s*: (\d+)", summary)[1])
+    assert ninetieth == pytest.approx(ordered[int(0.9 * len(ordered))] * 1e6, abs=1)
+
+
+def test_a_server_counts_the_time_a_picture_waits():
+    samples = loadgen.issue(Load("server", 0.5, rate=400.0), lambda numbers: nap(numbers * 5))
+    assert max(samples.latency_ms) > 100  # twice as many came as could be done
+
+
+def test_a_failure_comes_out_and_the_next_test_runs():
+    def work(_):
+        raise EngineError("broken in the middle")
+
+    with pytest.raises(EngineError, match="in the middle"):
+        loadgen.issue(Load("single-stream", 30.0, expected_ms=5.0), work)
+    assert loadgen.issue(Load("single-stream", 0.1, expected_ms=1.0), nap).latency_ms
+
+
+def test_ctrl_c_ends_a_long_test_with_the_samples_so_far():
+    calls = []
+
+    def work(numbers):
+        calls.append(numbers)
+        if len(calls) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return nap(numbers)
+
+    samples = loadgen.issue(Load("single-stream", 60.0, expected_ms=1.0), work)
+    assert samples.interrupted
+    assert len(samples.latency_ms) == len(calls) == 20
+    assert not loadgen.issue(Load("single-stream", 0.1, expected_ms=1.0), nap).interrupted
+
+
+def test_a_log_that_could_not_be_written_is_an_error(monkeypatch):
+    monkeypatch.setattr(loadgen, "_SAMPLE", re.compile("never: ()()()()"))
+    with pytest.raises(EngineError, match="wrote down 0 of"):
+        loadgen.issue(Load("single-stream", 0.05, expected_ms=1.0), nap)
+
+
+def test_a_settings_file_lying_about_changes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "audit.config").write_text("*.*.min_duration = 60000\n*.*.min_query_count = 100000\n")
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    loadgen.issue(Load("single-stream", 0.1, expected_ms=1.0), nap)
+    assert time.monotonic() - started < 30
+    assert [path.name for path in tmp_path.iterdir()] == ["audit.config"]
+
+
+def test_it_works_from_a_thread():
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(loadgen.issue(Load("single-stream", 0.1, expected_ms=1.0), nap))
+    )
+    thread.start()
+    thread.join()
+    assert found[0].latency_ms

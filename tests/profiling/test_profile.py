@@ -1,0 +1,203 @@
+"""`edgeinfer profile` from end to end, in Python and on the command line, with tiny bundles."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+
+import edgeinfer
+from edgeinfer import cli
+from edgeinfer.errors import EngineError, SourceError, UsageError
+from edgeinfer.profiling import loop, scenarios
+from edgeinfer.profiling.statistics import distribution
+from helpers import bundles
+
+SCENARIOS = ["single-stream", "multi-stream", "server", "offline", "paced"]
+
+
+@pytest.fixture(autouse=True)
+def brief_warm_up(monkeypatch):
+    monkeypatch.setattr(scenarios, "WARM_UP_S", 0.02)
+    monkeypatch.setattr(scenarios, "TRIALS", 2)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    cv2.imwrite(str(path), bundles.picture("blue", 90, 120))
+    return path
+
+
+def run(*args):
+    return cli.main(["profile", *map(str, args)])
+
+
+@pytest.mark.parametrize("backend", ["null", "ort"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_gives_samples_stages_and_a_summary_of_them(detector, scenario, backend):
+    report = edgeinfer.profile(detector, backend, scenario=scenario, seconds=0.1, fps=200).data
+    samples, summary = report["samples"][scenario], report["summary"][scenario]
+    count = len(samples["latency_ms"])
+    assert count == len(samples["start_s"]) == summary["latency_ms"]["count"] > 0
+    assert set(samples["stages_ms"]) == {"preprocess", "infer", "postprocess"}
+    assert all(len(spans) == count for spans in samples["stages_ms"].values())
+    assert summary["latency_ms"]["max"] == pytest.approx(max(samples["latency_ms"]), abs=1e-5)
+    assert summary["throughput_per_s"] > 0
+    assert report["scenarios"][scenario]["warm_up"]["runs"] >= 5
+    issuer = report["scenarios"][scenario]["issuer"]
+    assert issuer == scenarios.issuer_of(scenario).NAME
+    assert (issuer == "edgeinfer") == (scenario == "paced" or issuer == loop.NAME)
+
+
+@pytest.mark.parametrize(
+    ("boundary", "stages"),
+    [
+        ("engine", ["infer"]),
+        ("pipeline", ["infer", "postprocess", "preprocess"]),
+        ("file", ["decode", "infer", "postprocess", "preprocess"]),
+    ],
+)
+def test_a_boundary_is_named_and_has_its_stages(detector, photo, boundary, stages):
+    report = edgeinfer.profile(detector, boundary=boundary, seconds=0.1, source=[photo])
+    assert sorted(report.data["samples"]["single-stream"]["stages_ms"]) == stages
+    assert f"boundary {boundary}: " in report.table()
+
+
+def test_the_report_says_what_it_belongs_to(detector):
+    context = edgeinfer.profile(detector, seconds=0.05).data["context"]
+    assert context["bundle"]["name"] == "colors-detect"
+    assert len(context["bundle"]["sha256"]) == 64
+    assert (context["backend"], context["artifact"]) == ("ort", "model.fp32.onnx")
+    assert context["device"]["cores"] == len(os.sched_getaffinity(0))
+    assert {"numpy", "onnxruntime"} <= set(context["libraries"])
+    assert context["harness_ms"] > 0
+    assert context["pictures"] == "1 golden of the bundle"
+
+
+def test_the_summary_is_that_of_the_samples_and_untold_percentiles_are_null(detector):
+    data = json.loads(edgeinfer.profile(detector, "null", scenario="paced", seconds=0.3, fps=100).json())
+    latencies = data["samples"]["paced"]["latency_ms"]
+    summary = data["summary"]["paced"]["latency_ms"]
+    assert {name: value is None for name, value in summary.items()} == {
+        name: value is None for name, value in distribution(latencies).items()
+    }
+    assert summary["p99"] is None
+    assert summary["p50"] == pytest.approx(sorted(latencies)[len(latencies) // 2], abs=1e-5)
+
+
+def test_several_scenarios_share_one_report(detector):
+    report = edgeinfer.profile(detector, "null", scenario=["paced", "single-stream"], seconds=0.05)
+    assert list(report.data["summary"]) == ["paced", "single-stream"]
+
+
+def test_samples_and_sensors_share_one_clock(detector):
+    data = edgeinfer.profile(detector, "null", scenario=["single-stream", "paced"], seconds=0.3, fps=50).data
+    first, second = (data["samples"][name]["start_s"] for name in ("single-stream", "paced"))
+    times = data["sensors"]["time_s"]
+    assert times[0] < first[0] < first[-1] < second[0] < second[-1] < times[-1]
+
+
+def test_too_few_samples_make_it_invalid_with_exit_code_3_and_the_first_line_says_so(detector, tmp_path, capsys):
+    code = run(detector, "--scenario", "paced", "--fps", "20", "--seconds", "0.2", "--json", tmp_path / "r.json")
+    out, err = capsys.readouterr()
+    assert (code, err) == (3, "")
+    assert out.startswith("INVALID: do not quote these numbers\n  paced: too few samples: 4, and p90 needs 64")
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert (record["schema"], record["valid"], record["partial"]) == (1, False, False)
+    assert record["reasons"][0].startswith("paced: too few samples: 4")
+
+
+def test_a_quiet_machine_with_enough_samples_exits_with_0(detector, capsys, monkeypatch):
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", list)
+    assert run(detector, "--backend", "null", "--seconds", "0.3") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("VALID")
+    assert "not checked, for want of a sensor: throttling" in out
+
+
+def test_a_rate_that_cannot_be_kept_is_no_result(detector, capsys):
+    assert run(detector, "--scenario", "server", "--seconds", "0.05", "--latency-bound", "0.0001ms") == 3
+    assert "server: no rate keeps the 99th percentile within 0.00 ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--scenario", "nothing"],
+        ["--seconds", "0"],
+        ["--fps", "nan"],
+        ["--latency-bound", "-3"],
+        ["--boundary", "middle"],
+        ["--source", "camera:0"],
+    ],
+)
+def test_wrong_usage_exits_with_2(detector, args, capsys):
+    assert run(detector, *args) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_python_is_told_of_wrong_usage_too(detector):
+    for wrong in ({"scenario": "x"}, {"boundary": "x"}, {"seconds": -1}, {"fps": float("inf")}):
+        with pytest.raises(UsageError):
+            edgeinfer.profile(detector, "null", **{"seconds": 0.05, **wrong})
+
+
+def test_without_pictures_noise_is_used_but_not_as_a_file(detector):
+    model = json.loads((detector / "model.json").read_text())
+    (detector / "model.json").write_text(json.dumps({**model, "golden": []}))
+    report = edgeinfer.profile(detector, "null", seconds=0.05)
+    assert report.data["context"]["pictures"] == "noise, 1280x720"
+    with pytest.raises(UsageError, match="needs picture files"):
+        edgeinfer.profile(detector, "null", boundary="file", seconds=0.05)
+
+
+def test_a_picture_that_is_none_is_one_error(detector, tmp_path):
+    (tmp_path / "no.jpg").write_text("no picture")
+    with pytest.raises(SourceError, match="is not a picture"):
+        edgeinfer.profile(detector, source=[tmp_path / "no.jpg"])
+
+
+def test_a_model_that_fails_in_the_middle_is_one_error_and_no_report(detector, tmp_path, capsys, monkeypatch):
+    calls = []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) > 40:
+            raise EngineError("the engine broke")
+        return {"infer": 0.1}
+
+    monkeypatch.setattr("edgeinfer.profiling.subject.Subject.__call__", fail)
+    assert run(detector, "--seconds", "5", "--json", tmp_path / "r.json") == 1
+    assert capsys.readouterr().err == "error: the engine broke\n"
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_full_disk_is_one_error(detector, capsys):
+    assert run(detector, "--backend", "null", "--seconds", "0.05", "--json", "/dev/full") == 1
+    assert capsys.readouterr().err.startswith("error: /dev/full cannot be written: No space left on device")
+
+
+def test_ctrl_c_gives_a_partial_report(detector, tmp_path):
+    target = tmp_path / "r.json"
+    command = [sys.executable, "-m", "edgeinfer", "profile", str(detector), "--seconds", "60", "--json", str(target)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert out.startswith("INVALID, PARTIAL")
+    record = json.loads(target.read_text())
+    assert (record["valid"], record["partial"]) == (False, True)
+
+
+def test_help_lists_the_very_scenarios_and_boundaries_there_are():
+    from edgeinfer.cli import profile
+    from edgeinfer.profiling.subject import BOUNDARIES
+
+    assert tuple(scenarios.NAMES) == profile.SCENARIOS
+    assert tuple(BOUNDARIES) == profile.BOUNDARIES
