@@ -1,5 +1,6 @@
 """Our own issuer, on a clock that is simulated: every number is exact."""
 
+import itertools
 import os
 import signal
 
@@ -67,7 +68,7 @@ def test_a_server_counts_the_time_a_picture_waits_in_the_queue(clock):
 
 def test_the_gaps_of_a_server_are_random_and_their_mean_is_the_rate(clock):
     starts = clock.issue(Load("server", 100.0, rate=20), [1e-9]).start_s
-    gaps = [later - sooner for sooner, later in zip(starts, starts[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(starts)]
     assert sum(gaps) / len(gaps) == pytest.approx(1 / 20, rel=0.1)
     assert sum(gap < 0.5 / 20 for gap in gaps) / len(gaps) == pytest.approx(0.39, abs=0.05)  # 1 - exp(-0.5)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Callable
 
 # of nvmlClocksEventReasons: software power cap, hardware slowdown, software and hardware thermal, power brake
 THROTTLES = {
@@ -47,7 +47,7 @@ class Probe:
         if self._gpu is None:
             return {}
         nvml, gpu = self._nvml, self._gpu
-        ways = {
+        ways: dict[str, Callable[[], Any]] = {
             "gpu.clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
             "gpu.memory_clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
             "gpu.temperature_c": lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
