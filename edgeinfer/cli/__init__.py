@@ -83,10 +83,12 @@ def verbs() -> list[str]:
 
 
 def _dispatch(argv: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        args = _parser().parse_args(argv)
+        args = _parser().parse_args(words)
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
+    args.words = words[words.index(args.verb) + 1 :]
     if not _debugging():
         # damaged files are reported in our own words
         os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
@@ -106,7 +108,7 @@ def _parser() -> Parser:
             name, help=module.HELP, description=description, epilog=_epilog(module), formatter_class=raw
         )
         module.add_arguments(verb)
-        verb.set_defaults(run=module.run)
+        verb.set_defaults(run=module.run, parser=verb)
     return parser
 
 

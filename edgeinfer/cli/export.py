@@ -1,4 +1,4 @@
-"""`edgeinfer export`: a checkpoint becomes a bundle."""
+"""`edgeinfer export`: a checkpoint, an ONNX file or a recipe becomes a bundle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.cli import _exporter, _limits, build
+from edgeinfer.cli import _exporter, _limits, _recipe, _tables, build
 from edgeinfer.errors import SpecError, UsageError
 from edgeinfer.spec import COLORS, PLACES, PRECISIONS, Batch, Size
 
@@ -15,19 +15,24 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-HELP = "turn a checkpoint into a bundle that every device can run"
-EXAMPLE = "edgeinfer export yolov5s.pt --imgsz 640 -o engines/yolov5s"
+HELP = "turn a checkpoint or an ONNX file into a bundle that every device can run"
+EXAMPLE = """\
+edgeinfer export yolov5s.pt --imgsz 640 -o engines/yolov5s
+edgeinfer export yolo11n.onnx --batch 1-8
+edgeinfer export engines/yolov5s.toml --plan
+edgeinfer export yolo11n.pt --via ultralytics"""
+SOURCE = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml), or a known name (yolov5n)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a .pt, .pth or .safetensors file, or a known name (yolov5n)")
+    parser.add_argument("source", metavar="SOURCE", help=SOURCE)
     parser.add_argument("-o", "--output", metavar="DIR", help="the bundle to write (default: engines/NAME)")
     parser.add_argument("--imgsz", metavar="H[,W]", default="", help="input size in pixels (default: 640 or 224)")
     parser.add_argument(
-        "--batch", metavar="N|1-N", default="1", help="fixed batch, or a range such as 1-8 (default: 1)"
+        "--batch", metavar="N|1-N", default="", help="fixed batch, or a range such as 1-8 (default: the file's, or 1)"
     )
     parser.add_argument(
-        "--precision", metavar="LIST", default="fp32", help=f"any of {','.join(PRECISIONS)} (default: fp32)"
+        "--precision", metavar="LIST", default="", help=f"any of {','.join(PRECISIONS)} (default: the source's)"
     )
     _add_variants(parser)
     parser.add_argument(
@@ -37,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line, in the order of the model's classes")
     parser.add_argument("--name", default="", help="the model's name (default: the file's)")
+    _add_import(parser)
+    parser.add_argument(
+        "--plan", action="store_true", help="show what would be done, and what is missing; write nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
@@ -63,7 +72,22 @@ def _add_variants(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    part = parser.add_argument_group("models of other tools: what an .onnx or .engine file does not say itself")
+    part.add_argument("--layout", default="", help="of its output: yolov5, yolov8, end2end (boxes) or classes")
+    part.add_argument(
+        "--normalize", default="", help="what it takes: imagenet, unit (0-1), symmetric (-1-1), none (0-255)"
+    )
+    part.add_argument(
+        "--via", metavar="TOOL", default="", help="ultralytics exports the checkpoint; RUNS ITS CODE, so trust it first"
+    )
+    part.add_argument(
+        "--via-python", metavar="PATH", default="", help="the Python that has the tool (default: this one)"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
+    args = _recipe.applied(args)
     exporter = _exporter.part("export")
     compiler = _compiler(args.compile, args.nms) if args.compile else None
     options = exporter.Options(
@@ -73,8 +97,15 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         precisions=_exporter.precisions(args.precision),
         variant=_variant(args),
+        told=_exporter.part("onnxsource").Told(args.layout, args.normalize),
+        via=_exporter.part("via").check(args.via),
+        via_python=args.via_python,
+        recipe=args.recipe,
     )
-    path = exporter.export(args.source, args.output, options, progress=_progress if sys.stderr.isatty() else None)
+    if args.plan:
+        return _show(_exporter.part("planning").plan(args.source, args.output, options, args.compile or ""), args.json)
+    progress = _progress if sys.stderr.isatty() else None
+    path = exporter.export(args.source, args.output, options, progress=progress, warn=_warn)
     _report(path, args.json)
     if compiler:
         compiler(path, build.printer(args.json))
@@ -116,7 +147,9 @@ def _wrong_size(text: str) -> Size:
     raise UsageError(f"--imgsz {text!r} is not H or H,W in pixels", hint="for example --imgsz 640 or --imgsz 384,640")
 
 
-def _batch(text: str) -> Batch:
+def _batch(text: str) -> Batch | None:
+    if not text:
+        return None
     least, _, most = text.partition("-")
     try:
         return Batch(int(least), int(most or least))
@@ -141,6 +174,20 @@ def _progress(name: str, done: int, total: int) -> None:
     share = f"{done / total:4.0%}" if total else f"{done / 1e6:.1f} MB"
     end = "\n" if total and done >= total else ""
     print(f"\rfetching {name} {share}", end=end, file=sys.stderr, flush=True)
+
+
+def _warn(note: str) -> None:
+    print(f"warning: {note}", file=sys.stderr)
+
+
+def _show(plan: Any, as_json: bool) -> int:
+    """Print a plan: what is known of the model, what would be written, what is missing."""
+    if as_json:
+        print(json.dumps(plan.to_json(), ensure_ascii=False))
+        return 0
+    print(_tables.table(plan.rows()))
+    print("nothing was written")
+    return 0
 
 
 def _report(path: Path, as_json: bool) -> None:

@@ -19,6 +19,7 @@ HELP = "show what is in a bundle, what would run here, and why not the rest"
 EXAMPLE = """\
 edgeinfer info engines/yolov5s
 edgeinfer info engines/yolov5s --json | jq .ladder"""
+NO_GOLDEN = "none: the engine came without its ONNX, so only its hash can be verified"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +117,7 @@ def _origin(spec: ModelSpec) -> list[tuple[str, str]]:
         ("licence", part.license),
         ("recipe", part.recipe),
         ("exported by", f"edgeinfer {part.edgeinfer}" if part.edgeinfer else ""),
-        ("golden", _tables.counted(len(spec.golden), "sample") if spec.golden else ""),
+        ("golden", _tables.counted(len(spec.golden), "sample") if spec.golden else NO_GOLDEN),
     ]
     return [(name, value) for name, value in rows if value]
 

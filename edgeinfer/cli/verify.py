@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgeinfer.cli import _tables
 from edgeinfer.errors import BackendUnavailable, BundleError, EdgeInferError
 from edgeinfer.spec import Boxes
 
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
         raise BundleError(
             f"{bundle.path} is not sound: {faults} of {checks} checks failed", hint="copy or export it again"
         )
-    print(f"{bundle.path} is sound: {checks} checks passed")
+    samples = "" if bundle.spec.golden else "; it has no golden samples, so nothing was run"
+    print(f"{bundle.path} is sound: {_tables.counted(checks, 'check')} passed{samples}")
     return 0
 
 
@@ -49,7 +51,7 @@ def _checks(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
         except BundleError as error:
             sound = False
             yield artifact.file, str(error), ""
-    if sound:
+    if sound and bundle.spec.golden:
         yield from _golden(bundle)
 
 

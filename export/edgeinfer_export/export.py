@@ -1,9 +1,8 @@
-"""From a source to a bundle: read the checkpoint, build the graph, check it, record golden samples, write."""
+"""From a source to a bundle: read it, build the graph, check it, record golden samples, write."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import edgeinfer
 from edgeinfer import modeljson
 from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of, writing
-from edgeinfer.errors import ExportError, UsageError
+from edgeinfer.errors import ExportError
 from edgeinfer.loading import load
 from edgeinfer.results import Classification
 from edgeinfer.spec import Artifact, Batch, Boxes, Expected, Golden, Size
-from edgeinfer_export import checkpoint, fetch, graphs, zoo
+from edgeinfer_export import enginefile, graphs, onnxgraph, sources
+from edgeinfer_export.onnxsource import UNTOLD, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,31 +25,34 @@ if TYPE_CHECKING:
 
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec
+    from edgeinfer_export.recipes import Recipe
 
-ONE = Batch(1, 1)
 PLAIN = graphs.Variant()
 # a golden sample's most findings, and the confidences tried until something is found
 GOLDEN_LIMIT = 20
 GOLDEN_SCORES = (0.25, 0.05, 0.01)
-LICENSES = {
-    "yolov5": "AGPL-3.0 (weights)",
-    "ultralytics": "AGPL-3.0 (weights)",
-}
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is exported: input size (None: the family's own), batch, labels (empty: the checkpoint's).
+    """How a model is exported; what is empty or None is as the source has it.
 
-    `variant`: what is moved into the graph, and a detector's thresholds.
+    `size` of its input, `batch` (where the source leaves both open: the family's usual size, 1), `labels`,
+    `precisions`. `told`: what an .onnx or .engine file does not say itself. `via`: the tool that exports a
+    checkpoint the builders do not know, run by `via_python`. `variant`: what is moved into the graph, and a
+    detector's thresholds.
     """
 
     size: Size | None = None
-    batch: Batch = ONE
+    batch: Batch | None = None
     labels: tuple[str, ...] = ()
     name: str = ""
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = ()
     variant: graphs.Variant = PLAIN
+    told: Told = UNTOLD
+    via: str = ""
+    via_python: str = ""
+    recipe: Recipe | None = None
 
 
 def export(
@@ -57,85 +60,82 @@ def export(
     out: str | Path | None = None,
     options: Options = Options(),
     progress: Callable[[str, int, int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Path:
-    """Export a checkpoint file or a known name to the bundle `out` (default engines/NAME); gives its path.
+    """Export a source (a file, or a known name) to the bundle `out` (default engines/NAME); gives its path.
 
-    Raises CheckpointError, ExportError, FetchError, BundleError.
+    `warn` is told what works and yet may surprise. Raises CheckpointError, ExportError, FetchError, BundleError.
     """
-    unknown = set(options.precisions) - {"fp32"}
-    if unknown:
-        raise ExportError(f"precision {', '.join(sorted(unknown))} is not built yet", hint="use --precision fp32")
-    path, known = _locate(source, progress)
-    weights = checkpoint.read(path)
-    name = _plain(options.name or (known.name if known else path.stem))
-    built = graphs.build(
-        weights,
-        size=options.size,
-        batch=options.batch,
-        labels=options.labels,
-        name=name,
-        resize=known.resize if known else 0,
-    )
-    built = graphs.vary(built, options.variant)
-    provenance = dataclasses.replace(
-        built.spec.provenance,
-        source=path.name,
-        sha256=weights.sha256,
-        license=weights.license or (known.license if known else "") or _license_of(weights.origin),
-        edgeinfer=edgeinfer.__version__,
-    )
-    spec = dataclasses.replace(built.spec, provenance=provenance)
-    return write_bundle(built.model, spec, Path(out) if out else Path("engines") / name)
+    if Path(source).suffix == ".engine":
+        if options.variant != PLAIN or options.via:
+            raise ExportError(
+                f"{source} is compiled: its graph cannot be changed", hint="export its ONNX or checkpoint"
+            )
+        engine = enginefile.read(Path(source), options)
+        spec = _signed(engine.spec, options)
+        return write_engine(dataclasses.replace(engine, spec=spec), _target(out, spec.name))
+    built = read(source, options, progress)
+    for note in built.notes:
+        if warn:
+            warn(note)
+    return write_bundle(built.model, built.spec, _target(out, built.spec.name))
+
+
+def read(
+    source: str | Path, options: Options = Options(), progress: Callable[[str, int, int], None] | None = None
+) -> graphs.Built:
+    """The source's graph and spec, with all that is known of where it comes from."""
+    built = graphs.vary(sources.read(source, options, progress), options.variant)
+    held = onnxgraph.precision(built.model)
+    for precision in options.precisions:
+        if precision != held:
+            raise ExportError(f"precision {precision} is not built yet", hint=f"use --precision {held}")
+    return dataclasses.replace(built, spec=_signed(built.spec, options))
+
+
+def _signed(spec: ModelSpec, options: Options) -> ModelSpec:
+    """The spec under a plain name, with who exported it, and by which recipe."""
+    provenance = dataclasses.replace(spec.provenance, edgeinfer=edgeinfer.__version__)
+    if (one := options.recipe) is not None:
+        provenance = dataclasses.replace(provenance, recipe=one.name, recipe_sha256=one.sha256)
+    return dataclasses.replace(spec, name=sources.plain(spec.name), provenance=provenance)
+
+
+def _target(out: str | Path | None, name: str) -> Path:
+    return Path(out) if out else Path("engines") / sources.plain(name)
 
 
 def write_bundle(model: onnx.ModelProto, spec: ModelSpec, target: Path) -> Path:
     """Write a graph, its golden samples and its spec as the bundle `target`, all or nothing; gives its path."""
+    precision = onnxgraph.precision(model)
     with writing(target) as folder:
-        file = folder / "model.fp32.onnx"
+        file = folder / f"model.{precision}.onnx"
         file.write_bytes(model.SerializeToString(deterministic=True))
-        artifact = Artifact(file.name, "onnx", "fp32", sha256_of(file))
+        artifact = Artifact(file.name, "onnx", precision, sha256_of(file))
         spec = dataclasses.replace(spec, artifacts=(artifact,))
         modeljson.write(spec, folder / SPEC_FILE)
-        modeljson.write(dataclasses.replace(spec, golden=_golden_samples(folder)), folder / SPEC_FILE)
+        modeljson.write(dataclasses.replace(spec, golden=_golden_samples(folder, precision)), folder / SPEC_FILE)
     return target
 
 
-def _locate(source: str | Path, progress: Callable[[str, int, int], None] | None) -> tuple[Path, zoo.Known | None]:
-    """The file to read: the source itself, or the download of a known name."""
-    path = Path(source)
-    if path.exists():
-        return path, None
-    known = zoo.find(str(source))
-    if known is None:
-        names = ", ".join(zoo.names())
-        raise ExportError(
-            f"{source} is neither a file nor a known name",
-            hint=f"give a .pt, .pth or .safetensors file, or one of {names}",
-        )
-    return fetch.fetch(known, progress=progress), known
+def write_engine(engine: enginefile.Engine, target: Path) -> Path:
+    """Write a foreign engine as the bundle `target`; it has no golden samples, which take a machine that runs it."""
+    with writing(target) as folder:
+        file = folder / f"trt.{engine.precision}.plan"
+        engine.copy_plan(file)
+        artifact = Artifact(file.name, "trt", engine.precision, sha256_of(file))
+        modeljson.write(dataclasses.replace(engine.spec, artifacts=(artifact,)), folder / SPEC_FILE)
+    return target
 
 
-def _plain(name: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-    if not plain:
-        raise UsageError(f"{name!r} gives no name for the bundle", hint="say --name NAME")
-    return plain
-
-
-def _license_of(origin: str) -> str:
-    """Whole pickled models tell by their classes whose training code, hence whose licence, made them."""
-    family = origin.split(".", maxsplit=1)[0]
-    return LICENSES.get("yolov5" if family == "models" else family, "")
-
-
-def _golden_samples(folder: Path) -> tuple[Golden, ...]:
-    """Run the float32 graph on the packaged pictures and record what it finds."""
+def _golden_samples(folder: Path, precision: str) -> tuple[Golden, ...]:
+    """Run the graph on the packaged pictures and record what it finds."""
     import cv2
 
     (folder / "golden").mkdir()
     samples = []
     scores = _scores(Bundle.open(folder).spec)
-    with load(folder, backend="ort", precision="fp32", conf=min(scores, default=None)) as pipeline:
+    with load(folder, backend="ort", precision=precision, conf=min(scores, default=None)) as pipeline:
         for place, picture in enumerate(_pictures()):
             name = f"golden/{place}.png"
             if not cv2.imwrite(str(folder / name), picture):

@@ -26,10 +26,11 @@ ONE = Batch(1, 1)
 
 @dataclass(frozen=True)
 class Built:
-    """An ONNX model and what is known about it."""
+    """An ONNX model, what is known about it, and `notes` on what may surprise."""
 
     model: Any
     spec: ModelSpec
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -92,7 +93,7 @@ def vary(built: Built, variant: Variant) -> Built:
         return built
     props = {entry.key: entry.value for entry in built.model.metadata_props}
     helper.set_model_props(built.model, {**props, **_facts(spec)})
-    return Built(built.model, spec)
+    return dataclasses.replace(built, spec=spec)
 
 
 def _thresholds(spec: ModelSpec, variant: Variant) -> ModelSpec:
@@ -114,6 +115,12 @@ def _finished(graph: Graph, spec: ModelSpec, facts: dict[str, str]) -> Built:
     """The model with the spec's facts as metadata: in our words, and in those Ultralytics' tools read."""
     model = graph.model(spec.name, spec.inputs, spec.outputs, edgeinfer.__version__)
     model.doc_string = f"{spec.provenance.architecture}, {spec.task}, built from a checkpoint by edgeinfer"
+    helper.set_model_props(model, {**properties(spec), **facts})
+    return Built(model, spec)
+
+
+def properties(spec: ModelSpec) -> dict[str, str]:
+    """The spec's facts as an ONNX file carries them."""
     size = spec.preprocess.size
     theirs = {
         "task": spec.task,
@@ -121,10 +128,7 @@ def _finished(graph: Graph, spec: ModelSpec, facts: dict[str, str]) -> Built:
         "imgsz": repr([size.height, size.width]),
         "batch": str(spec.batch.max),
     }
-    helper.set_model_props(
-        model, {"name": spec.name, "architecture": spec.provenance.architecture, **theirs, **facts, **_facts(spec)}
-    )
-    return Built(model, spec)
+    return {"name": spec.name, "architecture": spec.provenance.architecture, **theirs, **_facts(spec)}
 
 
 def _facts(spec: ModelSpec) -> dict[str, str]:

@@ -1,0 +1,142 @@
+"""What exporters write into their files about a model: ONNX metadata, the JSON before an Ultralytics engine.
+
+Every value may be hostile: texts are read as literals of Python or JSON under limits of length, and never evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import CheckpointError, ExportError, SpecError
+from edgeinfer.spec import Batch, Size
+from edgeinfer_export import modeltree
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# the names of 21,843 classes take half a million characters
+MAX_TEXT = 1 << 20
+MAX_LINE = 200
+OURS = ("preprocess", "decode", "labels")
+THEIRS = ("author", "task", "head", "description", "license", "names", "imgsz", "batch", "stride", "end2end", "args")
+HALF, INT8 = 16, 8
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What metadata says about a model; whatever it does not say is empty.
+
+    `family` is whose exporter wrote it: `edgeinfer`, `ultralytics`, `yolov5`, or nobody known. `end2end` is None
+    where nothing is said. `own`: preprocess, decode and labels as edgeinfer itself writes them.
+    """
+
+    family: str = ""
+    task: str = ""
+    head: str = ""
+    name: str = ""
+    architecture: str = ""
+    license: str = ""
+    labels: tuple[str, ...] = ()
+    size: Size | None = None
+    batch: Batch | None = None
+    stride: int = 1
+    end2end: bool | None = None
+    precision: str = "fp32"
+    own: dict[str, Any] | None = None
+
+
+def read(values: Mapping[str, object], where: str) -> Facts:
+    """The facts in metadata whose values are texts (ONNX) or JSON values; ExportError when one cannot be."""
+    try:
+        found = {key: _value(values[key]) for key in (*THEIRS, "name", "architecture", *OURS) if key in values}
+        return _facts(found)
+    except (CheckpointError, SpecError, ValueError) as error:
+        raise ExportError(f"{where}: its metadata cannot be read: {error}", hint="export the model again") from error
+
+
+def _facts(found: dict[str, Any]) -> Facts:
+    args = found.get("args")
+    args = args if isinstance(args, dict) else {}
+    family = _family(found)
+    return Facts(
+        family=family,
+        task=_line(found.get("task")),
+        head=_line(found.get("head")),
+        name=_line(found.get("name")),
+        architecture=_line(found.get("architecture")) or _described(found.get("description")),
+        license=_line(found.get("license")),
+        labels=modeltree.labels_from(found.get("names")),
+        size=_size(found.get("imgsz")),
+        batch=_batch(found.get("batch"), args.get("dynamic") is True),
+        stride=_stride(found.get("stride")),
+        end2end=_end2end(found, args) if family == "ultralytics" else None if family != "yolov5" else False,
+        precision=_precision(args),
+        own={key: found[key] for key in OURS} if family == "edgeinfer" else None,
+    )
+
+
+def _family(found: dict[str, Any]) -> str:
+    if all(isinstance(found.get(key), (dict, list)) for key in OURS):
+        return "edgeinfer"
+    if found.get("author") == "Ultralytics":
+        return "ultralytics"
+    return "yolov5" if {"stride", "names"} <= found.keys() and "task" not in found else ""
+
+
+def _value(value: object) -> Any:
+    """A text as what it stands for, in Python's notation or JSON's; a text that is neither stays one."""
+    if not isinstance(value, str):
+        return modeltree.plain(value)
+    if len(value) > MAX_TEXT:
+        raise ValueError(f"a text of {len(value)} characters, expected {MAX_TEXT} at most")
+    if value[:1] not in "{[(" and not value.lstrip("-").isdecimal() and value not in ("True", "False", "None"):
+        return modeltree.plain(value[:MAX_LINE])
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return modeltree.plain(parse(value))
+        except (ValueError, SyntaxError, TypeError):
+            continue
+        except (RecursionError, MemoryError) as error:
+            raise ValueError("a text is nested too deeply") from error
+    raise ValueError(f"{value[:60]!r} is neither Python's notation nor JSON")
+
+
+def _line(value: object) -> str:
+    return " ".join(value.split())[:MAX_LINE] if isinstance(value, str) else ""
+
+
+def _described(value: object) -> str:
+    """`YOLOv8n` of `Ultralytics YOLOv8n model trained on coco.yaml`."""
+    words = _line(value).split()
+    return words[1] if len(words) > 2 and words[0] == "Ultralytics" and words[2] == "model" else ""
+
+
+def _size(value: object) -> Size | None:
+    sides = [value, value] if type(value) is int else value
+    if not isinstance(sides, (list, tuple)) or len(sides) != 2 or any(type(side) is not int for side in sides):
+        return None
+    return Size(*sides)
+
+
+def _batch(value: object, dynamic: bool) -> Batch | None:
+    if type(value) is not int:
+        return None
+    return Batch(1, value) if dynamic else Batch(value, value)
+
+
+def _stride(value: object) -> int:
+    return value if type(value) is int and 1 <= value <= 1024 else 1
+
+
+def _end2end(found: dict[str, Any], args: dict[str, Any]) -> bool:
+    """Whether boxes come suppressed: by the model's own head, or because suppression was exported with it."""
+    return found.get("end2end") is True or args.get("nms") is True
+
+
+def _precision(args: dict[str, Any]) -> str:
+    if args.get("int8") is True or args.get("quantize") == INT8:
+        return "int8"
+    return "fp16" if args.get("half") is True or args.get("quantize") == HALF else "fp32"

@@ -1,0 +1,261 @@
+"""An ONNX file of any origin as a graph and a spec: its own facts first, then what was told, and nothing guessed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnx import TensorProto, helper
+
+from edgeinfer import modeljson
+from edgeinfer.bundle import sha256_of
+from edgeinfer.errors import ExportError, SpecError, UsageError
+from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Provenance, Size, TensorSpec, TopK
+from edgeinfer_export import graphs, layouts, metadata, onnxgraph
+from edgeinfer_export.graphs.labels import Names
+from edgeinfer_export.graphs.resnet import MEAN, RESIZE_SHARE, STD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeinfer.spec import Decode
+    from edgeinfer_export.layouts import Layout
+    from edgeinfer_export.metadata import Facts
+
+# what the model expects of pixels 0-255: (scale, mean, std)
+NORMALIZE = {
+    "imagenet": (255.0, MEAN, STD),
+    "unit": (255.0, (0.0,) * 3, (1.0,) * 3),
+    "symmetric": (255.0, (0.5,) * 3, (0.5,) * 3),
+    "none": (1.0, (0.0,) * 3, (1.0,) * 3),
+}
+DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}
+DTYPES |= {TensorProto.INT8: "int8", TensorProto.INT32: "int32", TensorProto.INT64: "int64"}
+LABELED = {"classes": 1000}  # else 80: COCO
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the user says of a model that does not say it itself: its layout (layouts.LAYOUTS), its normalisation."""
+
+    layout: str = ""
+    normalize: str = ""
+
+    def __post_init__(self) -> None:
+        layouts.check_name(self.layout)
+        if self.normalize and self.normalize not in NORMALIZE:
+            raise UsageError(f"--normalize {self.normalize!r} is not one of {', '.join(NORMALIZE)}")
+
+
+UNTOLD = Told()
+
+
+def build(
+    path: Path,
+    *,
+    size: Size | None = None,
+    batch: Batch | None = None,
+    labels: tuple[str, ...] = (),
+    name: str = "",
+    told: Told = UNTOLD,
+) -> graphs.Built:
+    """The graph of an ONNX file with its shapes settled, and the spec that its metadata, its shapes and `told` give.
+
+    `size` and `batch` fix dimensions that are open in the file (batch: 1 when None) and must be those of fixed
+    ones. Raises ExportError.
+    """
+    model = onnxgraph.read(path)
+    facts = metadata.read(onnxgraph.facts_of(model), path.name)
+    source = _Source(path, model, facts, told, labels)
+    try:
+        spec = source.own(batch, size) if facts.own and told == UNTOLD else source.recognised(batch, size)
+        spec = dataclasses.replace(spec, name=name or spec.name)
+    except SpecError as error:
+        raise ExportError(f"{path.name}: {error}", hint=error.hint or onnxgraph.AGAIN) from error
+    helper.set_model_props(model, {**onnxgraph.facts_of(model), **graphs.properties(spec)})
+    return graphs.Built(model, spec, _notes(onnxgraph.opset(model), path.name))
+
+
+def _notes(opset: int, name: str) -> tuple[str, ...]:
+    if opset <= onnxgraph.PORTABLE_OPSET:
+        return ()
+    least = f"opset {onnxgraph.PORTABLE_OPSET}"
+    return (f"{name} has opset {opset}: TensorRT 8 (JetPack 5) reads {least} at most; export it again with {least}",)
+
+
+class _Source:
+    """One file on its way to a spec."""
+
+    def __init__(self, path: Path, model: Any, facts: Facts, told: Told, labels: tuple[str, ...]) -> None:
+        self.path, self.model, self.facts, self.told, self.labels = path, model, facts, told, labels
+        self.input = onnxgraph.image_input(model, path.name)
+        self.dtype = DTYPES.get(self.input.type.tensor_type.elem_type, "")
+        self.dims = [dim.dim_value for dim in self.input.type.tensor_type.shape.dim]
+
+    def own(self, batch: Batch | None, size: Size | None) -> ModelSpec:
+        """What edgeinfer wrote itself stands in the file as it stands in model.json."""
+        assert self.facts.own
+        rows = self._rows(batch)
+        onnxgraph.settle(self.model, self.input, tuple(self.dims[1:]), rows)
+        shapes = onnxgraph.measured(self.model, self.path.name, _tried(rows))
+        value = {
+            "schema": modeljson.SCHEMA,
+            "name": self.facts.name or self.path.stem,
+            "task": self.facts.task,
+            "inputs": [_tensor_json(self.input.name, (*_first_json(rows), *self.dims[1:]), self.dtype)],
+            "outputs": [
+                _tensor_json(name, (*_first_json(rows), *shape[1:]), self._output_dtype(name))
+                for name, shape in shapes.items()
+            ],
+            **self.facts.own,
+            **({"labels": list(self.labels)} if self.labels else {}),
+        }
+        spec = modeljson.from_json(value, f"{self.path.name}: metadata")
+        if size and size != spec.preprocess.size:
+            raise self._fixed(spec.preprocess.size, size)
+        onnxgraph.keep_outputs(self.model, {name: (_first(rows), *shape[1:]) for name, shape in shapes.items()})
+        return dataclasses.replace(spec, provenance=self._provenance())
+
+    def recognised(self, batch: Batch | None, size: Size | None) -> ModelSpec:
+        """A spec from metadata and shapes."""
+        rows, frame = self._rows(batch), self._frame(size)
+        onnxgraph.settle(self.model, self.input, (3, frame.height, frame.width), rows)
+        shapes = onnxgraph.measured(self.model, self.path.name, _tried(rows))
+        named = self.labels or self.facts.labels
+        layout = layouts.recognise(shapes, frame, self.facts, len(named), told=self.told.layout, where=self.path.name)
+        shape = (_first(rows), *shapes[layout.output][1:])
+        onnxgraph.keep_outputs(self.model, {layout.output: shape})
+        first = rows if rows.min != rows.max else rows.min
+        return ModelSpec(
+            name=self.path.stem,
+            task="classify" if layout.name == "classes" else "detect",
+            inputs=(TensorSpec(self.input.name, (first, 3, frame.height, frame.width), self.dtype),),
+            outputs=(
+                TensorSpec(layout.output, (first, *shapes[layout.output][1:]), self._output_dtype(layout.output)),
+            ),
+            preprocess=preprocess(frame, layout, self.facts, self._normalize(layout)),
+            decode=self._decode(layout),
+            labels=names(layout, self.labels, self.facts, self.path.name),
+            provenance=self._provenance(),
+        )
+
+    def _rows(self, batch: Batch | None) -> Batch:
+        """How many pictures it takes: the file's number, or for an open batch what was asked for."""
+        if len(self.dims) != 4:
+            raise ExportError(
+                f"{self.path.name}: input {self.input.name} has {len(self.dims)} dimensions, "
+                "expected batch, channels, height, width"
+            )
+        fixed = self.dims[0]
+        if not fixed:
+            return batch or Batch(1, 1)
+        if batch and batch != Batch(fixed, fixed):
+            asked = f"{batch.min}-{batch.max}" if batch.min != batch.max else str(batch.max)
+            raise ExportError(
+                f"{self.path.name} has a fixed batch of {fixed}, and --batch {asked} was asked for",
+                hint="leave --batch out, or export the ONNX again with an open batch",
+            )
+        return Batch(fixed, fixed)
+
+    def _frame(self, size: Size | None) -> Size:
+        """Height and width: the file's, or for open ones what was asked for, or what the metadata says."""
+        channels, *sides = self.dims[1:]
+        if channels not in (0, 3) or self.dtype not in ("float32", "float16"):
+            raise ExportError(
+                f"{self.path.name}: input {self.input.name} is {self.dims[1:]} of type {self.dtype or 'unknown'}, "
+                "expected 3 channels first, float32 or float16",
+                hint=onnxgraph.AGAIN,
+            )
+        chosen = size or self.facts.size
+        if not all(sides) and chosen is None:
+            raise ExportError(
+                f"{self.path.name}: input {self.input.name} has an open height or width",
+                hint="fix it, for example --imgsz 640",
+            )
+        asked = [chosen.height, chosen.width] if chosen else sides
+        frame = Size(*(side or wish for side, wish in zip(sides, asked, strict=True)))
+        if size and size != frame:
+            raise self._fixed(frame, size)
+        if any(side % self.facts.stride for side in (frame.height, frame.width)):
+            raise ExportError(f"{self.path.name}: {frame} is not a multiple of its stride {self.facts.stride}")
+        return frame
+
+    def _fixed(self, frame: Size, size: Size) -> ExportError:
+        return ExportError(
+            f"{self.path.name} has a fixed input of {frame}, and --imgsz {size} was asked for",
+            hint="leave --imgsz out, or export the ONNX again at that size",
+        )
+
+    def _normalize(self, layout: Layout) -> str:
+        """The normalisation told; of torchvision's classifiers it is known, of others without metadata it is not."""
+        if self.told.normalize or layout.name != "classes" or self.facts.family:
+            return self.told.normalize
+        if self.model.producer_name == "pytorch" and layout.classes == LABELED["classes"]:
+            return "imagenet"
+        raise ExportError(
+            f"{self.path.name} does not say how its pictures are normalised",
+            hint=f"say it with --normalize: {', '.join(NORMALIZE)}",
+        )
+
+    def _decode(self, layout: Layout) -> Decode:
+        if layout.name != "classes":
+            return Boxes(layout.name)
+        done = onnxgraph.ends_in_probabilities(self.model, layout.output)
+        return TopK(min(5, layout.classes), "none" if done else "softmax")
+
+    def _output_dtype(self, name: str) -> str:
+        kind = next(value for value in self.model.graph.output if value.name == name).type.tensor_type.elem_type
+        if kind not in DTYPES:
+            raise ExportError(f"{self.path.name}: output {name} has an element type edgeinfer does not read")
+        return DTYPES[kind]
+
+    def _provenance(self) -> Provenance:
+        return Provenance(
+            source=self.path.name,
+            sha256=sha256_of(self.path),
+            architecture=self.facts.architecture,
+            license=self.facts.license,
+            parameters=onnxgraph.parameters(self.model),
+        )
+
+
+def preprocess(frame: Size, layout: Layout, facts: Facts, normalize: str) -> Preprocess:
+    """Geometry and arithmetic as the family that made the model trains it."""
+    if layout.name != "classes":
+        fitted, usual = Preprocess(frame), "unit"
+    elif facts.family in ("ultralytics", "yolov5"):
+        smooth = "linear-antialias" if facts.family == "ultralytics" else "linear"
+        longest = max(frame.height, frame.width)
+        fitted = Preprocess(frame, "resize-crop", interpolation=smooth, resize=longest)
+        usual = "unit" if facts.family == "ultralytics" else "imagenet"
+    else:
+        longest = round(max(frame.height, frame.width) * RESIZE_SHARE)
+        fitted, usual = Preprocess(frame, "resize-crop", interpolation="linear-antialias", resize=longest), "imagenet"
+    scale, mean, std = NORMALIZE[normalize or usual]
+    return dataclasses.replace(fitted, scale=scale, mean=mean, std=std)
+
+
+def names(layout: Layout, given: tuple[str, ...], facts: Facts, where: str) -> tuple[str, ...]:
+    """A name for each class; boxes that come suppressed do not tell how many there are."""
+    if layout.classes:
+        return Names(given, facts.labels, LABELED.get(layout.name, 80)).of(layout.classes)
+    if not given and not facts.labels:
+        raise ExportError(f"{where} does not say which classes it finds", hint="give their names with --labels FILE")
+    return given or facts.labels
+
+
+def _tried(rows: Batch) -> set[int]:
+    return {rows.min, min(rows.max, rows.min + 1)}
+
+
+def _first(rows: Batch) -> int | str:
+    return "batch" if rows.min != rows.max else rows.min
+
+
+def _first_json(rows: Batch) -> tuple[Any, ...]:
+    return (["batch", rows.min, rows.max],) if rows.min != rows.max else (rows.min,)
+
+
+def _tensor_json(name: str, shape: tuple[Any, ...], dtype: str) -> dict[str, Any]:
+    return {"name": name, "shape": list(shape), "dtype": dtype}

@@ -1,0 +1,108 @@
+"""A source of any kind as a graph and a spec: a checkpoint, an ONNX file, a known name, or by way of Ultralytics."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeinfer.bundle import sha256_of
+from edgeinfer.errors import ExportError, UsageError
+from edgeinfer.spec import Batch
+from edgeinfer_export import checkpoint, fetch, graphs, onnxsource, via, zoo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgeinfer.spec import Provenance
+    from edgeinfer_export.export import Options
+    from edgeinfer_export.graphs import Built
+
+    Progress = Callable[[str, int, int], None]
+
+KINDS = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml)"
+ONE = Batch(1, 1)
+LICENSES = {
+    "yolov5": "AGPL-3.0 (weights)",
+    "ultralytics": "AGPL-3.0 (weights)",
+}
+
+
+def read(source: str | Path, options: Options, progress: Progress | None = None) -> Built:
+    """The graph of a source and its spec, named, with the file it came from.
+
+    Raises CheckpointError, ExportError, FetchError.
+    """
+    path, known = locate(source, progress)
+    name = plain(options.name or (known.name if known else path.stem))
+    if options.via:
+        return _via(path, name, options)
+    if path.suffix == ".onnx":
+        return _onnx(path, name if options.name else "", options)
+    weights = checkpoint.read(path)
+    built = graphs.build(
+        weights,
+        size=options.size,
+        batch=options.batch or ONE,
+        labels=options.labels,
+        name=name,
+        resize=known.resize if known else 0,
+    )
+    provenance = dataclasses.replace(
+        built.spec.provenance,
+        source=path.name,
+        sha256=weights.sha256,
+        license=weights.license or (known.license if known else "") or license_of(weights.origin),
+    )
+    return _coming_from(built, provenance)
+
+
+def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, zoo.Known | None]:
+    """The file to read: the source itself, or the download of a known name."""
+    path, known = find(source)
+    return (fetch.fetch(known, progress=progress), known) if known else (path, None)
+
+
+def find(source: str | Path) -> tuple[Path, zoo.Known | None]:
+    """The file a source is, or the known name with the place where its download is kept."""
+    path = Path(source)
+    if path.exists():
+        return path, None
+    known = zoo.find(str(source))
+    if known is None:
+        raise ExportError(
+            f"{source} is neither a file nor a known name",
+            hint=f"give {KINDS}, or one of {', '.join(zoo.names())}",
+        )
+    return fetch.cache_home() / known.file, known
+
+
+def plain(name: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    if not plain:
+        raise UsageError(f"{name!r} gives no name for the bundle", hint="say --name NAME")
+    return plain
+
+
+def license_of(origin: str) -> str:
+    """Whole pickled models tell by their classes whose training code, hence whose licence, made them."""
+    family = origin.split(".", maxsplit=1)[0]
+    return LICENSES.get("yolov5" if family == "models" else family, "")
+
+
+def _onnx(path: Path, name: str, options: Options) -> Built:
+    return onnxsource.build(
+        path, size=options.size, batch=options.batch, labels=options.labels, name=name, told=options.told
+    )
+
+
+def _via(path: Path, name: str, options: Options) -> Built:
+    """A checkpoint as Ultralytics exports it; the bundle's source is still the checkpoint."""
+    with via.exported(path, options.size, options.batch or ONE, python=options.via_python) as file:
+        built = _onnx(file, name, dataclasses.replace(options, size=None))
+    return _coming_from(built, dataclasses.replace(built.spec.provenance, source=path.name, sha256=sha256_of(path)))
+
+
+def _coming_from(built: Built, provenance: Provenance) -> Built:
+    return dataclasses.replace(built, spec=dataclasses.replace(built.spec, provenance=provenance))
