@@ -74,7 +74,7 @@ def _facts(found: dict[str, Any]) -> Facts:
         stride=_stride(found.get("stride")),
         end2end=_end2end(found, args) if family == "ultralytics" else None if family != "yolov5" else False,
         precision=_precision(args),
-        own={key: found[key] for key in OURS} if family == "edgeinfer" else None,
+        own={key: modeltree.plain(found[key]) for key in OURS} if family == "edgeinfer" else None,
     )
 
 
@@ -89,14 +89,14 @@ def _family(found: dict[str, Any]) -> str:
 def _value(value: object) -> Any:
     """A text as what it stands for, in Python's notation or JSON's; a text that is neither stays one."""
     if not isinstance(value, str):
-        return modeltree.plain(value)
+        return value
     if len(value) > MAX_TEXT:
         raise ValueError(f"a text of {len(value)} characters, expected {MAX_TEXT} at most")
-    if value[:1] not in "{[(" and not value.lstrip("-").isdecimal() and value not in ("True", "False", "None"):
-        return modeltree.plain(value[:MAX_LINE])
+    if not value.startswith(("{", "[", "(")) and not value.isdecimal() and value not in ("True", "False", "None"):
+        return value
     for parse in (json.loads, ast.literal_eval):
         try:
-            return modeltree.plain(parse(value))
+            return parse(value)
         except (ValueError, SyntaxError, TypeError):
             continue
         except (RecursionError, MemoryError) as error:
@@ -105,7 +105,7 @@ def _value(value: object) -> Any:
 
 
 def _line(value: object) -> str:
-    return " ".join(value.split())[:MAX_LINE] if isinstance(value, str) else ""
+    return str(modeltree.plain(" ".join(value[:MAX_LINE].split()))) if isinstance(value, str) else ""
 
 
 def _described(value: object) -> str:

@@ -24,7 +24,7 @@ STANDARD = ("", "ai.onnx")
 ONE_FILE = (1 << 31) - (1 << 20)  # what protobuf writes into one file, and room for the graph
 PORTABLE_OPSET = 17  # TensorRT 8.5's parser takes this much
 AGAIN = "export it again, with opset 17 and a fixed input size"
-QUANTIZED = ("QuantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger")
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger")
 
 
 def read(path: Path) -> Any:
@@ -228,6 +228,11 @@ def ends_in_probabilities(model: Any, output: str) -> bool:
 def facts_of(model: Any) -> dict[str, str]:
     """Its metadata."""
     return {prop.key: prop.value for prop in model.metadata_props}
+
+
+def add_facts(model: Any, facts: Mapping[str, str]) -> None:
+    """Add to its metadata, or replace there, what is not empty."""
+    helper.set_model_props(model, {**facts_of(model), **{key: value for key, value in facts.items() if value}})
 
 
 def _first_line(error: BaseException) -> str:

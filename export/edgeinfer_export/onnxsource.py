@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from edgeinfer import modeljson
 from edgeinfer.bundle import sha256_of
@@ -73,7 +73,7 @@ def build(
         spec = dataclasses.replace(spec, name=name or spec.name)
     except SpecError as error:
         raise ExportError(f"{path.name}: {error}", hint=error.hint or onnxgraph.AGAIN) from error
-    helper.set_model_props(model, {**onnxgraph.facts_of(model), **graphs.properties(spec)})
+    onnxgraph.add_facts(model, graphs.properties(spec))
     return graphs.Built(model, spec, _notes(onnxgraph.opset(model), path.name))
 
 

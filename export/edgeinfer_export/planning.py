@@ -136,7 +136,7 @@ def _libraries(wanted: tuple[targets.Target, ...]) -> list[str]:
         try:
             vendor.load(library)
             if library == "trt":
-                vendor.driver()
+                vendor.gpu()
         except BackendUnavailable as error:
             found.append(f"{error}; {error.hint}")
     return found

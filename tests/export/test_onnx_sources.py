@@ -1,0 +1,342 @@
+"""ONNX files of other tools become bundles: layouts recognised, shapes settled, weights gathered."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+from onnx.external_data_helper import convert_model_to_external_data
+
+from edgeinfer import load
+from edgeinfer.bundle import Bundle
+from edgeinfer.cli import main
+from edgeinfer.errors import ExportError, UsageError
+from edgeinfer.spec import Batch, Boxes, Size, TopK
+from edgeinfer_export import graphs
+from edgeinfer_export.export import Options, export
+from edgeinfer_export.onnxsource import Told
+from helpers import foreign
+
+
+def exported(tmp_path, model, **options):
+    return Bundle.open(
+        export(foreign.save(model, tmp_path / "in" / "model.onnx"), tmp_path / "out", Options(**options))
+    )
+
+
+def refusal(tmp_path, model, **options):
+    """The error's text and hint, once it is sure that nothing was written."""
+    with pytest.raises(ExportError) as caught:
+        exported(tmp_path, model, **options)
+    assert not (tmp_path / "out").exists()
+    assert len(str(caught.value)) < 700
+    return f"{caught.value} | {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("model", "decode", "shape"),
+    [
+        (foreign.yolov5(), Boxes("yolov5"), (1, 378, 8)),
+        (foreign.yolov8(), Boxes("yolov8"), (1, 7, 126)),
+        (foreign.yolov5(1), Boxes("yolov5"), (1, 378, 6)),
+        (foreign.yolov5(metadata={}), Boxes("yolov5"), (1, 378, 8)),
+        (foreign.yolov8(metadata={}), Boxes("yolov8"), (1, 7, 126)),
+        (foreign.end2end(), Boxes("end2end"), (1, 300, 6)),
+        (foreign.classifier(), TopK(5), (1, 1000)),
+        (foreign.classifier(7, True, metadata={**foreign.ULTRALYTICS, "task": "classify"}), TopK(5, "none"), (1, 7)),
+    ],
+    ids=["yolov5", "yolov8", "one-class", "yolov5-bare", "yolov8-bare", "end2end", "torchvision", "ultralytics-cls"],
+)
+def test_a_layout_is_recognised_and_the_bundle_verifies(tmp_path, model, decode, shape):
+    bundle = exported(tmp_path, model)
+
+    assert bundle.spec.decode == decode
+    assert bundle.spec.outputs[0].shape == shape
+    assert len(bundle.spec.golden) == 2
+    assert main(["verify", str(bundle.path)]) == 0
+
+
+def test_the_graph_computes_what_it_did_before(tmp_path):
+    model = foreign.yolov5(size=("height", "width"), batch="batch")
+    bundle = exported(tmp_path, model, size=Size(64, 128), batch=Batch(1, 4))
+    pictures = np.random.default_rng(0).random((3, 3, 64, 128), np.float32)
+
+    def run(file):
+        return onnxruntime.InferenceSession(file).run(None, {"images": pictures})[0]
+
+    assert np.array_equal(run(tmp_path / "in" / "model.onnx"), run(bundle.path / "model.fp32.onnx"))
+    with load(bundle) as loaded:
+        assert len(loaded.batch([np.zeros((50, 50, 3), np.uint8)] * 5)) == 5
+
+
+def test_names_licence_and_size_come_from_ultralytics_metadata(tmp_path):
+    metadata = {
+        **foreign.ULTRALYTICS,
+        "names": foreign.names(3),
+        "imgsz": "[64, 32]",
+        "description": "Ultralytics YOLO11n model trained on coco.yaml",
+        "license": "AGPL-3.0 License",
+    }
+    spec = exported(tmp_path, foreign.yolov8(size=("height", "width"), metadata=metadata)).spec
+
+    assert spec.labels == ("thing 0", "thing 1", "thing 2")
+    assert spec.preprocess.size == Size(64, 32)
+    assert (spec.provenance.architecture, spec.provenance.license) == ("YOLO11n", "AGPL-3.0 License")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "resize", "mean", "smooth"),
+    [
+        ({}, 256, 0.485, "linear-antialias"),
+        ({**foreign.ULTRALYTICS, "task": "classify"}, 224, 0.0, "linear-antialias"),
+        ({"stride": "1", "names": foreign.names(1000)}, 224, 0.485, "linear"),
+    ],
+    ids=["torchvision", "ultralytics", "yolov5"],
+)
+def test_a_classifier_is_fed_as_its_family_feeds_it(tmp_path, metadata, resize, mean, smooth):
+    part = exported(tmp_path, foreign.classifier(metadata=metadata)).spec.preprocess
+
+    assert (part.fit, part.resize, part.mean[0], part.interpolation) == ("resize-crop", resize, mean, smooth)
+
+
+def test_float16_stays_float16(tmp_path):
+    bundle = exported(tmp_path, foreign.yolov8(dtype=np.float16))
+
+    assert [(one.file, one.precision) for one in bundle.spec.artifacts] == [("model.fp16.onnx", "fp16")]
+    assert bundle.spec.inputs[0].dtype == bundle.spec.outputs[0].dtype == "float16"
+    assert main(["verify", str(bundle.path)]) == 0
+
+
+def test_raw_heads_beside_the_boxes_are_left_out(tmp_path):
+    model = foreign.add_output(foreign.yolov5(), (1, 3, 8, 12, 8))
+    bundle = exported(tmp_path, model)
+    left = onnx.load(bundle.path / "model.fp32.onnx").graph
+
+    assert [value.name for value in left.output] == ["output0"]
+    assert "output1.zeros" not in [tensor.name for tensor in left.initializer]
+
+
+def test_what_edgeinfer_wrote_comes_back_as_it_was(tmp_path):
+    first = exported(tmp_path / "first", foreign.yolov8(batch="n"), batch=Batch(1, 3), labels=("a", "b", "c"))
+    variant = graphs.Variant(frames="rgb", nms=True, score=0.3)
+    second = Bundle.open(export(first.path / "model.fp32.onnx", tmp_path / "two", Options(variant=variant, name="x")))
+    third = Bundle.open(export(second.path / "model.fp32.onnx", tmp_path / "three"))
+
+    assert second.spec.labels == ("a", "b", "c")
+    assert (third.spec.name, third.spec.preprocess, third.spec.decode) == (
+        "x",
+        second.spec.preprocess,
+        second.spec.decode,
+    )
+    assert third.spec.outputs == second.spec.outputs
+    assert main(["verify", str(third.path)]) == 0
+
+
+@pytest.mark.parametrize("layout", ["yolov5", "end2end"])
+def test_a_layout_that_is_told_settles_what_is_ambiguous(tmp_path, layout):
+    model = foreign.end2end(252, size=(64, 64), metadata={})
+    options = {"told": Told(layout), "labels": ("only",) if layout == "yolov5" else ("a", "b")}
+
+    assert exported(tmp_path, model, **options).spec.decode.layout == layout
+
+
+def test_an_ambiguous_layout_is_an_error_that_lists_the_candidates(tmp_path):
+    said = refusal(tmp_path, foreign.end2end(252, size=(64, 64), metadata={}))
+
+    assert "yolov5 of output0, end2end of output0" in said
+    assert "--layout" in said
+
+
+def test_an_unknown_layout_is_an_error_that_lists_all(tmp_path):
+    said = refusal(tmp_path, foreign.end2end(1700, metadata={}))
+
+    assert "output0 (1, 1700, 6)" in said
+    assert all(shape in said for shape in ("(n, anchors, 5 + classes)", "(n, 4 + classes, anchors)", "(n, classes)"))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (foreign.yolov8(size=("h", "w"), metadata={}), {}, "--imgsz 640"),
+        (foreign.yolov8(), {"size": Size(96, 96)}, "fixed input of 64x96"),
+        (foreign.yolov8(batch=2), {"batch": Batch(1, 4)}, "fixed batch of 2"),
+        (foreign.yolov8(size=("h", "w")), {"size": Size(72, 72)}, "not a multiple of its stride 32"),
+        (foreign.yolov8(), {"labels": ("one", "two")}, "do not fit"),
+        (foreign.yolov8(), {"told": Told("classes")}, "do not fit layout classes"),
+        (foreign.yolov8(), {"precisions": ("int8",)}, "int8"),
+        (foreign.end2end(metadata={}), {}, "--labels"),
+        (foreign.classifier(10), {}, "--normalize"),
+        (foreign.classifier(producer="tf2onnx"), {}, "--normalize"),
+        (foreign.yolov8(metadata={**foreign.ULTRALYTICS, "task": "pose"}), {}, "task is pose"),
+        (foreign.add_output(foreign.yolov8(metadata={}), (1, 32, 16, 24)), {}, "segment"),
+        (foreign.yolov8(metadata={**foreign.ULTRALYTICS, "head": "RTDETRDecoder"}), {}, "RTDETRDecoder"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_does_not_fit_is_refused(tmp_path, model, options, message):
+    assert message in refusal(tmp_path, model, **options)
+
+
+def changed(change):
+    model = foreign.yolov8()
+    change(model)
+    return model
+
+
+def channels_last(model):
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("images", 1, [1, 64, 96, 3]))
+
+
+def second_input(model):
+    model.graph.input.append(helper.make_tensor_value_info("more", 1, [1]))
+
+
+def in_a_branch(model):
+    inner = helper.make_graph(
+        [helper.make_node("Mystery", [], ["y"], name="/deep/Mystery")],
+        "then",
+        [],
+        [helper.make_empty_tensor_value_info("y")],
+    )
+    model.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda model: setattr(model.graph.node[1], "domain", "com.acme"),
+            "node /p8.conv is the operator Conv of com.acme",
+        ),
+        (
+            lambda model: setattr(model.graph.node[1], "op_type", "EfficientNMS_TRT"),
+            "node /p8.conv is the operator Eff",
+        ),
+        (in_a_branch, "node /deep/Mystery"),
+        (lambda model: setattr(model.opset_import[0], "version", 99), "opset 99"),
+        (lambda model: setattr(model.opset_import[0], "version", 3), "opset 3"),
+        (channels_last, "expected 3 channels first"),
+        (second_input, "2 inputs (images, more)"),
+        (lambda model: setattr(model.graph.node[1].attribute.add(), "name", "odd"), "ONNX Runtime cannot run it"),
+        (lambda model: model.graph.ClearField("node"), "no graph"),
+    ],
+    ids=["domain", "plugin", "branch", "new-opset", "old-opset", "channels-last", "two-inputs", "attribute", "empty"],
+)
+def test_a_graph_that_cannot_run_everywhere_is_refused_by_name(tmp_path, change, message):
+    assert message in refusal(tmp_path, changed(change))
+
+
+def test_a_new_opset_is_a_warning(tmp_path, capsys):
+    source = foreign.save(foreign.yolov8(opset=19), tmp_path / "model.onnx")
+
+    assert main(["export", str(source), "-o", str(tmp_path / "out")]) == 0
+    assert "warning: model.onnx has opset 19: TensorRT 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"<!DOCTYPE html>", foreign.yolov8().SerializeToString()[:-40]])
+def test_a_file_that_is_no_onnx_is_one_error_and_one_hint(tmp_path, capsys, content):
+    (tmp_path / "model.onnx").write_bytes(content)
+
+    assert main(["export", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "out")]) == 1
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["error", "hint"]
+    assert not (tmp_path / "out").exists()
+
+
+def external(tmp_path, location):
+    """A model whose weights lie in a file, and the file's place in the model changed afterwards."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    model = foreign.yolov8()
+    convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, folder / "model.onnx")
+    stored = onnx.load(folder / "model.onnx", load_external_data=False)
+    for tensor in stored.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    (folder / "model.onnx").write_bytes(stored.SerializeToString())
+    return folder / "model.onnx"
+
+
+def test_weights_in_a_file_beside_the_onnx_are_put_inside(tmp_path):
+    bundle = Bundle.open(export(external(tmp_path, "weights.bin"), tmp_path / "out"))
+
+    assert len(list(bundle.path.glob("*.onnx*"))) == 1
+    assert main(["verify", str(bundle.path)]) == 0
+
+
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "/etc/passwd", "link.bin", "absent.bin", "a/../../secret.bin", ""]
+)
+def test_weights_outside_the_folder_are_never_read(tmp_path, location):
+    file = external(tmp_path, location)
+    (tmp_path / "secret.bin").write_bytes(b"\x00" * 100_000)
+    (file.parent / "link.bin").symlink_to(tmp_path / "secret.bin")
+
+    with pytest.raises(ExportError, match=r"weights|ONNX"):
+        export(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def bomb(text):
+    return foreign.yolov8(metadata={**foreign.ULTRALYTICS, "names": text})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 50_000,
+        "{0: " * 20_000,
+        "{" + "0: 'x', " * 200_000 + "}",
+        "{0: 'a'",
+        "[" + "9" * 5_000 + "]",
+        "{0: b'a', 1: {2}}",
+    ],
+    ids=["deep-list", "deep-dict", "long", "cut", "number", "set"],
+)
+def test_hostile_names_are_an_error_or_no_names(tmp_path, text):
+    try:
+        bundle = exported(tmp_path, bomb(text))
+    except ExportError as error:
+        assert "metadata" in str(error)
+    else:
+        assert bundle.spec.labels[0] == "class_0"
+
+
+def test_names_are_read_and_never_evaluated(tmp_path):
+    mark = tmp_path / "ran"
+    refusal(tmp_path, bomb(f"[open({str(mark)!r}, 'w').close()]"))
+
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("key", ["labels", "preprocess", "decode"])
+def test_facts_of_ours_that_were_tampered_with_are_refused(tmp_path, key):
+    file = exported(tmp_path / "first", foreign.yolov8()).path / "model.fp32.onnx"
+    model = onnx.load(file)
+    values = {"labels": ["a"] * 99, "preprocess": {"fit": "twist", "height": 64, "width": 96}, "decode": {"kind": "x"}}
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    helper.set_model_props(model, {**props, key: json.dumps(values[key])})
+
+    assert "model.onnx" in refusal(tmp_path, model)
+
+
+def test_quantised_weights_make_an_int8_artifact(tmp_path):
+    model = foreign.classifier()
+    weight = next(one for one in model.graph.initializer if one.name == "weight")
+    values = numpy_helper.to_array(weight)
+    model.graph.initializer.remove(weight)
+    scale = np.float32(np.abs(values).max() / 127)
+    for name, value in {"q": np.round(values / scale).astype(np.int8), "s": scale, "z": np.int8(0)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["q", "s", "z"], ["weight"]))
+
+    assert exported(tmp_path, model).spec.artifacts[0].precision == "int8"
+
+
+def test_a_word_that_is_no_layout_or_normalisation_is_wrong_usage():
+    for words in (("yolov9", ""), ("", "caffe")):
+        with pytest.raises(UsageError):
+            Told(*words)
