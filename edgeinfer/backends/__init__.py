@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from edgeinfer.errors import BackendUnavailable
 
@@ -21,12 +21,23 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Any]
 
 
+class Layer(NamedTuple):
+    """What one layer of an engine took in a run; `kind` and `precision` are empty where the library does not tell."""
+
+    name: str
+    ms: float
+    kind: str = ""
+    precision: str = ""
+
+
 class Engine(Protocol):
     """Runs one artifact. What it can do stands in its class attributes, nowhere else.
 
     `device`     the name of the device its tensors live on ("cpu", "gpu");
     `formats`    artifact formats it opens, empty if it needs no file;
     `precisions` those it opens, best choice for this hardware first.
+
+    An engine that can time its layers has `profile_layers(inputs)`: a `Layer`, or its first fields, for each.
     """
 
     device: ClassVar[str]

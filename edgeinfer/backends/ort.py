@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from edgeinfer.backends import Layer
     from edgeinfer.devices import Device
     from edgeinfer.spec import Artifact, ModelSpec
 
@@ -42,6 +43,7 @@ class Engine:
             raise EngineError(f"{path}: ONNX Runtime refused it: {error}", hint="export the bundle again") from error
         _check(path, "input", spec.inputs, self._session.get_inputs())
         _check(path, "output", spec.outputs, self._session.get_outputs())
+        self._path, self._threads = path, threads
         self._bind(spec, device)
 
     def _bind(self, spec: ModelSpec, device: Device) -> None:
@@ -60,7 +62,7 @@ class Engine:
 
     def fork(self, device: Device) -> Engine:
         twin = object.__new__(Engine)
-        twin._session = self._session
+        twin._session, twin._path, twin._threads = self._session, self._path, self._threads
         twin._bind(self._spec, device)
         return twin
 
@@ -85,6 +87,12 @@ class Engine:
         self._views = {name: output[:images] for name, output in self._outputs.items()}
         for name, view in self._views.items():
             self._binding.bind_output(name, "cpu", 0, view.dtype.type, view.shape, view.ctypes.data)
+
+    def profile_layers(self, inputs: Mapping[str, Any]) -> list[Layer]:
+        """What each node takes, from ONNX Runtime's own profiler."""
+        from edgeinfer.backends import _ortlayers
+
+        return _ortlayers.profiled(self._path, _options(self._threads), self._session.get_providers(), inputs)
 
     def close(self) -> None:
         self._session = self._binding = None

@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="pictures, folders, patterns (default: the bundle's golden ones)",
     )
+    measuring.add_argument("--layers", action="store_true", help="time the engine's layers too, after all else")
     giving = parser.add_argument_group("where results go (a table to the terminal, always)")
     giving.add_argument("--json", metavar="FILE", type=Path, help="everything, raw samples too")
 
@@ -118,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         fps=args.fps,
         latency_bound_ms=args.latency_bound,
         threads=args.threads,
+        layers=args.layers,
         say=_say if sys.stderr.isatty() else lambda _: None,
     )
     if sys.stderr.isatty():

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.loading import load
-from edgeinfer.profiling import context, scenarios, sensors
+from edgeinfer.profiling import cold, context, scenarios, sensors
+from edgeinfer.profiling import layers as layering
 from edgeinfer.profiling.report import Report
 from edgeinfer.profiling.samples import Load
-from edgeinfer.profiling.scenarios import Asked
+from edgeinfer.profiling.scenarios import Asked, Run
 from edgeinfer.profiling.statistics import distribution
 from edgeinfer.profiling.subject import BOUNDARIES, Subject, picture_set
 from edgeinfer.profiling.validity import judge
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeinfer.pipeline import Pipeline
-    from edgeinfer.profiling.scenarios import Run, Say
+    from edgeinfer.profiling.scenarios import Say
     from edgeinfer.profiling.sensors import Sensors
     from edgeinfer.profiling.subject import PictureSet
 
@@ -41,15 +42,16 @@ def profile(
     fps: float = 30.0,
     latency_bound_ms: float | None = None,
     threads: int = 0,
+    layers: bool = False,
     say: Say = lambda _: None,
 ) -> Report:
     """Measure a bundle on this machine.
 
     `scenario` is one or several of single-stream, multi-stream, server, offline, paced, cold; `boundary` is
     engine, pipeline or file; `source` names pictures (else the bundle's golden ones); `fps` is for paced,
-    `latency_bound_ms` for server. Each scenario takes about `seconds`, a server thrice that. Ctrl-C gives a
-    report of what there is, marked partial. `say` hears what goes on. Raises UsageError, and all that `load`
-    and the model raise.
+    `latency_bound_ms` for server; with `layers`, the engine's layers are timed after all else. Each scenario
+    takes about `seconds`, a server thrice that. Ctrl-C gives a report of what there is, marked partial. `say`
+    hears what goes on. Raises UsageError, and all that `load` and the model raise.
     """
     names = [scenario] if isinstance(scenario, str) else list(dict.fromkeys(scenario))
     for name in names:
@@ -60,18 +62,33 @@ def profile(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     asked = Asked(seconds, fps, latency_bound_ms)
     pictures = picture_set(opened, source)
-    with load(opened, backend, precision, threads=threads) as model:
-        session = _Session(model, boundary, pictures, asked, say)
-        facts = {**context.describe(opened), **session.facts(threads)}
-        return session.report(names, facts, harness_ms(opened, pictures))
+    loading: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads}
+    with load(opened, **loading) as model:
+        newborn = {**loading, "bundle": str(opened.path), "source": [str(name) for name in source]}
+        session = _Session(model, boundary, pictures, asked=asked, newborn=newborn, say=say)
+        facts = {**context.describe(opened), **session.facts(threads), "harness_ms": harness_ms(opened, pictures)}
+        report = session.report(names, facts)
+        if layers and not report.partial:
+            say("layers")
+            report.data["layers"] = session.layers()
+        return report
 
 
 class _Session:
     """A loaded model and how it is measured."""
 
-    def __init__(self, model: Pipeline, boundary: str, pictures: PictureSet, asked: Asked, say: Say) -> None:
+    def __init__(
+        self,
+        model: Pipeline,
+        boundary: str,
+        pictures: PictureSet,
+        *,
+        asked: Asked,
+        newborn: dict[str, Any],
+        say: Say,
+    ) -> None:
         self._model, self._boundary, self._pictures = model, boundary, pictures
-        self._asked, self._say = asked, say
+        self._asked, self._newborn, self._say = asked, newborn, say
         self._origin = time.perf_counter()
 
     def facts(self, threads: int) -> dict[str, Any]:
@@ -83,7 +100,11 @@ class _Session:
             "pictures": self._pictures.origin,
         }
 
-    def report(self, names: Sequence[str], facts: dict[str, Any], harness: float | None) -> Report:
+    def layers(self) -> dict[str, Any]:
+        inputs, _ = self._model.device.preprocess([self._pictures.pictures[0].image])
+        return layering.record(self._model.engine, inputs)
+
+    def report(self, names: Sequence[str], facts: dict[str, Any]) -> Report:
         runs: list[Run] = []
         interrupted = False
         with sensors.Sensors(sensors.here()) as watch:
@@ -97,16 +118,19 @@ class _Session:
         interrupted = interrupted or any(run.samples.interrupted for run in runs)
         if not interrupted and not any(run.samples.latency_ms for run in runs):
             raise EngineError("not a single sample was measured", hint="measure longer: --seconds 60")
-        return self._assembled(runs, watch, facts, harness, interrupted=interrupted)
+        return self._assembled(runs, watch, facts, interrupted=interrupted)
 
     def _run(self, name: str) -> Run:
+        if name == "cold":
+            self._say(f"cold: {cold.PROCESSES} processes or more")
+            samples, later = cold.issue(self._asked.seconds, self._newborn)
+            facts = {"sample": scenarios.NAMES[name], "issuer": "edgeinfer", "warm_up": None}
+            return Run(name, samples, {**facts, "seconds": self._asked.seconds, **later})
         group = scenarios.group_of(name, self._model.spec.batch.max)
         subject = Subject(self._model, self._boundary, self._pictures.pictures, group)
         return scenarios.measure(name, subject, self._asked, self._say)
 
-    def _assembled(
-        self, runs: Sequence[Run], watch: Sensors, facts: dict[str, Any], harness: float | None, *, interrupted: bool
-    ) -> Report:
+    def _assembled(self, runs: Sequence[Run], watch: Sensors, facts: dict[str, Any], *, interrupted: bool) -> Report:
         device = self._model.engine.device
         reasons, unchecked = ["interrupted: what follows is partial"] if interrupted else [], []
         summary = {}
@@ -123,7 +147,7 @@ class _Session:
                 "partial": interrupted,
                 "reasons": reasons,
                 "unchecked": list(dict.fromkeys(unchecked)),
-                "context": {**facts, "harness_ms": harness},
+                "context": facts,
                 "scenarios": {run.scenario: run.facts for run in runs},
                 "summary": summary,
                 "samples": {run.scenario: _samples(run, self._origin) for run in runs},
@@ -150,7 +174,7 @@ def _summary(run: Run, window: sensors.Window) -> dict[str, Any]:
         "latency_ms": distribution(samples.latency_ms),
         "images": samples.images,
         "elapsed_s": samples.elapsed_s,
-        "throughput_per_s": samples.throughput,
+        "throughput_per_s": None if run.scenario == "cold" else samples.throughput,
         "stages_ms": stages,
         "joules_per_inference": joules,
         "joules_reason": reason,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from edgeinfer.profiling.statistics import PERCENTILES, label, needed
 from edgeinfer.profiling.subject import BOUNDARIES
 from edgeinfer.wholefile import whole
+
+TOP = 10
 
 
 class Report:
@@ -41,7 +44,13 @@ class Report:
 
     def table(self) -> str:
         """The verdict first, then the numbers."""
-        parts = [self.verdict(), self._subject(), _numbers(self.data), *self._remarks()]
+        parts = [
+            self.verdict(),
+            self._subject(),
+            _numbers(self.data),
+            _layers(self.data.get("layers")),
+            *self._remarks(),
+        ]
         return "\n".join(part for part in parts if part)
 
     def verdict(self) -> str:
@@ -85,6 +94,9 @@ class Report:
 def _particulars(run: dict[str, Any]) -> str:
     if "dropped" in run:
         return f"; {run['fps']:g} a second, {run['dropped']} dropped"
+    if run.get("after_idle_ms"):
+        second, idle = median(run["second_ms"]), median(run["after_idle_ms"])
+        return f"; then a second result in {second:.2f} ms, and {idle:.2f} ms after {run['idle_s']:g} s idle"
     if "latency_bound_ms" in run:
         rate = run["rate_per_s"]
         found = f"{rate:.1f} a second" if rate else "no rate"
@@ -104,6 +116,21 @@ def _numbers(data: dict[str, Any]) -> str:
         for stage, facts in summary["stages_ms"].items():
             rows.append([f"  {stage}", "", *(_shown(facts[place]) for place in places), "", ""])
     return aligned(rows)
+
+
+def _layers(found: dict[str, Any] | None) -> str:
+    """The slowest ten, with the profiler on."""
+    if found is None:
+        return ""
+    if not found["layers"]:
+        return f"\nlayers: {found['reason']}"
+    rows = [["layer", "kind", "precision", "share", "ms"]]
+    rows += [
+        [layer["name"], layer["kind"], layer["precision"], f"{layer['share']:.1%}", f"{layer['ms']:.3f}"]
+        for layer in found["layers"][:TOP]
+    ]
+    more = len(found["layers"]) - TOP
+    return f"\n{aligned(rows)}" + (f"\nand {more} more" if more > 0 else "")
 
 
 def _shown(value: float | None, digits: int = 3) -> str:

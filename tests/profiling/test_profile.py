@@ -13,7 +13,7 @@ import pytest
 import edgeinfer
 from edgeinfer import cli
 from edgeinfer.errors import EngineError, SourceError, UsageError
-from edgeinfer.profiling import loop, scenarios
+from edgeinfer.profiling import cold, layers, loop, scenarios
 from edgeinfer.profiling.statistics import distribution
 from helpers import bundles
 
@@ -88,6 +88,59 @@ def test_the_summary_is_that_of_the_samples_and_untold_percentiles_are_null(dete
     }
     assert summary["p99"] is None
     assert summary["p50"] == pytest.approx(sorted(latencies)[len(latencies) // 2], abs=1e-5)
+
+
+def test_a_cold_start_is_a_process_and_its_steps_are_the_whole(detector, capsys, monkeypatch):
+    monkeypatch.setattr("edgeinfer.profiling.cold.PROCESSES", 2)
+    monkeypatch.setattr("edgeinfer.profiling.cold.IDLE_S", 0.01)
+    data = edgeinfer.profile(detector, scenario="cold", seconds=0.01).data
+    samples = data["samples"]["cold"]
+    assert list(samples["stages_ms"]) == ["start", "import", "load", "decode", "first"]
+    assert len(samples["latency_ms"]) == len(data["scenarios"]["cold"]["after_idle_ms"]) == 2
+    for place, latency in enumerate(samples["latency_ms"]):
+        assert latency == pytest.approx(sum(spans[place] for spans in samples["stages_ms"].values()), abs=1e-3)
+        assert samples["stages_ms"]["start"][place] > 1  # no interpreter starts in less
+    assert data["reasons"][0] == "cold: too few samples: 2, and p50 needs 11; measure longer (--seconds)"
+
+
+def test_a_process_that_cannot_load_the_model_is_one_error(detector):
+    (detector / "model.fp32.onnx").write_bytes(b"damaged")
+    with pytest.raises(EngineError, match=r"in a new process: .*sha256"):
+        cold.issue(1.0, {"bundle": str(detector), "backend": "ort", "precision": "auto", "threads": 0, "source": []})
+
+
+def test_a_process_that_dies_is_one_error(detector, monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(EngineError, match="a new process did not come to a result"):
+        cold.issue(1.0, {"bundle": str(detector)})
+
+
+def test_the_layers_are_those_of_the_graph_with_shares_of_the_whole(detector, capsys):
+    assert run(detector, "--seconds", "0.05", "--layers") in {0, 3}
+    assert "ReduceMean" in capsys.readouterr().out
+    found = edgeinfer.profile(detector, seconds=0.05, layers=True).data["layers"]
+    rows = found["layers"]
+    assert {layer["kind"] for layer in rows} == {"ReduceMean", "Concat", "Unsqueeze"}
+    assert {layer["precision"] for layer in rows} == {"fp32"}
+    assert sum(layer["share"] for layer in rows) == pytest.approx(1.0)
+    assert [layer["ms"] for layer in rows] == sorted((layer["ms"] for layer in rows), reverse=True)
+
+
+def test_a_backend_without_a_profiler_says_so(detector, capsys):
+    run(detector, "--backend", "null", "--seconds", "0.05", "--layers")
+    assert "layers: this backend does not time its layers" in capsys.readouterr().out
+
+
+def test_an_engine_that_knows_names_and_times_only_is_enough():
+    class Engine:
+        def profile_layers(self, inputs):
+            return [("conv", 1.0), ("softmax", 3.0)]
+
+    found = layers.record(Engine(), {})
+    assert [(layer["name"], layer["share"], layer["kind"]) for layer in found["layers"]] == [
+        ("softmax", 0.75, ""),
+        ("conv", 0.25, ""),
+    ]
 
 
 def test_several_scenarios_share_one_report(detector):

@@ -1,0 +1,51 @@
+"""The child of `cold`: a process that imports, loads, gives its first result, and says on stdout when.
+
+    python -m edgeinfer.profiling._newborn '{"born": ..., "bundle": ..., ...}'
+
+`born` is `time.monotonic()` of the parent just before it started this one: on Linux both read one clock.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+
+def main(asked: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds of each step to the first result, of a second one, and of one after `idle_s` seconds."""
+    marks = [asked["born"], time.monotonic()]
+    from edgeinfer import ladder
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.loading import load
+    from edgeinfer.profiling.subject import picture_set
+
+    bundle = Bundle.open(asked["bundle"])
+    ladder.rungs(bundle, asked["backend"], asked["precision"])  # imports the backend's library
+    marks.append(time.monotonic())
+    with load(bundle, asked["backend"], asked["precision"], threads=asked["threads"]) as model:
+        marks.append(time.monotonic())
+        image = picture_set(bundle, asked["source"][:1]).pictures[0].image
+        marks.append(time.monotonic())
+        model(image)
+        marks.append(time.monotonic())
+        second = _call(model, image)
+        time.sleep(asked["idle_s"])
+        spans = [(end - start) * 1e3 for start, end in zip(marks, marks[1:])]
+        steps = dict(zip(("start", "import", "load", "decode", "first"), spans))
+        return {"steps_ms": steps, "second_ms": second, "after_idle_ms": _call(model, image)}
+
+
+def _call(model: Any, image: Any) -> float:
+    start = time.perf_counter()
+    model(image)
+    return (time.perf_counter() - start) * 1e3
+
+
+if __name__ == "__main__":
+    try:
+        said = main(json.loads(sys.argv[1]))
+    except Exception as error:  # noqa: BLE001 - the parent raises it in its own words
+        said = {"error": str(error) or type(error).__name__, "hint": getattr(error, "hint", "")}
+    print(json.dumps(said))
