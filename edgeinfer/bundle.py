@@ -93,14 +93,15 @@ class Bundle:
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[Path]:
+def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
     """A new folder beside `target` that takes its place, at once and whole, when the block ends well.
 
+    A folder that holds files is replaced only if `mark`, the file that tells its kind, is among them.
     Whoever is killed at any moment leaves the old folder or the new one, and at most a hidden
     `.name.*` folder beside it, which the next write removes.
     """
     target = target.absolute()
-    _check_replaceable(target)
+    _check_replaceable(target, mark)
     fresh = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,12 +121,12 @@ def writing(target: Path) -> Iterator[Path]:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _check_replaceable(target: Path) -> None:
-    """Only a bundle or an empty folder may be replaced."""
+def _check_replaceable(target: Path, mark: str) -> None:
+    """Only a folder of the same kind or an empty one may be replaced."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise BundleError(f"{target} exists and is not a folder", hint="choose another -o DIR")
-    if target.is_dir() and any(target.iterdir()) and not (target / SPEC_FILE).is_file():
-        raise BundleError(f"{target} holds other files and is not a bundle", hint="choose another -o DIR")
+    if target.is_dir() and any(target.iterdir()) and not (target / mark).is_file():
+        raise BundleError(f"{target} holds other files, but no {mark}", hint="choose another -o DIR")
 
 
 def _sweep(target: Path) -> None:

@@ -11,8 +11,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
+import edgeinfer
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import TensorSpec
 from edgeinfer_export.graphs.ops import Graph, declare
@@ -21,25 +22,22 @@ if TYPE_CHECKING:
     from edgeinfer.spec import ModelSpec, Preprocess
     from edgeinfer_export.graphs.ops import Array
 
+FRAMES = "frames"
+
 
 def take(model: Any, spec: ModelSpec, color: str) -> ModelSpec:
     """Change `model`, which takes floats (n, 3, h, w), to take uint8 frames (n, h, w, 3) in this order; its new spec.
 
     `spec.preprocess` then tells of the frames: their color, and mean and std in their order. Raises ExportError.
     """
-    how, floats = spec.preprocess, spec.inputs[0]
-    if how.where == "graph":
-        raise ExportError(f"{spec.name} takes uint8 frames already", hint="leave --preprocess out")
-    step = 1 if color == how.color else -1
-    framed = dataclasses.replace(how, color=color, mean=how.mean[::step], std=how.std[::step], where="graph")
-    frames = TensorSpec(floats.name, (floats.shape[0], how.size.height, how.size.width, 3), "uint8")
-    spec = dataclasses.replace(spec, inputs=(frames, *spec.inputs[1:]), preprocess=framed)
+    floats = spec.inputs[0]
+    spec, step = _framed(spec, color)
+    framed, frames = spec.preprocess, spec.inputs[0]
     (place,) = (place for place, value in enumerate(model.graph.input) if value.name == floats.name)
     kind = model.graph.input[place].type.tensor_type.elem_type
     readers = [node for node in model.graph.node if floats.name in node.input]
     graph = Graph()
-    x = graph.node("Cast", f"{floats.name}.numbers", floats.name, to=kind)
-    x = graph.node("Transpose", f"{floats.name}.planes", x, perm=[0, 3, 1, 2])
+    x = _planes(graph, floats.name, kind)
     conv = _First.of(model, readers)
     x = conv.fold(graph, x, framed, step) if conv else _explicit(graph, x, framed, step, kind)
     for node in readers:
@@ -47,6 +45,35 @@ def take(model: Any, spec: ModelSpec, color: str) -> ModelSpec:
     model.graph.input[place].CopyFrom(declare(frames))
     graph.into(model, first=True)
     return spec
+
+
+def alone(spec: ModelSpec, color: str) -> tuple[Any, ModelSpec]:
+    """A model that does no more than turn uint8 frames into the floats that `spec` takes; the spec of both together."""
+    framed, step = _framed(spec, color)
+    floats, frames = spec.inputs[0], dataclasses.replace(framed.inputs[0], name=FRAMES)
+    graph = Graph()
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(floats.dtype))
+    x = _explicit(graph, _planes(graph, FRAMES, kind), framed.preprocess, step, kind)
+    graph.node("Identity", floats.name, x)
+    framed = dataclasses.replace(framed, inputs=(frames, *framed.inputs[1:]))
+    return graph.model(FRAMES, [frames], [floats], edgeinfer.__version__), framed
+
+
+def _framed(spec: ModelSpec, color: str) -> tuple[ModelSpec, int]:
+    """The spec of a model that takes frames, and the step (1 or -1) from their channels to the model's own."""
+    how, floats = spec.preprocess, spec.inputs[0]
+    if how.where == "graph":
+        raise ExportError(f"{spec.name} takes uint8 frames already", hint="leave --preprocess out")
+    step = 1 if color == how.color else -1
+    framed = dataclasses.replace(how, color=color, mean=how.mean[::step], std=how.std[::step], where="graph")
+    frames = TensorSpec(floats.name, (floats.shape[0], how.size.height, how.size.width, 3), "uint8")
+    return dataclasses.replace(spec, inputs=(frames, *spec.inputs[1:]), preprocess=framed), step
+
+
+def _planes(graph: Graph, frames: str, kind: int) -> str:
+    """Frames as numbers (n, 3, h, w)."""
+    numbers = graph.node("Cast", f"{frames}.numbers", frames, to=kind)
+    return graph.node("Transpose", f"{frames}.planes", numbers, perm=[0, 3, 1, 2])
 
 
 def _explicit(graph: Graph, x: str, framed: Preprocess, step: int, kind: int) -> str:

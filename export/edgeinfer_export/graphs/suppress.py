@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto
 
+import edgeinfer
 from edgeinfer.devices._suppression import APART, ceiling
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Boxes, TensorSpec
@@ -38,12 +39,31 @@ def keep(model: Any, spec: ModelSpec) -> ModelSpec:
     classes (n, l) int32. Rows from num_dets on are zeros. A score that is not a number makes all scores so.
     Raises ExportError.
     """
-    raw = spec.outputs[0]
-    decode = _fitting(model, spec)
+    opset = next((one.version for one in model.opset_import if one.domain == ""), 0)
+    if opset < LEAST_OPSET:
+        raise ExportError(
+            f"suppression needs opset {LEAST_OPSET} or later, the model has {opset}",
+            hint="export it to ONNX again, or use --nms runtime",
+        )
+    graph, spec = _grown(spec)
+    graph.into(model)
+    del model.graph.output[:]
+    model.graph.output.extend(declare(tensor) for tensor in spec.outputs)
+    return spec
+
+
+def alone(spec: ModelSpec) -> tuple[Any, ModelSpec]:
+    """A model that does no more than turn the output `spec` tells of into boxes; the spec of both, as of `keep`."""
+    graph, grown = _grown(spec)
+    return graph.model(BOXES, spec.outputs[:1], grown.outputs, edgeinfer.__version__), grown
+
+
+def _grown(spec: ModelSpec) -> tuple[Graph, ModelSpec]:
+    """The nodes, and the spec with them."""
+    decode, raw = _fitting(spec), spec.outputs[0]
     graph = Graph()
     found = _found(graph, raw.name, decode.layout, len(spec.labels))
     _fixed(graph, found, _suppressed(graph, found, decode), decode.limit)
-    graph.into(model)
     batch, limit = raw.shape[0], decode.limit
     outputs = (
         TensorSpec(NUM, (batch, 1), "int32"),
@@ -51,12 +71,10 @@ def keep(model: Any, spec: ModelSpec) -> ModelSpec:
         TensorSpec(SCORES, (batch, limit)),
         TensorSpec(CLASSES, (batch, limit), "int32"),
     )
-    del model.graph.output[:]
-    model.graph.output.extend(declare(tensor) for tensor in outputs)
-    return dataclasses.replace(spec, outputs=outputs, decode=decode)
+    return graph, dataclasses.replace(spec, outputs=outputs, decode=decode)
 
 
-def _fitting(model: Any, spec: ModelSpec) -> Boxes:
+def _fitting(spec: ModelSpec) -> Boxes:
     """The decoding as the graph will do it: no more boxes than there are anchors."""
     decode, raw = spec.decode, spec.outputs[0]
     if not isinstance(decode, Boxes):
@@ -68,13 +86,8 @@ def _fitting(model: Any, spec: ModelSpec) -> Boxes:
             f"a limit of {decode.limit} boxes is above the {MOST} that TensorRT sorts in a graph",
             hint=f"lower it to {MOST}, or use --nms runtime",
         )
-    opset = next((one.version for one in model.opset_import if one.domain == ""), 0)
-    if opset < LEAST_OPSET or raw.dtype != "float32":
-        raise ExportError(
-            f"suppression needs opset {LEAST_OPSET} or later and a float32 output, "
-            f"the model has opset {opset} and {raw.dtype}",
-            hint="export it to ONNX again, or use --nms runtime",
-        )
+    if raw.dtype != "float32":
+        raise ExportError(f"suppression needs a float32 output, the model's is {raw.dtype}", hint="use --nms runtime")
     anchors = raw.shape[1] if decode.layout == "yolov5" else raw.shape[2]
     assert isinstance(anchors, int)
     return dataclasses.replace(decode, where="graph", limit=min(decode.limit, anchors))
