@@ -39,13 +39,13 @@ def keep(model: Any, spec: ModelSpec) -> ModelSpec:
     classes (n, l) int32. Rows from num_dets on are zeros. A score that is not a number makes all scores so.
     Raises ExportError.
     """
+    graph, spec = _grown(spec)
     opset = next((one.version for one in model.opset_import if one.domain == ""), 0)
     if opset < LEAST_OPSET:
         raise ExportError(
             f"suppression needs opset {LEAST_OPSET} or later, the model has {opset}",
             hint="export it to ONNX again, or use --nms runtime",
         )
-    graph, spec = _grown(spec)
     graph.into(model)
     del model.graph.output[:]
     model.graph.output.extend(declare(tensor) for tensor in spec.outputs)
