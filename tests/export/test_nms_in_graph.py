@@ -222,3 +222,14 @@ def test_an_overlap_that_rounds_to_the_threshold_is_above_it(layout):
     _, found = outcome(model, suppress.keep(model, spec), [laid(rows, layout)])
 
     assert found[0].boxes.tolist() == plain[0].boxes.tolist() == [[0, 0, 6.5, 1]]
+
+
+@pytest.mark.parametrize("opset", [13, 15, 18, 21])
+def test_models_of_older_and_newer_opsets_are_taken(opset):
+    rows = cases.crowd(3, 400, 4, 60)
+    model, spec = graphmodels.decoder("yolov5", 400, 4, limit=20)
+    model.opset_import[0].version, model.ir_version = opset, 10
+    plain = outcome(model, spec, [rows])[1]
+    _, found = outcome(model, suppress.keep(model, spec), [rows])
+
+    np.testing.assert_array_equal(found[0].boxes, plain[0].boxes)
