@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle
+    from edgeinfer.cascade import Cascade
     from edgeinfer.errors import EdgeInferError
     from edgeinfer.loading import load
     from edgeinfer.pipeline import Pipeline
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from edgeinfer.results import Classification, Detections
     from edgeinfer.sources import Frame, frames
     from edgeinfer.spec import ModelSpec
+    from edgeinfer.streams import stream
 
 __version__ = "0.1.0"
 __all__ = [
     "Bundle",
+    "Cascade",
     "Classification",
     "Detections",
     "EdgeInferError",
@@ -33,10 +36,12 @@ __all__ = [
     "frames",
     "load",
     "profile",
+    "stream",
 ]
 
 _HOME = {
     "Bundle": "bundle",
+    "Cascade": "cascade",
     "Classification": "results",
     "Detections": "results",
     "EdgeInferError": "errors",
@@ -46,6 +51,7 @@ _HOME = {
     "frames": "sources",
     "load": "loading",
     "profile": "profiling.measuring",
+    "stream": "streams",
 }
 
 

@@ -88,17 +88,17 @@ def _boxes(canvas: Image, found: Detections) -> None:
 
     pen = _pen(canvas)
     height, width = canvas.shape[:2]
-    rows = [(box, label, score) for box, score, label in found]
+    rows = list(zip(found.boxes, found.captions()))
     colors = [color_of(int(class_id)) for class_id in found.class_ids]
     # the surest box last, on top of the others; plates stand on top of boxes and out of each other's way
-    corners = [_corners(box, height, width) for box, _, _ in rows]
+    corners = [_corners(box, height, width) for box, _ in rows]
     for (first, last), color in reversed(list(zip(corners, colors))):
         if pen.line > 1:
             cv2.rectangle(canvas, first, last, DARK, pen.line + 2, cv2.LINE_4)
         cv2.rectangle(canvas, first, last, color, pen.line, cv2.LINE_4)
     plates: dict[Plate, Color] = {}
-    for (_, label, score), (first, last), color in zip(rows, corners, colors):
-        plate = _plate(f"{label} {score:.2f}", (*first, *last), (height, width), pen, list(plates))
+    for (_, caption), (first, last), color in zip(rows, corners, colors):
+        plate = _plate(caption, (*first, *last), (height, width), pen, list(plates))
         if plate:
             plates.setdefault(plate, color)
     for plate, color in reversed(list(plates.items())):

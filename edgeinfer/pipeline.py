@@ -57,6 +57,11 @@ class Pipeline:
         self._closed = False
 
     @property
+    def contexts(self) -> int:
+        """How many calls may run at the same time."""
+        return len(self._lanes)
+
+    @property
     def device(self) -> Device:
         return self._fleet.lanes[0].device
 

@@ -51,6 +51,10 @@ class Detections:
             self.timings_ms,
         )
 
+    def captions(self) -> list[str]:
+        """What stands beside each box in a drawing."""
+        return [f"{label} {score:.2f}" for _, score, label in self]
+
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A copy of the picture with its boxes and labels drawn on it."""
         from edgeinfer import drawing

@@ -26,7 +26,8 @@ VIDEOS = frozenset(
     for name in names.split()
 )
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
-TIMEOUT_MS = 10_000
+# of a network stream: short, because a lost one is opened again; an answer may come later than a frame
+OPEN_MS, READ_MS = 4_000, 2_000
 USUAL_FPS = 30.0
 
 OnError = Callable[[SourceError], None]
@@ -171,11 +172,12 @@ def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
     capture, index = _open(name, shown), 0
     try:
         fps = _rate(capture, shown, max_pixels)
-        while True:
-            taken, image = capture.read()
+        while capture.grab():
+            captured_ns = time.monotonic_ns()
+            taken, image = capture.retrieve()
             if not taken:
                 break
-            yield Frame(image, shown, index, time.monotonic_ns(), fps)
+            yield Frame(image, shown, index, captured_ns, fps)
             index += 1
     finally:
         capture.release()
@@ -210,7 +212,7 @@ def _open(name: str, shown: str) -> Any:
         hint = "try the pipeline with gst-launch-1.0 first"
     elif name.startswith(SCHEMES):
         opening, reading = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC
-        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, TIMEOUT_MS, reading, TIMEOUT_MS])
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, OPEN_MS, reading, READ_MS])
         hint = "check the address, the password and the network"
     else:
         capture = cv2.VideoCapture(name)

@@ -1,15 +1,20 @@
 """`edgeinfer run`: lines, records, annotated files, and what happens to bad sources."""
 
+import itertools
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import cv2
 import numpy as np
 import pytest
 
 from edgeinfer import cli, sources
+from edgeinfer.cli._tally import Tally
 from helpers import bundles
+from helpers.camera import camera
 
 
 @pytest.fixture
@@ -232,19 +237,23 @@ def test_q_in_the_window_ends_the_run(detector, clip, monkeypatch, capsys):
     assert "1 picture, 0 errors" in capsys.readouterr().out
 
 
-class Interrupted:
-    """A double for sources.frames: one frame, then Ctrl-C."""
+def interrupt_after_one(monkeypatch, source):
+    """Frames of `source` without end, and Ctrl-C while the first result is told."""
 
-    def __init__(self, source, fps):
-        self.frame = sources.Frame(bundles.picture("red"), source, 0, 1, fps)
+    def frames(*_, **__):
+        for index in itertools.count():
+            yield sources.Frame(bundles.picture(("red", "blue")[index % 2]), source, index, time.monotonic_ns(), 10.0)
 
-    def __call__(self, *_, **__):
-        yield self.frame
+    def told(*_):
         raise KeyboardInterrupt
+
+    add = Tally.add
+    monkeypatch.setattr(sources, "frames", frames)
+    monkeypatch.setattr(Tally, "add", lambda tally, seen: (add(tally, seen), told()))
 
 
 def test_ctrl_c_ends_a_camera_and_keeps_what_there_is(detector, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sources, "frames", Interrupted("camera:0", 10.0))
+    interrupt_after_one(monkeypatch, "camera:0")
     out = tmp_path / "out"
     assert run(detector, "camera:0", "--json", tmp_path / "r.jsonl", "--save", out) == 130
     assert "1 picture" in capsys.readouterr().out
@@ -253,9 +262,52 @@ def test_ctrl_c_ends_a_camera_and_keeps_what_there_is(detector, tmp_path, monkey
 
 
 def test_ctrl_c_in_a_video_leaves_nothing_half_done(detector, clip, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sources, "frames", Interrupted(str(clip), 10.0))
+    interrupt_after_one(monkeypatch, str(clip))
     out = tmp_path / "out"
     assert run(detector, clip, "--json", tmp_path / "r.jsonl", "--save", out) == 130
     assert capsys.readouterr().err == ""
     assert not (tmp_path / "r.jsonl").exists()
     assert list(out.iterdir()) == []
+
+
+def test_a_cascade_tells_the_classes_of_each_box(detector, classifier, photos, capsys):
+    assert run(detector, photos / "red.png", "--classify", classifier, "--top", 1, "--json", "-") == 0
+    (record,) = records(capsys.readouterr().out)
+    (found,) = record["detections"]
+    assert [one["label"] for one in found["classes"]] == ["red"]
+    assert list(record["timings_ms"]) == ["preprocess", "infer", "postprocess", "classify"]
+
+
+def test_tiles_find_something_in_each_and_in_the_whole(detector, tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "wide.png"), bundles.picture("green", 64, 64))
+    assert run(detector, tmp_path / "wide.png", "--tile", "2x2:0", "--iou", 1, "--json", "-") == 0
+    (record,) = records(capsys.readouterr().out)
+    assert sorted(one["box"] for one in record["detections"]) == [
+        [8, 8, 24, 24],
+        [8, 40, 24, 56],
+        [16, 16, 48, 48],
+        [40, 8, 56, 24],
+        [40, 40, 56, 56],
+    ]
+
+
+@pytest.mark.parametrize("flags", [("--tile", "2by2"), ("--max-age", "soon"), ("--tile", "2x2", "--classify", "x")])
+def test_wrong_words_for_tiles_and_ages_are_wrong_usage(detector, photos, flags, capsys):
+    assert run(detector, photos, *flags) == 2
+    assert "hint: " in capsys.readouterr().err
+
+
+def test_a_camera_that_falls_silent_is_told_once(detector, capsys):
+    with camera() as opened:
+        stop = threading.Timer(1.0, lambda: setattr(opened, "mode", "silent"))
+        back = threading.Timer(2.6, lambda: setattr(opened, "mode", "moving"))
+        end = threading.Timer(4.0, lambda: setattr(opened, "fps", 1000.0))
+        for timer in (stop, back, end):
+            timer.start()
+        assert run(detector, opened.address, "--max-frames", 60, "--json", "-") == 0
+    out, err = capsys.readouterr()
+    found = records(out)
+    assert [record["index"] for record in found] == sorted({record["index"] for record in found})
+    assert all(set(record["freshness"]) == {"age_ms", "sequence", "dropped"} for record in found)
+    told = [line for line in err.splitlines() if "no picture for" in line or "well again" in line]
+    assert len(told) == 2

@@ -317,9 +317,12 @@ class Capture:
     def get(self, _):
         return 0.0
 
-    def read(self):
+    def grab(self):
         self.left -= 1
-        return self.left >= 0, np.zeros((2, 2, 3), np.uint8)
+        return self.left >= 0
+
+    def retrieve(self):
+        return True, np.zeros((2, 2, 3), np.uint8)
 
     def release(self):
         self.released = True

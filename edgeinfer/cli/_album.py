@@ -14,8 +14,8 @@ from edgeinfer.wholefile import unwritable, whole
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from edgeinfer.results import Result
     from edgeinfer.sources import Frame
+    from edgeinfer.streams import Seen
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -30,8 +30,8 @@ class Album:
         self._names: dict[str, str] = {}
         self._video: Video | None = None
 
-    def add(self, frame: Frame, result: Result) -> None:
-        image = result.draw(frame.image)
+    def add(self, seen: Seen) -> None:
+        frame, image = seen.frame, seen.result.draw(seen.frame.image)
         if frame.fps:
             if self._video is None or self._video.source != frame.source:
                 self.finish()

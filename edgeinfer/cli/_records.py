@@ -13,8 +13,7 @@ from edgeinfer.wholefile import whole
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgeinfer.results import Result
-    from edgeinfer.sources import Frame
+    from edgeinfer.streams import Seen
 
 
 class Records:
@@ -25,8 +24,10 @@ class Records:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def add(self, frame: Frame, result: Result) -> None:
-        record = {"source": frame.source, "index": frame.index, **result.to_dict()}
+    def add(self, seen: Seen) -> None:
+        record = {"source": seen.frame.source, "index": seen.frame.index, **seen.result.to_dict()}
+        if seen.live:
+            record["freshness"] = seen.freshness.to_dict()
         # a reader down the pipe sees every line at once
         print(json.dumps(record, ensure_ascii=False), file=self._stream, flush=True)
 

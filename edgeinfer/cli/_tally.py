@@ -12,8 +12,7 @@ from edgeinfer.pipeline import STAGES
 
 if TYPE_CHECKING:
     from edgeinfer.pipeline import Pipeline
-    from edgeinfer.results import Result
-    from edgeinfer.sources import Frame
+    from edgeinfer.streams import Seen
 
 
 class Tally:
@@ -26,17 +25,18 @@ class Tally:
         self.pictures = 0
         self._said, self._alone = said, alone
         self._errors: list[SourceError] = []
-        self._spans: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "total")}
+        self._spans: dict[str, list[float]] = {}
 
-    def add(self, frame: Frame, result: Result) -> None:
+    def add(self, seen: Seen) -> None:
         """Count a result and print its line."""
+        frame, result = seen.frame, seen.result
         self.pictures += 1
-        for stage in STAGES:
-            self._spans[stage].append(result.timings_ms.get(stage, 0.0))
         total = sum(result.timings_ms.values())
-        self._spans["total"].append(total)
+        for stage, span in {**result.timings_ms, "total": total}.items():
+            self._spans.setdefault(stage, []).append(span)
         name = f"{frame.source} #{frame.index}" if frame.fps else frame.source
-        print(f"{name} {result.source}: {_tables.summary(result)}  {total:.1f} ms", file=self._said)
+        age = f", {seen.freshness.age_ms:.0f} ms old" if seen.live else ""
+        print(f"{name} {result.source}: {_tables.summary(result)}  {total:.1f} ms{age}", file=self._said)
 
     def refuse(self, error: SourceError) -> None:
         """Count a source that cannot be read."""
@@ -54,7 +54,10 @@ class Tally:
 
     def medians(self) -> dict[str, float]:
         """Median milliseconds by stage, and of the whole."""
-        return {stage: statistics.median(spans) if spans else 0.0 for stage, spans in self._spans.items()}
+        spans = self._spans or {stage: [0.0] for stage in (*STAGES, "total")}
+        return {
+            stage: statistics.median(spans[stage]) for stage in (*(name for name in spans if name != "total"), "total")
+        }
 
     def table(self, model: Pipeline) -> str:
         """The closing lines of a run."""

@@ -13,8 +13,7 @@ from edgeinfer.errors import EdgeInferError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgeinfer.results import Result
-    from edgeinfer.sources import Frame
+    from edgeinfer.streams import Seen
 
 TITLE = "edgeinfer (q quits)"
 STILL_MS = 1000
@@ -26,11 +25,11 @@ class Window:
 
     closed = False
 
-    def add(self, frame: Frame, result: Result) -> None:
+    def add(self, seen: Seen) -> None:
         import cv2
 
-        cv2.imshow(TITLE, result.draw(frame.image))
-        self.closed |= cv2.waitKey(1 if frame.fps else STILL_MS) & 0xFF in QUIT_KEYS
+        cv2.imshow(TITLE, seen.result.draw(seen.frame.image))
+        self.closed |= cv2.waitKey(1 if seen.frame.fps else STILL_MS) & 0xFF in QUIT_KEYS
 
 
 @contextmanager

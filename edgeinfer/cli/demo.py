@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import statistics
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -87,14 +87,13 @@ def _needs_export(missing: ModuleNotFoundError) -> BackendUnavailable:
 
 def _row(model: Pipeline, path: Path, album: Album) -> Row:
     """Run one picture or video and keep it in the album."""
-    from edgeinfer.sources import frames
+    from edgeinfer.streams import stream
 
     results: list[Result] = []
-    with closing(frames(path)) as opened:
-        for frame in opened:
-            result = model(frame.image)
-            album.add(frame, result)
-            results.append(result)
+    with stream(path, model) as opened:
+        for seen in opened:
+            album.add(seen)
+            results.append(seen.result)
     spans = tuple(statistics.median(result.timings_ms[stage] for result in results) for stage in STAGES)
     found = _tables.summary(results[0])
     if len(results) > 1:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgeinfer import backends, sources
 from edgeinfer.cli import _limits
-from edgeinfer.errors import SourceError
+from edgeinfer.errors import EdgeInferError, SourceError, UsageError
 from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.cli._tally import Tally
     from edgeinfer.pipeline import Pipeline
-    from edgeinfer.results import Result
-    from edgeinfer.sources import Frame
+    from edgeinfer.streams import Seen, Stream
 
 
 class Output(Protocol):
@@ -28,7 +28,7 @@ class Output(Protocol):
 
     closed: bool
 
-    def add(self, frame: Frame, result: Result) -> None: ...
+    def add(self, seen: Seen) -> None: ...
 
 
 HELP = "run a bundle on pictures, folders, videos and cameras"
@@ -37,6 +37,9 @@ edgeinfer run engines/yolov5s bus.jpg
 edgeinfer run engines/yolov5s photos/ --save annotated --conf 0.4
 edgeinfer run engines/resnet50 'photos/*.jpg' --top 3 --json results.jsonl
 edgeinfer run engines/yolov5s camera:0 --show
+edgeinfer run engines/yolov5s rtsp://10.0.0.5/door rtsp://10.0.0.6/yard --max-age 200ms --json -
+edgeinfer run engines/yolov5s bus.jpg --classify engines/resnet50
+edgeinfer run engines/yolov5s aerial.png --tile 640:0.2
 edgeinfer run engines/yolov5s clip.mp4 --json - | jq .detections"""
 
 
@@ -76,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     keeping.add_argument("--top", type=_limits.count, metavar="K", help="classifiers: how many classes")
     keeping.add_argument("--max-frames", type=_limits.count, metavar="N", help="stop after so many pictures")
+    keeping.add_argument(
+        "--max-age", type=_age, default=0, metavar="MS", help="of cameras: drop results older than this, such as 200ms"
+    )
+    doing = parser.add_argument_group("what else is done")
+    doing.add_argument("--classify", metavar="BUNDLE", help="run this classifier on what is in each box")
+    doing.add_argument("--tile", metavar="RxC|SIDE", help="look at large pictures in tiles too: 2x2, 640 or 640:0.2")
     giving = parser.add_argument_group("where results go (a line for each picture, unless given)")
     giving.add_argument("--json", metavar="FILE|-", help="JSON Lines to a file, or with - to stdout and nothing else")
     giving.add_argument("--save", metavar="DIR", type=Path, help="annotated pictures and videos, under the same names")
@@ -84,21 +93,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli._tally import Tally
-    from edgeinfer.loading import load
 
     said = sys.stderr if args.json == "-" else sys.stdout
     tally = Tally(said, alone=len(args.source) == 1 and not sources.many(args.source[0]))
-    thresholds = {name: getattr(args, name) for name in ("conf", "iou", "top")}
     with ExitStack() as stack:
         outputs = _outputs(args, stack)
-        model = stack.enter_context(load(args.bundle, args.backend, args.precision, threads=args.threads, **thresholds))
-        frames = stack.enter_context(closing(_frames(args.source, tally)))
-        interrupted = _work(model, itertools.islice(frames, args.max_frames), outputs, tally)
+        model = stack.enter_context(_model(args))
+        sights = stack.enter_context(closing(_sights(args, model, tally)))
+        interrupted = _work(itertools.islice(sights, args.max_frames), outputs, tally)
         if not tally.pictures:
             tally.check()
     print(tally.table(model), file=said)
     tally.check()
     return 130 if interrupted else 0
+
+
+def _age(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
+    if not match or not float(match[1]):
+        raise UsageError(f"--max-age {text!r} is not a time", hint="for example 200ms or 0.5s")
+    return float(match[1]) * (1000 if match[2] == "s" else 1)
+
+
+def _model(args: argparse.Namespace) -> Pipeline:
+    """The bundle, with its classifier or on tiles where that was asked for: they are all called alike."""
+    from edgeinfer.loading import load
+
+    if args.classify and args.tile:
+        raise UsageError("--classify and --tile do not go together yet", hint="leave one of them out")
+    of_classifier = {"top": args.top} if args.classify else {}
+    of_model = {name: getattr(args, name) for name in ("conf", "iou", "top") if name not in of_classifier}
+    model: Any = load(args.bundle, args.backend, args.precision, threads=args.threads, **of_model)
+    try:
+        if args.classify:
+            from edgeinfer.cascade import Cascade
+
+            model = Cascade(model, load(args.classify, threads=args.threads, **of_classifier))
+        elif args.tile:
+            from edgeinfer.tiling import Grid, Tiled
+
+            model = Tiled(model, Grid.parse(args.tile))
+    except EdgeInferError:
+        model.close()
+        raise
+    return cast("Pipeline", model)
 
 
 def _outputs(args: argparse.Namespace, stack: ExitStack) -> list[Output]:
@@ -115,25 +153,38 @@ def _outputs(args: argparse.Namespace, stack: ExitStack) -> list[Output]:
     return outputs
 
 
-def _frames(names: Sequence[str], tally: Tally) -> Generator[Frame, None, None]:
-    """The frames of every source; what cannot be read is tallied, and the rest goes on."""
-    for name in names:
+def _sights(args: argparse.Namespace, model: Pipeline, tally: Tally) -> Generator[Seen, None, None]:
+    """What is seen in every source; what cannot be read is tallied, and the rest goes on.
+
+    Cameras and streams are read at the same time, files one after the other.
+    """
+    from edgeinfer.streams import Stream
+
+    together = any(map(sources.live, args.source))
+    for names in [args.source] if together else [[name] for name in args.source]:
         try:
-            yield from sources.frames(name, on_error=tally.refuse)
+            with Stream(names, model, max_age_ms=args.max_age, on_error=tally.refuse) as stream, _told(stream, names):
+                yield from stream
         except SourceError as error:
             tally.refuse(error)
 
 
-def _work(model: Pipeline, frames: Iterable[Frame], outputs: Sequence[Output], tally: Tally) -> bool:
-    """Run the model on every frame; True when the user stopped a camera or stream."""
+def _told(stream: Stream, names: Sequence[str]) -> AbstractContextManager[object]:
+    """Says when a camera falls ill or recovers, while the block lasts."""
+    from edgeinfer.cli._watch import Watch
+
+    return Watch(stream) if any(map(sources.live, names)) else nullcontext()
+
+
+def _work(sights: Iterable[Seen], outputs: Sequence[Output], tally: Tally) -> bool:
+    """Hand every result on; True when the user stopped a camera or stream."""
     moving = False
     try:
-        for frame in frames:
-            moving = sources.live(frame.source)
-            result = model(frame.image)
+        for seen in sights:
+            moving = seen.live
             for output in outputs:
-                output.add(frame, result)
-            tally.add(frame, result)
+                output.add(seen)
+            tally.add(seen)
             if any(output.closed for output in outputs):
                 break
     except KeyboardInterrupt:

@@ -1,0 +1,125 @@
+"""Two models as one: a detector finds boxes, a classifier says more about what is in each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import InputError, UsageError
+from edgeinfer.results import Classification, Detections
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeinfer.pipeline import Pipeline
+    from edgeinfer.spec import ModelSpec
+
+MOST = 100  # boxes of a picture that are classified, best first
+
+
+@dataclass(frozen=True, eq=False)
+class Inspected(Detections):
+    """Detections with what a classifier says of each: `classes` has one a box, None beyond the limit."""
+
+    classes: tuple[Classification | None, ...] = ()
+
+    def above(self, score: float) -> Inspected:
+        """Only those whose box has at least this score."""
+        found = super().above(score)
+        kept = tuple(one for one, kept in zip(self.classes, self.scores >= score) if kept)
+        return Inspected(
+            found.boxes, found.scores, found.class_ids, found.labels, found.source, found.timings_ms, classes=kept
+        )
+
+    def captions(self) -> list[str]:
+        """The classifier's word first: "Samoyed 0.87 (dog 0.91)"."""
+        boxed = super().captions()
+        best = [next(iter(one), None) if one else None for one in self.classes]
+        return [f"{said[1]} {said[0]:.2f} ({caption})" if said else caption for said, caption in zip(best, boxed)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of one image, without `source` and `index`; each detection has its `classes`."""
+        record = super().to_dict()
+        for found, classes in zip(record["detections"], self.classes):
+            found["classes"] = classes.to_dict()["classes"] if classes else []
+        return record
+
+
+class Cascade:
+    """A detector and a classifier, called like one model. Any thread may call it.
+
+    Each box is cut out of the picture with `margin` of its sides around it, and all of a call go through the
+    classifier in batches of its own. `timings` has `classify` beside the detector's stages.
+    """
+
+    def __init__(self, detector: Pipeline, classifier: Pipeline, *, margin: float = 0.05, most: int = MOST) -> None:
+        for model, task in ((detector, "detect"), (classifier, "classify")):
+            if model.spec.task != task:
+                raise UsageError(f"{model.spec.name} has task {model.spec.task}, a cascade needs {task} here")
+        self.detector, self.classifier = detector, classifier
+        self._margin, self._most = margin, most
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The detector's: what goes in, and how many at once."""
+        return self.detector.spec
+
+    @property
+    def contexts(self) -> int:
+        """How many calls may run at the same time."""
+        return self.detector.contexts
+
+    @property
+    def backend(self) -> str:
+        return self.detector.backend
+
+    @property
+    def artifact(self) -> str:
+        return f"{self.detector.artifact}, then {self.classifier.backend} {self.classifier.artifact}"
+
+    def __call__(self, image: Any, *, pixels: str = "bgr") -> Inspected:
+        """image (h, w, 3) uint8 -> its boxes, and the classes of each."""
+        return self.batch([image], pixels=pixels)[0]
+
+    def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Inspected]:
+        """Any number of pictures -> a result each; all their boxes are classified together."""
+        if pixels == "nv12":
+            raise InputError("a cascade cuts boxes out of packed pixels, not nv12", hint="convert the frame to BGR")
+        found = [result for result in self.detector.batch(images, pixels=pixels) if isinstance(result, Detections)]
+        crops = [self._cut(image, box) for image, one in zip(images, found) for box in one.boxes[: self._most]]
+        clock = self.classifier.device
+        start = clock.mark()
+        said = iter(self.classifier.batch(crops, pixels=pixels))
+        spent = clock.elapsed_ms(start, clock.mark())
+        return [self._joined(one, said, spent) for one in found]
+
+    def _joined(self, found: Detections, said: Any, spent: float) -> Inspected:
+        asked = min(len(found), self._most)
+        classes = [next(said) for _ in range(asked)] + [None] * (len(found) - asked)
+        timings = {**found.timings_ms, "classify": spent}
+        return Inspected(
+            found.boxes, found.scores, found.class_ids, found.labels, found.source, timings, classes=tuple(classes)
+        )
+
+    def _cut(self, image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The part of the picture (h, w, ...) under a box with its margin, at least a pixel; a view."""
+        x1, y1, x2, y2 = (float(side) for side in box)
+        across, down = (x2 - x1) * self._margin, (y2 - y1) * self._margin
+        height, width = image.shape[:2]
+        left, top = min(max(0, int(x1 - across)), width - 1), min(max(0, int(y1 - down)), height - 1)
+        right, bottom = min(width, int(x2 + across) + 1), min(height, int(y2 + down) + 1)
+        return image[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+    def close(self) -> None:
+        """Close both models."""
+        self.detector.close()
+        self.classifier.close()
+
+    def __enter__(self) -> Cascade:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,165 @@
+"""A model on cameras, streams and videos: results that say how old they are, and sources that say how they are."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer import sources
+from edgeinfer.errors import UsageError
+from edgeinfer.pictures import MAX_PIXELS
+from edgeinfer.streams.capture import Capture
+from edgeinfer.streams.inbox import Captured, Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from edgeinfer.pipeline import Pipeline
+    from edgeinfer.results import Result
+    from edgeinfer.sources import Frame, OnError
+    from edgeinfer.streams.vitals import Health
+
+STOP_S = 3.0  # how long closing waits for a capture thread whose read is under way
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How much of the present a result shows.
+
+    `captured_ns` is the monotonic clock when the frame came out of its source, `age_ms` how long ago that was when
+    the result was handed over; `sequence` counts the source's frames from 0; `dropped` of them came since the
+    result before and were left for newer ones; `fault` says what is wrong with the picture ("black"), or nothing.
+    """
+
+    captured_ns: int
+    age_ms: float
+    sequence: int
+    dropped: int
+    fault: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that goes beside a result."""
+        record = {"age_ms": round(self.age_ms, 1), "sequence": self.sequence, "dropped": self.dropped}
+        return {**record, "fault": self.fault} if self.fault else record
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A frame, what the model found in it, and how fresh both are."""
+
+    frame: Frame
+    result: Result
+    freshness: Freshness
+    live: bool
+
+
+class Stream:
+    """Iterate to get `Seen`: every frame of files, in order; the newest frame of each camera, never an older one later.
+
+    Frames are captured by a thread for each source and run on as many threads as the model has contexts, while the
+    caller handles results. Several sources share the model's batches, and take turns. `health()` may be asked from
+    any thread.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str | Path],
+        model: Pipeline,
+        *,
+        max_age_ms: float = 0,
+        patient: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        on_error: OnError = sources.refuse,
+    ) -> None:
+        if not names:
+            raise UsageError("a stream needs at least one source")
+        self._model, self._max_age_ms = model, max_age_ms
+        self._live = [sources.live(str(name)) for name in names]
+        self._inbox = Inbox(self._live)
+        self._captures = [
+            Capture(place, str(name), self._inbox, patient=patient, max_pixels=max_pixels, on_error=on_error)
+            for place, name in enumerate(names)
+        ]
+        # a file's next frame is in hand before it is needed; a camera's is taken when it can be run at once
+        self._depth = model.contexts + (not any(self._live))
+        self._pool = ThreadPoolExecutor(model.contexts, thread_name_prefix="stream")
+        self._late = [0] * len(names)
+        self._closed = False
+        for capture in self._captures:
+            capture.start()
+
+    def health(self) -> dict[str, Health]:
+        """How each source is, by the name it was given under."""
+        return {capture.source: capture.vitals.health() for capture in self._captures}
+
+    def __iter__(self) -> Iterator[Seen]:
+        running: deque[tuple[list[Captured], Future[list[Result]]]] = deque()
+        while not self._closed:
+            self._start(running)
+            if not running:
+                break
+            if len(running) < self._depth and not (running[0][1].done() or self._inbox.drained):
+                continue
+            taken, future = running.popleft()
+            for captured, result in zip(taken, future.result()):
+                yield from self._handed(captured, result)
+        self._raise()
+
+    def _start(self, running: deque[tuple[list[Captured], Future[list[Result]]]]) -> None:
+        """Run what waits, as far as there is room; wait for a frame or for the oldest result."""
+        if len(running) >= self._depth:
+            return
+        taken = self._inbox.take(self._model.spec.batch.max, lambda: bool(running) and running[0][1].done())
+        if taken:
+            future = self._pool.submit(self._model.batch, [one.frame.image for one in taken])
+            future.add_done_callback(lambda _: self._inbox.wake())
+            running.append((taken, future))
+
+    def _handed(self, captured: Captured, result: Result) -> Iterator[Seen]:
+        age_ms = (time.monotonic_ns() - captured.frame.captured_ns) / 1e6
+        camera = captured.camera
+        if self._live[camera] and self._max_age_ms and age_ms > self._max_age_ms:
+            self._late[camera] += 1 + captured.dropped
+            return
+        dropped, self._late[camera] = captured.dropped + self._late[camera], 0
+        freshness = Freshness(captured.frame.captured_ns, age_ms, captured.sequence, dropped, captured.fault)
+        yield Seen(captured.frame, result, freshness, self._live[camera])
+
+    def _raise(self) -> None:
+        """The first error that ended a source, once everything else is done."""
+        for capture in self._captures:
+            if capture.error:
+                raise capture.error
+
+    def close(self) -> None:
+        """Stop reading, and wait for calls that run."""
+        self._closed = True
+        for capture in self._captures:
+            capture.stop()
+        self._inbox.close()
+        self._pool.shutdown(wait=True)
+        for capture in self._captures:
+            capture.join(STOP_S)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def stream(
+    source: str | Path | Sequence[str | Path], model: Pipeline, *, max_age_ms: float = 0, patient: bool = False
+) -> Stream:
+    """The model on a camera, stream or video, or on several at once.
+
+    Results older than `max_age_ms` are not given (0: all are); `patient` waits for cameras that are not there yet.
+    Raises SourceError when a source cannot be opened, or when a file cannot be read to its end.
+    """
+    names = [source] if isinstance(source, (str, bytes)) or not hasattr(source, "__iter__") else list(source)
+    return Stream(names, model, max_age_ms=max_age_ms, patient=patient)

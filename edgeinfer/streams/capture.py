@@ -1,0 +1,98 @@
+"""One thread a source: reads it as fast as it gives, and a camera again when it is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from edgeinfer import sources
+from edgeinfer.errors import EdgeInferError, SourceError
+from edgeinfer.pictures import MAX_PIXELS
+from edgeinfer.streams.inbox import Captured
+from edgeinfer.streams.vitals import Vitals
+
+if TYPE_CHECKING:
+    from edgeinfer.sources import OnError
+    from edgeinfer.streams.inbox import Inbox
+
+BACK_OFF_S = (0.1, 0.25, 0.5, 1.0)  # the waits before trying again; the last one goes on
+
+
+class Capture(threading.Thread):
+    """Puts one source's frames into the inbox until the source ends, fails for good, or the inbox closes.
+
+    A camera or stream that was lost is opened again and again; one that cannot be opened the first time is
+    an error unless `patient`. A picture that came before is not put in again.
+    """
+
+    def __init__(
+        self,
+        camera: int,
+        source: str,
+        inbox: Inbox,
+        *,
+        patient: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        on_error: OnError = sources.refuse,
+    ) -> None:
+        super().__init__(name=f"capture {camera}", daemon=True)
+        self.source, self.vitals = source, Vitals()
+        self.error: EdgeInferError | None = None
+        self._camera, self._inbox, self._patient = camera, inbox, patient
+        self._max_pixels, self._on_error = max_pixels, on_error
+        self._sequence = 0
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """The thread's work."""
+        try:
+            if sources.live(self.source):
+                self._follow()
+            else:
+                self._read()
+                self.vitals.ended()
+        except EdgeInferError as error:
+            self.vitals.lost(str(error))
+            self.error = error
+        finally:
+            self._inbox.end(self._camera)
+
+    def stop(self) -> None:
+        """Read no more; a read that is under way runs into its own time limit."""
+        self._stopped.set()
+
+    def _follow(self) -> None:
+        """Read a camera, and open it again whenever it is lost."""
+        tries = 0
+        while not self._stopped.is_set():
+            before = self._sequence
+            try:
+                self._read()
+            except SourceError as error:
+                if not (self._sequence or self._patient):
+                    raise
+                tries = tries + 1 if self._sequence == before else 0
+                wait = BACK_OFF_S[min(tries, len(BACK_OFF_S) - 1)]
+                self.vitals.lost(f"{error}; trying again")
+                self._stopped.wait(wait)
+
+    def _read(self) -> None:
+        live = sources.live(self.source)
+        found = sources.frames(self.source, max_pixels=self._max_pixels, on_error=self._on_error)
+        with closing(found):
+            for frame in found:
+                self.vitals.connected(frame.fps)
+                fault = self.vitals.saw(frame.image, time.monotonic()) if live else ""
+                if self._stopped.is_set() or not self._offer(frame, fault):
+                    return
+
+    def _offer(self, frame: sources.Frame, fault: str) -> bool:
+        if fault == "repeated":
+            return True
+        frame = dataclasses.replace(frame, index=self._sequence) if sources.live(self.source) else frame
+        captured = Captured(self._camera, frame, self._sequence, fault)
+        self._sequence += 1
+        return self._inbox.put(captured)

@@ -1,0 +1,99 @@
+"""Whether a source shows the present: repeated, frozen and black pictures, silence and lost connections."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PATIENCE_S = 1.0  # without a new picture, or with black ones only, before a source counts as ill
+INTERVALS = 2.5  # but no fewer than so many of the source's own frame intervals
+STEP = 8  # every so many rows and columns are looked at first
+BLACK = 16, 6.0  # the brightest sample and the mean of what counts as black, 0-255
+
+
+class Health(NamedTuple):
+    """Whether a source is well, and in a sentence why not."""
+
+    well: bool
+    reason: str = ""
+
+    @property
+    def color(self) -> str:
+        return "green" if self.well else "red"
+
+
+class Vitals:
+    """What one capture thread saw, asked by anyone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._read = self._changed = self._lit = 0.0  # when a picture came, a new one, one that was not black
+        self._patience = PATIENCE_S
+        self._lost = ""
+        self._ended = self._dark = False
+        self._last: NDArray[Any] | None = None
+
+    def connected(self, fps: float) -> None:
+        """The source was opened and gives so many frames a second (0: unknown)."""
+        with self._lock:
+            self._patience = max(PATIENCE_S, INTERVALS / fps) if fps else PATIENCE_S
+
+    def saw(self, image: NDArray[Any], now: float) -> str:
+        """Note a picture that came at `now`; what is wrong with it: "repeated", "black" or nothing."""
+        repeated = _same(self._last, image)
+        self._last = image
+        if not repeated:
+            self._dark = _black(image)
+        with self._lock:
+            self._read, self._lost = now, ""
+            self._changed = self._changed if repeated else now
+            self._lit = self._lit if self._dark else now
+        return "repeated" if repeated else "black" if self._dark else ""
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone."""
+        with self._lock:
+            self._lost = reason
+
+    def ended(self) -> None:
+        """A file came to its end: it stays as well as it was."""
+        with self._lock:
+            self._ended = True
+
+    def health(self) -> Health:
+        """How the source is now."""
+        now = time.monotonic()
+        with self._lock:
+            if self._ended and not self._lost:
+                return Health(well=True)
+            if self._lost:
+                return Health(well=False, reason=self._lost)
+            if not self._read:
+                return Health(well=False, reason=f"no picture yet, {now - self._began:.1f} s after the start")
+            for since, told in (
+                (self._read, "no picture for"),
+                (self._lit, "black pictures for"),
+                (self._changed, "the same picture for"),
+            ):
+                if now - since > self._patience:
+                    return Health(well=False, reason=f"{told} {now - max(since, self._began):.1f} s")
+            return Health(well=True)
+
+
+def _same(last: NDArray[Any] | None, image: NDArray[Any]) -> bool:
+    if last is None or last.shape != image.shape:
+        return False
+    return np.array_equal(last[::STEP, ::STEP], image[::STEP, ::STEP]) and np.array_equal(last, image)
+
+
+def _black(image: NDArray[Any]) -> bool:
+    sample = image[::STEP, ::STEP]
+    brightest, mean = BLACK
+    return bool(sample.max() <= brightest and sample.mean() <= mean)

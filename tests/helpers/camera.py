@@ -1,0 +1,92 @@
+"""A camera on loopback: motion JPEG over HTTP, whose picture can move, freeze, go black, change size or fall silent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+
+BOUNDARY = "frame"
+
+
+class Camera:
+    """What is shown, set by the test at any time: `mode` is moving, frozen, black or silent."""
+
+    def __init__(self, fps=30.0, height=120, width=160):
+        self.fps, self.height, self.width = fps, height, width
+        self.mode = "moving"
+        self.sent = 0
+        self.connections = 0
+        self.server = None
+        self.port = 0
+
+    def picture(self):
+        """The picture of this moment; a moving one tells its number in the brightness of its left half's stripes."""
+        image = np.full((self.height, self.width, 3), 60, np.uint8)
+        if self.mode == "black":
+            return image * 0
+        if self.mode == "moving":
+            place = self.sent * 7 % (self.width - 20)
+            cv2.rectangle(image, (place, 20), (place + 20, 60), (40, 200, 240), -1)
+        return image
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.port}/stream.mjpg"
+
+    def start(self):
+        """Listen, on the port of last time if there was one."""
+        camera = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                camera.connections += 1
+                mine = camera.server
+                self.send_response(200)
+                self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+                self.end_headers()
+                try:
+                    while camera.server is mine:
+                        if camera.mode != "silent":
+                            camera.send(self.wfile)
+                        time.sleep(1 / camera.fps)
+                except OSError:
+                    pass
+
+            def log_message(self, *_):
+                pass
+
+        ThreadingHTTPServer.allow_reuse_address = True
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def send(self, stream):
+        data = cv2.imencode(".jpg", self.picture())[1].tobytes()
+        self.sent += 1
+        head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+        stream.write(head.encode() + data + b"\r\n")
+        stream.flush()
+
+    def stop(self):
+        """Hang up, as a camera that lost its power: connections end too."""
+        server, self.server = self.server, None
+        if server:
+            server.shutdown()
+            server.server_close()
+
+
+@contextmanager
+def camera(**how):
+    """A camera that runs while the block does."""
+    opened = Camera(**how)
+    opened.start()
+    try:
+        yield opened
+    finally:
+        opened.stop()

@@ -1,0 +1,91 @@
+"""The cascade: every box gets the classes of what is in it, and of nothing else."""
+
+import numpy as np
+import pytest
+
+import edgeinfer
+from edgeinfer.cascade import Cascade
+from edgeinfer.errors import InputError, UsageError
+from edgeinfer.results import Detections
+from edgeinfer.spec import Size
+from helpers import bundles
+
+
+@pytest.fixture
+def models(detector, classifier):
+    with edgeinfer.load(detector) as first, edgeinfer.load(classifier, top=1) as second:
+        yield first, second
+
+
+class Finder:
+    """A detector that finds the boxes it is told to, for pictures whose size it was told."""
+
+    def __init__(self, model, boxes):
+        self.spec, self.contexts, self.backend, self.artifact = model.spec, 1, "told", ""
+        self.boxes = np.array(boxes, np.float32).reshape(-1, 4)
+
+    def batch(self, images, pixels="bgr"):
+        count = len(self.boxes)
+        return [
+            Detections(
+                self.boxes,
+                np.linspace(0.9, 0.5, count, dtype=np.float32),
+                np.zeros(count, np.int32),
+                ("thing",),
+                Size(*image.shape[:2]),
+                {"infer": 1.0},
+            )
+            for image in images
+        ]
+
+
+def stripes():
+    """Red, green and blue thirds, side by side: (60, 90, 3)."""
+    return np.concatenate([bundles.picture(color, 60, 30) for color in bundles.COLORS], axis=1)
+
+
+def test_every_box_is_named_after_what_is_in_it(models):
+    boxes = [[62, 5, 88, 50], [2, 5, 28, 50], [32, 5, 58, 50]]
+    found = Cascade(Finder(models[0], boxes), models[1], margin=0)(stripes())
+    assert [next(iter(one))[1] for one in found.classes] == ["blue", "red", "green"]
+    assert found.captions()[0].startswith("blue 1.00 (thing 0.90)")
+    assert set(found.timings_ms) == {"infer", "classify"}
+
+
+def test_boxes_of_several_pictures_do_not_mix(models):
+    cascade = Cascade(*models)
+    results = cascade.batch([bundles.picture(color) for color in ("blue", "red", "green", "red")])
+    assert [next(iter(one.classes[0]))[1] for one in results] == ["blue", "red", "green", "red"]
+
+
+def test_no_boxes_give_no_classes(models):
+    found = Cascade(Finder(models[0], []), models[1])(stripes())
+    assert (len(found), found.classes) == (0, ())
+
+
+@pytest.mark.parametrize("box", [[0, 0, 0, 0], [90, 60, 90, 60], [10, 10, 10, 30], [89.5, 59.5, 90, 60]])
+def test_a_box_without_area_is_classified_by_the_pixel_under_it(models, box):
+    found = Cascade(Finder(models[0], [box]), models[1])(stripes())
+    assert len(found.classes[0]) == 1
+
+
+def test_boxes_beyond_the_limit_have_no_classes(models):
+    found = Cascade(Finder(models[0], [[0, 0, 20, 20]] * 5), models[1], most=3)(stripes())
+    assert [one is not None for one in found.classes] == [True] * 3 + [False] * 2
+    assert [len(one["classes"]) for one in found.to_dict()["detections"]] == [1, 1, 1, 0, 0]
+    assert len(found.above(0.6).classes) == len(found.above(0.6)) == 4
+
+
+def test_the_drawing_shows_the_classifiers_word(models):
+    found = Cascade(Finder(models[0], [[2, 5, 28, 50]]), models[1])(stripes())
+    assert not np.array_equal(found.draw(stripes()), stripes())
+
+
+def test_two_detectors_are_no_cascade(models):
+    with pytest.raises(UsageError, match="a cascade needs classify"):
+        Cascade(models[0], models[0])
+
+
+def test_a_cascade_refuses_nv12(models):
+    with pytest.raises(InputError, match="nv12"):
+        Cascade(*models)(np.zeros((6, 4), np.uint8), pixels="nv12")

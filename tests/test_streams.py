@@ -1,0 +1,259 @@
+"""Streams: freshness, order, fairness, health, and what happens when cameras misbehave."""
+
+import itertools
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+import edgeinfer
+from edgeinfer import sources
+from edgeinfer.errors import SourceError, UsageError
+from edgeinfer.streams import Stream, stream
+from edgeinfer.streams.inbox import READ_AHEAD, Captured, Inbox
+from edgeinfer.streams.vitals import Vitals
+from helpers import bundles
+from helpers.camera import camera
+
+SOON_S = 5.0  # the longest a test waits for something that takes far less
+
+
+@pytest.fixture
+def model(detector):
+    with edgeinfer.load(detector) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of forty frames that get brighter."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for place in range(40):
+        writer.write(np.full((48, 64, 3), place * 6, np.uint8))
+    writer.release()
+    return path
+
+
+def eventually(fact):
+    """Whether it comes true before long."""
+    end = time.monotonic() + SOON_S
+    while time.monotonic() < end:
+        if fact():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def frame(value=0, index=0, size=(48, 64)):
+    return sources.Frame(np.full((*size, 3), value, np.uint8), "camera:0", index, time.monotonic_ns(), 30.0)
+
+
+def captured(cam, sequence):
+    return Captured(cam, frame(sequence), sequence, "")
+
+
+@pytest.mark.parametrize("contexts", [1, 3])
+def test_a_file_gives_every_frame_in_order(detector, clip, contexts):
+    with edgeinfer.load(detector, contexts=contexts) as model, stream(clip, model) as seen:
+        found = list(seen)
+    assert [one.frame.index for one in found] == list(range(40))
+    assert [round(one.frame.image.mean() / 6) for one in found] == list(range(40))
+    assert [one.freshness.dropped for one in found] == [0] * 40
+
+
+def test_a_slow_reader_of_a_camera_gets_the_newest_frame_and_the_count_of_those_left(model):
+    with camera(fps=50) as opened, stream(opened.address, model) as seen:
+        found = []
+        for one in itertools.islice(seen, 6):
+            found.append(one.freshness)
+            time.sleep(0.2)
+    assert all(fresh.dropped >= 3 for fresh in found[2:])
+    steps = [later.sequence - sooner.sequence for sooner, later in itertools.pairwise(found)]
+    assert steps == [fresh.dropped + 1 for fresh in found[1:]]
+    assert sorted(fresh.captured_ns for fresh in found) == [fresh.captured_ns for fresh in found]
+
+
+def test_a_result_older_than_the_limit_is_not_given(detector, model, monkeypatch):
+    batch = type(model).batch
+    monkeypatch.setattr(type(model), "batch", lambda *args: (time.sleep(0.15), batch(*args))[1])
+    with camera() as opened, stream(opened.address, model, max_age_ms=100) as seen:
+        threading.Timer(1.0, seen.close).start()
+        assert list(seen) == []
+    with camera() as opened, stream(opened.address, model, max_age_ms=2000) as seen:
+        assert next(iter(seen)).freshness.age_ms >= 150
+
+
+def test_frozen_pictures_are_never_given_again_and_turn_health_red(model):
+    with camera() as opened, stream(opened.address, model) as seen:
+        sights = iter(seen)
+        next(sights)
+        assert eventually(lambda: seen.health()[opened.address].color == "green")
+        opened.mode = "frozen"
+        threading.Timer(1.6, lambda: setattr(opened, "mode", "moving")).start()
+        gaps, last = [], time.monotonic()
+        for one in itertools.islice(sights, 60):
+            gaps.append(time.monotonic() - last)
+            last = time.monotonic()
+            # the frame after the gap is a new one
+            assert time.monotonic_ns() - one.freshness.captured_ns < 1e9
+        assert 1.0 < max(gaps) < SOON_S
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [("frozen", "the same picture"), ("black", "black pictures"), ("silent", "no picture")]
+)
+def test_an_ill_camera_turns_red_within_two_seconds_and_green_again(model, mode, reason):
+    with camera() as opened, stream(opened.address, model) as seen:
+        reader = threading.Thread(target=lambda: [None for _ in seen])
+        reader.start()
+        assert eventually(lambda: seen.health()[opened.address].well)
+        opened.mode, start = mode, time.monotonic()
+        assert eventually(lambda: not seen.health()[opened.address].well)
+        assert time.monotonic() - start < 2
+        assert seen.health()[opened.address].reason.startswith(reason)
+        opened.mode = "moving"
+        assert eventually(lambda: seen.health()[opened.address].well)
+        seen.close()
+        reader.join()
+
+
+def test_black_pictures_say_so(model):
+    with camera() as opened:
+        opened.mode = "black"
+        with stream(opened.address, model) as seen:
+            assert next(iter(seen)).freshness.fault == "black"
+
+
+def test_a_camera_that_comes_back_goes_on_with_rising_numbers(model):
+    with camera() as opened, stream(opened.address, model) as seen:
+        sights = iter(seen)
+        before = [one.freshness.sequence for one in itertools.islice(sights, 3)]
+        opened.stop()
+        assert eventually(lambda: "trying again" in seen.health()[opened.address].reason)
+        opened.start()
+        after = [one.freshness.sequence for one in itertools.islice(sights, 3)]
+        assert before + after == sorted({*before, *after})
+        assert opened.connections == 2
+
+
+def test_a_camera_that_is_not_there_is_an_error(model):
+    with stream("camera:97", model) as seen, pytest.raises(SourceError, match="/dev/video97"):
+        list(seen)
+
+
+def test_a_patient_stream_waits_for_a_camera(model):
+    with camera() as opened:
+        opened.stop()
+        with stream(opened.address, model, patient=True) as seen:
+            assert eventually(lambda: "trying again" in seen.health()[opened.address].reason)
+            opened.start()
+            assert next(iter(seen)).freshness.sequence == 0
+
+
+def test_a_camera_may_change_its_size(model):
+    with camera(height=96, width=128) as opened, stream(opened.address, model) as seen:
+        sights = iter(seen)
+        assert next(sights).frame.image.shape == (96, 128, 3)
+        opened.stop()
+        opened.height, opened.width = 48, 64
+        opened.start()
+        assert next(sight for sight in itertools.islice(sights, 100) if sight.result.source.width == 64)
+
+
+def test_a_camera_may_change_its_size_within_a_connection(model):
+    with camera(height=96, width=128) as opened, stream(opened.address, model) as seen:
+        sights = iter(seen)
+        next(sights)
+        opened.height, opened.width = 48, 64
+        assert len(list(itertools.islice(sights, 20))) == 20
+        assert opened.connections == 1
+
+
+def test_closing_from_another_thread_ends_the_iteration(model):
+    with camera() as opened, stream(opened.address, model) as seen:
+        threading.Timer(0.3, seen.close).start()
+        assert all(one.live for one in seen)
+
+
+def test_two_cameras_get_equal_turns(model):
+    with camera(fps=60) as one, camera(fps=60) as two, stream([one.address, two.address], model) as seen:
+        names = [sight.frame.source for sight in itertools.islice(seen, 40)]
+    assert 15 <= names.count(one.address) <= 25
+
+
+def test_a_picture_and_a_folder_are_sources_too(model, tmp_path):
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), bundles.picture("red"))
+    with stream([tmp_path / "a.png", tmp_path], model) as seen:
+        assert sorted(one.frame.source for one in seen) == sorted(str(tmp_path / f"{n}.png") for n in ("a", "a", "b"))
+
+
+def test_a_stream_needs_a_source(model):
+    with pytest.raises(UsageError, match="at least one source"):
+        Stream([], model)
+
+
+def test_an_error_of_the_model_reaches_the_caller(model, clip, monkeypatch):
+    monkeypatch.setattr(type(model), "batch", lambda *_: 1 / 0)
+    with stream(clip, model) as seen, pytest.raises(ZeroDivisionError):
+        list(seen)
+
+
+def test_the_newest_frame_of_a_camera_replaces_the_one_that_waits():
+    inbox = Inbox([True])
+    for sequence in range(5):
+        inbox.put(captured(0, sequence))
+    (taken,) = inbox.take(8, lambda: False)
+    assert (taken.sequence, taken.dropped) == (4, 4)
+
+
+def test_whoever_was_served_longest_ago_comes_first():
+    inbox, order = Inbox([True] * 3), []
+    for sequence in range(6):
+        for cam in range(3):
+            inbox.put(captured(cam, sequence))
+        order += [one.camera for one in inbox.take(2, lambda: False)]
+    assert order == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]
+
+
+def test_a_file_waits_for_room_and_is_let_go_on_close():
+    inbox, put = Inbox([False]), []
+
+    def fill():
+        for sequence in range(9):
+            put.append(inbox.put(captured(0, sequence)))  # noqa: PERF401 - one at a time, to be counted
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    assert eventually(lambda: len(put) == READ_AHEAD)
+    assert [one.sequence for one in inbox.take(1, lambda: False)] == [0]
+    assert eventually(lambda: len(put) == READ_AHEAD + 1)
+    inbox.close()
+    thread.join(SOON_S)
+    assert put == [True] * (READ_AHEAD + 1) + [False] * (9 - READ_AHEAD - 1)
+
+
+def test_a_picture_that_differs_in_one_value_is_not_repeated():
+    vitals, image = Vitals(), np.full((33, 47, 3), 90, np.uint8)
+    assert vitals.saw(image, 1.0) == ""
+    assert vitals.saw(image.copy(), 2.0) == "repeated"
+    other = image.copy()
+    other[3, 5, 1] += 1
+    assert vitals.saw(other, 3.0) == ""
+
+
+def test_a_dark_picture_with_a_light_in_it_is_not_black():
+    image = np.zeros((480, 640, 3), np.uint8)
+    assert Vitals().saw(image, 1.0) == "black"
+    image[240:256, 320:336] = 255
+    assert Vitals().saw(image, 1.0) == ""
+
+
+def test_a_camera_of_one_frame_a_second_has_more_patience():
+    vitals = Vitals()
+    vitals.connected(1.0)
+    vitals.saw(frame(50).image, time.monotonic() - 1.5)
+    assert vitals.health().well

@@ -1,0 +1,116 @@
+"""Tiles: they cover the picture, and objects that they cut are found once."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import edgeinfer
+from edgeinfer.errors import InputError, UsageError
+from edgeinfer.results import Detections
+from edgeinfer.spec import Size
+from edgeinfer.tiling import MOST, Grid, Tiled
+
+SIDES = st.integers(1, 4000)
+
+
+@given(height=SIDES, width=SIDES, rows=st.integers(1, 9), columns=st.integers(1, 9), overlap=st.floats(0, 0.5))
+def test_counted_tiles_cover_every_pixel_and_stay_inside(height, width, rows, columns, overlap):
+    check(Grid(rows, columns, 0, overlap), Size(height, width), rows * columns)
+
+
+@given(height=SIDES, width=SIDES, side=st.integers(400, 2000), overlap=st.floats(0, 0.5))
+def test_sized_tiles_cover_every_pixel_and_stay_inside(height, width, side, overlap):
+    check(Grid(0, 0, side, overlap), Size(height, width), MOST)
+
+
+def check(grid, size, most):
+    tiles = grid.tiles(size)
+    assert 1 <= len(tiles) <= most
+    for low, high, length in (("left", "right", size.width), ("top", "bottom", size.height)):
+        spans = sorted({(getattr(tile, low), getattr(tile, high)) for tile in tiles})
+        assert spans[0][0] == 0
+        assert max(end for _, end in spans) == length
+        assert all(later[0] <= sooner[1] for sooner, later in itertools.pairwise(spans))
+
+
+def test_neighbours_share_what_was_asked_for():
+    tiles = Grid.parse("1x3:0.25").tiles(Size(100, 1000))
+    assert [(tile.left, tile.right) for tile in tiles] == [(0, 400), (300, 700), (600, 1000)]
+    tiles = Grid.parse("640:0.2").tiles(Size(640, 1152))
+    assert [(tile.left, tile.right) for tile in tiles] == [(0, 640), (512, 1152)]
+
+
+@pytest.mark.parametrize("text", ["", "2", "2x", "0x2", "axb", "640:1.5", "640:0.95", "-2x2", "2x2x2"])
+def test_other_words_are_no_tiles(text):
+    with pytest.raises(UsageError, match="are not ROWSxCOLUMNS"):
+        Grid.parse(text)
+
+
+def test_too_many_tiles_are_refused():
+    with pytest.raises(InputError, match="more than 256"):
+        Grid(side=16).tiles(Size(4000, 4000))
+
+
+class Blobs:
+    """A detector that finds the box of every colour in a view, as far as it lies in it."""
+
+    contexts, backend, artifact = 1, "told", ""
+
+    def __init__(self, spec):
+        self.spec = spec
+
+    def batch(self, images, pixels="bgr"):
+        return [self.find(image) for image in images]
+
+    def find(self, image):
+        boxes, class_ids = [], []
+        for value in np.unique(image[..., 0])[1:]:
+            rows, columns = np.nonzero(image[..., 0] == value)
+            boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            class_ids.append(int(value) % 3)
+        boxes = np.array(boxes, np.float32).reshape(-1, 4)
+        scores = np.full(len(boxes), 0.8, np.float32)
+        return Detections(boxes, scores, np.array(class_ids, np.int32), ("a", "b", "c"), Size(1, 1), {"infer": 1.0})
+
+
+@pytest.fixture
+def blobs(detector):
+    with edgeinfer.load(detector) as model:
+        yield Blobs(model.spec)
+
+
+@pytest.mark.parametrize("grid", ["2x2", "3x3:0.1", "1x2:0", "96:0.3"])
+def test_every_object_is_found_once_in_its_own_place(blobs, grid):
+    image, boxes = np.zeros((240, 320, 3), np.uint8), []
+    generator = np.random.default_rng(3)
+    for value, (row, column) in enumerate(((y, x) for y in range(4) for x in range(5)), start=1):
+        left, top = column * 64 + generator.integers(2, 20), row * 60 + generator.integers(2, 20)
+        right, bottom = left + generator.integers(4, 40), top + generator.integers(4, 36)
+        image[top:bottom, left:right] = value
+        boxes.append([left, top, right, bottom])
+    found = Tiled(blobs, Grid.parse(grid))(image)
+    assert sorted(found.boxes.tolist()) == sorted(boxes)
+    assert found.source == Size(240, 320)
+
+
+def test_an_object_larger_than_a_tile_is_found_whole(blobs):
+    image = np.zeros((200, 200, 3), np.uint8)
+    image[20:180, 10:190] = 4
+    found = Tiled(blobs, Grid.parse("3x3"))(image)
+    assert found.boxes.tolist() == [[10, 20, 190, 180]]
+
+
+def test_a_small_object_inside_a_large_one_of_its_class_stays(blobs):
+    image = np.zeros((200, 200, 3), np.uint8)
+    image[5:195, 5:195] = 4
+    image[30:50, 30:50] = 7  # of the same class, not at a tile's edge
+    found = Tiled(blobs, Grid.parse("2x2"))(image)
+    assert sorted(found.boxes.tolist()) == [[5, 5, 195, 195], [30, 30, 50, 50]]
+
+
+def test_a_classifier_has_no_tiles(classifier):
+    with edgeinfer.load(classifier) as model, pytest.raises(UsageError, match="for detectors"):
+        Tiled(model, Grid(2, 2))
