@@ -59,7 +59,7 @@ class Pipeline:
     @property
     def contexts(self) -> int:
         """How many calls may run at the same time."""
-        return len(self._lanes)
+        return len(self._fleet.lanes)
 
     @property
     def device(self) -> Device:
