@@ -12,6 +12,9 @@ For a batch the device does, in this order on one stream:
     launch      `Detect.launches()`: decode, order, overlap, choose; or `classify()`
     copy out    `detect_result()` or `classify_result()` records, some kilobytes
 
+Of a model that suppresses its boxes itself (`decode.where` graph) the outputs are copied out and read as the CPU
+device reads them (`_decoding.suppressed`); no kernel is launched behind it.
+
 Expected on a GPU, beside 2 us a launch (1 in a graph): preprocess the bytes read and written over the memory
 bandwidth; decode the objectness column (or the whole tensor of yolov8) over the bandwidth, plus 5 us of
 latency; order, overlap and choose 2-5 us each for some hundred candidates.
@@ -246,6 +249,7 @@ class Detect:
 
     def __init__(self, spec: ModelSpec, batch: int, capacity: int = CAPACITY) -> None:
         assert isinstance(spec.decode, Boxes)
+        assert spec.decode.where == "runtime", "the model suppresses its boxes itself"
         self.boxes = spec.decode
         shape = spec.outputs[0].at(batch)
         self.anchors = shape[2] if self.boxes.layout == "yolov8" else shape[1]

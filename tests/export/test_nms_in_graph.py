@@ -7,12 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from edgeinfer import load
 from edgeinfer.bundle import Bundle
 from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import EngineError, ExportError, UsageError
 from edgeinfer.spec import Batch, Preprocess, Size
+from edgeinfer_export import compile as compiling
 from edgeinfer_export import engines, graphs, targets
 from edgeinfer_export.export import Options, export
 from edgeinfer_export.graphs import Variant, suppress
@@ -233,3 +235,40 @@ def test_models_of_older_and_newer_opsets_are_taken(opset):
     _, found = outcome(model, suppress.keep(model, spec), [rows])
 
     np.testing.assert_array_equal(found[0].boxes, plain[0].boxes)
+
+
+NVIDIA = "tensorrt-rtx is not installed: NVIDIA has no wheel for this machine"
+
+
+def test_nvidias_parser_makes_one_suppression_layer_and_outputs_of_fixed_size(bundles):
+    trt = pytest.importorskip("tensorrt_rtx", reason=NVIDIA)
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+
+    assert parser.parse_from_file(str(bundles["both"] / "model.fp32.onnx"))
+    kinds = [network.get_layer(place).type for place in range(network.num_layers)]
+    outputs = [network.get_output(place) for place in range(network.num_outputs)]
+    assert kinds.count(trt.LayerType.NMS) == 1
+    assert {one.name: (tuple(one.shape), one.dtype) for one in outputs} == {
+        "num_dets": ((-1, 1), trt.DataType.INT32),
+        "boxes": ((-1, 300, 4), trt.DataType.FLOAT),
+        "scores": ((-1, 300), trt.DataType.FLOAT),
+        "classes": ((-1, 300), trt.DataType.INT32),
+    }
+
+
+@pytest.mark.parametrize("layout", ["yolov5", "yolov8"])
+def test_nvidias_compiler_takes_all_round_the_suppression(layout, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason=NVIDIA)
+    model, spec = graphmodels.decoder(layout, 400, 4)
+    suppress.keep(model, graphmodels.fixed(spec, 1))
+    (layer,) = (node for node in model.graph.node if node.op_type == "NonMaxSuppression")
+    model.graph.input.append(helper.make_tensor_value_info(layer.output[0], TensorProto.INT64, [300, 3]))
+    model.graph.node.remove(layer)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+
+    options = compiling.Options(library="rtx", capabilities=(86,))
+    engine = compiling.compile_onnx(tmp_path / "model.onnx", tmp_path / "engine.plan", options)
+    assert [one.name for one in engine.outputs] == ["num_dets", "boxes", "scores", "classes"]
