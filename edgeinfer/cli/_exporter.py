@@ -24,5 +24,7 @@ def precisions(text: str) -> tuple[str, ...]:
     asked = tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
     for name in asked:
         if name not in PRECISIONS:
-            raise UsageError(f"--precision {name!r} is not one of {', '.join(PRECISIONS)}")
+            raise UsageError(
+                f"--precision {name!r} is not one of {', '.join(PRECISIONS)}", hint="for example --precision fp16"
+            )
     return asked

@@ -16,6 +16,7 @@ from edgeinfer.errors import ExportError, SpecError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Provenance, Size, TensorSpec, TopK
 from edgeinfer_export import layouts, metadata, onnxsource
 from edgeinfer_export.layouts import Layout
+from edgeinfer_export.onnxgraph import READABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ def read(path: Path, options: Options) -> Engine:
     try:
         value, start = _prefix(path)
     except OSError as error:
-        raise ExportError(f"{path} cannot be opened: {error.strerror}") from error
+        raise ExportError(f"{path} cannot be opened: {error.strerror}", hint=READABLE) from error
     facts = metadata.read(value, path.name) if value is not None else metadata.Facts()
     missing = _missing(facts, options, told_precision=isinstance((value or {}).get("args"), dict))
     if missing:
@@ -104,7 +105,7 @@ def _missing(facts: Facts, options: Options, *, told_precision: bool) -> dict[st
         "precision": (bool(options.precisions) or told_precision, "--precision fp16"),
     }
     if facts.task and not task:
-        raise ExportError(f"its task is {facts.task}, expected detect or classify", hint="export a detector instead")
+        raise ExportError(f"its task is {facts.task}, expected detect or classify", hint=layouts.OTHER)
     if not facts.family and options.told.layout == "classes":
         known["normalisation"] = (bool(options.told.normalize), f"--normalize {'|'.join(onnxsource.NORMALIZE)}")
     return {what: flag for what, (said, flag) in known.items() if not said}

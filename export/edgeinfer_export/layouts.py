@@ -25,6 +25,7 @@ CHOICES = ", ".join(f"{name} {shape}" for name, shape in LAYOUTS.items())
 # model pixels per cell of each level of the detection heads there are
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8, 16))
 ANCHORS_A_CELL = 3
+OTHER = "export a YOLO detector or a classifier instead"
 MOST_BOXES = 1000  # more than a model that suppresses boxes itself gives
 
 
@@ -40,7 +41,7 @@ class Layout:
 def check_name(name: str) -> str:
     """`name` if it is one of LAYOUTS or empty; UsageError otherwise."""
     if name and name not in LAYOUTS:
-        raise UsageError(f"--layout {name!r} is not one of {', '.join(LAYOUTS)}")
+        raise UsageError(f"--layout {name!r} is not one of {', '.join(LAYOUTS)}", hint="see edgeinfer export -h")
     return name
 
 
@@ -77,9 +78,9 @@ def _refuse_others(shapes: Shapes, facts: Facts, where: str) -> None:
     if not task and any(len(shape) == 4 for shape in shapes.values()):
         task = "segment (an output has four dimensions)"
     if task:
-        raise ExportError(f"{where}: its task is {task}, expected detect or classify", hint="export a detector instead")
+        raise ExportError(f"{where}: its task is {task}, expected detect or classify", hint=OTHER)
     if facts.head == "RTDETRDecoder":
-        raise ExportError(f"{where}: its head is {facts.head}, whose boxes edgeinfer does not decode")
+        raise ExportError(f"{where}: its head is {facts.head}, whose boxes edgeinfer does not decode", hint=OTHER)
 
 
 def _shaped(name: str, shape: tuple[int, ...]) -> bool:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 STANDARD = ("", "ai.onnx")
 ONE_FILE = (1 << 31) - (1 << 20)  # what protobuf writes into one file, and room for the graph
 PORTABLE_OPSET = 17  # TensorRT 8.5's parser takes this much
+READABLE = "check its path and permissions"
+BESIDE = "put the weights beside the ONNX file, and export it again"
 AGAIN = "export it again, with opset 17 and a fixed input size"
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger")
 
@@ -41,7 +43,9 @@ def read(path: Path) -> Any:
     if model.functions:
         model = _inlined(model, path.name)
     if model.ByteSize() > ONE_FILE:
-        raise ExportError(f"{path.name} with its weights is above the 2 GiB that one ONNX file can hold")
+        raise ExportError(
+            f"{path.name} with its weights is above the 2 GiB that one ONNX file can hold", hint="export it in fp16"
+        )
     _check_operators(model, path.name)
     return model
 
@@ -54,18 +58,16 @@ def _check_external(path: Path) -> None:
             safe_relative(name, "external file")
     except BundleError as error:
         found = f"{path.name} keeps weights in a file outside its folder: " if "external file" in str(error) else ""
-        raise ExportError(
-            f"{found}{error}", hint="put the weights beside the ONNX file, and export it again"
-        ) from error
+        raise ExportError(f"{found}{error}", hint=BESIDE) from error
     except OSError as error:
-        raise ExportError(f"{path} cannot be opened: {error.strerror}") from error
+        raise ExportError(f"{path} cannot be opened: {error.strerror}", hint=READABLE) from error
     folder = path.parent.resolve()
     for name in names:
         file = path.parent / name
         if not file.is_file():
             raise ExportError(f"{path.name} keeps weights in {name}, which is not there", hint="copy it there too")
         if not file.resolve().is_relative_to(folder):
-            raise ExportError(f"{path.name} keeps weights in {name}, which leads outside its folder")
+            raise ExportError(f"{path.name} keeps weights in {name}, which leads outside its folder", hint=BESIDE)
 
 
 def _inlined(model: Any, name: str) -> Any:
@@ -146,7 +148,7 @@ def image_input(model: Any, where: str) -> Any:
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise ExportError(f"{where}: it has {len(inputs)} inputs ({names}), expected one, the pictures")
+        raise ExportError(f"{where}: it has {len(inputs)} inputs ({names}), expected one, the pictures", hint=AGAIN)
     return inputs[0]
 
 

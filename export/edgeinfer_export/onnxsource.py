@@ -45,7 +45,9 @@ class Told:
     def __post_init__(self) -> None:
         layouts.check_name(self.layout)
         if self.normalize and self.normalize not in NORMALIZE:
-            raise UsageError(f"--normalize {self.normalize!r} is not one of {', '.join(NORMALIZE)}")
+            raise UsageError(
+                f"--normalize {self.normalize!r} is not one of {', '.join(NORMALIZE)}", hint="see edgeinfer export -h"
+            )
 
 
 UNTOLD = Told()
@@ -145,7 +147,8 @@ class _Source:
         if len(self.dims) != 4:
             raise ExportError(
                 f"{self.path.name}: input {self.input.name} has {len(self.dims)} dimensions, "
-                "expected batch, channels, height, width"
+                "expected batch, channels, height, width",
+                hint=onnxgraph.AGAIN,
             )
         fixed = self.dims[0]
         if not fixed:
@@ -178,7 +181,10 @@ class _Source:
         if size and size != frame:
             raise self._fixed(frame, size)
         if any(side % self.facts.stride for side in (frame.height, frame.width)):
-            raise ExportError(f"{self.path.name}: {frame} is not a multiple of its stride {self.facts.stride}")
+            raise ExportError(
+                f"{self.path.name}: {frame} is not a multiple of its stride {self.facts.stride}",
+                hint="choose another --imgsz",
+            )
         return frame
 
     def _fixed(self, frame: Size, size: Size) -> ExportError:
@@ -207,7 +213,9 @@ class _Source:
     def _output_dtype(self, name: str) -> str:
         kind = next(value for value in self.model.graph.output if value.name == name).type.tensor_type.elem_type
         if kind not in DTYPES:
-            raise ExportError(f"{self.path.name}: output {name} has an element type edgeinfer does not read")
+            raise ExportError(
+                f"{self.path.name}: output {name} has an element type edgeinfer does not read", hint=onnxgraph.AGAIN
+            )
         return DTYPES[kind]
 
     def _provenance(self) -> Provenance:

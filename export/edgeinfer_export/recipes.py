@@ -24,6 +24,7 @@ else:
     import tomli as tomllib
 
 MAX_BYTES = 1 << 18
+EXAMPLES = "engines/*.toml are recipes"
 # keys whose value is a path from the recipe's folder; `source` is one when it is not a known name
 PATHS = ("calibrate", "labels")
 
@@ -45,7 +46,7 @@ def read(path: str | Path, keys: tuple[str, ...]) -> Recipe:
         content = _content(path)
         value = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ExportError(f"{path} is not TOML: {error}", hint="see engines/*.toml for recipes") from error
+        raise ExportError(f"{path} is not TOML: {error}", hint=EXAMPLES) from error
     unknown = sorted(set(value) - {"source", *keys})
     if unknown:
         raise ExportError(
@@ -65,7 +66,7 @@ def _content(path: Path) -> bytes:
     except OSError as error:
         raise ExportError(f"{path} cannot be read: {error.strerror}", hint="give the path of a recipe") from error
     if len(content) > MAX_BYTES:
-        raise ExportError(f"{path} is above {MAX_BYTES} bytes, which no recipe is")
+        raise ExportError(f"{path} is above {MAX_BYTES} bytes, which no recipe is", hint=EXAMPLES)
     return content
 
 
@@ -79,7 +80,7 @@ def _words(path: Path, key: str, value: Any) -> list[str]:
 def _text(path: Path, key: str, value: Any) -> str:
     items = value if isinstance(value, list) else [value]
     if not items or any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in items):
-        raise ExportError(f"{path}: {key} is {value!r:.60}, expected a text, a number or a list of them")
+        raise ExportError(f"{path}: {key} is {value!r:.60}, expected a text, a number or a list of them", hint=EXAMPLES)
     text = ",".join(map(str, items))
     is_path = key in PATHS or (key == "source" and is_file(text))
     return os.path.normpath(path.parent / text) if is_path else text

@@ -53,7 +53,7 @@ QUIET = {
 def check(tool: str) -> str:
     """`tool` if it is one of TOOLS or empty; UsageError otherwise."""
     if tool and tool not in TOOLS:
-        raise UsageError(f"--via {tool!r} is not one of {', '.join(TOOLS)}")
+        raise UsageError(f"--via {tool!r} is not one of {', '.join(TOOLS)}", hint="see edgeinfer export -h")
     return tool
 
 
