@@ -2,6 +2,7 @@
 
 import pytest
 
+from helpers import browser as browsers
 from helpers import bundles
 
 
@@ -15,3 +16,9 @@ def detector(tmp_path):
 def classifier(tmp_path):
     """A bundle that names the picture's colour."""
     return bundles.classify_bundle(tmp_path / "classifier")
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Chromium without a window; the test is skipped where there is none."""
+    return browsers.find(tmp_path)

@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measuring.add_argument("--layers", action="store_true", help="time the engine's layers too, after all else")
     giving = parser.add_argument_group("where results go (a table to the terminal, always)")
     giving.add_argument("--json", metavar="FILE", type=Path, help="everything, raw samples too")
+    giving.add_argument("--html", metavar="FILE", type=_page, help="a page with plots that needs nothing else")
 
 
 def _scenarios(text: str) -> list[str]:
@@ -97,6 +98,12 @@ def _above_zero(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def _page(text: str) -> Path:
+    if not text.endswith(".html"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .html")
+    return Path(text)
 
 
 def _milliseconds(text: str) -> float:
@@ -125,8 +132,8 @@ def run(args: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         _say("")
     print(report.table(), flush=True)
-    if args.json:
-        report.write(args.json)
+    for target in filter(None, (args.json, args.html)):
+        report.write(target)
     return _code(report)
 
 

@@ -96,6 +96,7 @@ class _Session:
             "backend": self._model.backend,
             "artifact": self._model.artifact or None,
             "threads": threads or "the backend's choice",
+            "device_kind": self._model.engine.device,
             "boundary": self._boundary,
             "pictures": self._pictures.origin,
         }

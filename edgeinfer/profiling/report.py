@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from edgeinfer.profiling import page
 from edgeinfer.profiling.statistics import PERCENTILES, label, needed
 from edgeinfer.profiling.subject import BOUNDARIES
 from edgeinfer.wholefile import whole
@@ -35,9 +36,15 @@ class Report:
         return bool(self.data["partial"])
 
     def write(self, path: str | Path) -> None:
-        """Write the JSON, whole or not at all. Raises EdgeInferError."""
-        with whole(Path(path)) as part:
-            part.write_text(self.json(), encoding="utf-8")
+        """Write FILE.html as a page and any other as JSON; whole or not at all. Raises EdgeInferError."""
+        target = Path(path)
+        made = self.html() if target.suffix == ".html" else self.json()
+        with whole(target) as part:
+            part.write_text(made, encoding="utf-8")
+
+    def html(self) -> str:
+        """One page that needs nothing else."""
+        return page.render(self.data)
 
     def json(self) -> str:
         return json.dumps(self.data, ensure_ascii=False, allow_nan=False) + "\n"

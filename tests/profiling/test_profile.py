@@ -143,6 +143,14 @@ def test_an_engine_that_knows_names_and_times_only_is_enough():
     ]
 
 
+def test_the_page_is_written_beside_the_json(detector, tmp_path):
+    run(detector, "--seconds", "0.05", "--layers", "--html", tmp_path / "r.html", "--json", tmp_path / "r.json")
+    page = (tmp_path / "r.html").read_text()
+    assert "colors-detect on ort" in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["detector", "r.html", "r.json"]
+    assert run(detector, "--html", tmp_path / "r.txt") == 2
+
+
 def test_several_scenarios_share_one_report(detector):
     report = edgeinfer.profile(detector, "null", scenario=["paced", "single-stream"], seconds=0.05)
     assert list(report.data["summary"]) == ["paced", "single-stream"]

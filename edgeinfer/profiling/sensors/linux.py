@@ -17,8 +17,8 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 # of the columns of /proc/stat: user nice system irq softirq steal; not idle, not waiting for a disk
 _BUSY = (0, 1, 2, 5, 6, 7)
 _WHY = {
-    "cpu.clock_mhz": "no cpufreq here (a virtual machine, or the driver is missing)",
-    "cpu.temperature_c": "no thermal zone here",
+    "cpu.clock_mhz": "no cpufreq (a virtual machine?)",
+    "cpu.temperature_c": "no thermal zone",
     "cpu.package_power_w": "no RAPL energy counter here",
     "cpu.throttled_count": "no thermal_throttle counter here",
     "cpu.other_percent": "/proc/stat cannot be read",
