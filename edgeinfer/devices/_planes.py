@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 SPACIOUS = 16
 # OpenCV looks numbers up by their size; to all its versions a float16 is two bytes
 _BITS = {np.dtype(np.uint8): np.uint8, np.dtype(np.float16): np.uint16, np.dtype(np.float32): np.float32}
+# how channels come into another order: (channels there are, the channel each of three is read from); None copies
+_CONVERSIONS: dict[tuple[int, tuple[int, ...]], int | None] = {
+    (1, (0, 0, 0)): cv2.COLOR_GRAY2BGR,
+    (3, (0, 1, 2)): None,
+    (3, (2, 1, 0)): cv2.COLOR_BGR2RGB,
+    (4, (0, 1, 2)): cv2.COLOR_BGRA2BGR,
+    (4, (2, 1, 0)): cv2.COLOR_BGRA2RGB,
+}
 
 
 class Scratch:
@@ -79,10 +87,14 @@ class Planes:
 
     def _store_interleaved(self, row: int, placement: Placement, pixels: Bytes, order: tuple[int, ...]) -> None:
         """The visible pixels, their channels in the model's order, to their place in the frame."""
-        height, width, _ = pixels.shape
+        height, width, channels = pixels.shape
         top, left = max(0, placement.top), max(0, placement.left)
         part = self._tensor[row, top : top + height, left : left + width]
-        cv2.mixChannels([pixels], [part], [side for pair in zip(order, range(3)) for side in pair])
+        conversion = _CONVERSIONS[channels, order]
+        if conversion is None:
+            np.copyto(part, pixels)
+        else:
+            cv2.cvtColor(pixels, conversion, dst=part)
 
     def _visible(self, picture: Picture, placement: Placement) -> Bytes:
         """The resized picture, as far as it lies in the frame."""
