@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -196,11 +197,14 @@ def test_what_cannot_be_suppressed_in_the_graph_is_refused_with_a_remedy():
     refused = {
         "above the 3840": graphmodels.decoder("yolov5", 60, 3, limit=4000),
         "is a classifier": graphmodels.convolution(Preprocess(Size(8, 8))),
-        "itself already": (None, suppress.keep(*graphmodels.decoder("yolov5", 60, 3))),
+        "itself already": (onnx.ModelProto(), suppress.keep(*graphmodels.decoder("yolov5", 60, 3))),
     }
     model, spec = graphmodels.decoder("yolov5", 60, 3)
     model.opset_import[0].version = 11
     refused["opset 13 or later"] = model, spec
+    model, spec = graphmodels.decoder("yolov5", 60, 3)
+    model.graph.node[0].input[0] = model.graph.input[0].name = "scores"
+    refused["a tensor called scores already"] = model, spec
     for message, (model, spec) in refused.items():
         with pytest.raises(ExportError, match=message) as caught:
             suppress.keep(model, spec)

@@ -303,3 +303,13 @@ def test_any_text_is_read_back_as_it_was(value):
     except UnicodeEncodeError:
         return
     assert text_format.Parse(pbtxt.text({"string_value": value}), ModelParameter()).string_value == value
+
+
+@pytest.mark.parametrize(("where", "name"), [("inputs", "frames"), ("outputs", "boxes")])
+def test_parts_whose_names_would_meet_are_refused(detector, tmp_path, where, name):
+    bundle = Bundle.open(detector().path)
+    (tensor,) = getattr(bundle.spec, where)
+    bundle.spec = dataclasses.replace(bundle.spec, **{where: (dataclasses.replace(tensor, name=name),)})
+    with pytest.raises(ExportError, match=f"called {name} already"):
+        triton.write(bundle, tmp_path / "models", triton.Options(ensemble=True))
+    assert not (tmp_path / "models").exists()

@@ -51,6 +51,11 @@ def alone(spec: ModelSpec, color: str) -> tuple[Any, ModelSpec]:
     """A model that does no more than turn uint8 frames into the floats that `spec` takes; the spec of both together."""
     framed, step = _framed(spec, color)
     floats, frames = spec.inputs[0], dataclasses.replace(framed.inputs[0], name=FRAMES)
+    if floats.name == FRAMES:
+        raise ExportError(
+            f"{spec.name} has an input called {FRAMES} already, as the part before it would",
+            hint="rename it in the ONNX, or export it with --preprocess graph",
+        )
     graph = Graph()
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(floats.dtype))
     x = _explicit(graph, _planes(graph, FRAMES, kind), framed.preprocess, step, kind)
