@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from edgeinfer import pictures
+from edgeinfer import gstreamer, pictures
 from edgeinfer.errors import SourceError
 from edgeinfer.pictures import MAX_PIXELS
 
@@ -37,8 +37,8 @@ OnError = Callable[[SourceError], None]
 class Frame:
     """One picture of a source.
 
-    image (h, w, 3) uint8 BGR; `source` is the file or stream it came from, as given; `index` counts
-    from 0 in it (in a folder or pattern: among its files); `captured_ns` is monotonic time; `fps` is 0
+    image (h, w, 3) uint8 BGR, or as `pixels` says; `source` is the file or stream it came from, as given;
+    `index` counts from 0 in it (in a folder or pattern: among its files); `captured_ns` is monotonic time; `fps` is 0
     for a still picture.
     """
 
@@ -47,6 +47,17 @@ class Frame:
     index: int
     captured_ns: int
     fps: float = 0.0
+    pixels: str = "bgr"
+
+    def bgr(self) -> NDArray[np.uint8]:
+        """The picture (h, w, 3) uint8 BGR, converted if need be."""
+        if self.pixels == "bgr" and self.image.ndim == 3 and self.image.shape[2] == 3:
+            return self.image
+        import cv2
+
+        codes = {"nv12": cv2.COLOR_YUV2BGR_NV12, "rgb": cv2.COLOR_RGB2BGR, "bgr": cv2.COLOR_BGRA2BGR}
+        converted: NDArray[np.uint8] = cv2.cvtColor(self.image, codes[self.pixels])
+        return converted
 
 
 def refuse(error: SourceError) -> NoReturn:
@@ -167,8 +178,11 @@ def _picture(path: Path, index: int, max_pixels: int) -> Frame:
 
 
 def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
-    """Frames of anything OpenCV's VideoCapture opens, which is released when this is closed."""
+    """Frames of a video, camera or stream, which is released when this is closed."""
     shown = _without_password(name)
+    if name.startswith("gst:") and gstreamer.available():
+        yield from _pipeline(name, shown)
+        return
     capture, index = _open(name, shown), 0
     try:
         fps = _rate(capture, shown, max_pixels)
@@ -187,6 +201,12 @@ def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
     if index == 0:
         hint = "convert it to H.264 with ffmpeg"
         raise SourceError(f"{shown} has no frames that OpenCV can decode", hint=hint)
+
+
+def _pipeline(name: str, shown: str) -> Iterator[Frame]:
+    with gstreamer.playing(name[4:], shown) as opened:
+        for index, (image, pixels, captured_ns) in enumerate(opened.frames(OPEN_MS)):
+            yield Frame(image, shown, index, captured_ns, opened.rate() or USUAL_FPS, pixels)
 
 
 def _rate(capture: Any, shown: str, max_pixels: int) -> float:
@@ -237,8 +257,8 @@ def _need_gstreamer(shown: str) -> None:
 
     if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
         raise SourceError(
-            f"{shown} needs an OpenCV with GStreamer, and this one has none",
-            hint="use the system's OpenCV (JetPack brings one): pip uninstall opencv-python-headless",
+            f"{shown} needs PyGObject, or an OpenCV with GStreamer: neither is here",
+            hint="apt install python3-gi gir1.2-gst-plugins-base-1.0, in a venv with --system-site-packages",
         )
 
 

@@ -78,7 +78,7 @@ def test_a_slow_reader_of_a_camera_gets_the_newest_frame_and_the_count_of_those_
 
 def test_a_result_older_than_the_limit_is_not_given(detector, model, monkeypatch):
     batch = type(model).batch
-    monkeypatch.setattr(type(model), "batch", lambda *args: (time.sleep(0.15), batch(*args))[1])
+    monkeypatch.setattr(type(model), "batch", lambda *args, **how: (time.sleep(0.15), batch(*args, **how))[1])
     with camera() as opened, stream(opened.address, model, max_age_ms=100) as seen:
         threading.Timer(1.0, seen.close).start()
         assert list(seen) == []
@@ -197,7 +197,7 @@ def test_a_stream_needs_a_source(model):
 
 
 def test_an_error_of_the_model_reaches_the_caller(model, clip, monkeypatch):
-    monkeypatch.setattr(type(model), "batch", lambda *_: 1 / 0)
+    monkeypatch.setattr(type(model), "batch", lambda *_, **__: 1 / 0)
     with stream(clip, model) as seen, pytest.raises(ZeroDivisionError):
         list(seen)
 

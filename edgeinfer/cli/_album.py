@@ -31,7 +31,7 @@ class Album:
         self._video: Video | None = None
 
     def add(self, seen: Seen) -> None:
-        frame, image = seen.frame, seen.result.draw(seen.frame.image)
+        frame, image = seen.frame, seen.result.draw(seen.frame.bgr())
         if frame.fps:
             if self._video is None or self._video.source != frame.source:
                 self.finish()

@@ -28,7 +28,7 @@ class Window:
     def add(self, seen: Seen) -> None:
         import cv2
 
-        cv2.imshow(TITLE, seen.result.draw(seen.frame.image))
+        cv2.imshow(TITLE, seen.result.draw(seen.frame.bgr()))
         self.closed |= cv2.waitKey(1 if seen.frame.fps else STILL_MS) & 0xFF in QUIT_KEYS
 
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import sources
@@ -116,9 +117,16 @@ class Stream:
             return
         taken = self._inbox.take(self._model.spec.batch.max, lambda: bool(running) and running[0][1].done())
         if taken:
-            future = self._pool.submit(self._model.batch, [one.frame.image for one in taken])
+            future = self._pool.submit(self._results, [one.frame for one in taken])
             future.add_done_callback(lambda _: self._inbox.wake())
             running.append((taken, future))
+
+    def _results(self, frames: list[Frame]) -> list[Result]:
+        """A result a frame; neighbours whose pixels are of one kind go through the model together."""
+        results: list[Result] = []
+        for pixels, alike in groupby(frames, lambda frame: frame.pixels):
+            results += self._model.batch([frame.image for frame in alike], pixels=pixels)
+        return results
 
     def _handed(self, captured: Captured, result: Result) -> Iterator[Seen]:
         age_ms = (time.monotonic_ns() - captured.frame.captured_ns) / 1e6

@@ -78,6 +78,9 @@ class Capture(threading.Thread):
                 wait = BACK_OFF_S[min(tries, len(BACK_OFF_S) - 1)]
                 self.vitals.lost(f"{error}; trying again")
                 self._stopped.wait(wait)
+            else:
+                self.vitals.ended()  # it came to its own end
+                return
 
     def _read(self) -> None:
         live = sources.live(self.source)

@@ -1,0 +1,171 @@
+"""Frames of a GStreamer pipeline, through PyGObject: BGR, or NV12 as hardware decoders give it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from edgeinfer.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+SINK = "edgeinfer"
+# what is put after a pipeline that has no appsink of its own
+ENDING = f"! videoconvert ! video/x-raw,format=BGR ! appsink name={SINK} sync=false max-buffers=2"
+FORMATS = {"BGR": "bgr", "RGB": "rgb", "BGRA": "bgr", "BGRx": "bgr", "NV12": "nv12"}
+OLDEST_S = 10.0  # a time stamp that says more is of another clock
+
+
+class Sample(NamedTuple):
+    """A frame's pixels as `devices.PIXELS` names them, and the monotonic time it was captured at."""
+
+    image: NDArray[np.uint8]
+    pixels: str
+    captured_ns: int
+
+
+def available() -> bool:
+    """Whether PyGObject and GStreamer are here."""
+    try:
+        _library()
+    except (ImportError, ValueError):
+        return False
+    return True
+
+
+def _library() -> tuple[Any, Any]:
+    import gi
+
+    gi.require_version("Gst", "1.0")
+    gi.require_version("GstApp", "1.0")
+    gi.require_version("GstVideo", "1.0")
+    from gi.repository import Gst, GstApp, GstVideo  # noqa: F401 - importing GstApp is what makes an appsink usable
+
+    Gst.init(None)
+    return Gst, GstVideo
+
+
+class Playing:
+    """A pipeline that plays, with the sink its frames come out of."""
+
+    def __init__(self, description: str, shown: str) -> None:
+        self._gst, self._video = _library()
+        self._shown = shown
+        self._pipeline, self._sink = self._built(description)
+        self._bus = self._pipeline.get_bus()
+        self._pipeline.set_state(self._gst.State.PLAYING)
+
+    def _built(self, description: str) -> tuple[Any, Any]:
+        gst = self._gst
+        text = description if "appsink" in description else f"{description} {ENDING}"
+        try:
+            pipeline = gst.parse_launch(text)
+        except Exception as error:
+            message = getattr(error, "message", None) or str(error)
+            raise SourceError(
+                f"{self._shown} is not a GStreamer pipeline: {message}", hint="try it with gst-launch-1.0 first"
+            ) from error
+        sinks = pipeline.iterate_sinks() if hasattr(pipeline, "iterate_sinks") else None
+        found = []
+        while sinks:
+            state, element = sinks.next()
+            if state != gst.IteratorResult.OK:
+                break
+            found.append(element)
+        sink = next((one for one in found if one.get_factory().get_name() == "appsink"), None)
+        if sink is None:
+            raise SourceError(
+                f"{self._shown} has no appsink", hint="end it with the source's frames, or with ! appsink"
+            )
+        return pipeline, sink
+
+    def frames(self, timeout_ms: int) -> Iterator[Sample]:
+        """Every frame; SourceError when none comes for so long, or when the pipeline reports an error."""
+        while True:
+            sample = self._sink.emit("try-pull-sample", timeout_ms * 1_000_000)
+            if sample is None:
+                self._complain()
+                if self._sink.get_property("eos"):
+                    return
+                raise SourceError(f"{self._shown} gave no frame for {timeout_ms} ms", hint="check the camera")
+            yield self._read(sample)
+
+    def _complain(self) -> None:
+        message = self._bus.pop_filtered(self._gst.MessageType.ERROR)
+        if message:
+            error, _ = message.parse_error()
+            name = message.src.get_name()
+            raise SourceError(f"{self._shown}: {name}: {error.message}", hint="try it with gst-launch-1.0 first")
+
+    def _read(self, sample: Any) -> Sample:
+        info = self._video.VideoInfo.new_from_caps(sample.get_caps())
+        name = info.finfo.name
+        if name not in FORMATS:
+            raise SourceError(
+                f"{self._shown} gives {name} pixels, not {', '.join(FORMATS)}",
+                hint="put ! videoconvert ! video/x-raw,format=BGR ! appsink at its end",
+            )
+        buffer = sample.get_buffer()
+        done, mapped = buffer.map(self._gst.MapFlags.READ)
+        if not done:
+            raise SourceError(f"{self._shown}: a frame cannot be mapped into memory", hint="end it with ! videoconvert")
+        try:
+            image = _pixels(np.frombuffer(mapped.data, np.uint8), info, FORMATS[name])
+        finally:
+            buffer.unmap(mapped)
+        return Sample(image, FORMATS[name], self._captured(buffer))
+
+    def _captured(self, buffer: Any) -> int:
+        """Monotonic nanoseconds of the frame's own time stamp, which is earlier than now by the decoder's delay."""
+        now = time.monotonic_ns()
+        clock = self._pipeline.get_clock()
+        if clock is None or buffer.pts == self._gst.CLOCK_TIME_NONE:
+            return now
+        age = clock.get_time() - self._pipeline.get_base_time() - buffer.pts
+        return now - age if 0 <= age <= OLDEST_S * 1e9 else now
+
+    def rate(self) -> float:
+        """Frames a second as the caps have it; 0 if they do not."""
+        caps = self._sink.get_static_pad("sink").get_current_caps()
+        if caps is None:
+            return 0.0
+        known, above, below = caps.get_structure(0).get_fraction("framerate")
+        return above / below if known and below else 0.0
+
+    def stop(self) -> None:
+        """End the pipeline and free what it holds."""
+        self._pipeline.set_state(self._gst.State.NULL)
+
+
+def _pixels(data: NDArray[np.uint8], info: Any, pixels: str) -> NDArray[np.uint8]:
+    """A copy of the frame without the padding of its rows."""
+    height, width = info.height, info.width
+    if pixels == "nv12":
+        rows = [_rows(data, info, plane, lines, width) for plane, lines in ((0, height), (1, height // 2))]
+        return np.concatenate(rows)
+    channels = info.finfo.pixel_stride[0]
+    return _rows(data, info, 0, height, width * channels).reshape(height, width, channels).copy()
+
+
+def _rows(data: NDArray[np.uint8], info: Any, plane: int, lines: int, used: int) -> NDArray[np.uint8]:
+    start, stride = info.offset[plane], info.stride[plane]
+    # the last row may lack its padding
+    return np.lib.stride_tricks.as_strided(
+        data[start : start + stride * (lines - 1) + used], (lines, used), (stride, 1)
+    )
+
+
+@contextmanager
+def playing(description: str, shown: str) -> Iterator[Playing]:
+    """The pipeline, playing while the block lasts."""
+    opened = Playing(description, shown)
+    try:
+        yield opened
+    finally:
+        opened.stop()

@@ -1,0 +1,85 @@
+"""Frames of real GStreamer pipelines, where PyGObject is; in a process of its own, because it comes with the system."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SYSTEM = "/usr/lib/python3/dist-packages"  # where Debian and Ubuntu keep PyGObject
+READ = """
+import json, sys, time
+from edgeinfer import sources
+from edgeinfer.errors import SourceError
+found, error = [], ""
+try:
+    for frame in sources.frames("gst:" + sys.argv[1]):
+        age_ms = (time.monotonic_ns() - frame.captured_ns) / 1e6
+        bgr = frame.bgr()
+        colors = bgr[10, :: bgr.shape[1] // 7].tolist()
+        found.append([frame.pixels, frame.image.shape, frame.fps, age_ms, bgr.shape, colors])
+except SourceError as refused:
+    error = f"{refused}; {refused.hint}"
+print(json.dumps([found, error]))
+"""
+SMALL = "width=322,height=242,framerate=25/1"
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, SYSTEM])}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_pygobject():
+    code = "from edgeinfer import gstreamer; raise SystemExit(not gstreamer.available())"
+    if subprocess.run([sys.executable, "-c", code], env=environment(), check=False, capture_output=True).returncode:
+        pytest.skip(
+            "PyGObject for this Python, or GStreamer, is not installed: apt install python3-gi gstreamer1.0-plugins-base"
+        )
+
+
+def read(pipeline):
+    done = subprocess.run(
+        [sys.executable, "-c", READ, pipeline],
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_live_pipeline_gives_fresh_bgr_frames():
+    found, error = read(f"videotestsrc is-live=true num-buffers=4 ! video/x-raw,{SMALL}")
+    assert error == ""
+    assert [frame[:3] for frame in found] == [["bgr", [242, 322, 3], 25.0]] * 4
+    assert all(0 <= frame[3] < 2000 for frame in found)
+
+
+@pytest.mark.parametrize("kind", ["BGR", "RGB", "BGRx", "NV12"])
+def test_every_pixel_format_shows_the_same_colours(kind):
+    found, error = read(f"videotestsrc num-buffers=1 ! video/x-raw,format={kind},{SMALL} ! appsink")
+    assert error == ""
+    ((_, _, _, _, shape, colors),) = found
+    assert shape == [242, 322, 3]
+    # the first bars of the test picture: white, yellow, cyan, green, magenta, red, blue at three quarters or more
+    bars = np.array(colors)[1:7] > 90
+    expected = [(0, 1, 1), (1, 1, 0), (0, 1, 0), (1, 0, 1), (0, 0, 1), (1, 0, 0)]
+    assert bars.astype(int).tolist() == [list(one) for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "told"),
+    [
+        ("nonsense ! appsink", "is not a GStreamer pipeline"),
+        ("filesrc location=/nowhere.mp4 ! decodebin", "Resource not found"),
+        (f"videotestsrc num-buffers=1 ! video/x-raw,format=GRAY8,{SMALL} ! appsink", "gives GRAY8 pixels"),
+    ],
+)
+def test_a_bad_pipeline_is_one_clear_error(pipeline, told):
+    found, error = read(pipeline)
+    assert found == []
+    assert told in error
