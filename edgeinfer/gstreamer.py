@@ -150,7 +150,8 @@ def _pixels(data: NDArray[np.uint8], info: Any, pixels: str) -> NDArray[np.uint8
         rows = [_rows(data, info, plane, lines, width) for plane, lines in ((0, height), (1, height // 2))]
         return np.concatenate(rows)
     channels = info.finfo.pixel_stride[0]
-    return _rows(data, info, 0, height, width * channels).reshape(height, width, channels).copy()
+    image: NDArray[np.uint8] = _rows(data, info, 0, height, width * channels).reshape(height, width, channels).copy()
+    return image
 
 
 def _rows(data: NDArray[np.uint8], info: Any, plane: int, lines: int, used: int) -> NDArray[np.uint8]:

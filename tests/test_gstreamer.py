@@ -34,7 +34,8 @@ def environment():
 @pytest.fixture(scope="module", autouse=True)
 def _needs_pygobject():
     code = "from edgeinfer import gstreamer; raise SystemExit(not gstreamer.available())"
-    if subprocess.run([sys.executable, "-c", code], env=environment(), check=False, capture_output=True).returncode:
+    line = [sys.executable, "-c", code]
+    if subprocess.run(line, env=environment(), check=False, capture_output=True).returncode:
         pytest.skip(
             "PyGObject for this Python, or GStreamer, is not installed: apt install python3-gi gstreamer1.0-plugins-base"
         )
