@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
+from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Batch, Preprocess, Size
 from edgeinfer_export import graphs
@@ -67,6 +68,27 @@ def test_the_graphs_half_after_the_runtimes_half_is_the_whole(how, color, first,
 
     assert halves.inputs[0].dtype == "uint8"
     np.testing.assert_allclose(graphmodels.seen(model, halves, shots), whole, rtol=1e-4, atol=1e-4 * largest)
+
+
+@settings(max_examples=40, deadline=None)
+@given(how=arithmetic(), color=st.sampled_from(["rgb", "bgr"]), sides=st.tuples(st.integers(1, 20), st.integers(1, 20)))
+def test_the_split_is_what_runtime_and_graph_do(how, color, sides):
+    model, spec = frames.alone(graphmodels.convolution(how)[1], color)
+    plain = graphmodels.convolution(how)[1]
+    shots = pictures(sides=sides)
+    geometry, arithmetic = spec.preprocess.split()
+    halfway = dataclasses.replace(plain, preprocess=dataclasses.replace(geometry, where="runtime"))
+    (bytes_given,) = Device(spec).preprocess(shots)[0].values()
+    (numbers,) = Device(halfway).preprocess(shots)[0].values()
+    (whole,) = Device(plain).preprocess(shots)[0].values()
+    (made,) = graphmodels.run(model, frames=bytes_given).values()
+
+    np.testing.assert_array_equal(bytes_given.transpose(0, 3, 1, 2), numbers)
+    gain, bias = (np.array(numbers)[:, None, None] for numbers in (arithmetic.gain, arithmetic.bias))
+    swapped = (numbers * gain + bias)[:, :: 1 if color == how.color else -1]
+    largest = np.abs(whole).max() + 1
+    np.testing.assert_allclose(made, whole, rtol=1e-4, atol=1e-5 * largest)
+    np.testing.assert_allclose(swapped, whole, rtol=1e-4, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("color", ["rgb", "bgr"])
