@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer import backends
 from edgeinfer.cli import _limits
+from edgeinfer.errors import UsageError
 from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ edgeinfer profile engines/yolov5s --scenario server --latency-bound 50ms
 edgeinfer profile engines/yolov5s --boundary file --source photos/ --layers"""
 SCENARIOS = ("single-stream", "multi-stream", "server", "offline", "paced", "cold")
 BOUNDARIES = ("engine", "pipeline", "file")
+SLOWER = 1
 NOT_VALID = 3
 INTERRUPTED = 130
 
@@ -80,6 +82,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     giving = parser.add_argument_group("where results go (a table to the terminal, always)")
     giving.add_argument("--json", metavar="FILE", type=Path, help="everything, raw samples too")
     giving.add_argument("--html", metavar="FILE", type=_page, help="a page with plots that needs nothing else")
+    giving.add_argument("--trace", metavar="FILE", type=Path, help="the first frames, for ui.perfetto.dev")
+    comparing = parser.add_argument_group("comparing")
+    comparing.add_argument("--compare", metavar="FILE", type=Path, help="with a report of before, that --json wrote")
+    comparing.add_argument(
+        "--fail-if-slower",
+        type=_share,
+        metavar="5%",
+        help="exit code 1 when a difference is shown and it is larger than this",
+    )
 
 
 def _scenarios(text: str) -> list[str]:
@@ -100,6 +111,11 @@ def _above_zero(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    """`5%`, or a share such as 0.05."""
+    return _above_zero(text[:-1]) / 100 if text.endswith("%") else _above_zero(text)
+
+
 def _page(text: str) -> Path:
     if not text.endswith(".html"):
         raise argparse.ArgumentTypeError(f"{text!r} does not end in .html")
@@ -113,8 +129,15 @@ def _milliseconds(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
+    from edgeinfer.profiling import comparison
     from edgeinfer.profiling.measuring import profile
+    from edgeinfer.profiling.report import Report
 
+    if args.fail_if_slower is not None and not args.compare:
+        raise UsageError("--fail-if-slower needs something to compare with", hint="--compare FILE")
+    before = Report.read(args.compare) if args.compare else None
+    if before:
+        comparison.check(before.data, args.boundary, args.scenario)
     report = profile(
         args.bundle,
         args.backend,
@@ -131,17 +154,32 @@ def run(args: argparse.Namespace) -> int:
     )
     if sys.stderr.isatty():
         _say("")
+    slower = before is not None and _compared(report, before, args.fail_if_slower)
     print(report.table(), flush=True)
     for target in filter(None, (args.json, args.html)):
         report.write(target)
-    return _code(report)
+    if args.trace:
+        report.write_trace(args.trace)
+    return _code(report, slower=slower)
+
+
+def _compared(report: Report, before: Report, limit: float | None) -> bool:
+    """Put the differences into the report; True when one of them is over the limit."""
+    from edgeinfer.profiling import comparison
+
+    if report.partial:
+        return False
+    found = comparison.compare(report.data, before.data)
+    report.data["comparison"] = comparison.record(found, list(report.data["samples"]), before.data, comparison.APART)
+    return limit is not None and any(difference.slower_than(limit) for difference in found)
 
 
 def _say(text: str) -> None:
     print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _code(report: Report) -> int:
+def _code(report: Report, *, slower: bool) -> int:
+    """Numbers that are not valid prove nothing, also not that a model became slower."""
     if report.partial:
         return INTERRUPTED
-    return 0 if report.valid else NOT_VALID
+    return NOT_VALID if not report.valid else SLOWER if slower else 0

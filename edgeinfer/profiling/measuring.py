@@ -10,7 +10,7 @@ from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.loading import load
 from edgeinfer.profiling import cold, context, scenarios, sensors
 from edgeinfer.profiling import layers as layering
-from edgeinfer.profiling.report import Report
+from edgeinfer.profiling.report import SCHEMA, Report
 from edgeinfer.profiling.samples import Load
 from edgeinfer.profiling.scenarios import Asked, Run
 from edgeinfer.profiling.statistics import distribution
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from edgeinfer.profiling.sensors import Sensors
     from edgeinfer.profiling.subject import PictureSet
 
-SCHEMA = 1
 HARNESS_S, HARNESS_MS = 0.2, 0.01
 
 

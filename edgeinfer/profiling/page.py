@@ -26,6 +26,7 @@ def render(data: dict[str, Any]) -> str:
         _verdict(data),
         _head(data["context"], title),
         *(_scenario(data, name) for name in data["summary"]),
+        _compared(data.get("comparison")),
         _layers(data.get("layers")),
         _notes(data),
         _context(data),
@@ -127,6 +128,14 @@ def _spoken(field: str) -> str:
     """`cpu.clock_mhz` -> `cpu clock, MHz`."""
     words, _, unit = field.replace(".", " ").rpartition("_")
     return f"{words}, {({'mhz': 'MHz', 'c': '°C', 'w': 'W', 'percent': '%'}).get(unit, unit)}"
+
+
+def _compared(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    items = "".join(f"<li><b>{escape(words)}</b></li>" for words in found["words"])
+    doubt = "" if found["with"]["valid"] else " That report is not valid."
+    return f"<section><h2>Compared</h2><ul>{items}</ul><p>{escape(found['remark'])}.{doubt}</p></section>"
 
 
 def _layers(found: dict[str, Any] | None) -> str:

@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edgeinfer.profiling import page
+from edgeinfer.errors import UsageError
+from edgeinfer.profiling import page, trace
 from edgeinfer.profiling.statistics import PERCENTILES, label, needed
 from edgeinfer.profiling.subject import BOUNDARIES
 from edgeinfer.wholefile import whole
 
+SCHEMA = 1
 TOP = 10
 
 
@@ -20,6 +22,21 @@ class Report:
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
+
+    @classmethod
+    def read(cls, path: str | Path) -> Report:
+        """A report that `write` wrote as JSON. Raises UsageError."""
+        source = Path(path)
+        try:
+            data = json.loads(source.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"{source} cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise UsageError(f"{source} is not JSON: {error}") from error
+        fault = _fault(data)
+        if fault:
+            raise UsageError(f"{source} is no report: {fault}", hint="make one: edgeinfer profile BUNDLE --json FILE")
+        return cls(data)
 
     @property
     def valid(self) -> bool:
@@ -41,6 +58,11 @@ class Report:
         made = self.html() if target.suffix == ".html" else self.json()
         with whole(target) as part:
             part.write_text(made, encoding="utf-8")
+
+    def write_trace(self, path: str | Path) -> None:
+        """The first frames, for Perfetto. Raises EdgeInferError."""
+        with whole(Path(path)) as part:
+            part.write_text(json.dumps(trace.events(self.data), ensure_ascii=False), encoding="utf-8")
 
     def html(self) -> str:
         """One page that needs nothing else."""
@@ -93,9 +115,25 @@ class Report:
         if missing:
             wants = ", ".join(f"{label(place)} {needed(place)}" for place in sorted(missing))
             lines.append(f"-: too few samples for LoadGen's early-stopping rule, which asks for: {wants}")
+        lines += _compared(self.data.get("comparison"))
         if self.data["unchecked"]:
             lines.append(f"not checked, for want of a sensor: {', '.join(self.data['unchecked'])}")
         return ["", *lines]
+
+
+def _fault(data: Any) -> str:
+    """What keeps this JSON from being compared with a report; empty if nothing does."""
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        return f"it is not of schema {SCHEMA}"
+    try:
+        names = list(data["samples"])
+        numbers = [data["summary"][name]["images"] for name in names]
+        numbers += [span for name in names for span in data["samples"][name]["latency_ms"]]
+        words = [data["context"]["boundary"], data["context"]["device"]["cpu"]]
+    except (KeyError, TypeError) as error:
+        return f"a part is missing ({error})"
+    sound = all(type(value) in (int, float) for value in numbers) and all(isinstance(word, str) for word in words)
+    return "" if sound else "a number is none"
 
 
 def _particulars(run: dict[str, Any]) -> str:
@@ -123,6 +161,14 @@ def _numbers(data: dict[str, Any]) -> str:
         for stage, facts in summary["stages_ms"].items():
             rows.append([f"  {stage}", "", *(_shown(facts[place]) for place in places), "", ""])
     return aligned(rows)
+
+
+def _compared(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    other = found["with"]
+    doubt = "" if other["valid"] else "; that report is not valid"
+    return [*(f"compared: {words}" for words in found["words"]), f"compared: {found['remark']}{doubt}"]
 
 
 def _layers(found: dict[str, Any] | None) -> str:

@@ -1,0 +1,97 @@
+"""Whether one measurement is slower than another, with an interval; or that no difference is shown.
+
+Latencies that follow each other are alike, so single samples would promise too much. They are cut into
+blocks of consecutive ones; the bootstrap draws whole blocks, and the median of the blocks' medians is compared.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgeinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_BLOCKS, FEWEST_BLOCKS = 30, 5
+RESAMPLES = 4000
+APART = "taken apart: what the machine did differently in between is not in the interval"
+
+
+class Difference(NamedTuple):
+    """`ratio` of this latency to the other's (above 1: this is slower), and its 95 % interval."""
+
+    scenario: str
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the interval leaves out 1."""
+        return not self.low <= 1 <= self.high
+
+    def slower_than(self, limit: float) -> bool:
+        """Slower by more than this share, and a difference is shown."""
+        return self.shown and self.ratio > 1 + limit
+
+    def words(self) -> str:
+        interval = f"{self.ratio:.3f} times the time, 95 % interval {self.low:.3f} to {self.high:.3f}"
+        if not self.shown:
+            return f"{self.scenario}: no difference shown ({interval})"
+        change = f"{abs(self.ratio - 1):.1%} {'slower' if self.ratio > 1 else 'faster'}"
+        return f"{self.scenario}: {change} ({interval})"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self._asdict(), "shown": self.shown}
+
+
+def check(other: dict[str, Any], boundary: str, scenarios: Sequence[str]) -> None:
+    """Raise UsageError where a measurement to come could not be compared with the report `other`."""
+    there = other["context"]["boundary"]
+    if boundary != there:
+        raise UsageError(f"the boundary is {boundary} here, {there} there", hint=f"measure with --boundary {there}")
+    if not set(scenarios) & set(other["samples"]):
+        names = ",".join(other["samples"])
+        raise UsageError("the report to compare with has none of these scenarios", hint=f"--scenario {names}")
+
+
+def compare(this: dict[str, Any], other: dict[str, Any]) -> list[Difference]:
+    """The JSON objects of two reports -> a difference for each scenario of which both have samples enough."""
+    shared = [name for name in this["samples"] if name in other["samples"]]
+    pairs = [(name, blocks(_per_image(this, name)), blocks(_per_image(other, name))) for name in shared]
+    return [difference(*pair) for pair in pairs if min(map(len, pair[1:])) >= FEWEST_BLOCKS]
+
+
+def record(found: Sequence[Difference], scenarios: Sequence[str], other: dict[str, Any], remark: str) -> dict[str, Any]:
+    """As JSON, for a report: what was found, in numbers and words, and what it was compared with."""
+    told = {one.scenario for one in found}
+    words = [one.words() for one in found]
+    words += [f"{name}: too few samples to compare" for name in scenarios if name not in told]
+    context = {"context": other["context"], "valid": other["valid"]}
+    return {"differences": [one.to_dict() for one in found], "words": words, "remark": remark, "with": context}
+
+
+def _per_image(data: dict[str, Any], name: str) -> list[float]:
+    """Milliseconds a picture: calls of several pictures may be of different sizes."""
+    latencies = data["samples"][name]["latency_ms"]
+    images = data["summary"][name]["images"] / len(latencies) if latencies else 1.0
+    return [latency / images for latency in latencies]
+
+
+def blocks(latencies: Sequence[float]) -> list[float]:
+    """The medians of consecutive blocks."""
+    count = min(MOST_BLOCKS, len(latencies))
+    bounds = [round(place * len(latencies) / count) for place in range(count + 1)] if count else []
+    return [median(latencies[start:end]) for start, end in zip(bounds, bounds[1:])]
+
+
+def difference(scenario: str, this: Sequence[float], other: Sequence[float]) -> Difference:
+    """Medians of blocks, this and the other's -> their ratio."""
+    import numpy as np
+
+    chance = np.random.default_rng(0)
+    drawn = [np.median(chance.choice(np.asarray(values), (RESAMPLES, len(values))), axis=1) for values in (this, other)]
+    low, high = np.percentile(drawn[0] / drawn[1], [2.5, 97.5])
+    return Difference(scenario, median(this) / median(other), float(low), float(high))

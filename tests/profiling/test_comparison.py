@@ -1,0 +1,139 @@
+"""Ratios with their intervals, on made-up latencies and on the command line."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeinfer import cli
+from edgeinfer.errors import UsageError
+from edgeinfer.profiling.comparison import Difference, blocks, check, compare, difference, record
+from edgeinfer.profiling.report import Report
+
+
+def latencies(count=600, middle=5.0, noise=0.2, seed=0):
+    chance = random.Random(seed)
+    return [chance.gauss(middle, noise) for _ in range(count)]
+
+
+def report(values, scenario="single-stream", images=None, boundary="pipeline"):
+    return {
+        "schema": 1,
+        "valid": True,
+        "context": {"boundary": boundary, "device": {"cpu": "a"}},
+        "summary": {scenario: {"images": images or len(values)}},
+        "samples": {scenario: {"latency_ms": values}},
+    }
+
+
+def test_a_difference_is_found_with_its_size():
+    (found,) = compare(report(latencies(middle=5.5)), report(latencies(seed=1)))
+    assert found.shown
+    assert found.ratio == pytest.approx(1.1, abs=0.01)
+    assert found.low < found.ratio < found.high
+    assert found.words().startswith("single-stream: 9.4% slower (1.094 times the time, 95 % interval")
+
+
+def test_the_same_latencies_show_no_difference():
+    (found,) = compare(report(latencies(seed=1)), report(latencies(seed=2)))
+    assert not found.shown
+    assert found.words().startswith("single-stream: no difference shown")
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    hits = sum(
+        one.low <= 1 <= one.high
+        for seed in range(100)
+        for one in compare(report(latencies(120, seed=seed)), report(latencies(120, seed=1000 + seed)))
+    )
+    assert 85 <= hits <= 100
+
+
+def test_drift_within_a_run_widens_the_interval():
+    steady = latencies(900, noise=0.05)
+    drifting = [value + place / 900 for place, value in enumerate(latencies(900, noise=0.05, seed=2))]
+    narrow, wide = (difference("x", blocks(one), blocks(steady)) for one in (latencies(900, 5.5, 0.05, 3), drifting))
+    assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
+
+
+@given(st.floats(1.01, 3.0))
+def test_swapping_the_two_inverts_the_ratio(factor):
+    one, other = latencies(200), [value * factor for value in latencies(200, seed=4)]
+    (there,), (back,) = compare(report(one), report(other)), compare(report(other), report(one))
+    assert there.ratio * back.ratio == pytest.approx(1.0)
+    assert there.shown == back.shown
+
+
+def test_calls_of_several_pictures_are_compared_by_the_picture():
+    single, quad = report(latencies(100), "offline"), report(latencies(100, 20.0, 0.8), "offline", images=400)
+    (found,) = compare(quad, single)
+    assert not found.shown
+
+
+@pytest.mark.parametrize(
+    ("one", "slower"),
+    [
+        (Difference("x", 1.2, 1.1, 1.3), True),
+        (Difference("x", 1.2, 0.9, 1.5), False),  # not shown
+        (Difference("x", 1.04, 1.03, 1.05), False),  # shown, but small
+        (Difference("x", 0.8, 0.7, 0.9), False),
+    ],
+)
+def test_slower_is_shown_and_large(one, slower):
+    assert one.slower_than(0.05) is slower
+
+
+def test_too_few_samples_are_said():
+    this = report(latencies(4))
+    found = compare(this, report(latencies()))
+    assert found == []
+    assert record(found, ["single-stream"], this, "")["words"] == ["single-stream: too few samples to compare"]
+
+
+def test_what_cannot_be_compared_is_said_before_it_is_measured():
+    with pytest.raises(UsageError, match="pipeline here, engine there"):
+        check(report([1.0], boundary="engine"), "pipeline", ["single-stream"])
+    with pytest.raises(UsageError, match="none of these scenarios"):
+        check(report([1.0]), "pipeline", ["offline"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"schema": 2}',
+        '{"schema": 1, "samples": {"a": {}}}',
+        '{"schema": 1, "samples": [1]}',
+        json.dumps(report(["x"])),
+        json.dumps(report([None])),
+    ],
+)
+def test_a_file_that_is_no_report_is_one_error(tmp_path, text):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(UsageError, match=r"r\.json is (no report|not JSON)"):
+        Report.read(tmp_path / "r.json")
+
+
+def test_the_command_line_fails_when_it_became_slower(detector, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", list)
+    monkeypatch.setattr("edgeinfer.profiling.scenarios.WARM_UP_S", 0.02)
+    target = tmp_path / "before.json"
+    common = ["profile", str(detector), "--backend", "null", "--seconds", "0.3"]
+    assert cli.main([*common, "--json", str(target)]) == 0
+    before = json.loads(target.read_text())
+    compared = [*common, "--compare", str(target), "--fail-if-slower", "5%"]
+    for factor, code, words in ((0.01, 1, "slower"), (100.0, 0, "faster")):
+        values = [latency * factor for latency in before["samples"]["single-stream"]["latency_ms"]]
+        changed = {**before, "samples": {"single-stream": {"latency_ms": values}}}
+        target.write_text(json.dumps(changed))
+        assert cli.main(compared) == code
+        assert f"% {words} (" in capsys.readouterr().out
+
+
+def test_a_limit_without_something_to_compare_with_is_wrong_usage(detector, capsys):
+    assert cli.main(["profile", str(detector), "--fail-if-slower", "5%"]) == 2
+    assert "--compare FILE" in capsys.readouterr().err
