@@ -89,7 +89,7 @@ class Cascade:
         if pixels == "nv12":
             raise InputError("a cascade cuts boxes out of packed pixels, not nv12", hint="convert the frame to BGR")
         found = [result for result in self.detector.batch(images, pixels=pixels) if isinstance(result, Detections)]
-        crops = [self._cut(image, box) for image, one in zip(images, found) for box in one.boxes[: self._most]]
+        crops = [self.cut(image, box) for image, one in zip(images, found) for box in one.boxes[: self._most]]
         clock = self.classifier.device
         start = clock.mark()
         said = iter(self.classifier.batch(crops, pixels=pixels))
@@ -104,7 +104,7 @@ class Cascade:
             found.boxes, found.scores, found.class_ids, found.labels, found.source, timings, classes=tuple(classes)
         )
 
-    def _cut(self, image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def cut(self, image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The part of the picture (h, w, ...) under a box with its margin, at least a pixel; a view."""
         x1, y1, x2, y2 = (float(side) for side in box)
         across, down = (x2 - x1) * self._margin, (y2 - y1) * self._margin

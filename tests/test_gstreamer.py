@@ -36,9 +36,7 @@ def _needs_pygobject():
     code = "from edgeinfer import gstreamer; raise SystemExit(not gstreamer.available())"
     line = [sys.executable, "-c", code]
     if subprocess.run(line, env=environment(), check=False, capture_output=True).returncode:
-        pytest.skip(
-            "PyGObject for this Python, or GStreamer, is not installed: apt install python3-gi gstreamer1.0-plugins-base"
-        )
+        pytest.skip("no PyGObject or GStreamer here: apt install python3-gi gstreamer1.0-plugins-base")
 
 
 def read(pipeline):
