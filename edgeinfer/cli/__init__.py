@@ -122,10 +122,15 @@ def _report(error: Exception) -> int:
     if _debugging():
         traceback.print_exc()
     message, hint = _words(error)
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {_line(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {' '.join(hint.split())}", file=sys.stderr)
+        print(f"hint: {_line(hint)}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
+
+
+def _line(text: str) -> str:
+    """On one line and without what steers a terminal: names in messages come from files."""
+    return "".join(filter(str.isprintable, " ".join(text.split())))
 
 
 def _words(error: Exception) -> tuple[str, str]:

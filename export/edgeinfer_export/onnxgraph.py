@@ -38,6 +38,8 @@ def read(path: Path) -> Any:
     except Exception as error:
         # protobuf, the checker and the reader of external data each have their own errors
         raise ExportError(f"{path.name} cannot be read as ONNX: {_first_line(error)}", hint=AGAIN) from error
+    if not all(isinstance(text, str) for text in _texts(model)):
+        raise ExportError(f"{path.name} cannot be read as ONNX: a text in it is not UTF-8", hint=AGAIN)
     if not model.graph.node:
         raise ExportError(f"{path.name} holds no graph", hint=AGAIN)
     if model.functions:
@@ -54,13 +56,15 @@ def _check_external(path: Path) -> None:
     """Weights may lie in other files, but only in the ONNX file's own folder or below."""
     try:
         names = onnxfile.external_files(path)
+    except BundleError as error:
+        raise ExportError(str(error), hint=AGAIN) from error
+    except OSError as error:
+        raise ExportError(f"{path} cannot be opened: {error.strerror}", hint=READABLE) from error
+    try:
         for name in names:
             safe_relative(name, "external file")
     except BundleError as error:
-        found = f"{path.name} keeps weights in a file outside its folder: " if "external file" in str(error) else ""
-        raise ExportError(f"{found}{error}", hint=BESIDE) from error
-    except OSError as error:
-        raise ExportError(f"{path} cannot be opened: {error.strerror}", hint=READABLE) from error
+        raise ExportError(f"{path.name} keeps weights outside its folder: {error}", hint=BESIDE) from error
     folder = path.parent.resolve()
     for name in names:
         file = path.parent / name
@@ -101,6 +105,18 @@ def _check_operators(model: Any, name: str) -> None:
                 f"{name}: {where} is the operator {node.op_type}, which opset {version} does not have",
                 hint="export the model without plugins and custom operators",
             )
+
+
+def _texts(model: Any) -> Iterator[object]:
+    """Every text that is read, compared or written again; those that are not UTF-8 come as bytes, or raise."""
+    try:
+        yield from (model.producer_name, *(one.domain for one in model.opset_import))
+        yield from (text for prop in model.metadata_props for text in (prop.key, prop.value))
+        yield from (value.name for value in (*model.graph.input, *model.graph.output, *model.graph.initializer))
+        for node in _nodes(model.graph):
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    except UnicodeDecodeError:
+        yield None
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
@@ -193,7 +209,10 @@ def measured(model: Any, where: str, batches: set[int]) -> dict[str, tuple[int, 
     kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     found: dict[int, dict[str, tuple[int, ...]]] = {}
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        # without its fallback, which would print
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
         names = [output.name for output in session.get_outputs()]
         for batch in sorted(batches):
             outputs = session.run(names, {value.name: np.zeros((batch, *dims), kind)})

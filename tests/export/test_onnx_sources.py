@@ -6,15 +6,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 
 from edgeinfer import load
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
-from edgeinfer.errors import ExportError, UsageError
+from edgeinfer.errors import EdgeInferError, ExportError, UsageError
 from edgeinfer.spec import Batch, Boxes, Size, TopK
-from edgeinfer_export import graphs
+from edgeinfer_export import graphs, onnxsource
 from edgeinfer_export.export import Options, export
 from edgeinfer_export.onnxsource import Told
 from helpers import foreign
@@ -334,6 +336,44 @@ def test_quantised_weights_make_an_int8_artifact(tmp_path):
     model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["q", "s", "z"], ["weight"]))
 
     assert exported(tmp_path, model).spec.artifacts[0].precision == "int8"
+
+
+GOOD = [
+    model.SerializeToString()
+    for model in (
+        foreign.yolov5(2, size=(64, 64)),
+        foreign.yolov8(2, size=("h", "w")),
+        foreign.classifier(4, size=(64, 64)),
+    )
+]
+DAMAGE = st.tuples(st.integers(0, 1 << 16), st.integers(0, 20), st.binary(max_size=5))
+
+
+# the same files every time: a crash inside ONNX Runtime would end the whole test run
+@settings(
+    deadline=None, derandomize=True, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(good=st.sampled_from(GOOD), damages=st.lists(DAMAGE, min_size=1, max_size=3))
+def test_a_damaged_file_is_a_graph_or_our_error(tmp_path, capfd, good, damages):
+    data = bytearray(good)
+    for place, length, content in damages:
+        at = place % len(data)
+        data[at : at + length] = content
+    (tmp_path / "model.onnx").write_bytes(data)
+    try:
+        onnxsource.build(tmp_path / "model.onnx", size=Size(64, 64), told=Told(normalize="unit"))
+    except EdgeInferError as error:
+        assert len(str(error)) < 900
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_name_cannot_steer_the_terminal(tmp_path, capsys):
+    model = foreign.yolov8()
+    model.graph.node[0].name, model.graph.node[0].domain = "\033[2J\007node", "com.acme"
+
+    assert main(["export", str(foreign.save(model, tmp_path / "model.onnx")), "-o", str(tmp_path / "out")]) == 1
+    assert "[2Jnode" in (said := capsys.readouterr().err)
+    assert all(character.isprintable() or character == "\n" for character in said)
 
 
 def test_a_word_that_is_no_layout_or_normalisation_is_wrong_usage():
