@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer.bundle import Bundle
 from edgeinfer.cli import _exporter, _limits
 from edgeinfer.spec import COLORS
 
@@ -47,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from edgeinfer.bundle import Bundle
+
     triton = _exporter.part("triton")
     options = triton.Options(
         artifact=args.artifact,
