@@ -6,13 +6,12 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from edgeinfer.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
 SINK = "edgeinfer"
@@ -104,6 +103,8 @@ class Playing:
             raise SourceError(f"{self._shown}: {name}: {error.message}", hint="try it with gst-launch-1.0 first")
 
     def _read(self, sample: Any) -> Sample:
+        import numpy as np
+
         info = self._video.VideoInfo.new_from_caps(sample.get_caps())
         name = info.finfo.name
         if name not in FORMATS:
@@ -145,6 +146,8 @@ class Playing:
 
 def _pixels(data: NDArray[np.uint8], info: Any, pixels: str) -> NDArray[np.uint8]:
     """A copy of the frame without the padding of its rows."""
+    import numpy as np
+
     height, width = info.height, info.width
     if pixels == "nv12":
         rows = [_rows(data, info, plane, lines, width) for plane, lines in ((0, height), (1, height // 2))]
@@ -155,6 +158,8 @@ def _pixels(data: NDArray[np.uint8], info: Any, pixels: str) -> NDArray[np.uint8
 
 
 def _rows(data: NDArray[np.uint8], info: Any, plane: int, lines: int, used: int) -> NDArray[np.uint8]:
+    import numpy as np
+
     start, stride = info.offset[plane], info.stride[plane]
     # the last row may lack its padding
     return np.lib.stride_tricks.as_strided(
