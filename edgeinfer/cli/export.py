@@ -78,6 +78,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     part.add_argument(
         "--normalize", default="", help="what it takes: imagenet, unit (0-1), symmetric (-1-1), none (0-255)"
     )
+    part.add_argument("--io", default="", help="of an engine: float32 or float16 tensors in and out (default: float32)")
     part.add_argument(
         "--via", metavar="TOOL", default="", help="ultralytics exports the checkpoint; RUNS ITS CODE, so trust it first"
     )
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         precisions=_exporter.precisions(args.precision),
         variant=_variant(args),
-        told=_exporter.part("onnxsource").Told(args.layout, args.normalize),
+        told=_exporter.part("onnxsource").Told(args.layout, args.normalize, args.io),
         via=_exporter.part("via").check(args.via),
         via_python=args.via_python,
         recipe=args.recipe,

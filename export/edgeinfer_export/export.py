@@ -66,7 +66,7 @@ def export(
 
     `warn` is told what works and yet may surprise. Raises CheckpointError, ExportError, FetchError, BundleError.
     """
-    if Path(source).suffix == ".engine":
+    if Path(source).suffix.lower() in enginefile.SUFFIXES:
         if options.variant != PLAIN or options.via:
             raise ExportError(f"{source} is compiled: its graph cannot be changed", hint="export its ONNX instead")
         engine = enginefile.read(Path(source), options)

@@ -72,7 +72,7 @@ def _facts(found: dict[str, Any]) -> Facts:
         size=_size(found.get("imgsz")),
         batch=_batch(found.get("batch"), args.get("dynamic") is True),
         stride=_stride(found.get("stride")),
-        end2end=_end2end(found, args) if family == "ultralytics" else None if family != "yolov5" else False,
+        end2end=_end2end(found, args) if family != "yolov5" else False,
         precision=_precision(args),
         own={key: modeltree.plain(found[key]) for key in OURS} if family == "edgeinfer" else None,
     )
@@ -139,8 +139,10 @@ def _stride(value: object) -> int:
     return value if type(value) is int and 1 <= value <= 1024 else 1
 
 
-def _end2end(found: dict[str, Any], args: dict[str, Any]) -> bool:
+def _end2end(found: dict[str, Any], args: dict[str, Any]) -> bool | None:
     """Whether boxes come suppressed: by the model's own head, or because suppression was exported with it."""
+    if "end2end" not in found and "nms" not in args:
+        return None
     return found.get("end2end") is True or args.get("nms") is True
 
 

@@ -30,6 +30,7 @@ NORMALIZE = {
     "symmetric": (255.0, (0.5,) * 3, (0.5,) * 3),
     "none": (1.0, (0.0,) * 3, (1.0,) * 3),
 }
+IO = ("float32", "float16")
 DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}
 DTYPES |= {TensorProto.INT8: "int8", TensorProto.INT32: "int32", TensorProto.INT64: "int64"}
 LABELED = {"classes": 1000}  # else 80: COCO
@@ -37,17 +38,21 @@ LABELED = {"classes": 1000}  # else 80: COCO
 
 @dataclass(frozen=True)
 class Told:
-    """What the user says of a model that does not say it itself: its layout (layouts.LAYOUTS), its normalisation."""
+    """What the user says of a model that does not say it itself.
+
+    `layout` of its output (layouts.LAYOUTS); `normalize` (NORMALIZE); `io`, the element type of what goes in and
+    out of an engine, which only a GPU could read from it (float32 where nothing is said).
+    """
 
     layout: str = ""
     normalize: str = ""
+    io: str = ""
 
     def __post_init__(self) -> None:
         layouts.check_name(self.layout)
-        if self.normalize and self.normalize not in NORMALIZE:
-            raise UsageError(
-                f"--normalize {self.normalize!r} is not one of {', '.join(NORMALIZE)}", hint="see edgeinfer export -h"
-            )
+        for flag, value, known in (("normalize", self.normalize, NORMALIZE), ("io", self.io, IO)):
+            if value and value not in known:
+                raise UsageError(f"--{flag} {value!r} is not one of {', '.join(known)}", hint="see edgeinfer export -h")
 
 
 UNTOLD = Told()

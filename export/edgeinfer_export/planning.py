@@ -102,7 +102,7 @@ def _source(source: str, options: Options) -> Plan:
     if known and not path.is_file():
         kind = f"downloaded from {known.url}"
         return dataclasses.replace(asked, name=options.name or known.name, kind=kind, license=known.license)
-    if path.suffix == ".engine":
+    if path.suffix.lower() in enginefile.SUFFIXES:
         engine = enginefile.read(path, options)
         kind = f"a TensorRT engine, {path.stat().st_size / 1e6:.1f} MB"
         return _known(asked, kind, engine.spec, (f"trt.{engine.precision}.plan",))

@@ -35,10 +35,11 @@ def read(source: str | Path, options: Options, progress: Progress | None = None)
     Raises CheckpointError, ExportError, FetchError.
     """
     path, known = locate(source, progress)
+    _check_told(path, options)
     name = plain(options.name or (known.name if known else path.stem))
     if options.via:
         return _via(path, name, options)
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         return _onnx(path, name if options.name else "", options)
     weights = checkpoint.read(path)
     built = graphs.build(
@@ -56,6 +57,15 @@ def read(source: str | Path, options: Options, progress: Progress | None = None)
         license=weights.license or (known.license if known else "") or license_of(weights.origin),
     )
     return _coming_from(built, provenance)
+
+
+def _check_told(path: Path, options: Options) -> None:
+    """What is told of a model that says it itself would be passed over: that is refused."""
+    told, onnx = options.told, path.suffix.lower() == ".onnx" or options.via
+    if told.io or (not onnx and told != onnxsource.UNTOLD):
+        flags = [f"--{name}" for name, value in vars(told).items() if value and (not onnx or name == "io")]
+        kinds = "an engine" if onnx else "an .onnx file or an engine"
+        raise UsageError(f"{', '.join(flags)} tells of {kinds}, which {path.name} is not", hint="leave it out")
 
 
 def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, zoo.Known | None]:

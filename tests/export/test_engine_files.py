@@ -89,9 +89,12 @@ def test_a_plain_plan_needs_to_be_told_all_and_the_error_lists_the_flags(tmp_pat
 def test_a_plain_plan_that_is_told_all_becomes_a_bundle(tmp_path):
     file = tmp_path / "best.engine"
     file.write_bytes(PLAN)
-    bundle = Bundle.open(export(file, tmp_path / "out", Options(batch=Batch(2, 2), **TOLD)))
+    bundle = Bundle.open(
+        export(file, tmp_path / "out", Options(batch=Batch(2, 2), **{**TOLD, "told": Told("yolov5", io="float16")}))
+    )
 
     assert bundle.spec.outputs[0].shape == (2, 252, 7)
+    assert bundle.spec.inputs[0].dtype == bundle.spec.outputs[0].dtype == "float16"
     assert bundle.file("trt.fp16.plan").read_bytes() == PLAN
 
 

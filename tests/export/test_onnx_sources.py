@@ -46,10 +46,21 @@ def refusal(tmp_path, model, **options):
         (foreign.yolov5(metadata={}), Boxes("yolov5"), (1, 378, 8)),
         (foreign.yolov8(metadata={}), Boxes("yolov8"), (1, 7, 126)),
         (foreign.end2end(), Boxes("end2end"), (1, 300, 6)),
+        (foreign.end2end(metadata={"author": "Ultralytics", "names": foreign.names(2)}), Boxes("end2end"), (1, 300, 6)),
         (foreign.classifier(), TopK(5), (1, 1000)),
         (foreign.classifier(7, True, metadata={**foreign.ULTRALYTICS, "task": "classify"}), TopK(5, "none"), (1, 7)),
     ],
-    ids=["yolov5", "yolov8", "one-class", "yolov5-bare", "yolov8-bare", "end2end", "torchvision", "ultralytics-cls"],
+    ids=[
+        "yolov5",
+        "yolov8",
+        "one-class",
+        "yolov5-bare",
+        "yolov8-bare",
+        "end2end",
+        "end2end-unsaid",
+        "torchvision",
+        "ultralytics-cls",
+    ],
 )
 def test_a_layout_is_recognised_and_the_bundle_verifies(tmp_path, model, decode, shape):
     bundle = exported(tmp_path, model)
@@ -376,7 +387,15 @@ def test_a_name_cannot_steer_the_terminal(tmp_path, capsys):
     assert all(character.isprintable() or character == "\n" for character in said)
 
 
+@pytest.mark.parametrize(("name", "flag"), [("model.onnx", "--io=float16"), ("model.pt", "--layout=yolov5")])
+def test_a_flag_that_would_be_passed_over_is_wrong_usage(tmp_path, capsys, name, flag):
+    file = foreign.save(foreign.yolov8(), tmp_path / name)
+
+    assert main(["export", str(file), flag, "-o", str(tmp_path / "out")]) == 2
+    assert "leave it out" in capsys.readouterr().err
+
+
 def test_a_word_that_is_no_layout_or_normalisation_is_wrong_usage():
-    for words in (("yolov9", ""), ("", "caffe")):
+    for words in (("yolov9", ""), ("", "caffe"), ("", "", "float64")):
         with pytest.raises(UsageError):
             Told(*words)
