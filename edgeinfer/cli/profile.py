@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeinfer import backends
 from edgeinfer.cli import _limits
@@ -21,6 +21,7 @@ EXAMPLE = """\
 edgeinfer profile engines/yolov5s
 edgeinfer profile engines/yolov5s --scenario single-stream,paced,offline --json now.json --html now.html
 edgeinfer profile engines/yolov5s --scenario server --latency-bound 50ms
+edgeinfer profile engines/yolov5s engines/yolov5s-pruned --fail-if-slower 5%
 edgeinfer profile engines/yolov5s --boundary file --source photos/ --layers"""
 SCENARIOS = ("single-stream", "multi-stream", "server", "offline", "paced", "cold")
 BOUNDARIES = ("engine", "pipeline", "file")
@@ -30,7 +31,9 @@ INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", nargs="+", help="the folder that edgeinfer export wrote; of two, B against A"
+    )
     choosing = parser.add_argument_group("what runs (the best that can run here, unless chosen)")
     choosing.add_argument(
         "--backend",
@@ -129,57 +132,60 @@ def _milliseconds(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    from edgeinfer.profiling import comparison
-    from edgeinfer.profiling.measuring import profile
-    from edgeinfer.profiling.report import Report
-
-    if args.fail_if_slower is not None and not args.compare:
-        raise UsageError("--fail-if-slower needs something to compare with", hint="--compare FILE")
-    before = Report.read(args.compare) if args.compare else None
-    if before:
-        comparison.check(before.data, args.boundary, args.scenario)
-    report = profile(
-        args.bundle,
-        args.backend,
-        args.precision,
-        scenario=args.scenario,
-        boundary=args.boundary,
-        seconds=args.seconds,
-        source=args.source,
-        fps=args.fps,
-        latency_bound_ms=args.latency_bound,
-        threads=args.threads,
-        layers=args.layers,
-        say=_say if sys.stderr.isatty() else lambda _: None,
-    )
+    if len(args.bundle) > 2:
+        raise UsageError("more than two bundles were given", hint="edgeinfer compare takes any number")
+    if args.fail_if_slower is not None and not (args.compare or len(args.bundle) == 2):
+        raise UsageError("--fail-if-slower needs something to compare with", hint="--compare FILE, or two bundles")
+    report = _against_each_other(args) if len(args.bundle) == 2 else _alone(args)
     if sys.stderr.isatty():
         _say("")
-    slower = before is not None and _compared(report, before, args.fail_if_slower)
     print(report.table(), flush=True)
     for target in filter(None, (args.json, args.html)):
         report.write(target)
     if args.trace:
         report.write_trace(args.trace)
-    return _code(report, slower=slower)
+    return _code(report, args.fail_if_slower)
 
 
-def _compared(report: Report, before: Report, limit: float | None) -> bool:
-    """Put the differences into the report; True when one of them is over the limit."""
+def _common(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("backend", "precision", "boundary", "seconds", "source", "fps", "threads")
+    say = _say if sys.stderr.isatty() else lambda _: None
+    return {**{name: getattr(args, name) for name in names}, "say": say}
+
+
+def _alone(args: argparse.Namespace) -> Report:
     from edgeinfer.profiling import comparison
+    from edgeinfer.profiling.measuring import profile
+    from edgeinfer.profiling.report import Report
 
-    if report.partial:
-        return False
-    found = comparison.compare(report.data, before.data)
-    report.data["comparison"] = comparison.record(found, list(report.data["samples"]), before.data, comparison.APART)
-    return limit is not None and any(difference.slower_than(limit) for difference in found)
+    before = Report.read(args.compare) if args.compare else None
+    if before:
+        comparison.check(before.data, args.boundary, args.scenario)
+    more = {"scenario": args.scenario, "latency_bound_ms": args.latency_bound, "layers": args.layers}
+    report = profile(args.bundle[0], **_common(args), **more)
+    if before and not report.partial:
+        found = comparison.compare(report.data, before.data)
+        names = list(report.data["samples"])
+        report.data["comparison"] = comparison.record(found, names, before.data, comparison.APART)
+    return report
+
+
+def _against_each_other(args: argparse.Namespace) -> Report:
+    from edgeinfer.profiling.rivals import versus
+
+    if len(args.scenario) != 1 or args.compare or args.layers:
+        raise UsageError("two bundles go with one scenario, and without --compare and --layers")
+    return versus(*args.bundle, **_common(args), scenario=args.scenario[0])
 
 
 def _say(text: str) -> None:
     print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _code(report: Report, *, slower: bool) -> int:
+def _code(report: Report, limit: float | None) -> int:
     """Numbers that are not valid prove nothing, also not that a model became slower."""
     if report.partial:
         return INTERRUPTED
-    return NOT_VALID if not report.valid else SLOWER if slower else 0
+    if not report.valid:
+        return NOT_VALID
+    return SLOWER if limit is not None and report.slower_than(limit) else 0

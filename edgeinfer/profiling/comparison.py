@@ -32,10 +32,6 @@ class Difference(NamedTuple):
         """Whether the interval leaves out 1."""
         return not self.low <= 1 <= self.high
 
-    def slower_than(self, limit: float) -> bool:
-        """Slower by more than this share, and a difference is shown."""
-        return self.shown and self.ratio > 1 + limit
-
     def words(self) -> str:
         interval = f"{self.ratio:.3f} times the time, 95 % interval {self.low:.3f} to {self.high:.3f}"
         if not self.shown:
@@ -87,11 +83,14 @@ def blocks(latencies: Sequence[float]) -> list[float]:
     return [median(latencies[start:end]) for start, end in zip(bounds, bounds[1:])]
 
 
-def difference(scenario: str, this: Sequence[float], other: Sequence[float]) -> Difference:
-    """Medians of blocks, this and the other's -> their ratio."""
+def difference(scenario: str, this: Sequence[float], other: Sequence[float], *, paired: bool = False) -> Difference:
+    """Medians of blocks, this and the other's -> their ratio; `paired` blocks were taken side by side."""
     import numpy as np
 
     chance = np.random.default_rng(0)
-    drawn = [np.median(chance.choice(np.asarray(values), (RESAMPLES, len(values))), axis=1) for values in (this, other)]
+    places = [chance.integers(len(values), size=(RESAMPLES, len(values))) for values in (this, other)]
+    if paired:
+        places[1] = places[0]
+    drawn = [np.median(np.asarray(values)[place], axis=1) for values, place in zip((this, other), places)]
     low, high = np.percentile(drawn[0] / drawn[1], [2.5, 97.5])
     return Difference(scenario, median(this) / median(other), float(low), float(high))

@@ -65,7 +65,7 @@ def profile(
     with load(opened, **loading) as model:
         newborn = {**loading, "bundle": str(opened.path), "source": [str(name) for name in source]}
         session = _Session(model, boundary, pictures, asked=asked, newborn=newborn, say=say)
-        facts = {**context.describe(opened), **session.facts(threads), "harness_ms": harness_ms(opened, pictures)}
+        facts = {**described(opened, model, boundary, pictures, threads), "harness_ms": harness_ms(opened, pictures)}
         report = session.report(names, facts)
         if layers and not report.partial:
             say("layers")
@@ -90,16 +90,6 @@ class _Session:
         self._asked, self._newborn, self._say = asked, newborn, say
         self._origin = time.perf_counter()
 
-    def facts(self, threads: int) -> dict[str, Any]:
-        return {
-            "backend": self._model.backend,
-            "artifact": self._model.artifact or None,
-            "threads": threads or "the backend's choice",
-            "device_kind": self._model.engine.device,
-            "boundary": self._boundary,
-            "pictures": self._pictures.origin,
-        }
-
     def layers(self) -> dict[str, Any]:
         inputs, _ = self._model.device.preprocess([self._pictures.pictures[0].image])
         return layering.record(self._model.engine, inputs)
@@ -118,7 +108,7 @@ class _Session:
         interrupted = interrupted or any(run.samples.interrupted for run in runs)
         if not interrupted and not any(run.samples.latency_ms for run in runs):
             raise EngineError("not a single sample was measured", hint="measure longer: --seconds 60")
-        return self._assembled(runs, watch, facts, interrupted=interrupted)
+        return assembled(runs, watch, facts, self._origin, interrupted=interrupted)
 
     def _run(self, name: str) -> Run:
         if name == "cold":
@@ -130,30 +120,46 @@ class _Session:
         subject = Subject(self._model, self._boundary, self._pictures.pictures, group)
         return scenarios.measure(name, subject, self._asked, self._say)
 
-    def _assembled(self, runs: Sequence[Run], watch: Sensors, facts: dict[str, Any], *, interrupted: bool) -> Report:
-        device = self._model.engine.device
-        reasons, unchecked = ["interrupted: what follows is partial"] if interrupted else [], []
-        summary = {}
-        for run in runs:
-            window = watch.between(run.samples.origin, run.samples.origin + run.samples.elapsed_s)
-            verdict = judge(run.scenario, run.samples, window, device)
-            reasons += [f"{run.scenario}: {reason}" for reason in verdict.reasons]
-            unchecked += verdict.unchecked
-            summary[run.scenario] = _summary(run, window)
-        return Report(
-            {
-                "schema": SCHEMA,
-                "valid": not reasons,
-                "partial": interrupted,
-                "reasons": reasons,
-                "unchecked": list(dict.fromkeys(unchecked)),
-                "context": facts,
-                "scenarios": {run.scenario: run.facts for run in runs},
-                "summary": summary,
-                "samples": {run.scenario: _samples(run, self._origin) for run in runs},
-                "sensors": watch.record(self._origin),
-            }
-        )
+
+def described(bundle: Bundle, model: Pipeline, boundary: str, pictures: PictureSet, threads: int) -> dict[str, Any]:
+    """The context of a report on this loaded model."""
+    return {
+        **context.describe(bundle),
+        "backend": model.backend,
+        "artifact": model.artifact or None,
+        "threads": threads or "the backend's choice",
+        "device_kind": model.engine.device,
+        "boundary": boundary,
+        "pictures": pictures.origin,
+    }
+
+
+def assembled(
+    runs: Sequence[Run], watch: Sensors, facts: dict[str, Any], origin: float, *, interrupted: bool
+) -> Report:
+    """Runs, with what the sensors read during them, judged and summed up."""
+    reasons, unchecked = ["interrupted: what follows is partial"] if interrupted else [], []
+    summary = {}
+    for run in runs:
+        window = watch.between(run.samples.origin, run.samples.until)
+        verdict = judge(run.scenario, run.samples, window, facts["device_kind"])
+        reasons += [f"{run.scenario}: {reason}" for reason in verdict.reasons]
+        unchecked += verdict.unchecked
+        summary[run.scenario] = _summary(run, window)
+    return Report(
+        {
+            "schema": SCHEMA,
+            "valid": not reasons,
+            "partial": interrupted,
+            "reasons": reasons,
+            "unchecked": list(dict.fromkeys(unchecked)),
+            "context": facts,
+            "scenarios": {run.scenario: run.facts for run in runs},
+            "summary": summary,
+            "samples": {run.scenario: _samples(run, origin) for run in runs},
+            "sensors": watch.record(origin),
+        }
+    )
 
 
 def harness_ms(bundle: Bundle, pictures: PictureSet) -> float | None:
@@ -170,6 +176,8 @@ def _summary(run: Run, window: sensors.Window) -> dict[str, Any]:
     samples = run.samples
     stages = {name: distribution(spans) for name, spans in samples.stages_ms.items()}
     joules, reason = _joules(samples, window)
+    if "interleaved" in run.facts:
+        joules, reason = None, "two models shared the machine, turn by turn"
     return {
         "latency_ms": distribution(samples.latency_ms),
         "images": samples.images,

@@ -25,8 +25,9 @@ def render(data: dict[str, Any]) -> str:
     body = [
         _verdict(data),
         _head(data["context"], title),
-        *(_scenario(data, name) for name in data["summary"]),
         _compared(data.get("comparison")),
+        *(_scenario(data, name) for name in data["summary"]),
+        *_rival(data),
         _layers(data.get("layers")),
         _notes(data),
         _context(data),
@@ -51,7 +52,8 @@ def _head(facts: dict[str, Any], title: str) -> str:
     device = facts["device"]
     place = " · ".join(filter(None, (device["board"], device["gpu"], device["cpu"], f"{device['cores']} cores")))
     what = f"{facts['boundary']}: {BOUNDARIES[facts['boundary']]}"
-    lines = [place, f"{facts['artifact'] or 'no file'} · boundary {what}", facts["time"]]
+    file = f"{facts['bundle']['path']}: {facts['artifact'] or 'no file'}"
+    lines = [place, f"{file} · boundary {what}", facts["time"]]
     return f"<header><h1>{escape(title)}</h1>{''.join(f'<p>{escape(line)}</p>' for line in lines)}</header>"
 
 
@@ -136,6 +138,18 @@ def _compared(found: dict[str, Any] | None) -> str:
     items = "".join(f"<li><b>{escape(words)}</b></li>" for words in found["words"])
     doubt = "" if found["with"]["valid"] else " That report is not valid."
     return f"<section><h2>Compared</h2><ul>{items}</ul><p>{escape(found['remark'])}.{doubt}</p></section>"
+
+
+def _rival(data: dict[str, Any]) -> list[str]:
+    """The other bundle of an interleaved measurement."""
+    other = data.get("comparison", {}).get("with", {})
+    if "summary" not in other:
+        return []
+    facts = other["context"]
+    return [
+        _head(facts, f"compared with {facts['bundle']['name']} on {facts['backend']}"),
+        *(_scenario(other, name) for name in other["summary"]),
+    ]
 
 
 def _layers(found: dict[str, Any] | None) -> str:

@@ -52,6 +52,11 @@ class Report:
         """Whether Ctrl-C ended it early."""
         return bool(self.data["partial"])
 
+    def slower_than(self, limit: float) -> bool:
+        """Whether the comparison shows a scenario to be slower by more than this share."""
+        found = self.data.get("comparison", {}).get("differences", [])
+        return any(one["shown"] and one["ratio"] > 1 + limit for one in found)
+
     def write(self, path: str | Path) -> None:
         """Write FILE.html as a page and any other as JSON; whole or not at all. Raises EdgeInferError."""
         target = Path(path)
@@ -73,9 +78,12 @@ class Report:
 
     def table(self) -> str:
         """The verdict first, then the numbers."""
+        other = self.data.get("comparison", {}).get("with", {})
+        before = [_headline(other["context"]), _numbers(other)] if "summary" in other else []
         parts = [
             self.verdict(),
-            self._subject(),
+            *before,
+            _headline(self.data["context"]),
             _numbers(self.data),
             _layers(self.data.get("layers")),
             *self._remarks(),
@@ -88,13 +96,6 @@ class Report:
             return "VALID: the machine held still"
         head = "INVALID, PARTIAL" if self.partial else "INVALID"
         return "\n".join([f"{head}: do not quote these numbers", *(f"  {reason}" for reason in self.reasons)])
-
-    def _subject(self) -> str:
-        facts = self.data["context"]
-        device, what = facts["device"], facts["boundary"]
-        name = f"{facts['bundle']['name']} on {facts['backend']} {facts['artifact'] or ''}".rstrip()
-        place = ", ".join(filter(None, (device["board"], device["gpu"], device["cpu"], f"{device['cores']} cores")))
-        return f"{name}, boundary {what}: {BOUNDARIES[what]}\n{place}"
 
     def _remarks(self) -> list[str]:
         facts, lines = self.data["context"], []
@@ -121,6 +122,14 @@ class Report:
         return ["", *lines]
 
 
+def _headline(facts: dict[str, Any]) -> str:
+    device, what = facts["device"], facts["boundary"]
+    bundle = facts["bundle"]
+    name = f"{bundle['name']} ({bundle['path']}) on {facts['backend']} {facts['artifact'] or ''}".rstrip()
+    place = ", ".join(filter(None, (device["board"], device["gpu"], device["cpu"], f"{device['cores']} cores")))
+    return f"{name}, boundary {what}: {BOUNDARIES[what]}\n{place}"
+
+
 def _fault(data: Any) -> str:
     """What keeps this JSON from being compared with a report; empty if nothing does."""
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
@@ -138,7 +147,7 @@ def _fault(data: Any) -> str:
 
 def _particulars(run: dict[str, Any]) -> str:
     if "dropped" in run:
-        return f"; {run['fps']:g} a second, {run['dropped']} dropped"
+        return f"; {run['dropped']} dropped"
     if run.get("after_idle_ms"):
         second, idle = median(run["second_ms"]), median(run["after_idle_ms"])
         return f"; then a second result in {second:.2f} ms, and {idle:.2f} ms after {run['idle_s']:g} s idle"

@@ -58,6 +58,13 @@ class Samples:
             self.stages_ms.setdefault(stage, []).append(span)
 
     @property
+    def until(self) -> float:
+        """When the last was done, on the clock of `origin`."""
+        if not self.start_s:
+            return self.origin + self.elapsed_s
+        return self.origin + max(self.elapsed_s, self.start_s[-1] + self.latency_ms[-1] / 1e3)
+
+    @property
     def throughput(self) -> float | None:
         """Pictures a second."""
         return self.images / self.elapsed_s if self.images and self.elapsed_s > 0 else None

@@ -85,10 +85,7 @@ def measure(scenario: str, subject: Subject, asked: Asked, say: Say) -> Run:
     issuer = issuer_of(scenario)
     say(f"{scenario}: warming up")
     warm = warm_up(subject)
-    images = subject.group if scenario == "offline" else 1
-    calls = STREAMS // subject.group if scenario == "multi-stream" else 1
-    rate = asked.fps if scenario == "paced" else 0.0
-    load = Load(scenario, asked.seconds, warm["median_ms"] * calls, rate, images)
+    load = load_of(scenario, subject, asked.seconds, warm["median_ms"], asked.fps)
     facts = {"sample": NAMES[scenario], "issuer": issuer.NAME, "warm_up": warm, "seconds": asked.seconds}
     if scenario == "server":
         load, found = _server_load(load, issuer, subject, asked, say)
@@ -100,6 +97,13 @@ def measure(scenario: str, subject: Subject, asked: Asked, say: Say) -> Run:
     if scenario == "server":
         _check_bound(samples, facts)
     return Run(scenario, samples, facts)
+
+
+def load_of(scenario: str, subject: Subject, seconds: float, call_ms: float, fps: float) -> Load:
+    """The load of a scenario, given what one call of the model takes."""
+    images = subject.group if scenario == "offline" else 1
+    calls = STREAMS // subject.group if scenario == "multi-stream" else 1
+    return Load(scenario, seconds, call_ms * calls, fps if scenario == "paced" else 0.0, images)
 
 
 def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> dict[str, float]:

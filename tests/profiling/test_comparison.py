@@ -72,6 +72,15 @@ def test_calls_of_several_pictures_are_compared_by_the_picture():
     assert not found.shown
 
 
+@given(st.integers(0, 50))
+def test_blocks_side_by_side_cancel_what_met_both(seed):
+    drift = [1 + place / 10 for place in range(20)]
+    this = [5.1 * factor + noise for factor, noise in zip(drift, latencies(20, 0, 0.01, seed), strict=True)]
+    other = [5.0 * factor for factor in drift]
+    assert difference("x", this, other, paired=True).shown
+    assert not difference("x", this, other).shown
+
+
 @pytest.mark.parametrize(
     ("one", "slower"),
     [
@@ -82,7 +91,8 @@ def test_calls_of_several_pictures_are_compared_by_the_picture():
     ],
 )
 def test_slower_is_shown_and_large(one, slower):
-    assert one.slower_than(0.05) is slower
+    compared = record([one], ["x"], report([1.0]), "")
+    assert Report({"comparison": compared}).slower_than(0.05) is slower
 
 
 def test_too_few_samples_are_said():

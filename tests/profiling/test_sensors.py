@@ -82,6 +82,16 @@ def test_the_load_of_others_is_what_this_process_did_not_use(tree):
     assert probe.read()["cpu.other_percent"] == pytest.approx(30.0, rel=0.05)
 
 
+def test_children_are_part_of_the_measurement(tree):
+    stat = "{pid} (a) b) S 1 1 1 0 -1 4194304 100 0 0 0 {user} 50 0 0 20 0 1 0 100 1000 100"
+    tree("proc/77/stat", stat.format(pid=77, user=100))
+    probe = linux.Probe(tree.root, children=[77, 78])
+    probe._before["time"] -= 10.0
+    tree("proc/77/stat", stat.format(pid=77, user=500))  # 4 s
+    tree("proc/stat", f"cpu{CPU} 500 0 150 1200 5 0 0 0 0 0\n")  # 5 s
+    assert probe.read()["cpu.other_percent"] == pytest.approx(10.0, abs=1.0)
+
+
 def test_what_cannot_be_read_has_a_reason_and_no_number(tmp_path):
     with Sensors([linux.Probe(tmp_path)]) as watch:
         pass

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgeinfer.profiling.sensors import ROOT, text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -29,10 +30,10 @@ _WHY = {
 
 
 class Probe:
-    """Reads below `root`, for the processors this process may run on."""
+    """Reads below `root`, for the processors this process may run on; `children` count as its own work."""
 
-    def __init__(self, root: Path = ROOT) -> None:
-        self._root = root
+    def __init__(self, root: Path = ROOT, children: Sequence[int] = ()) -> None:
+        self._root, self._children = root, children
         self._cpus = sorted(os.sched_getaffinity(0))
         self.unknown = dict(_WHY)
         self._clocks = self._readable(
@@ -98,8 +99,8 @@ class Probe:
 
     def _now(self) -> dict[str, float]:
         """Counters, of which only the differences say anything."""
-        own = os.times()
-        now = {"time": time.perf_counter(), "own": own.user + own.system + own.children_user + own.children_system}
+        own = sum(os.times()[:4]) + sum(_used_s(self._root / f"proc/{child}/stat") for child in self._children)
+        now = {"time": time.perf_counter(), "own": own}
         if self._energy:
             now["energy"] = sum(_numbers(self._energy)) / 1e6
         with suppress(OSError, IndexError, ValueError):
@@ -132,6 +133,16 @@ def _table(path: Path) -> dict[str, int]:
         return {}
     pairs = (line.replace(":", " ").split() for line in lines)
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) > 1 and pair[1].isdigit()}
+
+
+def _used_s(stat: Path) -> float:
+    """Seconds of processor a process has used; none once it is gone, for then its parent has them."""
+    try:
+        # its name, in brackets, may hold anything
+        columns = text(stat).rpartition(")")[2].split()
+        return (int(columns[11]) + int(columns[12])) * _TICK_S
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _busy_s(stat: str, cpus: list[int]) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # of nvmlClocksEventReasons: software power cap, hardware slowdown, software and hardware thermal, power brake
 THROTTLES = {
@@ -28,7 +31,8 @@ FIELDS = (
 class Probe:
     """The first GPU that CUDA would use, or nothing but reasons."""
 
-    def __init__(self) -> None:
+    def __init__(self, children: Sequence[int] = ()) -> None:
+        self._own = {os.getpid(), *children}
         self.unknown: dict[str, str] = {}
         self._gpu: Any = None
         self._seen_us = 0
@@ -77,7 +81,7 @@ class Probe:
         for entry in sorted(used, key=lambda entry: entry.timeStamp):
             newest[entry.pid] = entry.smUtil
         # inside a container NVML names processes by their numbers outside
-        return float(sum(share for pid, share in newest.items() if pid != os.getpid()))
+        return float(sum(share for pid, share in newest.items() if pid not in self._own))
 
     def close(self) -> None:
         if self._gpu is not None:

@@ -1,0 +1,166 @@
+"""Two bundles measured against each other: a process each, turn by turn in random order.
+
+Whatever drifts on the machine meets both alike, and two runtimes in one process would disturb each other.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import EngineError, UsageError
+from edgeinfer.profiling import comparison, interruption, scenarios, sensors
+from edgeinfer.profiling.measuring import assembled
+from edgeinfer.profiling.samples import Samples
+from edgeinfer.profiling.scenarios import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgeinfer.profiling.report import Report
+    from edgeinfer.profiling.scenarios import Say
+
+TURNS = 20
+SCENARIOS = ("single-stream", "multi-stream", "offline", "paced")
+INTERLEAVED = f"interleaved at random in {TURNS} turns each"
+
+
+class Rival:
+    """A bundle in a process of its own, idle until it has its turn."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "edgeinfer.profiling._rival", json.dumps(asked)]
+        # its own session, so that Ctrl-C does not reach it
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.pid = self._process.pid
+        self.turns: list[Samples] = []
+
+    def wait_ready(self) -> None:
+        ready = self._heard()["ready"]
+        self.context, self.warm_up = ready["context"], ready["warm_up"]
+
+    def turn(self, seconds: float) -> None:
+        assert self._process.stdin
+        print(seconds, file=self._process.stdin, flush=True)
+        self.turns.append(Samples(**self._heard()["samples"]))
+
+    def _heard(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise EngineError(f"the process of a rival ended with code {self._process.wait()}")
+        said: dict[str, Any] = json.loads(line)
+        if "error" in said:
+            raise EngineError(said["error"], hint=said["hint"])
+        return said
+
+    def medians(self) -> list[float]:
+        """Milliseconds a picture: the median of each turn."""
+        return [median(one.latency_ms) * len(one.latency_ms) / one.images for one in self.turns if one.latency_ms]
+
+    def joined(self) -> Samples:
+        """All turns as one, on the clock of the first."""
+        whole = Samples(self.turns[0].origin)
+        for one in self.turns:
+            shift = one.origin - whole.origin
+            for place, (start, latency) in enumerate(zip(one.start_s, one.latency_ms)):
+                stages = {name: spans[place] for name, spans in one.stages_ms.items()}
+                whole.add(shift + start, latency, stages, 0)
+            whole.images += one.images
+            whole.elapsed_s += one.elapsed_s
+            whole.dropped += one.dropped
+        return whole
+
+    def close(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                stream.close()
+        self._process.terminate()
+        self._process.wait()
+
+
+def versus(
+    one: str | Path,
+    other: str | Path,
+    backend: str = "auto",
+    precision: str = "auto",
+    *,
+    scenario: str = "single-stream",
+    boundary: str = "pipeline",
+    seconds: float = 10.0,
+    source: Sequence[str | Path] = (),
+    fps: float = 30.0,
+    threads: int = 0,
+    say: Say = lambda _: None,
+) -> Report:
+    """Measure bundle `other` against bundle `one`, each for `seconds`: the report is of `other`.
+
+    Its `comparison` holds the ratio and the whole report of `one`. Arguments as of `profile`. Raises
+    UsageError for server and cold, and what the bundles' processes raise.
+    """
+    if scenario not in SCENARIOS:
+        raise UsageError(f"two bundles are compared in {', '.join(SCENARIOS)}, not {scenario}")
+    scenarios.Asked(seconds, fps)
+    asked = {"backend": backend, "precision": precision, "threads": threads, "scenario": scenario, "fps": fps}
+    asked.update(boundary=boundary, source=[str(name) for name in source])
+    origin = time.perf_counter()
+    with ExitStack() as stack:
+        rivals = []
+        for bundle in (one, other):
+            rivals.append(Rival({**asked, "bundle": str(bundle)}))
+            stack.callback(rivals[-1].close)
+        say("loading both")
+        for rival in rivals:
+            rival.wait_ready()
+        watch = stack.enter_context(sensors.Sensors(sensors.here([rival.pid for rival in rivals])))
+        stop = stack.enter_context(interruption.noticed())
+        chance = random.Random(0)  # noqa: S311 - an order, no secret
+        for turn in range(TURNS):
+            say(f"turn {turn + 1} of {TURNS}")
+            for rival in chance.sample(rivals, 2):
+                if not stop.asked:
+                    rival.turn(seconds / TURNS)
+            if stop.asked:
+                break
+    if not all(rival.turns for rival in rivals):
+        raise KeyboardInterrupt
+    return _judged(rivals, scenario, watch, origin, interrupted=stop.asked)
+
+
+def _judged(
+    rivals: Sequence[Rival], scenario: str, watch: sensors.Sensors, origin: float, *, interrupted: bool
+) -> Report:
+    first, second = (_report(rival, scenario, watch, origin, interrupted=interrupted) for rival in rivals)
+    pairs = list(zip(rivals[1].medians(), rivals[0].medians()))
+    found = []
+    if len(pairs) >= comparison.FEWEST_BLOCKS:
+        this, other = zip(*pairs)
+        found = [comparison.difference(scenario, this, other, paired=True)]
+    record = comparison.record(found, [scenario], first.data, INTERLEAVED)
+    second.data["comparison"] = {**record, "with": first.data}
+    both = [*first.reasons, *second.reasons]
+    second.data.update(valid=not both, reasons=list(dict.fromkeys(both)))
+    return second
+
+
+def _report(rival: Rival, scenario: str, watch: sensors.Sensors, origin: float, *, interrupted: bool) -> Report:
+    facts = {
+        "sample": scenarios.NAMES[scenario],
+        "issuer": scenarios.issuer_of(scenario).NAME,
+        "warm_up": rival.warm_up,
+        "interleaved": True,
+    }
+    run = Run(scenario, rival.joined(), facts)
+    if scenario == "paced":
+        run.facts.update(dropped=run.samples.dropped)
+    context = {**rival.context, "command": " ".join(sys.argv), "harness_ms": None}
+    return assembled([run], watch, context, origin, interrupted=interrupted)
