@@ -12,6 +12,7 @@ EdgeInferError            .hint: what to do about it, one line, may be empty
 |   +-- EngineMismatch    an engine was built for another library, GPU or system
 +-- DeviceError           the GPU or its driver refused a call
 +-- SourceError           an image, video or camera cannot be read
++-- DatasetError          a data set is malformed, or does not fit the model
 +-- InputError            an array handed to the pipeline has the wrong type or shape
 +-- UsageError            the command line asks for something that cannot be (exit code 2)
 """
@@ -69,6 +70,10 @@ class DeviceError(EdgeInferError):
 
 class SourceError(EdgeInferError):
     """An image, video or camera cannot be read."""
+
+
+class DatasetError(EdgeInferError):
+    """A data set is malformed, or does not fit the model."""
 
 
 class InputError(EdgeInferError):

@@ -142,7 +142,7 @@ def _matches(pattern: str) -> list[Path]:
 def _file(path: Path, index: int, max_pixels: int) -> Iterator[Frame]:
     start = _start_of(path)
     if pictures.signature(start) or path.suffix.lower() not in VIDEOS:
-        yield _picture(path, index, max_pixels)
+        yield picture(path, index, max_pixels)
     elif not start:
         raise SourceError(f"{path} is empty", hint="copy the file again")
     else:
@@ -166,7 +166,8 @@ def _unreadable(path: Path, error: OSError) -> SourceError:
     return SourceError(f"{path} cannot be read: {error.strerror or error}", hint=hint)
 
 
-def _picture(path: Path, index: int, max_pixels: int) -> Frame:
+def picture(path: Path, index: int = 0, max_pixels: int = MAX_PIXELS) -> Frame:
+    """The frame of one picture file. Raises SourceError."""
     captured_ns = time.monotonic_ns()
     try:
         # no format needs more: 16-bit samples with alpha, uncompressed, and metadata

@@ -34,6 +34,8 @@ LIBRARIES = {
     "onnxruntime": ("ONNX Runtime", 'pip install "edgeinfer[cpu]"'),
     "numpy": ("NumPy", "pip install numpy"),
     "onnx": ("onnx", 'pip install "edgeinfer[export]"'),
+    "faster_coco_eval": ("faster-coco-eval", 'pip install "edgeinfer[validate]"'),
+    "yaml": ("PyYAML", 'pip install "edgeinfer[validate]"'),
 }
 
 
