@@ -155,8 +155,8 @@ def to_json(spec: ModelSpec) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": spec.name,
         "task": spec.task,
-        "inputs": [_tensor_json(tensor) for tensor in spec.inputs],
-        "outputs": [_tensor_json(tensor) for tensor in spec.outputs],
+        "inputs": [tensor_json(tensor) for tensor in spec.inputs],
+        "outputs": [tensor_json(tensor) for tensor in spec.outputs],
         "preprocess": _preprocess_json(spec.preprocess),
         "decode": {"kind": kind, **dataclasses.asdict(spec.decode)},
         "labels": list(spec.labels),
@@ -166,7 +166,8 @@ def to_json(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _tensor_json(tensor: TensorSpec) -> dict[str, Any]:
+def tensor_json(tensor: TensorSpec) -> dict[str, Any]:
+    """An input or output as plain JSON values; an open batch is a list."""
     shape = [["batch", dim.min, dim.max] if isinstance(dim, Batch) else dim for dim in tensor.shape]
     return {"name": tensor.name, "shape": shape, "dtype": tensor.dtype}
 

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         precisions=_exporter.precisions(args.precision),
         variant=_variant(args),
         told=_exporter.part("onnxsource").Told(args.layout, args.normalize, args.io),
-        via=_exporter.part("via").check(args.via),
+        via=_exporter.part("via").check(args.via, args.via_python),
         via_python=args.via_python,
         recipe=args.recipe,
     )

@@ -12,13 +12,13 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from edgeinfer import onnxfile
 from edgeinfer.errors import BundleError, ExportError
-from edgeinfer.spec import safe_relative
+from edgeinfer.spec import Batch, safe_relative
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from edgeinfer.spec import Batch
+    from edgeinfer.spec import TensorSpec
 
 STANDARD = ("", "ai.onnx")
 ONE_FILE = (1 << 31) - (1 << 20)  # what protobuf writes into one file, and room for the graph
@@ -150,12 +150,15 @@ def parameters(model: Any) -> int:
     return sum(int(np.prod(one.dims, dtype=np.int64)) for one in model.graph.initializer if one.data_type in floats)
 
 
-def settle(model: Any, value: Any, frame: tuple[int, ...], batch: Batch) -> None:
+def settle(model: Any, value: Any, spec: TensorSpec) -> None:
     """Give the input `value` its shape, and forget those inside, which may speak of open dimensions."""
-    first = "batch" if batch.min != batch.max else batch.min
-    kind = value.type.tensor_type.elem_type
-    value.CopyFrom(helper.make_tensor_value_info(value.name, kind, [first, *frame]))
+    value.CopyFrom(_declared(spec, value.type.tensor_type.elem_type))
     del model.graph.value_info[:]
+
+
+def _declared(spec: TensorSpec, kind: int) -> Any:
+    shape = ["batch" if isinstance(dim, Batch) else dim for dim in spec.shape]
+    return helper.make_tensor_value_info(spec.name, kind, shape)
 
 
 def image_input(model: Any, where: str) -> Any:
@@ -168,16 +171,16 @@ def image_input(model: Any, where: str) -> Any:
     return inputs[0]
 
 
-def keep_outputs(model: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> None:
+def keep_outputs(model: Any, specs: Sequence[TensorSpec]) -> None:
     """Leave these outputs, with these shapes; what only the others needed goes too."""
     graph = model.graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in graph.output}
-    fewer = len(kinds) > len(shapes)
+    fewer = len(kinds) > len(specs)
     del graph.output[:]
-    graph.output.extend(helper.make_tensor_value_info(name, kinds[name], shape) for name, shape in shapes.items())
+    graph.output.extend(_declared(spec, kinds[spec.name]) for spec in specs)
     if not fewer:
         return
-    needed = set(shapes)
+    needed = {spec.name for spec in specs}
     for place in range(len(graph.node) - 1, -1, -1):
         if needed.intersection(graph.node[place].output):
             needed.update(_read_by(graph.node[place]))

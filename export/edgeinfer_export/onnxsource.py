@@ -98,54 +98,66 @@ class _Source:
         self.path, self.model, self.facts, self.told, self.labels = path, model, facts, told, labels
         self.input = onnxgraph.image_input(model, path.name)
         self.dtype = DTYPES.get(self.input.type.tensor_type.elem_type, "")
-        self.dims = [dim.dim_value for dim in self.input.type.tensor_type.shape.dim]
+        # open ones have a name, nothing, or, by some exporters, -1
+        self.dims = [max(0, dim.dim_value) for dim in self.input.type.tensor_type.shape.dim]
 
     def own(self, batch: Batch | None, size: Size | None) -> ModelSpec:
         """What edgeinfer wrote itself stands in the file as it stands in model.json."""
         assert self.facts.own
-        rows = self._rows(batch)
-        onnxgraph.settle(self.model, self.input, tuple(self.dims[1:]), rows)
-        shapes = onnxgraph.measured(self.model, self.path.name, _tried(rows))
+        taken = self._input(self._rows(batch), tuple(self.dims[1:]))
+        shapes = self._settled(taken)
         value = {
             "schema": modeljson.SCHEMA,
             "name": self.facts.name or self.path.stem,
             "task": self.facts.task,
-            "inputs": [_tensor_json(self.input.name, (*_first_json(rows), *self.dims[1:]), self.dtype)],
-            "outputs": [
-                _tensor_json(name, (*_first_json(rows), *shape[1:]), self._output_dtype(name))
-                for name, shape in shapes.items()
-            ],
+            "inputs": [modeljson.tensor_json(taken)],
+            "outputs": [modeljson.tensor_json(self._output(taken, name, shape)) for name, shape in shapes.items()],
             **self.facts.own,
             **({"labels": list(self.labels)} if self.labels else {}),
         }
         spec = modeljson.from_json(value, f"{self.path.name}: metadata")
         if size and size != spec.preprocess.size:
             raise self._fixed(spec.preprocess.size, size)
-        onnxgraph.keep_outputs(self.model, {name: (_first(rows), *shape[1:]) for name, shape in shapes.items()})
+        onnxgraph.keep_outputs(self.model, spec.outputs)
         return dataclasses.replace(spec, provenance=self._provenance())
 
     def recognised(self, batch: Batch | None, size: Size | None) -> ModelSpec:
         """A spec from metadata and shapes."""
         rows, frame = self._rows(batch), self._frame(size)
-        onnxgraph.settle(self.model, self.input, (3, frame.height, frame.width), rows)
-        shapes = onnxgraph.measured(self.model, self.path.name, _tried(rows))
+        taken = self._input(rows, (3, frame.height, frame.width))
+        shapes = self._settled(taken)
         named = self.labels or self.facts.labels
         layout = layouts.recognise(shapes, frame, self.facts, len(named), told=self.told.layout, where=self.path.name)
-        shape = (_first(rows), *shapes[layout.output][1:])
-        onnxgraph.keep_outputs(self.model, {layout.output: shape})
-        first = rows if rows.min != rows.max else rows.min
+        given = self._output(taken, layout.output, shapes[layout.output])
+        onnxgraph.keep_outputs(self.model, (given,))
         return ModelSpec(
             name=self.path.stem,
             task="classify" if layout.name == "classes" else "detect",
-            inputs=(TensorSpec(self.input.name, (first, 3, frame.height, frame.width), self.dtype),),
-            outputs=(
-                TensorSpec(layout.output, (first, *shapes[layout.output][1:]), self._output_dtype(layout.output)),
-            ),
+            inputs=(taken,),
+            outputs=(given,),
             preprocess=preprocess(frame, layout, self.facts, self._normalize(layout)),
             decode=self._decode(layout),
             labels=names(layout, self.labels, self.facts, self.path.name),
             provenance=self._provenance(),
         )
+
+    def _input(self, rows: Batch, frame: tuple[int, ...]) -> TensorSpec:
+        return TensorSpec(self.input.name, (rows if rows.min != rows.max else rows.min, *frame), self.dtype)
+
+    def _output(self, taken: TensorSpec, name: str, shape: tuple[int, ...]) -> TensorSpec:
+        """An output as it comes out for one picture, with the batch that goes in."""
+        kind = next(value for value in self.model.graph.output if value.name == name).type.tensor_type.elem_type
+        if kind not in DTYPES:
+            raise ExportError(
+                f"{self.path.name}: output {name} has an element type edgeinfer does not read", hint=onnxgraph.AGAIN
+            )
+        return TensorSpec(name, (taken.shape[0], *shape[1:]), DTYPES[kind])
+
+    def _settled(self, taken: TensorSpec) -> dict[str, tuple[int, ...]]:
+        """The shapes of the outputs for one picture, once the input has its own."""
+        onnxgraph.settle(self.model, self.input, taken)
+        rows = taken.batch
+        return onnxgraph.measured(self.model, self.path.name, {rows.min, min(rows.max, rows.min + 1)})
 
     def _rows(self, batch: Batch | None) -> Batch:
         """How many pictures it takes: the file's number, or for an open batch what was asked for."""
@@ -215,14 +227,6 @@ class _Source:
         done = onnxgraph.ends_in_probabilities(self.model, layout.output)
         return TopK(min(5, layout.classes), "none" if done else "softmax")
 
-    def _output_dtype(self, name: str) -> str:
-        kind = next(value for value in self.model.graph.output if value.name == name).type.tensor_type.elem_type
-        if kind not in DTYPES:
-            raise ExportError(
-                f"{self.path.name}: output {name} has an element type edgeinfer does not read", hint=onnxgraph.AGAIN
-            )
-        return DTYPES[kind]
-
     def _provenance(self) -> Provenance:
         return Provenance(
             source=self.path.name,
@@ -256,19 +260,3 @@ def names(layout: Layout, given: tuple[str, ...], facts: Facts, where: str) -> t
     if not given and not facts.labels:
         raise ExportError(f"{where} does not say which classes it finds", hint="give their names with --labels FILE")
     return given or facts.labels
-
-
-def _tried(rows: Batch) -> set[int]:
-    return {rows.min, min(rows.max, rows.min + 1)}
-
-
-def _first(rows: Batch) -> int | str:
-    return "batch" if rows.min != rows.max else rows.min
-
-
-def _first_json(rows: Batch) -> tuple[Any, ...]:
-    return (["batch", rows.min, rows.max],) if rows.min != rows.max else (rows.min,)
-
-
-def _tensor_json(name: str, shape: tuple[Any, ...], dtype: str) -> dict[str, Any]:
-    return {"name": name, "shape": list(shape), "dtype": dtype}

@@ -50,8 +50,10 @@ QUIET = {
 }
 
 
-def check(tool: str) -> str:
-    """`tool` if it is one of TOOLS or empty; UsageError otherwise."""
+def check(tool: str, python: str = "") -> str:
+    """`tool` if it is one of TOOLS, or empty and no `python` named to run it; UsageError otherwise."""
+    if python and not tool:
+        raise UsageError("--via-python names the Python of a tool, and no tool is named", hint="add --via ultralytics")
     if tool and tool not in TOOLS:
         raise UsageError(f"--via {tool!r} is not one of {', '.join(TOOLS)}", hint="see edgeinfer export -h")
     return tool

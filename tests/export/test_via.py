@@ -121,10 +121,9 @@ def test_without_ultralytics_the_error_says_what_to_install(tmp_path, monkeypatc
     assert "edgeinfer[ultralytics]" in caught.value.hint
 
 
-def test_a_python_that_is_none_is_wrong_usage(tmp_path, capsys):
-    words = ["--via", "ultralytics", "--via-python", str(tmp_path / "python")]
-
-    assert main(["export", str(checkpoint(tmp_path)), *words]) == 2
+@pytest.mark.parametrize("words", [["--via", "ultralytics"], []])
+def test_a_python_that_is_none_or_runs_nothing_is_wrong_usage(tmp_path, capsys, words):
+    assert main(["export", str(checkpoint(tmp_path)), *words, "--via-python", str(tmp_path / "python")]) == 2
     assert "--via-python" in capsys.readouterr().err
 
 
