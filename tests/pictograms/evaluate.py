@@ -1,16 +1,20 @@
-"""Measure a trained checkpoint on the held-out pictures, in COCO terms (needs torch and faster-coco-eval)."""
+"""Measure a trained checkpoint on the held-out pictures, in COCO terms (needs torch and edgeinfer[validate])."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 
+from pictograms.glyphs import NAMES
 from pictograms.network import Yolov5n, decode
+
+if TYPE_CHECKING:
+    from edgeinfer.accuracy import Score
 
 SIDE = 640
 CANDIDATES, KEPT = 3000, 300
@@ -67,24 +71,21 @@ def detect(network: Yolov5n, image: np.ndarray, score: float = 0.001, iou: float
     return np.column_stack([boxes, scores[row, label], label])[kept]
 
 
-def measure(network: Yolov5n, folder: Path) -> tuple[float, float, dict[str, float]]:
-    """mAP50, mAP50-95 and each class's AP50 on a folder of pictures with annotations.json."""
-    from faster_coco_eval import COCO, COCOeval_faster
+def measure(network: Yolov5n, folder: Path) -> Score:
+    """Accuracy on a folder of pictures with annotations.json."""
+    from edgeinfer import accuracy
+    from edgeinfer.datasets import coco
+    from edgeinfer.results import Detections
+    from edgeinfer.spec import Size
 
-    annotations = json.loads((folder / "annotations.json").read_text())
+    pictures = coco.read(folder / "annotations.json", NAMES)
     found = []
-    for entry in annotations["images"]:
-        for *xyxy, score, label in detect(network, cv2.imread(str(folder / entry["file_name"]))).tolist():
-            box = [xyxy[0], xyxy[1], xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]]
-            found.append({"image_id": entry["id"], "category_id": int(label), "bbox": box, "score": score})
-    truth = COCO(annotations)
-    evaluation = COCOeval_faster(truth, truth.loadRes(found), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    precision = evaluation.eval["precision"][0, :, :, 0, -1]  # at IoU 0.5: (recall steps, classes)
-    each = {category["name"]: float(precision[:, i].mean()) for i, category in enumerate(annotations["categories"])}
-    return float(evaluation.stats[1]), float(evaluation.stats[0]), each
+    for sample in pictures.samples:
+        image = cv2.imread(str(sample.path))
+        rows = detect(network, image).astype(np.float32)
+        boxes, scores, class_ids = rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32)
+        found.append(Detections(boxes, scores, class_ids, NAMES, Size(*image.shape[:2])))
+    return accuracy.score(pictures, found)
 
 
 def main() -> None:
@@ -92,10 +93,10 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path, help="pictures and annotations.json")
     args = parser.parse_args()
-    at_50, overall, each = measure(load(args.checkpoint), args.folder)
-    print(f"mAP50 {at_50:.4f}  mAP50-95 {overall:.4f}")
-    for name, value in each.items():
-        print(f"{name:14s} AP50 {value:.4f}")
+    score = measure(load(args.checkpoint), args.folder)
+    print(f"mAP50 {score.numbers['map50']:.4f}  mAP50-95 {score.numbers['map50_95']:.4f}")
+    for name, one in score.classes.items():
+        print(f"{name:14s} AP50 {one.ap50:.4f}")
 
 
 if __name__ == "__main__":
