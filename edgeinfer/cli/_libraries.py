@@ -21,7 +21,7 @@ OPTIONAL = (
     ("cuda-bindings", ("cuda-bindings",), '"edgeinfer[gpu]"'),
     ("openvino", ("openvino",), "openvino"),
     ("onnx", ("onnx",), '"edgeinfer[export]"'),
-    ("loadgen", ("mlcommons-loadgen",), "mlcommons-loadgen"),
+    ("loadgen", ("mlcommons-loadgen",), '"edgeinfer[profile]"'),
 )
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import backends
 from edgeinfer.cli import _limits
+from edgeinfer.cli._progress import progress
 from edgeinfer.errors import UsageError
 from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
     from edgeinfer.profiling.report import Report
+    from edgeinfer.profiling.scenarios import Say
 
 HELP = "measure latency, throughput and energy on this machine, honestly"
 EXAMPLE = """\
@@ -136,24 +137,24 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("more than two bundles were given", hint="edgeinfer compare takes any number")
     if args.fail_if_slower is not None and not (args.compare or len(args.bundle) == 2):
         raise UsageError("--fail-if-slower needs something to compare with", hint="--compare FILE, or two bundles")
-    report = _against_each_other(args) if len(args.bundle) == 2 else _alone(args)
-    if sys.stderr.isatty():
-        _say("")
+    targets = [target for target in (args.json, args.html, args.trace) if target]
+    for target in targets:
+        if not target.parent.is_dir():
+            raise UsageError(f"{target} cannot be written: there is no folder {target.parent}")
+    with progress() as say:
+        report = _against_each_other(args, say) if len(args.bundle) == 2 else _alone(args, say)
     print(report.table(), flush=True)
-    for target in filter(None, (args.json, args.html)):
-        report.write(target)
-    if args.trace:
-        report.write_trace(args.trace)
+    for target in targets:
+        (report.write_trace if target is args.trace else report.write)(target)
     return _code(report, args.fail_if_slower)
 
 
 def _common(args: argparse.Namespace) -> dict[str, Any]:
     names = ("backend", "precision", "boundary", "seconds", "source", "fps", "threads")
-    say = _say if sys.stderr.isatty() else lambda _: None
-    return {**{name: getattr(args, name) for name in names}, "say": say}
+    return {name: getattr(args, name) for name in names}
 
 
-def _alone(args: argparse.Namespace) -> Report:
+def _alone(args: argparse.Namespace, say: Say) -> Report:
     from edgeinfer.profiling import comparison
     from edgeinfer.profiling.measuring import profile
     from edgeinfer.profiling.report import Report
@@ -162,7 +163,7 @@ def _alone(args: argparse.Namespace) -> Report:
     if before:
         comparison.check(before.data, args.boundary, args.scenario)
     more = {"scenario": args.scenario, "latency_bound_ms": args.latency_bound, "layers": args.layers}
-    report = profile(args.bundle[0], **_common(args), **more)
+    report = profile(args.bundle[0], **_common(args), **more, say=say)
     if before and not report.partial:
         found = comparison.compare(report.data, before.data)
         names = list(report.data["samples"])
@@ -170,16 +171,12 @@ def _alone(args: argparse.Namespace) -> Report:
     return report
 
 
-def _against_each_other(args: argparse.Namespace) -> Report:
+def _against_each_other(args: argparse.Namespace, say: Say) -> Report:
     from edgeinfer.profiling.rivals import versus
 
     if len(args.scenario) != 1 or args.compare or args.layers:
         raise UsageError("two bundles go with one scenario, and without --compare and --layers")
-    return versus(*args.bundle, **_common(args), scenario=args.scenario[0])
-
-
-def _say(text: str) -> None:
-    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    return versus(*args.bundle, **_common(args), scenario=args.scenario[0], say=say)
 
 
 def _code(report: Report, limit: float | None) -> int:

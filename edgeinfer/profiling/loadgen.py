@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from edgeinfer.profiling.samples import Load, Work
 
 NAME = "MLPerf LoadGen"
-PICTURES = 64  # numbers that LoadGen draws from; the subject has its own set behind them
 _SCENARIOS = {
     "single-stream": lg.TestScenario.SingleStream,
     "multi-stream": lg.TestScenario.MultiStream,
@@ -51,7 +50,7 @@ def issue(load: Load, work: Work) -> Samples:
     with ExitStack() as stack:
         system = _System(load, work, stack.enter_context(interruption.noticed()))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeinfer-loadgen-"))
-        sut, library = stack.enter_context(_registered(system))
+        sut, library = stack.enter_context(_registered(system, load.pictures))
         logs = lg.LogSettings()
         logs.enable_trace = True
         logs.log_output.outdir = folder
@@ -127,9 +126,9 @@ class _System:
 
 
 @contextmanager
-def _registered(system: _System) -> Iterator[tuple[int, int]]:
+def _registered(system: _System, pictures: int) -> Iterator[tuple[int, int]]:
     sut = lg.ConstructSUT(system.receive, system.flush)
-    library = lg.ConstructQSL(PICTURES, PICTURES, lambda _: None, lambda _: None)
+    library = lg.ConstructQSL(pictures, pictures, lambda _: None, lambda _: None)
     try:
         yield sut, library
     finally:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.profiling.samples import Load, Work
 
-NAME = "edgeinfer"
+NAME = "edgeinfer's own loop"
 Clock = Callable[[], float]
 
 

@@ -114,7 +114,7 @@ class _Session:
         if name == "cold":
             self._say(f"cold: {cold.PROCESSES} processes or more")
             samples, later = cold.issue(self._asked.seconds, self._newborn)
-            facts = {"sample": scenarios.NAMES[name], "issuer": "edgeinfer", "warm_up": None}
+            facts = {"sample": scenarios.NAMES[name], "issuer": "edgeinfer, a process each", "warm_up": None}
             return Run(name, samples, {**facts, "seconds": self._asked.seconds, **later})
         group = scenarios.group_of(name, self._model.spec.batch.max)
         subject = Subject(self._model, self._boundary, self._pictures.pictures, group)

@@ -123,17 +123,20 @@ def versus(
             rival.wait_ready()
         watch = stack.enter_context(sensors.Sensors(sensors.here([rival.pid for rival in rivals])))
         stop = stack.enter_context(interruption.noticed())
-        chance = random.Random(0)  # noqa: S311 - an order, no secret
-        for turn in range(TURNS):
-            say(f"turn {turn + 1} of {TURNS}")
-            for rival in chance.sample(rivals, 2):
-                if not stop.asked:
-                    rival.turn(seconds / TURNS)
+        for number, rival in enumerate(_order(rivals)):
             if stop.asked:
                 break
+            say(f"turn {number // 2 + 1} of {TURNS}")
+            rival.turn(seconds / TURNS)
     if not all(rival.turns for rival in rivals):
         raise KeyboardInterrupt
     return _judged(rivals, scenario, watch, origin, interrupted=stop.asked)
+
+
+def _order(rivals: Sequence[Rival]) -> list[Rival]:
+    """Both in each round, the first of them by chance."""
+    chance = random.Random(0)  # noqa: S311 - an order, no secret
+    return [rival for _ in range(TURNS) for rival in chance.sample(rivals, 2)]
 
 
 def _judged(
@@ -155,7 +158,7 @@ def _judged(
 def _report(rival: Rival, scenario: str, watch: sensors.Sensors, origin: float, *, interrupted: bool) -> Report:
     facts = {
         "sample": scenarios.NAMES[scenario],
-        "issuer": scenarios.issuer_of(scenario).NAME,
+        "issuer": scenarios.issuer_name(scenario),
         "warm_up": rival.warm_up,
         "interleaved": True,
     }

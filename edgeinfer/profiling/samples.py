@@ -18,7 +18,8 @@ class Load:
     `kind` single-stream: the next picture when the last is done; multi-stream: `images` pictures at once, the
     next when all are done; offline: all pictures at once, worked off in calls of `images`; server: pictures
     at random (Poisson), `rate` a second on average; paced: a picture every 1 / `rate` seconds, dropped when
-    the one before is not done by then. `expected_ms` is what one call is thought to take.
+    the one before is not done by then. `expected_ms` is what one call is
+    thought to take, `pictures` how many different ones there are.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class Load:
     rate: float = 0.0
     images: int = 1
     seed: int = 0
+    pictures: int = 1
 
 
 @dataclass

@@ -25,6 +25,7 @@ NAMES = {
     "paced": "one picture of a camera",
     "cold": "from the start of a process to its first result",
 }
+OWN = ("paced", "cold")  # what LoadGen does not have
 WARM_UP_S, WARM_UP_RUNS = 1.0, 5
 TRIALS = 7
 SERVER_PERCENTILE = 99.0
@@ -63,12 +64,18 @@ def issuer_of(scenario: str) -> Issuer:
 
     The report names which it was.
     """
-    if scenario == "paced":
+    if scenario in OWN:
         return loop
     try:
         return importlib.import_module("edgeinfer.profiling.loadgen")
     except BackendUnavailable:
         return loop
+
+
+def issuer_name(scenario: str) -> str:
+    """The issuer, and why it is not LoadGen where that was to be expected."""
+    issuer = issuer_of(scenario)
+    return f"{issuer.NAME}, for LoadGen is not installed" if issuer is loop and scenario not in OWN else issuer.NAME
 
 
 def group_of(scenario: str, batch: int) -> int:
@@ -86,7 +93,7 @@ def measure(scenario: str, subject: Subject, asked: Asked, say: Say) -> Run:
     say(f"{scenario}: warming up")
     warm = warm_up(subject)
     load = load_of(scenario, subject, asked.seconds, warm["median_ms"], asked.fps)
-    facts = {"sample": NAMES[scenario], "issuer": issuer.NAME, "warm_up": warm, "seconds": asked.seconds}
+    facts = {"sample": NAMES[scenario], "issuer": issuer_name(scenario), "warm_up": warm, "seconds": asked.seconds}
     if scenario == "server":
         load, found = _server_load(load, issuer, subject, asked, say)
         facts.update(found)
@@ -103,14 +110,15 @@ def load_of(scenario: str, subject: Subject, seconds: float, call_ms: float, fps
     """The load of a scenario, given what one call of the model takes."""
     images = subject.group if scenario == "offline" else 1
     calls = STREAMS // subject.group if scenario == "multi-stream" else 1
-    return Load(scenario, seconds, call_ms * calls, fps if scenario == "paced" else 0.0, images)
+    rate = fps if scenario == "paced" else 0.0
+    return Load(scenario, seconds, call_ms * calls, rate, images, pictures=subject.pictures)
 
 
-def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> dict[str, float]:
+def warm_up(subject: Subject) -> dict[str, float]:
     """Calls that do not count: how many, how long in all, the first, and the median of the later half (ms)."""
     spans: list[float] = []
     begin = time.perf_counter()
-    while len(spans) < WARM_UP_RUNS or time.perf_counter() - begin < seconds:
+    while len(spans) < WARM_UP_RUNS or time.perf_counter() - begin < WARM_UP_S:
         start = time.perf_counter()
         subject(list(range(subject.group)))
         spans.append((time.perf_counter() - start) * 1e3)
@@ -132,11 +140,12 @@ def _server_load(load: Load, issuer: Issuer, subject: Subject, asked: Asked, say
         rate = (low + high) / 2
         say(f"server: trial {number} of {TRIALS}, {rate:.1f} a second")
         tried = issuer.issue(replace(load, seconds=load.seconds / 4, rate=rate, seed=number), subject)
-        tail = percentile(sorted(tried.latency_ms), SERVER_PERCENTILE) if tried.latency_ms else float("inf")
-        trials.append({"rate_per_s": rate, "samples": len(tried.latency_ms), "tail_ms": tail, "within": tail <= bound})
+        tail = percentile(sorted(tried.latency_ms), SERVER_PERCENTILE) if tried.latency_ms else None
+        within = tail is not None and tail <= bound
+        trials.append({"rate_per_s": rate, "samples": len(tried.latency_ms), "tail_ms": tail, "within": within})
         if tried.interrupted:
             raise KeyboardInterrupt
-        low, high = (rate, high) if tail <= bound else (low, rate)
+        low, high = (rate, high) if within else (low, rate)
     facts = {"rate_per_s": low or None, "latency_bound_ms": bound, "trials": trials}
     return replace(load, rate=low or high), facts
 

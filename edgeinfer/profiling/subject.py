@@ -72,6 +72,11 @@ class Subject:
             images = [pictures[place % len(pictures)].image for place in range(group)]
             self._tensors, _ = model.device.preprocess(images)
 
+    @property
+    def pictures(self) -> int:
+        """How many different ones there are."""
+        return len(self._pictures)
+
     def __call__(self, numbers: list[int]) -> dict[str, float]:
         total: dict[str, float] = {}
         for start in range(0, len(numbers), self.group):

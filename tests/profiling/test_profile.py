@@ -13,6 +13,7 @@ import pytest
 import edgeinfer
 from edgeinfer import cli
 from edgeinfer.errors import EngineError, SourceError, UsageError
+from edgeinfer.pipeline import Pipeline
 from edgeinfer.profiling import cold, layers, loop, scenarios
 from edgeinfer.profiling.statistics import distribution
 from helpers import bundles
@@ -50,8 +51,35 @@ def test_every_scenario_gives_samples_stages_and_a_summary_of_them(detector, sce
     assert summary["throughput_per_s"] > 0
     assert report["scenarios"][scenario]["warm_up"]["runs"] >= 5
     issuer = report["scenarios"][scenario]["issuer"]
-    assert issuer == scenarios.issuer_of(scenario).NAME
-    assert (issuer == "edgeinfer") == (scenario == "paced" or issuer == loop.NAME)
+    assert issuer == scenarios.issuer_name(scenario)
+    assert (issuer == loop.NAME) == (scenario == "paced")
+
+
+def test_without_loadgen_our_own_loop_issues_and_says_so(detector, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
+    monkeypatch.delitem(sys.modules, "edgeinfer.profiling.loadgen", raising=False)
+    report = edgeinfer.profile(detector, "null", scenario=["single-stream", "paced"], seconds=0.1)
+    issuers = {name: facts["issuer"] for name, facts in report.data["scenarios"].items()}
+    assert issuers == {
+        "single-stream": "edgeinfer's own loop, for LoadGen is not installed",
+        "paced": "edgeinfer's own loop",
+    }
+    assert "issued by edgeinfer's own loop, for LoadGen is not installed" in report.table()
+
+
+def test_all_pictures_are_used(detector, tmp_path, monkeypatch):
+    for place in range(80):
+        cv2.imwrite(str(tmp_path / f"{place}.png"), bundles.picture("blue", 10 + place, 10))
+    seen, run_ = set(), Pipeline._run
+
+    def watched(self, lane, images, pixels):
+        seen.update(image.shape[0] for image in images)
+        return run_(self, lane, images, pixels)
+
+    monkeypatch.setattr(Pipeline, "_run", watched)
+    report = edgeinfer.profile(detector, "null", seconds=0.5, source=[tmp_path / "*.png"])
+    assert report.data["context"]["pictures"] == "80 given"
+    assert seen == set(range(10, 90))
 
 
 @pytest.mark.parametrize(
@@ -243,11 +271,25 @@ def test_a_full_disk_is_one_error(detector, capsys):
     assert capsys.readouterr().err.startswith("error: /dev/full cannot be written: No space left on device")
 
 
+def test_a_folder_that_is_not_there_is_said_before_anything_is_measured(detector, tmp_path, capsys):
+    assert run(detector, "--seconds", "3600", "--html", tmp_path / "none" / "r.html") == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_terminal_is_told_what_goes_on(detector):
+    parent, child = os.openpty()
+    command = [sys.executable, "-m", "edgeinfer", "profile", str(detector), "--seconds", "0.1"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=child, check=False)
+    said = os.read(parent, 10000).decode()
+    assert "single-stream: warming up" in said
+    assert said.endswith("\r\x1b[K")
+
+
 def test_ctrl_c_gives_a_partial_report(detector, tmp_path):
     target = tmp_path / "r.json"
-    command = [sys.executable, "-m", "edgeinfer", "profile", str(detector), "--seconds", "60", "--json", str(target)]
+    command = [sys.executable, "-m", "edgeinfer", "profile", str(detector), "--seconds", "20", "--json", str(target)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(4)
+    time.sleep(3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")

@@ -7,11 +7,13 @@ import pytest
 import edgeinfer
 from edgeinfer import cli
 from edgeinfer.profiling.trace import FRAMES
+from helpers import bundles
 
 
-@pytest.fixture
-def events(detector, tmp_path):
-    path = tmp_path / "t.json"
+@pytest.fixture(scope="module")
+def events(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trace")
+    detector, path = bundles.detect_bundle(folder / "detector"), folder / "t.json"
     arguments = ["--backend", "null", "--scenario", "single-stream,paced", "--seconds", "0.3", "--fps", "40"]
     cli.main(["profile", str(detector), *arguments, "--trace", str(path)])
     return json.loads(path.read_text())["traceEvents"]

@@ -1,0 +1,45 @@
+"""One line on a terminal that says what goes on, and for how long; nothing where nobody looks."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Callable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PERIOD_S = 1.0
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Gives `say(text)`: the text stands there, with its seconds, until the next one or the end."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    text, since = "", time.monotonic()
+    over = threading.Event()
+
+    def show() -> None:
+        print(f"\r\033[K{text}  {time.monotonic() - since:.0f} s", end="", file=sys.stderr, flush=True)
+
+    def say(words: str) -> None:
+        nonlocal text, since
+        text, since = words, time.monotonic()
+        show()
+
+    def tick() -> None:
+        while not over.wait(PERIOD_S):
+            show()
+
+    ticker = threading.Thread(target=tick, name="edgeinfer-progress", daemon=True)
+    ticker.start()
+    try:
+        yield say
+    finally:
+        over.set()
+        ticker.join()
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
