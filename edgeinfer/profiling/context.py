@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgeinfer
+from edgeinfer import machine
 from edgeinfer.bundle import SPEC_FILE, sha256_of
+from edgeinfer.errors import BackendUnavailable
 from edgeinfer.profiling.sensors import ROOT, jetson, nvml, text
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def _device(root: Path) -> dict[str, Any]:
     table = _text(root / "proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.*)$", table, re.MULTILINE)
     board = _text(root / "proc/device-tree/model")
-    gpu = nvml.facts()
+    gpu = nvml.facts() or _cuda()
     size = re.search(r"^MemTotal:\s*(\d+)", _text(root / "proc/meminfo"), re.MULTILINE)
     return {
         "board": board or None,
@@ -64,6 +66,15 @@ def _device(root: Path) -> dict[str, Any]:
         "gpu": gpu.get("gpu"),
         "driver": gpu.get("driver"),
     }
+
+
+def _cuda() -> dict[str, str]:
+    """The GPU as CUDA names it: an older Jetson has no NVML."""
+    try:
+        found = machine.gpu() if machine.has_gpu() else None
+    except BackendUnavailable:
+        return {}
+    return {"gpu": f"{found.name}, compute {found.sm}", "driver": f"CUDA {found.cuda}"} if found else {}
 
 
 def _power(root: Path) -> dict[str, Any]:

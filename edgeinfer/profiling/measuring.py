@@ -118,7 +118,12 @@ class _Session:
             return Run(name, samples, {**facts, "seconds": self._asked.seconds, **later})
         group = scenarios.group_of(name, self._model.spec.batch.max)
         subject = Subject(self._model, self._boundary, self._pictures.pictures, group)
-        return scenarios.measure(name, subject, self._asked, self._say)
+        loaded = self._model.backend, self._model.artifact
+        run = scenarios.measure(name, subject, self._asked, self._say)
+        if loaded != (self._model.backend, self._model.artifact):
+            now = f"{self._model.backend} {self._model.artifact}"
+            run.samples.faults.append(f"{' '.join(loaded)} was replaced by {now} meanwhile")
+        return run
 
 
 def described(bundle: Bundle, model: Pipeline, boundary: str, pictures: PictureSet, threads: int) -> dict[str, Any]:

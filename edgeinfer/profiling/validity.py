@@ -58,14 +58,17 @@ def _counted(scenario: str, samples: Samples) -> list[str]:
 
 
 def _throttled(window: Window, verdict: Verdict, device: str) -> None:
-    times, bits = window.counted("cpu.throttled_count"), window.values("gpu.throttle_bits")
-    if times:
-        verdict.reasons.append(f"the processor throttled {times:.0f} times")
+    bits = window.values("gpu.throttle_bits")
+    times = {part: window.counted(f"{part}.throttled_count") for part in ("cpu", "board")}
+    for part, name in (("cpu", "processor"), ("board", "board")):
+        if times[part]:
+            verdict.reasons.append(f"the {name} throttled {times[part]:.0f} times")
     if device == "gpu":
         names = [name for bit, name in THROTTLES.items() if any(int(value) & bit for value in bits)]
         if names:
             verdict.reasons.append(f"the GPU throttled: {', '.join(names)}")
-    if not bits if device == "gpu" else times is None:
+    looked = times["board"] is not None or (bits if device == "gpu" else times["cpu"] is not None)
+    if not looked:
         verdict.unchecked.append("throttling")
 
 

@@ -83,6 +83,19 @@ def test_a_running_tegrastats_is_listened_to_and_stopped(tmp_path):
     assert probe._process.returncode is not None
 
 
+def test_a_board_that_throttles_is_counted(tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
+    probe = next(iter(jetson.probes(tmp_path)))
+    assert probe.read() == {}
+    assert "board.throttled_count" in probe.unknown
+    folder = tmp_path / "sys/class/hwmon/hwmon3"
+    folder.mkdir(parents=True)
+    for number, count in ((1, 0), (2, 15), (3, 37)):
+        (folder / f"oc{number}_event_cnt").write_text(f"{count}\n")
+    assert jetson.Throttles(tmp_path).read() == {"board.throttled_count": 52.0}
+
+
 def test_without_a_jetson_there_is_no_probe(tmp_path):
     assert jetson.probes(tmp_path) == []
 

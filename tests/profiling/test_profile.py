@@ -266,6 +266,19 @@ def test_a_model_that_fails_in_the_middle_is_one_error_and_no_report(detector, t
     assert not (tmp_path / "r.json").exists()
 
 
+def test_an_engine_replaced_meanwhile_makes_it_invalid(detector, monkeypatch):
+    issue = loop.issue
+
+    def replacing(load, work):
+        samples = issue(load, work)
+        work._model.artifact = "better.plan"
+        return samples
+
+    monkeypatch.setattr(loop, "issue", replacing)
+    report = edgeinfer.profile(detector, scenario="paced", seconds=0.05, fps=100)
+    assert "paced: ort model.fp32.onnx was replaced by ort better.plan meanwhile" in report.reasons
+
+
 def test_a_full_disk_is_one_error(detector, capsys):
     assert run(detector, "--backend", "null", "--seconds", "0.05", "--json", "/dev/full") == 1
     assert capsys.readouterr().err.startswith("error: /dev/full cannot be written: No space left on device")

@@ -9,6 +9,7 @@ from edgeinfer.profiling.validity import judge
 QUIET = {
     "cpu.clock_mhz": 2000.0,
     "cpu.throttled_count": 7.0,
+    "board.throttled_count": 0.0,
     "cpu.other_percent": 1.0,
     "gpu.clock_mhz": 1500.0,
     "gpu.throttle_bits": 0.0,
@@ -41,6 +42,7 @@ def test_a_quiet_machine_is_valid_and_fully_checked(device):
     ("changes", "device", "reason"),
     [
         ({"cpu__throttled_count": 9.0}, "cpu", "the processor throttled 2 times"),
+        ({"board__throttled_count": 4.0}, "gpu", "the board throttled 4 times"),
         ({"gpu__throttle_bits": float(0x60)}, "gpu", "the GPU throttled: software thermal, hardware thermal"),
         ({"cpu__clock_mhz": 1890.0}, "cpu", "the clock moved by 6%, from 1890 to 2000 MHz (cpu.clock_mhz)"),
         ({"gpu__clock_mhz": 1300.0}, "gpu", "the clock moved by 13%, from 1300 to 1500 MHz (gpu.clock_mhz)"),

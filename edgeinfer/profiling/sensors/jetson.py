@@ -12,7 +12,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING
 
-from edgeinfer.profiling.sensors import PERIOD_S, ROOT
+from edgeinfer.profiling.sensors import PERIOD_S, ROOT, text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,12 +85,27 @@ class Tegrastats:
             self._process.stdout.close()
 
 
+class Throttles:
+    """How often the board throttled itself since boot, for want of voltage or an excess of current."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._counters = sorted((root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt"))
+        self.unknown = {"board.throttled_count": "no oc_event_cnt counter (before JetPack 5)"}
+
+    def read(self) -> dict[str, float]:
+        counts = [int(text(path)) for path in self._counters]
+        return {"board.throttled_count": float(sum(counts))} if counts else {}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def probes(root: Path = ROOT) -> list[Probe]:
-    """tegrastats on a Jetson that has it; nothing elsewhere."""
-    program = shutil.which("tegrastats")
-    if not program or not (root / "etc/nv_tegra_release").exists():
+    """A Jetson's counters, and tegrastats where it is installed; nothing elsewhere."""
+    if not (root / "etc/nv_tegra_release").exists():
         return []
-    return [Tegrastats(program)]
+    program = shutil.which("tegrastats")
+    return [Throttles(root), *([Tegrastats(program)] if program else [])]
 
 
 def power_mode(said: str) -> str:
