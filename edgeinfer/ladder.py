@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 # not imported where there is no GPU
 ON_GPU = ("trt", "rtx", "ort_gpu")
-# vendor engines first, the CPU reference last; `null` runs only when it is asked for by name
-ORDER = ("trt", "rtx", "ort_gpu", "ov", "ort")
+# vendor engines first, then the CPU reference. OpenVINO starts more slowly and is faster on some CPUs and models only:
+# it runs when it is asked for, or when `edgeinfer tune` found it better; `null` only when it is asked for by name
+ORDER = ("trt", "rtx", "ort_gpu", "ort", "ov")
 
 
 class Rung(NamedTuple):
@@ -35,13 +36,19 @@ class Rung(NamedTuple):
 
 def rungs(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> list[Rung]:
     """Every rung in the order it would be tried; the first without a reason is the one that runs."""
+    return list(climb(bundle, backend, precision))
+
+
+def climb(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Iterator[Rung]:
+    """As `rungs`, one after the other: libraries of backends below the one that runs are never imported."""
     if precision != "auto" and precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not one of auto, {', '.join(PRECISIONS)}")
     present = backends.names()
     if backend != "auto" and backend not in present:
         raise UsageError(f"backend {backend!r} is not one of auto, {', '.join(present)}")
     wanted = [backend] if backend != "auto" else [name for name in ORDER if name in present]
-    return [rung for name in wanted for rung in _backend_rungs(bundle, name, precision)]
+    for name in wanted:
+        yield from _backend_rungs(bundle, name, precision)
 
 
 def _backend_rungs(bundle: Bundle, name: str, precision: str) -> Iterator[Rung]:

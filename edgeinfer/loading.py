@@ -58,10 +58,11 @@ def load(
 
 
 def _choose(bundle: Bundle, backend: str, precision: str) -> ladder.Rung:
-    tried = ladder.rungs(bundle, backend, precision)
-    for rung in tried:
+    tried = []
+    for rung in ladder.climb(bundle, backend, precision):
         if not rung.reason:
             return rung
+        tried.append(rung)
     reasons = "; ".join(f"{rung.name}: {rung.reason}" for rung in tried)
     raise BackendUnavailable(
         f"nothing here runs {bundle.path}: {reasons}",

@@ -6,6 +6,15 @@ from helpers import browser as browsers
 from helpers import bundles
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_places(tmp_path_factory):
+    """Caches and plans of the person who runs the tests are neither used nor touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        yield
+
+
 @pytest.fixture
 def detector(tmp_path):
     """A bundle that finds one box named after the picture's colour."""

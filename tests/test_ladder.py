@@ -1,6 +1,8 @@
 """The ladder names what runs, and why the rest does not."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
@@ -21,7 +23,15 @@ def artifact(precision, flavor=""):
 def test_onnx_runtime_is_what_runs_a_plain_bundle_on_the_cpu(detector):
     runs = [rung for rung in ladder.rungs(Bundle.open(detector)) if not rung.reason]
 
-    assert [(rung.backend, rung.artifact.file) for rung in runs] == [("ort", "model.fp32.onnx")]
+    assert (runs[0].backend, runs[0].artifact.file) == ("ort", "model.fp32.onnx")
+    with loading.load(detector) as model:
+        assert model.backend == "ort"
+
+
+def test_openvino_is_not_even_imported_unless_it_runs(detector):
+    code = f"import sys, edgeinfer; edgeinfer.load({str(detector)!r}); print('openvino' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_null_is_never_chosen_unless_asked_for(detector):

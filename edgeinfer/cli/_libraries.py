@@ -19,7 +19,7 @@ OPTIONAL = (
     ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), '"edgeinfer[tensorrt]"'),
     ("tensorrt-rtx", ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"), '"edgeinfer[rtx]"'),
     ("cuda-bindings", ("cuda-bindings",), '"edgeinfer[gpu]"'),
-    ("openvino", ("openvino",), "openvino"),
+    ("openvino", ("openvino",), '"edgeinfer[openvino]"'),
     ("onnx", ("onnx",), '"edgeinfer[export]"'),
     ("loadgen", ("mlcommons-loadgen",), '"edgeinfer[profile]"'),
 )

@@ -1,0 +1,195 @@
+"""OpenVINO on the CPU: float32 is exact, int8 graphs run on a CPU's integer instructions, compiled models are kept."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer import cache
+from edgeinfer.backends import Layer
+from edgeinfer.errors import BackendUnavailable, EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgeinfer.devices import Device
+    from edgeinfer.spec import Artifact, ModelSpec
+
+
+def _silently() -> Any:
+    """The library, which reports each import to its vendor unless its telemetry is not there."""
+    heard = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"OpenVINO is not installed: {error}", hint='pip install "edgeinfer[openvino]"'
+        ) from error
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if heard is not None:
+            sys.modules["openvino_telemetry"] = heard
+    return openvino
+
+
+openvino = _silently()
+
+DEVICE = "CPU"
+RUNS = 5
+# of `compute`: what the CPU must be capable of
+_CAPABLE = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_PRECISIONS = {"fp32": "fp32", "f32": "fp32", "fp16": "fp16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+
+
+class Engine:
+    """One compiled model; each fork has a request of its own and the tensors that it writes to.
+
+    `compute` is what float arithmetic is done in: f32, whatever the hardware would rather do, unless something
+    less exact was asked for. `pinning` on keeps each thread on its core.
+    """
+
+    device = "cpu"
+    formats = ("onnx",)
+    precisions = ("fp32", "int8", "fp16")
+
+    def __init__(
+        self,
+        path: Path,
+        spec: ModelSpec,
+        device: Device,
+        *,
+        threads: int = 0,
+        compute: str = "f32",
+        pinning: str = "on",
+    ) -> None:
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": compute}
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = str(threads)
+        if pinning == "off":
+            config["ENABLE_CPU_PINNING"] = "NO"
+        self._path, self._config = path, config
+        self._model = _compiled(path, spec, config)
+        self._bind(spec, device)
+
+    def _bind(self, spec: ModelSpec, device: Device) -> None:
+        self._spec = spec
+        self._outputs = {tensor.name: device.empty(tensor.at(spec.batch.max), tensor.dtype) for tensor in spec.outputs}
+        self._request = self._model.create_infer_request()
+        self._bound: tuple[int, ...] = ()
+        self._views: Mapping[str, Any] = {}
+
+    @classmethod
+    def refuses(cls, artifact: Artifact) -> str:
+        if artifact.precision == "int8" and "INT8" not in _capabilities():
+            return "OpenVINO has no int8 arithmetic for this CPU"
+        return ""
+
+    @classmethod
+    def settings(cls) -> Mapping[str, tuple[str, ...]]:
+        able = _capabilities()
+        return {"compute": tuple(name for name, needs in _CAPABLE.items() if needs in able), "pinning": ("on", "off")}
+
+    def fork(self, device: Device) -> Engine:
+        twin = object.__new__(Engine)
+        twin._path, twin._config, twin._model = self._path, self._config, self._model
+        twin._bind(self._spec, device)
+        return twin
+
+    def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Inputs by name (n, ...) -> outputs by name, valid until the next run."""
+        addresses = tuple(tensor.ctypes.data for tensor in inputs.values())
+        images = len(next(iter(inputs.values())))
+        try:
+            if self._bound != (*addresses, images):
+                self._rebind(inputs, images)
+                self._bound = (*addresses, images)
+            self._request.infer()
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed: {error}", hint="run edgeinfer verify on the bundle") from error
+        return self._views
+
+    def _rebind(self, inputs: Mapping[str, Any], images: int) -> None:
+        """The request works in our memory: nothing is copied in or out."""
+        self._views = {name: output[:images] for name, output in self._outputs.items()}
+        for name, array in (*inputs.items(), *self._views.items()):
+            self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+    def profile_layers(self, inputs: Mapping[str, Any]) -> list[Layer]:
+        """What each layer takes, from the library's counters, in a model of its own; those it left out are not told."""
+        request = _compiled(self._path, self._spec, {**self._config, "PERF_COUNT": "YES"}).create_infer_request()
+        for name, array in inputs.items():
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        request.infer()
+        spans: dict[str, float] = {}
+        for _ in range(RUNS):
+            request.infer()
+            for layer in request.get_profiling_info():
+                spans[layer.node_name] = spans.get(layer.node_name, 0.0) + layer.real_time.total_seconds() * 1e3 / RUNS
+        ran = [layer for layer in request.get_profiling_info() if layer.status == layer.Status.EXECUTED]
+        return [_layer(layer, spans[layer.node_name]) for layer in ran]
+
+    def close(self) -> None:
+        self._request = self._model = None
+        self._outputs, self._views, self._bound = {}, {}, ()
+
+
+def _layer(layer: Any, span: float) -> Layer:
+    """`exec_type` is such as jit_avx512_I8: the kernel, and what it calculates in."""
+    precision = layer.exec_type.rpartition("_")[2].lower()
+    return Layer(layer.node_name, span, layer.node_type, _PRECISIONS.get(precision, precision))
+
+
+@lru_cache(maxsize=1)
+def _library() -> Any:
+    return openvino.Core()
+
+
+@lru_cache(maxsize=1)
+def _capabilities() -> frozenset[str]:
+    return frozenset(_library().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+
+
+def _compiled(path: Path, spec: ModelSpec, config: Mapping[str, str]) -> Any:
+    """The model, compiled for this CPU or taken from the cache. Raises EngineError."""
+    try:
+        model = _library().read_model(path)
+        _check(path, "input", spec.inputs, model.inputs)
+        _check(path, "output", spec.outputs, model.outputs)
+        batch = spec.batch
+        if batch.min != batch.max:
+            rows = openvino.Dimension(batch.min, batch.max)
+            model.reshape({tensor.name: [rows, *tensor.at(1)[1:]] for tensor in spec.inputs})
+        return _library().compile_model(model, DEVICE, {**config, **_kept()})
+    except EngineError:
+        raise
+    except Exception as error:
+        raise EngineError(f"{path}: OpenVINO refused it: {error}", hint="export the bundle again") from error
+
+
+def _kept() -> dict[str, str]:
+    """Where the library keeps what it compiled; nothing where no folder can be had."""
+    folder = cache.path("openvino", openvino.__version__)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return {}
+    return {"CACHE_DIR": str(folder)}
+
+
+def _check(path: Path, kind: str, declared: Any, found: Any) -> None:
+    """The file's tensors must be those the spec declares: names, dtypes, ranks and fixed sizes."""
+    ours = {tensor.name: tensor for tensor in declared}
+    theirs = {value.get_any_name(): value for value in found}
+    if ours.keys() != theirs.keys():
+        raise EngineError(f"{path}: {kind}s are {sorted(theirs)}, model.json says {sorted(ours)}")
+    for name, tensor in ours.items():
+        value, wanted = theirs[name], tensor.at(tensor.batch.max)
+        fits = value.partial_shape.compatible(openvino.PartialShape(list(wanted)))
+        kind_of = value.element_type.to_dtype().name
+        if not fits or kind_of != tensor.dtype:
+            raise EngineError(
+                f"{path}: {kind} {name} is {value.partial_shape} {kind_of}, model.json says {wanted} {tensor.dtype}"
+            )

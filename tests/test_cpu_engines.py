@@ -1,0 +1,188 @@
+"""What every backend on the CPU must do, ONNX Runtime's and OpenVINO's; and what only OpenVINO does."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from edgeinfer import backends, load, modeljson
+from edgeinfer.devices import cpu
+from edgeinfer.errors import EngineError
+from edgeinfer.spec import Artifact, Batch, TensorSpec
+from helpers import bundles, networks
+
+BACKENDS = ("ort", "ov")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def spec(classifier):
+    """Of networks with the input of the helpers' bundles and ten logits."""
+    base = modeljson.read(classifier / "model.json")
+    return dataclasses.replace(base, outputs=(TensorSpec("logits", (1, 10)),), labels=tuple("abcdefghij"))
+
+
+def opened(backend, path, spec, **settings):
+    device = cpu.Device(spec)
+    return backends.load(backend)(path, spec, device, **settings)
+
+
+def noise(images=1, seed=0):
+    return {"images": np.random.default_rng(seed).random((images, 3, 32, 32), np.float32)}
+
+
+def test_it_finds_what_the_bundle_promises(detector, backend):
+    with load(detector, backend) as model:
+        found = model(bundles.picture("green", 64, 64))
+    assert [(label, box.tolist()) for box, _, label in found] == [("green", [16, 16, 48, 48])]
+
+
+def test_float32_is_that_of_onnx_runtime_to_the_sixth_digit(spec, tmp_path):
+    path = networks.residual(tmp_path / "net.onnx")
+    ours, theirs = (opened(name, path, spec).run(noise())["logits"] for name in BACKENDS)
+
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_of_any_size_in_the_range_is_run_in_its_order(tmp_path, backend):
+    folder = bundles.classify_bundle(tmp_path / "many", Batch(1, 4))
+    colors = ("red", "green", "blue", "green")
+    with load(folder, backend) as model:
+        for count in (1, 4, 2, 3):
+            results = model.batch([bundles.picture(color) for color in colors[:count]])
+            assert tuple(next(iter(result))[1] for result in results) == colors[:count]
+
+
+def test_outputs_lie_in_the_same_memory_every_run(detector, backend):
+    with load(detector, backend) as model:
+        tensors, _ = model.device.preprocess([bundles.picture()])
+        first, second = (model.engine.run(tensors)["output0"] for _ in range(2))
+        assert first.ctypes.data == second.ctypes.data
+        assert first[0, 0, 5] == pytest.approx(1)
+
+
+def test_a_fork_does_not_write_into_its_twin(spec, tmp_path, backend):
+    engine = opened(backend, networks.residual(tmp_path / "net.onnx"), spec)
+    twin = engine.fork(cpu.Device(spec))
+    mine = engine.run(noise(seed=1))["logits"]
+    before = mine.copy()
+    theirs = twin.run(noise(seed=2))["logits"]
+
+    np.testing.assert_array_equal(mine, before)
+    assert not np.allclose(mine, theirs)
+
+
+def test_an_input_at_another_address_is_seen(spec, tmp_path, backend):
+    engine = opened(backend, networks.residual(tmp_path / "net.onnx"), spec)
+    one, two = noise(seed=1), noise(seed=2)
+    first = engine.run(one)["logits"].copy()
+    second = engine.run(two)["logits"].copy()
+
+    assert not np.allclose(first, second)
+    np.testing.assert_allclose(engine.run(one)["logits"], first, rtol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_changes_no_result(detector, backend, threads):
+    with load(detector, backend, threads=threads) as model:
+        assert [label for _, _, label in model(bundles.picture("blue"))] == ["blue"]
+
+
+def test_layers_are_named_with_their_time_kind_and_precision(spec, tmp_path, backend):
+    path = networks.residual(tmp_path / "net.onnx")
+    layers = [backends.Layer(*layer) for layer in opened(backend, path, spec).profile_layers(noise())]
+    convolutions = [layer for layer in layers if layer.kind.startswith(("Conv", "FusedConv"))]
+
+    assert len(convolutions) >= 3
+    assert all(layer.ms >= 0 for layer in layers)
+    assert {layer.precision for layer in convolutions} == {"fp32"}
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x08\x12\x00" * 50], ids=["empty", "text", "bytes"])
+def test_a_file_that_is_no_model_is_one_clear_error(spec, tmp_path, backend, content):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+
+    with pytest.raises(EngineError, match=r"net\.onnx") as caught:
+        opened(backend, path, spec)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"outputs": (TensorSpec("other", (1, 10)),)}, r"outputs are \['logits'\], model.json says \['other'\]"),
+        ({"outputs": (TensorSpec("logits", (1, 11)),)}, r"output logits is .*model.json says \(1, 11\) float32"),
+        ({"outputs": (TensorSpec("logits", (1, 10), "float16"),)}, r"model.json says \(1, 10\) float16"),
+    ],
+    ids=["name", "shape", "dtype"],
+)
+def test_a_model_that_is_not_what_its_spec_says_is_refused(spec, tmp_path, backend, changes, words):
+    path = networks.residual(tmp_path / "net.onnx")
+    width = changes["outputs"][0].shape[-1]
+
+    with pytest.raises(EngineError, match=words):
+        opened(backend, path, dataclasses.replace(spec, **changes, labels=tuple("abcdefghijk"[:width])))
+
+
+def test_a_closed_engine_can_be_closed_again(spec, tmp_path, backend):
+    engine = opened(backend, networks.residual(tmp_path / "net.onnx"), spec)
+    engine.close()
+    engine.close()
+
+
+def in_new_process(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_openvino_prints_nothing_and_its_telemetry_is_never_loaded(detector, tmp_path):
+    code = (
+        f"import sys, edgeinfer\nwith edgeinfer.load({str(detector)!r}, 'ov') as model: pass\n"
+        "print('openvino' in sys.modules, 'openvino_telemetry' in sys.modules)"
+    )
+    assert in_new_process(code, HOME=str(tmp_path / "home")) == (0, "True False\n", "")
+    assert not (tmp_path / "home" / "intel").exists()
+
+
+def test_what_openvino_compiled_is_kept_below_the_cache_and_a_damaged_copy_is_made_again(
+    detector, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    load(detector, "ov").close()
+    (kept,) = (tmp_path / "cache" / "edgeinfer" / "openvino").rglob("*.blob")
+    kept.write_bytes(kept.read_bytes()[:100])
+
+    with load(detector, "ov") as model:
+        assert [label for _, _, label in model(bundles.picture("blue"))] == ["blue"]
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(detector, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    with load(detector, "ov") as model:
+        assert len(model(bundles.picture("blue"))) == 1
+
+
+def test_openvino_keeps_to_float32_where_the_processor_would_rather_round(spec, tmp_path):
+    engine = opened("ov", networks.residual(tmp_path / "net.onnx"), spec)
+
+    assert engine._model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert backends.load("ov").settings()["compute"][0] == "f32"
+
+
+def test_int8_graphs_run_in_int8_on_openvino(spec, tmp_path):
+    path = networks.quantized(tmp_path / "net.onnx")
+    wide = dataclasses.replace(spec, outputs=(TensorSpec("logits", (1, 32)),), labels=tuple(map(str, range(32))))
+    engine = opened("ov", path, wide)
+
+    assert "int8" in {layer.precision for layer in engine.profile_layers(noise())}
+    assert backends.load("ov").refuses(Artifact("net.onnx", "onnx", "int8", "0" * 64, flavor="trt")) == ""
