@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
 from edgeinfer.errors import BackendUnavailable, UsageError
 from edgeinfer.profiling import loop
 from edgeinfer.profiling.samples import STREAMS, Load
-from edgeinfer.profiling.statistics import percentile
+from edgeinfer.profiling.server import Search
 
 if TYPE_CHECKING:
     from edgeinfer.profiling.samples import Issuer, Samples
@@ -27,8 +27,6 @@ NAMES = {
 }
 OWN = ("paced", "cold")  # what LoadGen does not have
 WARM_UP_S, WARM_UP_RUNS = 1.0, 5
-TRIALS = 7
-SERVER_PERCENTILE = 99.0
 # the latency a server may have where none is asked for, in times of what a picture takes alone
 USUAL_BOUND = 4.0
 
@@ -95,14 +93,13 @@ def measure(scenario: str, subject: Subject, asked: Asked, say: Say) -> Run:
     load = load_of(scenario, subject, asked.seconds, warm["median_ms"], asked.fps)
     facts = {"sample": NAMES[scenario], "issuer": issuer_name(scenario), "warm_up": warm, "seconds": asked.seconds}
     if scenario == "server":
-        load, found = _server_load(load, issuer, subject, asked, say)
-        facts.update(found)
+        bound = asked.latency_bound_ms or USUAL_BOUND * load.expected_ms
+        samples, found = Search(load, issuer, subject, bound, say).run()
+        return Run(scenario, samples, {**facts, **found})
     say(f"{scenario}: {load.seconds:g} s")
     samples = issuer.issue(load, subject)
     if scenario == "paced":
         facts.update(fps=asked.fps, dropped=samples.dropped)
-    if scenario == "server":
-        _check_bound(samples, facts)
     return Run(scenario, samples, facts)
 
 
@@ -129,32 +126,3 @@ def warm_up(subject: Subject) -> dict[str, float]:
         "first_ms": spans[0],
         "median_ms": later[len(later) // 2],
     }
-
-
-def _server_load(load: Load, issuer: Issuer, subject: Subject, asked: Asked, say: Say) -> tuple[Load, dict[str, Any]]:
-    """Bisect for the highest rate at which the 99th percentile stays within the bound."""
-    bound = asked.latency_bound_ms or USUAL_BOUND * load.expected_ms
-    low, high = 0.0, 1e3 / load.expected_ms
-    trials: list[dict[str, Any]] = []
-    for number in range(1, TRIALS + 1):
-        rate = (low + high) / 2
-        say(f"server: trial {number} of {TRIALS}, {rate:.1f} a second")
-        tried = issuer.issue(replace(load, seconds=load.seconds / 4, rate=rate, seed=number), subject)
-        tail = percentile(sorted(tried.latency_ms), SERVER_PERCENTILE) if tried.latency_ms else None
-        within = tail is not None and tail <= bound
-        trials.append({"rate_per_s": rate, "samples": len(tried.latency_ms), "tail_ms": tail, "within": within})
-        if tried.interrupted:
-            raise KeyboardInterrupt
-        low, high = (rate, high) if within else (low, rate)
-    facts = {"rate_per_s": low or None, "latency_bound_ms": bound, "trials": trials}
-    return replace(load, rate=low or high), facts
-
-
-def _check_bound(samples: Samples, facts: dict[str, Any]) -> None:
-    bound = facts["latency_bound_ms"]
-    if facts["rate_per_s"] is None:
-        samples.faults.append(f"no rate keeps the 99th percentile within {bound:.2f} ms")
-        return
-    late = sum(latency > bound for latency in samples.latency_ms)
-    if late > len(samples.latency_ms) * (1 - SERVER_PERCENTILE / 100):
-        samples.faults.append(f"the rate found does not hold: {late} pictures took more than {bound:.2f} ms")

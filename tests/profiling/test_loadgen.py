@@ -6,11 +6,12 @@ import re
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from edgeinfer.errors import EngineError
-from edgeinfer.profiling.samples import Load
+from edgeinfer.profiling.samples import Load, Samples
 
 loadgen = pytest.importorskip("edgeinfer.profiling.loadgen", reason="LoadGen is not installed", exc_type=Exception)
 
@@ -46,6 +47,13 @@ def test_the_latencies_are_loadgens_own(tmp_path, monkeypatch):
         assert int(re.search(rf"{words} \(ns\)\s*: (\d+)", summary)[1]) == pytest.approx(ours * 1e6, abs=1)
     ninetieth = int(re.search(r"90.00 percentile latency \(ns\)\s*: (\d+)", summary)[1])
     assert ninetieth == pytest.approx(ordered[int(0.9 * len(ordered))] * 1e6, abs=1)
+
+
+def test_a_query_of_several_pictures_is_done_with_its_slowest():
+    trace = [(1000.0, sample, sample // 2, ns) for sample, ns in enumerate((2e6, 5e6, 4e6, 3e6))]
+    samples = Samples(0.0)
+    loadgen._queries(samples, SimpleNamespace(calls=[(0.0, 5.0, {"infer": 1.0}, 2)] * 2), trace)
+    assert samples.latency_ms == [5.0, 4.0]
 
 
 def test_a_server_counts_the_time_a_picture_waits():

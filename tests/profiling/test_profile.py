@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import cv2
 import pytest
@@ -14,7 +15,7 @@ import edgeinfer
 from edgeinfer import cli
 from edgeinfer.errors import EngineError, SourceError, UsageError
 from edgeinfer.pipeline import Pipeline
-from edgeinfer.profiling import cold, layers, loop, scenarios
+from edgeinfer.profiling import cold, layers, loop, scenarios, server
 from edgeinfer.profiling.statistics import distribution
 from helpers import bundles
 
@@ -24,7 +25,7 @@ SCENARIOS = ["single-stream", "multi-stream", "server", "offline", "paced"]
 @pytest.fixture(autouse=True)
 def brief_warm_up(monkeypatch):
     monkeypatch.setattr(scenarios, "WARM_UP_S", 0.02)
-    monkeypatch.setattr(scenarios, "TRIALS", 2)
+    monkeypatch.setattr(server, "TRIALS", 2)
 
 
 @pytest.fixture
@@ -179,6 +180,23 @@ def test_the_page_is_written_beside_the_json(detector, tmp_path):
     assert run(detector, "--html", tmp_path / "r.txt") == 2
 
 
+def test_energy_is_mean_power_over_pictures_a_second(detector, monkeypatch):
+    class Meter:
+        unknown: ClassVar = {}
+
+        def read(self):
+            return {"board.power_w": 12.0}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda: [Meter()])
+    report = edgeinfer.profile(detector, scenario="paced", seconds=0.6, fps=50)
+    summary = report.data["summary"]["paced"]
+    assert summary["joules_per_inference"] == {"board.power_w": pytest.approx(12.0 / summary["throughput_per_s"])}
+    assert "J each" in report.table()
+
+
 def test_several_scenarios_share_one_report(detector):
     report = edgeinfer.profile(detector, "null", scenario=["paced", "single-stream"], seconds=0.05)
     assert list(report.data["summary"]) == ["paced", "single-stream"]
@@ -211,7 +229,7 @@ def test_a_quiet_machine_with_enough_samples_exits_with_0(detector, capsys, monk
 
 def test_a_rate_that_cannot_be_kept_is_no_result(detector, capsys):
     assert run(detector, "--scenario", "server", "--seconds", "0.05", "--latency-bound", "0.0001ms") == 3
-    assert "server: no rate keeps the 99th percentile within 0.00 ms" in capsys.readouterr().out
+    assert "server: no rate found keeps the 99th percentile within 0.0001 ms" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

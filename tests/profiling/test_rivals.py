@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 
+import edgeinfer
 from edgeinfer import cli
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.profiling import rivals
+from edgeinfer.profiling.samples import Samples
+from edgeinfer.profiling.sensors import Sensors
 
 
 @pytest.fixture
@@ -39,6 +42,31 @@ def test_two_bundles_are_measured_in_turns_and_compared(detector, twin, tmp_path
     assert spans[1][0] < spans[0][-1]
     assert str(twin) in page.read_text()
     assert str(detector) in page.read_text()
+
+
+def test_the_ratio_is_that_of_the_second_bundle_to_the_first(detector):
+    context = edgeinfer.profile(detector, "null", seconds=0.05).data["context"]
+
+    def rival(latency):
+        one = object.__new__(rivals.Rival)
+        one.context, one.warm_up = context, {"runs": 5, "seconds": 1.0}
+        one.turns = [
+            Samples(10.0 * place, [0.0, 1.0], [latency, latency + 0.1], {"infer": [1.0, 1.0]}, 2, 2.0)
+            for place in range(rivals.TURNS)
+        ]
+        return one
+
+    with Sensors([]) as watch:
+        pass
+    report = rivals._judged([rival(2.0), rival(3.0)], "single-stream", watch, 0.0, interrupted=False)
+    (found,) = report.data["comparison"]["differences"]
+    assert found["ratio"] == pytest.approx(3.05 / 2.05)
+    assert report.slower_than(0.4)
+    assert not report.slower_than(0.6)
+    samples = report.data["samples"]["single-stream"]
+    assert samples["start_s"][:4] == [0.0, 1.0, 10.0, 11.0]
+    assert samples["latency_ms"][:2] == [3.0, 3.1]
+    assert report.data["summary"]["single-stream"]["images"] == 2 * rivals.TURNS
 
 
 def test_a_bundle_that_does_not_load_is_one_error(detector, twin):
