@@ -9,11 +9,13 @@ from typing import Any
 from edgeinfer.profiling import plots
 from edgeinfer.profiling.axes import number
 from edgeinfer.profiling.plots import Series
+from edgeinfer.profiling.scenarios import particulars
 from edgeinfer.profiling.statistics import PERCENTILES, label, needed
 from edgeinfer.profiling.subject import BOUNDARIES
 
 STYLE = Path(__file__).with_name("page.css")
 TOP_LAYERS = 15
+WAITING = 0.02  # the share of a latency beside its stages from which it is worth a word
 # what is drawn beneath the latencies, on each kind of machine
 BENEATH = ("{device}.clock_mhz", "{device}.temperature_c", "board.power_w", "gpu.power_w", "cpu.other_percent")
 ALWAYS = 2  # of these, the ones drawn even where they cannot be read
@@ -59,7 +61,12 @@ def _head(facts: dict[str, Any], title: str) -> str:
 
 def _scenario(data: dict[str, Any], name: str) -> str:
     summary, facts, samples = data["summary"][name], data["scenarios"][name], data["samples"][name]
-    parts = [f"<h2>{escape(name)}</h2><p>A sample is {escape(facts['sample'])}.</p>", _tiles(summary), _stages(summary)]
+    said = "".join(f"<p><b>{escape(words)}</b></p>" for words in particulars(facts))
+    parts = [
+        f"<h2>{escape(name)}</h2><p>A sample is {escape(facts['sample'])}.</p>{said}",
+        _tiles(summary),
+        _stages(summary),
+    ]
     if samples["latency_ms"]:
         marks = {
             place: summary["latency_ms"][place]
@@ -97,17 +104,17 @@ def _tiles(summary: dict[str, Any]) -> str:
 
 def _stages(summary: dict[str, Any]) -> str:
     means = {name: facts["mean"] for name, facts in summary["stages_ms"].items() if facts["mean"] is not None}
+    rest = (summary["latency_ms"]["mean"] or 0.0) - sum(means.values())
+    if rest > WAITING * sum(means.values()):
+        means["waiting"] = rest
     whole = sum(means.values())
     if not whole:
         return ""
-    bar = "".join(
-        f'<i class="s{place % 6}" style="flex-grow:{mean / whole:.4f}" title="{escape(name)} {number(mean)} ms"></i>'
-        for place, (name, mean) in enumerate(means.items())
-    )
-    key = "".join(
-        f'<li><i class="s{place % 6}"></i>{escape(name)} <b>{number(mean)} ms</b> {mean / whole:.0%}</li>'
-        for place, (name, mean) in enumerate(means.items())
-    )
+    bar, key = "", ""
+    for place, (name, mean) in enumerate(means.items()):
+        color = "waiting" if name == "waiting" else f"s{place % 6}"
+        bar += f'<i class="{color}" style="flex-grow:{mean / whole:.4f}" title="{escape(name)}"></i>'
+        key += f'<li><i class="{color}"></i>{escape(name)} <b>{number(mean)} ms</b> {mean / whole:.0%}</li>'
     return f'<h3>Stages, mean</h3><div class="stack">{bar}</div><ul class="key">{key}</ul>'
 
 

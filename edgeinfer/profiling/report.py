@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from edgeinfer.errors import UsageError
 from edgeinfer.profiling import page, trace
+from edgeinfer.profiling.scenarios import particulars
 from edgeinfer.profiling.statistics import PERCENTILES, label, needed
 from edgeinfer.profiling.subject import BOUNDARIES
 from edgeinfer.wholefile import whole
@@ -106,7 +106,9 @@ class Report:
         for name, run in self.data["scenarios"].items():
             warm = run.get("warm_up")
             warmed = f", warmed up by {warm['runs']} calls in {warm['seconds']:.1f} s" if warm else ""
-            lines.append(f"{name}: a sample is {run['sample']}; issued by {run['issuer']}{warmed}{_particulars(run)}")
+            lines.append(
+                f"{name}: a sample is {run['sample']}; issued by {run['issuer']}{warmed}{'; '.join(['', *particulars(run)])}"
+            )
         missing = {
             place
             for summary in self.data["summary"].values()
@@ -143,19 +145,6 @@ def _fault(data: Any) -> str:
         return f"a part is missing ({error})"
     sound = all(type(value) in (int, float) for value in numbers) and all(isinstance(word, str) for word in words)
     return "" if sound else "a number is none"
-
-
-def _particulars(run: dict[str, Any]) -> str:
-    if "dropped" in run:
-        return f"; {run['dropped']} dropped"
-    if run.get("after_idle_ms"):
-        second, idle = median(run["second_ms"]), median(run["after_idle_ms"])
-        return f"; then a second result in {second:.2f} ms, and {idle:.2f} ms after {run['idle_s']:g} s idle"
-    if "latency_bound_ms" in run:
-        rate = run["rate_per_s"]
-        found = f"{rate:.1f} a second" if rate else "no rate"
-        return f"; {found} within {run['latency_bound_ms']:.2f} ms at the 99th percentile"
-    return ""
 
 
 def _numbers(data: dict[str, Any]) -> str:

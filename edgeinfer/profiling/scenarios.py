@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any, Callable
 
 from edgeinfer.errors import BackendUnavailable, UsageError
@@ -126,3 +127,18 @@ def warm_up(subject: Subject) -> dict[str, float]:
         "first_ms": spans[0],
         "median_ms": later[len(later) // 2],
     }
+
+
+def particulars(facts: dict[str, Any]) -> list[str]:
+    """What a scenario found besides its samples, in words, from a report's facts about it."""
+    words = []
+    if "dropped" in facts:
+        words.append(f"{facts['dropped']} pictures dropped")
+    if facts.get("after_idle_ms"):
+        second, idle = median(facts["second_ms"]), median(facts["after_idle_ms"])
+        words.append(f"then a second result in {second:.2f} ms, and {idle:.2f} ms after {facts['idle_s']:g} s idle")
+    if "latency_bound_ms" in facts:
+        rate = facts["rate_per_s"]
+        found = f"{rate:.1f} a second" if rate else "no rate"
+        words.append(f"{found} within {facts['latency_bound_ms']:.4g} ms at the 99th percentile")
+    return words

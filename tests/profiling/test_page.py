@@ -108,6 +108,20 @@ def test_numbers_that_are_not_known_are_words():
     assert not re.search(r"\b(nan|None|null)\b", words)
 
 
+def test_time_beside_the_stages_is_waiting():
+    report = made()
+    assert "waiting" in " ".join(Reader(report.html().partition("<main>")[2]).words)  # of 5.7 ms, 5 are in stages
+    report.data["summary"]["single-stream"]["latency_ms"]["mean"] = 5.05
+    assert "waiting" not in " ".join(Reader(report.html().partition("<main>")[2]).words)
+
+
+def test_what_a_scenario_found_is_told():
+    report = made()
+    report.data["scenarios"]["single-stream"].update(rate_per_s=12.5, latency_bound_ms=40.0, trials=[])
+    assert "12.5 a second within 40 ms at the 99th percentile" in Reader(report.html()).words
+    assert "; 12.5 a second within 40 ms at the 99th percentile" in report.table()
+
+
 def test_the_page_needs_nothing_else():
     reader = Reader(made().html())
     assert not [tag for tag, _ in reader.tags if tag in {"script", "link", "img", "iframe", "object"}]
