@@ -106,9 +106,8 @@ class Report:
         for name, run in self.data["scenarios"].items():
             warm = run.get("warm_up")
             warmed = f", warmed up by {warm['runs']} calls in {warm['seconds']:.1f} s" if warm else ""
-            lines.append(
-                f"{name}: a sample is {run['sample']}; issued by {run['issuer']}{warmed}{'; '.join(['', *particulars(run)])}"
-            )
+            words = [f"{name}: a sample is {run['sample']}", f"issued by {run['issuer']}{warmed}", *particulars(run)]
+            lines.append("; ".join(words))
         missing = {
             place
             for summary in self.data["summary"].values()
