@@ -17,6 +17,7 @@ from edgeinfer.results import Classification
 from edgeinfer.spec import Artifact, Batch, Boxes, Expected, Golden, Size
 from edgeinfer_export import enginefile, graphs, onnxgraph, sources
 from edgeinfer_export.onnxsource import UNTOLD, Told
+from edgeinfer_export.precision import to_half
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ def export(
     for note in built.notes:
         if warn:
             warn(note)
-    return write_bundle(built.model, built.spec, _target(out, built.spec.name))
+    return write_bundle(built.model, built.spec, _target(out, built.spec.name), options.precisions)
 
 
 def read(
@@ -84,12 +85,21 @@ def read(
 ) -> graphs.Built:
     """The source's graph and spec, with all that is known of where it comes from."""
     built = graphs.vary(sources.read(source, options, progress), options.variant)
-    held = onnxgraph.precision(built.model)
-    for precision in options.precisions:
-        if precision != held:
-            raise ExportError(f"precision {precision} is not built yet", hint=f"use --precision {held}")
+    _check_precisions(onnxgraph.precision(built.model), options.precisions)
     onnxgraph.add_facts(built.model, {"license": built.spec.provenance.license})
     return dataclasses.replace(built, spec=_signed(built.spec, options))
+
+
+def _check_precisions(held: str, wanted: tuple[str, ...]) -> None:
+    """Every precision is made from float32; of a model in another, that one alone can be had."""
+    for precision in wanted:
+        if held not in (precision, "fp32"):
+            raise ExportError(
+                f"{precision} cannot be made from a model in {held}",
+                hint=f"export the model it was made from, or use --precision {held}",
+            )
+        if precision not in (held, "fp16"):
+            raise ExportError(f"precision {precision} is not built yet", hint="use --precision fp32,fp16")
 
 
 def _signed(spec: ModelSpec, options: Options) -> ModelSpec:
@@ -104,17 +114,35 @@ def _target(out: str | Path | None, name: str) -> Path:
     return Path(out) if out else Path("engines") / sources.plain(name)
 
 
-def write_bundle(model: onnx.ModelProto, spec: ModelSpec, target: Path) -> Path:
-    """Write a graph, its golden samples and its spec as the bundle `target`, all or nothing; gives its path."""
-    precision = onnxgraph.precision(model)
+def write_bundle(model: onnx.ModelProto, spec: ModelSpec, target: Path, precisions: tuple[str, ...] = ()) -> Path:
+    """Write a graph in `precisions` (none: its own) with golden samples as the bundle `target`; gives its path.
+
+    All or nothing. The golden samples are what the graph itself finds, whichever precisions are kept.
+    """
+    held = onnxgraph.precision(model)
     with writing(target) as folder:
-        file = folder / f"model.{precision}.onnx"
-        file.write_bytes(model.SerializeToString(deterministic=True))
-        artifact = Artifact(file.name, "onnx", precision, sha256_of(file))
-        spec = dataclasses.replace(spec, artifacts=(artifact,))
-        modeljson.write(spec, folder / SPEC_FILE)
-        modeljson.write(dataclasses.replace(spec, golden=_golden_samples(folder, precision)), folder / SPEC_FILE)
+        source = _write(model, folder, held)
+        _describe(folder, spec, (source,))
+        golden = _golden_samples(folder, held)
+        artifacts = [source if one == held else _made(model, folder, one) for one in precisions or (held,)]
+        if source not in artifacts:
+            (folder / source.file).unlink()
+        _describe(folder, dataclasses.replace(spec, golden=golden), tuple(artifacts))
     return target
+
+
+def _made(model: onnx.ModelProto, folder: Path, precision: str) -> Artifact:
+    return _write(to_half(model).model, folder, precision)
+
+
+def _write(model: onnx.ModelProto, folder: Path, precision: str) -> Artifact:
+    file = folder / f"model.{precision}.onnx"
+    file.write_bytes(model.SerializeToString(deterministic=True))
+    return Artifact(file.name, "onnx", precision, sha256_of(file))
+
+
+def _describe(folder: Path, spec: ModelSpec, artifacts: tuple[Artifact, ...]) -> None:
+    modeljson.write(dataclasses.replace(spec, artifacts=artifacts), folder / SPEC_FILE)
 
 
 def write_engine(engine: enginefile.Engine, target: Path) -> Path:
