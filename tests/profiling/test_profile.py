@@ -318,15 +318,20 @@ def test_a_terminal_is_told_what_goes_on(detector):
 
 def test_ctrl_c_gives_a_partial_report(detector, tmp_path):
     target = tmp_path / "r.json"
+    parent, child = os.openpty()
     command = [sys.executable, "-m", "edgeinfer", "profile", str(detector), "--seconds", "20", "--json", str(target)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(3)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=child, text=True)
+    said = ""
+    while "single-stream: 20 s" not in said:
+        said += os.read(parent, 1000).decode()
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert out.startswith("INVALID, PARTIAL")
     record = json.loads(target.read_text())
     assert (record["valid"], record["partial"]) == (False, True)
+    assert record["samples"]["single-stream"]["latency_ms"]
 
 
 def test_help_lists_the_very_scenarios_and_boundaries_there_are():
