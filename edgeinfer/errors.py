@@ -11,6 +11,7 @@ EdgeInferError            .hint: what to do about it, one line, may be empty
 +-- EngineError           an engine failed while loading or running
 |   +-- EngineMismatch    an engine was built for another library, GPU or system
 +-- DeviceError           the GPU or its driver refused a call
+|   +-- DeviceLost        the GPU is lost to this process: only a new process can use it again
 +-- SourceError           an image, video or camera cannot be read
 +-- DatasetError          a data set is malformed, or does not fit the model
 +-- InputError            an array handed to the pipeline has the wrong type or shape
@@ -66,6 +67,10 @@ class EngineMismatch(EngineError):
 
 class DeviceError(EdgeInferError):
     """The GPU or its driver refused a call."""
+
+
+class DeviceLost(DeviceError):
+    """The GPU is lost to this process: every further call fails, and only a new process can use it again."""
 
 
 class SourceError(EdgeInferError):

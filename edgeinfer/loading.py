@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import backends, devices, ladder
@@ -12,8 +14,11 @@ from edgeinfer.pipeline import Lane, Pipeline
 from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from edgeinfer.backends import Engine
+    from edgeinfer.devices import Device
     from edgeinfer.spec import ModelSpec
 
 
@@ -45,16 +50,26 @@ def load(
     path = opened.artifact_file(rung.artifact) if rung.artifact else opened.path
     lanes: list[Lane] = []
     try:
-        for place in range(contexts):
-            device = device_class(spec)
-            engine = lanes[0].engine.fork(device) if place else engine_class(path, spec, device, threads=threads)
-            lanes.append(Lane(device, engine))
+        for _ in range(contexts):
+            make = lanes[0].engine.fork if lanes else partial(engine_class, path, spec, threads=threads)
+            lanes.append(_lane(device_class, spec, make))
     except EdgeInferError:
         for lane in lanes:
-            lane.engine.close()
-            lane.device.close()
+            lane.close()
         raise
     return Pipeline(spec, lanes, backend=rung.backend, artifact=rung.artifact.file if rung.artifact else "")
+
+
+def _lane(device_class: type[Device], spec: ModelSpec, make: Callable[[Device], Engine]) -> Lane:
+    """A device and an engine on it, or nothing left of either."""
+    with ExitStack() as undo:
+        device = device_class(spec)
+        undo.callback(device.close)
+        engine = make(device)
+        undo.callback(engine.close)
+        lane = Lane(device, engine)
+        undo.pop_all()
+    return lane
 
 
 def _choose(bundle: Bundle, backend: str, precision: str) -> ladder.Rung:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import InputError
 
@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec
 
-STAGES = ("preprocess", "infer", "postprocess")
 
-
-class Lane(NamedTuple):
+class Lane:
     """A device with its own buffers and an engine context on it: what one call needs for itself."""
 
-    device: Device
-    engine: Engine
+    def __init__(self, device: Device, engine: Engine) -> None:
+        self.device, self.engine = device, engine
+        self.way = device.join(engine)
+
+    def close(self) -> None:
+        self.engine.close()
+        self.device.close()
 
 
 class _Fleet:
@@ -39,8 +42,7 @@ class _Fleet:
     def close(self) -> None:
         # contexts before the weights they share: the first lane holds those
         for lane in reversed(self.lanes):
-            lane.engine.close()
-            lane.device.close()
+            lane.close()
 
 
 class Pipeline:
@@ -69,6 +71,11 @@ class Pipeline:
     def engine(self) -> Engine:
         return self._fleet.lanes[0].engine
 
+    @property
+    def graph(self) -> str:
+        """Empty if a frame is one CUDA graph, else why it runs stage by stage; a GPU engine may tell after it ran."""
+        return self._fleet.lanes[0].way.graph
+
     def __call__(self, image: Any, *, pixels: str = "bgr") -> Result:
         """image (h, w, 3) uint8 BGR as OpenCV reads it (or as `pixels` says) -> its result."""
         return self.batch([image], pixels=pixels)[0]
@@ -83,16 +90,7 @@ class Pipeline:
         return results
 
     def _run(self, lane: Lane, images: Sequence[Any], pixels: str) -> list[Result]:
-        device, engine = lane
-        marks = [device.mark()]
-        tensors, placements = device.preprocess(images, pixels)
-        marks.append(device.mark())
-        outputs = engine.run(tensors)
-        marks.append(device.mark())
-        results = device.postprocess(outputs, placements)
-        marks.append(device.mark())
-        spans = zip(STAGES, marks, marks[1:])
-        timings = {stage: device.elapsed_ms(start, end) for stage, start, end in spans}
+        results, timings = lane.way.run(images, pixels)
         for result in results:
             result.timings_ms.update(timings)
         self.timings = timings

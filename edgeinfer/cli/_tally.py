@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from edgeinfer.cli import _tables
+from edgeinfer.devices import STAGES
 from edgeinfer.errors import SourceError
-from edgeinfer.pipeline import STAGES
 
 if TYPE_CHECKING:
     from edgeinfer.pipeline import Pipeline

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer.cli import _tables
+from edgeinfer.devices import STAGES
 from edgeinfer.errors import BackendUnavailable
-from edgeinfer.pipeline import STAGES
 
 if TYPE_CHECKING:
     import argparse

@@ -1,4 +1,15 @@
-"""Where tensors live, and the work before and after the engine; one file is one device."""
+"""Where tensors live, and the work before and after the engine; one file is one device.
+
+What an engine on the GPU may rely on, and owes, beyond the `Device` and `Engine` protocols:
+
+- `device.stream` is a CUstream handle (int). `device.empty()` and the inputs of `run` are tensors with `pointer`,
+  `shape`, `dtype` (a NumPy name), `nbytes` and `__cuda_array_interface__`; `run` gives back the like. Besides there
+  are `compute_capability` (major, minor), `name`, `integrated` and `driver_version`.
+- `run` only puts work on that stream and never waits. Its outputs are the engine's memory, at addresses that stay.
+- `engine.capturable` is empty if a CUDA graph may capture `run` after it has run once with such inputs, else the
+  reason; it may become a reason later.
+- A frame's way makes the device's context (the GPU's primary one) current around `run`, whichever thread calls.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +27,22 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Any]
 
 NAMES = ("cpu", "gpu")
+STAGES = ("preprocess", "infer", "postprocess")
 # how the bytes of a picture are read; "bgr" also takes (h, w) grey and (h, w, 4) BGRA by shape
 PIXELS = ("bgr", "rgb", "nv12")
+
+
+class Way(Protocol):
+    """A frame's way from pixels to its result. `graph` is empty if it is one CUDA graph, else why it is not."""
+
+    @property
+    def graph(self) -> str: ...
+
+    def run(self, images: Sequence[Any], pixels: str) -> tuple[list[Result], dict[str, float]]:
+        """Pictures -> a result each, and the milliseconds of each stage.
+
+        Raises InputError, EngineError, DeviceError.
+        """
 
 
 class Device(Protocol):
@@ -33,6 +58,9 @@ class Device(Protocol):
 
     def postprocess(self, outputs: Tensors, placements: Sequence[Placement]) -> list[Result]:
         """Engine outputs -> one result a placement, in source pixels. Raises EngineError on NaN."""
+
+    def join(self, engine: Any) -> Way:
+        """The whole way of frames through this device and an engine on it."""
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """An uninitialised tensor in this device's memory."""

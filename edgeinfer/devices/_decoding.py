@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _HINT = "float16 may have overflowed: choose another precision, and run edgeinfer verify on the bundle"
 
 
+def not_finite(name: str) -> EngineError:
+    """What every device says of an output it cannot read."""
+    return EngineError(f"{name} holds NaN or infinity", hint=_HINT)
+
+
 class Found(NamedTuple):
     """Boxes (n, 4) x1 y1 x2 y2 model pixels, their scores (n,) and class_ids (n,) int32."""
 
@@ -34,7 +39,7 @@ def classes(output: NDArray[Any], decode: TopK, name: str) -> tuple[NDArray[np.i
     logits = output.astype(np.float32)
     best = logits.max()
     if not np.isfinite(best):
-        raise EngineError(f"{name} holds NaN or infinity", hint=_HINT)
+        raise not_finite(name)
     # equals are in order because the sort is stable and runs over the logits, not over rounded scores
     order = np.argsort(-logits, kind="stable")[: decode.k]
     chosen = logits[order]
@@ -82,7 +87,7 @@ def _candidates(scores: NDArray[Any], threshold: float) -> NDArray[np.intp]:
 
 def _check(values: Floats, name: str) -> None:
     if not np.isfinite(values).all():
-        raise EngineError(f"{name} holds NaN or infinity", hint=_HINT)
+        raise not_finite(name)
 
 
 def _corners(centred: Floats) -> Floats:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import cv2  # noqa: TID253 - this module and what imports it need OpenCV
 import numpy as np
 
+from edgeinfer.devices._pixelvalues import pixel_values
 from edgeinfer.devices._resample import Resampler, visible
-from edgeinfer.errors import SpecError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,9 @@ class Planes:
     def __init__(self, preprocess: Preprocess, tensor: NDArray[Any]) -> None:
         self._preprocess, self._tensor = preprocess, tensor
         self._interleaved = preprocess.where == "graph"
-        self._tables = _tables(preprocess, tensor.dtype)
+        values = pixel_values(preprocess, str(tensor.dtype))
+        # (3, 1, 256): OpenCV wants a row, of bits it can copy
+        self._tables = values[:, None].view(_BITS[tensor.dtype])
         self._placements: list[Placement | None] = [None] * len(tensor)
         self._converted, self._resized, self._split = Scratch(), Scratch(), Scratch()
         self._resamplers: dict[tuple[Placement, int], Resampler] = {}
@@ -139,20 +141,3 @@ class Planes:
         self._tensor = self._tensor[:0]
         self._resamplers = {}
         self._converted, self._resized, self._split = Scratch(), Scratch(), Scratch()
-
-
-def _tables(preprocess: Preprocess, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """(3, 1, 256): for each of the model's channels what each pixel value becomes, as bits OpenCV can copy."""
-    pixels = np.arange(256, dtype=np.float32)[None, None]
-    mean, std = (np.array(numbers)[:, None, None] for numbers in (preprocess.mean, preprocess.std))
-    plain = not np.any(mean) and bool(np.all(std == 1))
-    # one float32 division where there is nothing else to do, as the published preprocessing has it
-    values: NDArray[Any] = np.repeat(pixels / np.float32(preprocess.scale), 3, 0)
-    if not plain:
-        values = (pixels / preprocess.scale - mean) / std
-    if dtype == np.uint8:
-        values = np.clip(np.rint(values), 0, 255)
-    elif dtype not in _BITS:
-        raise SpecError(f"the model's input is {dtype}, not one of {', '.join(map(str, _BITS))}")
-    bits: NDArray[Any] = values.astype(dtype).view(_BITS[dtype])
-    return bits

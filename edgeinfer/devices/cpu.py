@@ -10,6 +10,7 @@ import numpy as np
 from edgeinfer.devices import _decoding
 from edgeinfer.devices._pictures import picture
 from edgeinfer.devices._planes import Planes
+from edgeinfer.devices._stages import Stages
 from edgeinfer.errors import InputError
 from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Boxes, TopK
@@ -72,6 +73,10 @@ class Device:
             found = _decoding.boxes(outputs[names[0]][row], decode, names[0])
         boxes = placement.to_source(found.boxes).astype(np.float32)
         return Detections(boxes, found.scores, found.class_ids, self._spec.labels, placement.source)
+
+    def join(self, engine: Any) -> Stages:
+        """The whole way of frames through this device and an engine on it."""
+        return Stages(self, engine)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """An uninitialised array."""

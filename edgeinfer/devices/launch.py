@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgeinfer.devices._pixelvalues import pixel_values
 from edgeinfer.devices._suppression import APART, MOST, ceiling
 from edgeinfer.errors import InputError
 from edgeinfer.spec import Boxes, TopK
@@ -193,16 +194,9 @@ def frames(pictures: Sequence[Pixels], placements: Sequence[Placement]) -> NDArr
 
 def table(preprocess: Preprocess, dtype: str) -> NDArray[Any]:
     """(3, 256) of `dtype`: what a pixel value of each of the model's channels becomes; upload it once."""
-    pixels = np.arange(256, dtype=np.float32)
     if preprocess.where == "graph":
-        return np.repeat(pixels[None], 3, 0).astype(dtype)
-    mean, std = np.array(preprocess.mean)[:, None], np.array(preprocess.std)[:, None]
-    values: NDArray[Any] = np.repeat(pixels[None] / np.float32(preprocess.scale), 3, 0)
-    if np.any(mean) or np.any(std != 1):
-        values = (pixels / preprocess.scale - mean) / std
-    if dtype == "uint8":
-        values = np.clip(np.rint(values), 0, 255)
-    return values.astype(dtype)
+        return np.repeat(np.arange(256, dtype=dtype)[None], 3, 0)
+    return pixel_values(preprocess, dtype)
 
 
 def preprocess(spec: ModelSpec, count: int, *, frames: int, tensor: int, table: int) -> Launch:

@@ -13,6 +13,7 @@ from collections import defaultdict
 import numpy as np
 
 from edgeinfer.devices import cpu
+from edgeinfer.devices._stages import Stages
 from edgeinfer.machine import Gpu
 
 STREAMS = defaultdict(list)
@@ -70,6 +71,9 @@ class Device:
         wait(self.stream)
         arrays = {name: at(one.pointer, one.shape, one.dtype) for name, one in outputs.items()}
         return self._cpu.postprocess(arrays, placements)
+
+    def join(self, engine):
+        return Stages(self, engine)
 
     def mark(self):
         return self._cpu.mark()

@@ -1,0 +1,135 @@
+"""The CUDA driver through NVIDIA's cuda-bindings: every call checked, every failure with what to do about it.
+
+The driver API alone (and NVRTC in `compiler.py`), because both kept their names and arguments over CUDA 12 and 13.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from edgeinfer.errors import BackendUnavailable, DeviceError, DeviceLost
+
+# after these every call that touches the GPU fails until the process ends
+_LOST = {
+    "DEINITIALIZED",
+    "ECC_UNCORRECTABLE",
+    "NVLINK_UNCORRECTABLE",
+    "CONTAINED",
+    "TENSOR_MEMORY_LEAK",
+    "ILLEGAL_ADDRESS",
+    "LAUNCH_TIMEOUT",
+    "CONTEXT_IS_DESTROYED",
+    "ASSERT",
+    "HARDWARE_STACK_ERROR",
+    "ILLEGAL_INSTRUCTION",
+    "MISALIGNED_ADDRESS",
+    "INVALID_ADDRESS_SPACE",
+    "INVALID_PC",
+    "LAUNCH_FAILED",
+    "EXTERNAL_DEVICE",
+    "UNKNOWN",
+}
+_RESTART = "restart the process; if it comes again, look for Xid lines in dmesg, and run edgeinfer doctor"
+# there is no GPU to be had: as good as a missing library
+_ABSENT = {
+    "NO_DEVICE": "check nvidia-smi; in a container, start it with --gpus all; mind CUDA_VISIBLE_DEVICES",
+    "INVALID_DEVICE": "check nvidia-smi, and CUDA_VISIBLE_DEVICES",
+    "STUB_LIBRARY": "a build-time stub of libcuda is found before the driver's: take it out of LD_LIBRARY_PATH",
+    "DEVICE_UNAVAILABLE": "another process has the GPU for itself: nvidia-smi -q -d COMPUTE",
+    "DEVICE_NOT_LICENSED": "give this virtual GPU a licence",
+    "SYSTEM_NOT_READY": "start nvidia-fabricmanager",
+    "SYSTEM_DRIVER_MISMATCH": "restart the machine: the driver was updated under the running kernel module",
+    "COMPAT_NOT_SUPPORTED_ON_DEVICE": "take the cuda-compat folder out of LD_LIBRARY_PATH, or update the driver",
+    "MPS_CONNECTION_FAILED": "start nvidia-cuda-mps-control, or unset CUDA_MPS_PIPE_DIRECTORY",
+}
+_HINTS = {
+    "OUT_OF_MEMORY": "use fewer contexts or a smaller batch; nvidia-smi shows who else holds the GPU's memory",
+    "NOT_INITIALIZED": "CUDA does not survive fork(): start worker processes with the spawn method",
+    "NO_BINARY_FOR_GPU": "install the NVRTC of the driver's CUDA version: pip install nvidia-cuda-nvrtc-cu12",
+    "INVALID_IMAGE": "install the NVRTC of the driver's CUDA version: pip install nvidia-cuda-nvrtc-cu12",
+    "UNSUPPORTED_PTX_VERSION": "update the driver, or install an older NVRTC",
+    "OPERATING_SYSTEM": "the driver ran out of something the system gives: check ulimit -a and free memory",
+}
+_INSTALL = 'pip install "edgeinfer[gpu]", on a Jetson "edgeinfer[jetson]"'
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The module cuda.bindings.driver. Raises BackendUnavailable."""
+    try:
+        from cuda.bindings import driver
+    except (ImportError, RuntimeError) as missing:
+        raise BackendUnavailable(f"cuda-bindings cannot be imported: {missing}", hint=_INSTALL) from missing
+    return driver
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """What the driver's function gives back, its status apart. Raises DeviceError, DeviceLost, BackendUnavailable."""
+    status, *values = _called(name, arguments)
+    if status:
+        raise _failure(name, status)
+    return values[0] if len(values) == 1 else values
+
+
+def probe(name: str, *arguments: Any) -> Any:
+    """The same for a question to which the driver's refusal is an answer: None then."""
+    status, *values = _called(name, arguments)
+    return None if status else values[0]
+
+
+def _called(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    function = getattr(library(), name)
+    try:
+        answer: tuple[Any, ...] = function(*arguments)
+    except RuntimeError as missing:  # the library, or the function in it
+        where = "no NVIDIA driver" if name == "cuInit" else f"an NVIDIA driver without {name}"
+        raise BackendUnavailable(
+            f"this machine has {where}: {missing}",
+            hint="install or update the driver; in a container, start it with --gpus all",
+        ) from missing
+    return answer
+
+
+def _failure(name: str, status: Any) -> Exception:
+    driver = library()
+    _, text = driver.cuGetErrorString(status)
+    words = text.decode() if text else "unknown to this driver"
+    said = f"{name} failed: {status.name} ({int(status)}), {words}"
+    kind = status.name.replace("CUDA_ERROR_", "")
+    if kind in _LOST:
+        return DeviceLost(f"the GPU is lost to this process: {said}", hint=_RESTART)
+    if kind in _ABSENT:
+        return BackendUnavailable(f"the NVIDIA driver gives no GPU: {said}", hint=_ABSENT[kind])
+    return DeviceError(said, hint=_HINTS.get(kind, "run edgeinfer doctor"))
+
+
+class Context:
+    """The primary context of the first GPU, which everything else in the process uses too; any thread may enter it."""
+
+    def __init__(self) -> None:
+        call("cuInit", 0)
+        self.ordinal = call("cuDeviceGet", 0)
+        self.handle: Any = call("cuDevicePrimaryCtxRetain", self.ordinal)
+
+    def __enter__(self) -> Context:
+        if self.handle is None:
+            raise DeviceError("the device is closed", hint="load the bundle again")
+        call("cuCtxPushCurrent", self.handle)
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        # a lost GPU may refuse even this; what lost it is the better news
+        with suppress(*([DeviceError] if failed else [])):
+            call("cuCtxPopCurrent")
+
+    def attribute(self, name: str) -> int:
+        """The GPU's CU_DEVICE_ATTRIBUTE_`name`."""
+        which = getattr(library().CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(call("cuDeviceGetAttribute", which, self.ordinal))
+
+    def close(self) -> None:
+        """Let go of the context; it lives on while others hold it."""
+        self.handle = None
+        call("cuDevicePrimaryCtxRelease", self.ordinal)

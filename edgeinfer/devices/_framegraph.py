@@ -1,0 +1,144 @@
+"""The way of a frame over a GPU: everything put on one stream, and, where it repeats, replayed as one CUDA graph.
+
+A graph holds addresses and sizes, not what frames hold: pixels come through the same page-locked block, counts stay
+on the GPU. So one graph serves every batch with the same number of pictures and the same bytes to send, and frames
+that already lie on the GPU share one whatever their size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.devices import STAGES
+from edgeinfer.devices._driver import call, library, probe
+from edgeinfer.errors import DeviceLost, EdgeInferError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgeinfer.devices._staging import Batch
+    from edgeinfer.devices.gpu import Device
+    from edgeinfer.results import Result
+
+CAPACITY = 16  # graphs kept, the least lately used goes first
+
+
+class FrameGraph:
+    """One device and one engine on it. `graph` is empty, or says why frames are not captured."""
+
+    def __init__(self, device: Device, engine: Any) -> None:
+        self._device, self._engine = device, engine
+        self.graph: str = engine.capturable
+        self._outputs: Mapping[str, Any] = {}
+        # None: seen once. The first time runs plainly, which also lets the engine load all that it loads late;
+        # a size that never comes back is not worth a graph
+        self._graphs: OrderedDict[tuple[int, ...], _Graph | None] = OrderedDict()
+        with device.context:
+            self._marks = [device.timer() for _ in range(len(STAGES) + 1)]
+
+    def run(self, images: Sequence[Any], pixels: str) -> tuple[list[Result], dict[str, float]]:
+        """Pictures -> results, and the milliseconds of each stage: the GPU's own, and the host's work beside it."""
+        device = self._device
+        with device.context:
+            start = time.perf_counter()
+            batch = device.stage(images, pixels)
+            staged = time.perf_counter()
+            try:
+                self._start(batch)
+            finally:  # the next batch may not meet this one in the block that frames go through
+                device.wait()
+            waited = time.perf_counter()
+            results = device.readout.read(self._outputs_of(batch), batch.placements)
+            read = time.perf_counter()
+            spans = [float(call("cuEventElapsedTime", *pair)) for pair in zip(self._marks, self._marks[1:])]
+        spans[0] += (staged - start) * 1e3
+        spans[-1] += (read - waited) * 1e3
+        return results, dict(zip(STAGES, spans))
+
+    def _start(self, batch: Batch) -> None:
+        """Put the whole batch on the stream."""
+        graph = self._graphs.get(batch.key)
+        if graph is None and batch.key in self._graphs and not self.graph:
+            graph = self._captured(batch)
+        if graph is not None:
+            self._graphs.move_to_end(batch.key)
+            graph.launch(self._device.handle)
+        else:
+            self._remember(batch.key, None)
+            self._enqueue(batch, _DEFAULT)
+        self.graph = self.graph or self._engine.capturable
+
+    def _remember(self, key: tuple[int, ...], graph: _Graph | None) -> None:
+        self._graphs[key] = graph
+        self._graphs.move_to_end(key)
+        while len(self._graphs) > CAPACITY:
+            _, oldest = self._graphs.popitem(last=False)
+            if oldest is not None:
+                oldest.close()
+
+    def _enqueue(self, batch: Batch, flags: int) -> None:
+        device, marks = self._device, self._marks
+        device.record(marks[0], flags)
+        device.upload(batch)
+        tensors = device.convert(batch)
+        device.record(marks[1], flags)
+        self._outputs = self._engine.run(tensors)
+        device.record(marks[2], flags)
+        device.readout.enqueue(self._outputs, batch.pictures, device.frames)
+        device.record(marks[3], flags)
+
+    def _captured(self, batch: Batch) -> _Graph | None:
+        """The batch as a graph; None, and the reason kept, where the engine or the driver does not take part."""
+        try:
+            graph = _Graph(self._device.handle, lambda: self._enqueue(batch, _EXTERNAL))
+        except DeviceLost:
+            raise
+        except EdgeInferError as error:
+            self.graph = f"capture failed: {error}"
+            return None
+        graph.outputs = self._outputs
+        self._remember(batch.key, graph)
+        return graph
+
+    def _outputs_of(self, batch: Batch) -> Mapping[str, Any]:
+        graph = self._graphs.get(batch.key)
+        return graph.outputs if graph is not None else self._outputs
+
+    def close(self) -> None:
+        graphs, self._graphs = self._graphs, OrderedDict()
+        for graph in graphs.values():
+            if graph is not None:
+                graph.close()
+
+
+_DEFAULT, _EXTERNAL = 0, 1  # CU_EVENT_RECORD_*: an event recorded in a graph can be read only as an external one
+
+
+class _Graph:
+    """What `enqueue` puts on the stream, ready to be put there again in one call."""
+
+    def __init__(self, stream: Any, enqueue: Any) -> None:
+        self.outputs: Mapping[str, Any] = {}
+        # other threads may allocate meanwhile, on their own lanes or in other libraries
+        mode = library().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        call("cuStreamBeginCapture", stream, mode)
+        try:
+            enqueue()
+        except BaseException:
+            unfinished = probe("cuStreamEndCapture", stream)
+            if unfinished is not None and int(unfinished):
+                call("cuGraphDestroy", unfinished)
+            raise
+        graph = call("cuStreamEndCapture", stream)
+        try:
+            self._ready = call("cuGraphInstantiate", graph, 0)
+        finally:
+            call("cuGraphDestroy", graph)
+
+    def launch(self, stream: Any) -> None:
+        call("cuGraphLaunch", self._ready, stream)
+
+    def close(self) -> None:
+        call("cuGraphExecDestroy", self._ready)

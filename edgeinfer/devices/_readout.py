@@ -1,0 +1,243 @@
+"""From an engine's outputs on the GPU to results on the host: kernels, one small copy, and the reading of it.
+
+Which of the three ways a model takes is settled by its spec: `of(spec)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from edgeinfer.devices import _decoding, launch
+from edgeinfer.devices._driver import call
+from edgeinfer.devices._memory import Mirror, view
+from edgeinfer.errors import SpecError
+from edgeinfer.results import Classification, Detections
+from edgeinfer.spec import Boxes, TopK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from edgeinfer.devices._kernels import Kernels
+    from edgeinfer.devices._memory import Memory
+    from edgeinfer.results import Result
+    from edgeinfer.spec import ModelSpec, Placement
+
+    Tensors = Mapping[str, Any]
+
+
+class Gpu(Protocol):
+    """What a readout needs of its device: where memory comes from, where kernels go."""
+
+    memory: Memory
+    kernels: Kernels
+    handle: Any  # the stream
+    integrated: bool
+
+    def wait(self) -> None: ...
+
+
+class Readout(Protocol):
+    """One way from outputs to results."""
+
+    sources: tuple[str, ...]  # the kernel files it launches
+
+    def __init__(self, spec: ModelSpec, gpu: Gpu) -> None: ...
+
+    def enqueue(self, outputs: Tensors, count: int, frames: int) -> None:
+        """Put on the stream what turns `count` pictures' outputs into records the host can read.
+
+        `frames` is the address of their records on the GPU, with fresh counters.
+        """
+
+    def read(self, outputs: Tensors, placements: Sequence[Placement]) -> list[Result]:
+        """The results, once the stream has come so far. Raises EngineError on NaN."""
+
+
+def of(spec: ModelSpec) -> type[Readout]:
+    if isinstance(spec.decode, TopK):
+        return _Classes
+    return _Suppressed if spec.decode.where == "graph" else _Detections
+
+
+def _check_dtype(spec: ModelSpec) -> None:
+    first = spec.outputs[0]
+    if first.dtype not in launch.DTYPES:
+        raise SpecError(
+            f"output {first.name} is {first.dtype}; on the GPU it must be one of {', '.join(launch.DTYPES)}",
+            hint="export the model with float outputs, or run it with --backend ort",
+        )
+
+
+class _Launches:
+    """The kernels of a batch, kept while the tensors they read stay where they are."""
+
+    def __init__(self, make: Callable[..., list[launch.Launch]]) -> None:
+        self._make = make
+        self._kept: dict[tuple[int, ...], list[launch.Launch]] = {}
+
+    def at(self, count: int, output: int, frames: int) -> list[launch.Launch]:
+        key = (count, output, frames)
+        if key not in self._kept:
+            if len(self._kept) >= 16:
+                self._kept.clear()
+            self._kept[key] = self._make(count, output, frames)
+        return self._kept[key]
+
+
+class _Classes:
+    """The best classes of each picture."""
+
+    sources: tuple[str, ...] = ("topk",)
+
+    def __init__(self, spec: ModelSpec, gpu: Gpu) -> None:
+        _check_dtype(spec)
+        assert isinstance(spec.decode, TopK)
+        self._spec, self._gpu, self._name = spec, gpu, spec.outputs[0].name
+        self._record = launch.classify_result(min(spec.decode.k, len(spec.labels)))
+        self._results = Mirror(gpu.memory, spec.batch.max * self._record.itemsize, mapped=gpu.integrated)
+        self._launches = _Launches(self._plan)
+
+    def _plan(self, count: int, output: int, _: int) -> list[launch.Launch]:
+        return [launch.classify(self._spec, count, output=output, results=self._results.pointer)]
+
+    def enqueue(self, outputs: Tensors, count: int, frames: int) -> None:
+        for one in self._launches.at(count, outputs[self._name].pointer, frames):
+            self._gpu.kernels.launch(one, self._gpu.handle)
+        self._results.pull(count * self._record.itemsize, self._gpu.handle)
+
+    def read(self, outputs: Tensors, placements: Sequence[Placement]) -> list[Result]:  # noqa: ARG002
+        records = self._results.host[: len(placements) * self._record.itemsize].view(self._record)
+        return [self._result(record, place) for record, place in zip(records, placements)]
+
+    def _result(self, record: Any, place: Placement) -> Result:
+        if record["status"]:
+            raise _decoding.not_finite(self._name)
+        rows = record["rows"][: record["count"]]
+        return Classification(rows["class_id"].copy(), rows["score"].copy(), self._spec.labels, place.source)
+
+
+class _Detections:
+    """Boxes decoded and suppressed by our kernels."""
+
+    sources: tuple[str, ...] = ("decode", "nms")
+
+    def __init__(self, spec: ModelSpec, gpu: Gpu) -> None:
+        _check_dtype(spec)
+        self._spec, self._gpu, self._name = spec, gpu, spec.outputs[0].name
+        self._plan = launch.Detect(spec, spec.batch.max)
+        self._record = self._plan.result
+        self._workspace = gpu.memory.on_device(self._plan.workspace_bytes)
+        self._results = Mirror(gpu.memory, spec.batch.max * self._record.itemsize, mapped=gpu.integrated)
+        self._launches = _Launches(self._planned)
+        self._roomy: _Roomy | None = None
+
+    def _planned(self, count: int, output: int, frames: int) -> list[launch.Launch]:
+        at = {"workspace": self._workspace, "results": self._results.pointer}
+        return self._plan.launches(count, frames=frames, output=output, **at)
+
+    def enqueue(self, outputs: Tensors, count: int, frames: int) -> None:
+        for one in self._launches.at(count, outputs[self._name].pointer, frames):
+            self._gpu.kernels.launch(one, self._gpu.handle)
+        self._results.pull(count * self._record.itemsize, self._gpu.handle)
+
+    def read(self, outputs: Tensors, placements: Sequence[Placement]) -> list[Result]:
+        records = self._results.host[: len(placements) * self._record.itemsize].view(self._record)
+        results = []
+        for row, (record, place) in enumerate(zip(records, placements)):
+            crowded = record["status"] == launch.OVERFLOWED
+            results.append(self._result(self._again(outputs, row, record, place) if crowded else record, place))
+        return results
+
+    def _again(self, outputs: Tensors, row: int, record: Any, place: Placement) -> Any:
+        """The record of a picture with more candidates than there was room for, from the same output."""
+        needed = int(record["candidates"])
+        if self._roomy is None or self._roomy.capacity < needed:
+            if self._roomy is not None:
+                self._roomy.free()
+            self._roomy = _Roomy(self._spec, self._gpu, needed)
+        tensor = outputs[self._name]
+        return self._roomy.run(tensor.pointer + row * (tensor.nbytes // tensor.shape[0]), place)
+
+    def _result(self, record: Any, place: Placement) -> Result:
+        if record["status"]:
+            raise _decoding.not_finite(self._name)
+        rows = record["rows"][: record["count"]]
+        boxes, scores, class_ids = (rows[name].copy() for name in ("box", "score", "class_id"))
+        return Detections(boxes, scores, class_ids, self._spec.labels, place.source)
+
+
+class _Roomy:
+    """Decoding and suppression of one picture with room for many candidates; kept, for they seldom come alone."""
+
+    def __init__(self, spec: ModelSpec, gpu: Gpu, needed: int) -> None:
+        self._gpu = gpu
+        self._plan = launch.Detect(spec, 1, capacity=1 << (needed - 1).bit_length())
+        self.capacity = self._plan.capacity
+        self._frames = Mirror(gpu.memory, launch.FRAME.itemsize, mapped=gpu.integrated)
+        self._results = Mirror(gpu.memory, self._plan.result.itemsize, mapped=gpu.integrated)
+        self._workspace = gpu.memory.on_device(self._plan.workspace_bytes)
+
+    def run(self, output: int, place: Placement) -> Any:
+        stream = self._gpu.handle
+        self._frames.host[...] = geometry([place])
+        self._frames.push(self._frames.nbytes, stream)
+        at = {"frames": self._frames.pointer, "workspace": self._workspace, "results": self._results.pointer}
+        for one in self._plan.launches(1, output=output, **at):
+            self._gpu.kernels.launch(one, stream)
+        self._results.pull(self._results.nbytes, stream)
+        self._gpu.wait()
+        return self._results.host.view(self._plan.result)[0]
+
+    def free(self) -> None:
+        self._frames.free()
+        self._results.free()
+        self._gpu.memory.free(self._workspace)
+
+
+class _Suppressed:
+    """Boxes that the model suppressed itself: its small outputs are copied and read as the CPU device reads them."""
+
+    sources: tuple[str, ...] = ()
+
+    def __init__(self, spec: ModelSpec, gpu: Gpu) -> None:
+        self._spec, self._gpu = spec, gpu
+        self._places: dict[str, range] = {}
+        end = 0
+        for tensor in spec.outputs:
+            nbytes = int(np.prod(tensor.at(spec.batch.max))) * np.dtype(tensor.dtype).itemsize
+            self._places[tensor.name] = range(end, end + nbytes)
+            end = -(-(end + nbytes) // 64) * 64
+        self._address = gpu.memory.on_host(end)
+        self._host = view(self._address, end)
+
+    def enqueue(self, outputs: Tensors, count: int, frames: int) -> None:  # noqa: ARG002
+        for name, place in self._places.items():
+            tensor = outputs[name]
+            nbytes = tensor.nbytes // tensor.shape[0] * count
+            call("cuMemcpyDtoHAsync", self._address + place.start, tensor.pointer, nbytes, self._gpu.handle)
+
+    def read(self, outputs: Tensors, placements: Sequence[Placement]) -> list[Result]:  # noqa: ARG002
+        num, *rows = (self._rows(tensor.name, tensor.dtype, len(placements)) for tensor in self._spec.outputs)
+        return [self._result(num[at], [one[at] for one in rows], place) for at, place in enumerate(placements)]
+
+    def _rows(self, name: str, dtype: str, count: int) -> NDArray[Any]:
+        (tensor,) = [one for one in self._spec.outputs if one.name == name]
+        place = self._places[name]
+        shape = tensor.at(self._spec.batch.max)
+        return self._host[place.start : place.stop].view(dtype).reshape(shape)[:count]
+
+    def _result(self, num: NDArray[Any], rows: list[NDArray[Any]], place: Placement) -> Result:
+        assert isinstance(self._spec.decode, Boxes)
+        found = _decoding.suppressed(num, rows, self._spec.decode)
+        boxes = place.to_source(found.boxes).astype(np.float32)
+        return Detections(boxes, found.scores, found.class_ids, self._spec.labels, place.source)
+
+
+def geometry(placements: Sequence[Placement]) -> NDArray[np.uint8]:
+    """The bytes of frame records that have counters and places, and no pixels."""
+    nowhere = launch.Pixels(0, 0, 0, (0, 0, 0))
+    return launch.frames([nowhere] * len(placements), placements).view(np.uint8)

@@ -1,0 +1,134 @@
+"""Frames that already lie where the GPU can reach them: CuPy, PyCUDA and PyTorch arrays, page-locked NumPy ones.
+
+A frame's producer may still be writing to it on a stream of its own: the device's stream waits for that stream,
+and the host does not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from edgeinfer.devices._driver import call, library, probe
+from edgeinfer.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+_CUDA, _MANAGED = 2, 13  # DLPack's numbers for memory on an NVIDIA GPU
+_LEGACY = 1  # the handle of the stream that work is put on where no stream is named
+
+
+class Resident(NamedTuple):
+    """A frame's place in the GPU's reach.
+
+    `array` has its shape, strides, dtype and address; its elements may not be touched by the host.
+    `context` is the CUDA context it belongs to, 0 for the device's own. `owner` keeps the memory alive.
+    """
+
+    array: NDArray[Any]
+    context: int = 0
+    owner: Any = None
+
+
+class _Elsewhere:
+    """What NumPy needs to describe an array; it touches no element."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], typestr: str, strides: tuple[int, ...] | None) -> None:
+        facts = {"data": (address, False), "shape": shape, "typestr": typestr, "strides": strides, "version": 3}
+        self.__array_interface__ = facts
+
+
+def find(image: Any, ordinal: int, stream: Any, join: Callable[[int], None]) -> Resident | None:
+    """The frame if it lies on the GPU, None if the host holds it; `join(handle)` lets our stream wait for another.
+
+    Raises InputError for one on another GPU.
+    """
+    if isinstance(image, np.ndarray):
+        return None
+    kind = getattr(image, "__dlpack_device__", None)
+    if kind is not None and kind()[0] in (_CUDA, _MANAGED):
+        return _checked(_dlpack(image, int(stream)), ordinal)
+    if hasattr(image, "__cuda_array_interface__"):
+        return _checked(_cuda_array(image, join), ordinal)
+    return None
+
+
+def pinned(image: NDArray[Any]) -> int:
+    """The GPU's address of a page-locked array of the host's; 0 where it is not one."""
+    attribute = library().CUpointer_attribute
+    address = image.ctypes.data
+    kind = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address)
+    if kind is None or int(kind) != int(library().CUmemorytype.CU_MEMORYTYPE_HOST):
+        return 0
+    return int(probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_DEVICE_POINTER, address) or 0)
+
+
+def _cuda_array(image: Any, join: Callable[[int], None]) -> Resident:
+    facts = image.__cuda_array_interface__
+    if facts.get("mask") is not None:
+        raise InputError("a frame on the GPU may not be masked")
+    # version 3 says None for "nothing to wait for"; before it no stream was told: work may be on the default one
+    stream = facts.get("stream", _LEGACY)
+    if stream is not None:
+        join(int(stream))
+    address = int(facts["data"][0])
+    described = _Elsewhere(address, tuple(facts["shape"]), facts["typestr"], facts.get("strides"))
+    return Resident(np.asarray(described), owner=image)
+
+
+def _checked(frame: Resident, ordinal: int) -> Resident:
+    """The frame with its context; InputError where our GPU does not reach it."""
+    attribute = library().CUpointer_attribute
+    address = frame.array.ctypes.data
+    if not frame.array.size:
+        return frame  # its shape is refused later, in words
+    place = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
+    if place is None:
+        raise InputError(f"the frame at {address:#x} is not in CUDA memory")
+    if int(place) != int(ordinal):
+        raise InputError(
+            f"the frame lies on GPU {int(place)}, the model on GPU {int(ordinal)}",
+            hint="copy it there, or choose the GPU with CUDA_VISIBLE_DEVICES",
+        )
+    # memory of a pool belongs to no context, and all reach it
+    context = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_CONTEXT, address)
+    ours = call("cuCtxGetCurrent")
+    return frame._replace(context=0 if context is None or int(context) in (0, int(ours)) else int(context))
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+def _dlpack(image: Any, stream: int) -> Resident:
+    """The producer lets our stream wait for its own; the capsule, never taken over, frees itself with the frame."""
+    try:
+        capsule = image.__dlpack__(stream=stream)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the frame's owner does not hand it out: {error}") from error
+    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    tensor = _DLTensor.from_address(pointer_of(capsule, b"dltensor"))
+    shape = tuple(tensor.shape[: tensor.ndim])
+    kind = {0: "i", 1: "u", 2: "f"}.get(tensor.code, "V")
+    size = max(1, tensor.bits * tensor.lanes // 8)
+    strides = tuple(step * size for step in tensor.strides[: tensor.ndim]) if tensor.strides else None
+    address = (tensor.data or 0) + tensor.byte_offset
+    described = _Elsewhere(address, shape, f"|{kind}{size}" if size == 1 else f"<{kind}{size}", strides)
+    return Resident(np.asarray(described), owner=(image, capsule))

@@ -1,0 +1,66 @@
+"""Models and pictures for the GPU tests, and the CPU's answer to each."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from edgeinfer.devices import cpu, gpu
+from edgeinfer.pipeline import Lane
+from edgeinfer.spec import Batch
+from gpu import hostengine
+
+PICTURES = Path(__file__).parents[1] / "data" / "pictograms"
+
+
+@contextmanager
+def lane(spec, function):
+    device = gpu.Device(spec)
+    try:
+        made = Lane(device, hostengine.HostEngine(function, spec, device))
+    except BaseException:
+        device.close()
+        raise
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def pictograms(folder):
+    from edgeinfer import modeljson
+    from edgeinfer_export.export import Options, export
+
+    source = Path(str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt"))
+    bundle = export(source, folder / "pictograms", Options(batch=Batch(1, 4), precisions=("fp32",)))
+    spec = modeljson.read(bundle / "model.json")
+    return spec, hostengine.session(bundle / spec.artifacts[0].file)
+
+
+def pictures(count):
+    import cv2
+
+    files = sorted(PICTURES.glob("*.jpg"))[:count]
+    return [cv2.imread(str(file)) for file in files]
+
+
+def on_the_cpu(spec, function, images, pixels="bgr"):
+    """What the CPU device makes of the same pictures with the same engine."""
+    device = cpu.Device(spec)
+    tensors, placements = device.preprocess(images, pixels)
+    return device.postprocess(function(tensors), placements)
+
+
+def rows(result):
+    """A result as plain numbers."""
+    if result.task == "classify":
+        return [result.class_ids.tolist(), result.scores.tolist()]
+    return [result.class_ids.tolist(), result.scores.tolist(), result.boxes.tolist()]
+
+
+def noise(seed, height, width, channels=3):
+    shape = (height, width, channels) if channels else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)

@@ -1,0 +1,461 @@
+// A CUDA driver without a GPU: as much of libcuda.so.1 as edgeinfer calls, for the real cuda-bindings to load.
+//
+// "Device memory" is main memory and the kernels are the very ones of kernels/*.cu, built by g++. It is as unkind
+// as a driver may be: nothing put on a stream is done before someone waits for it; fresh memory is full of garbage;
+// a copy must lie inside live allocations, its host side page-locked; what may not be called during a capture fails;
+// every call but a few needs a current context. A graph replays what was captured, at the addresses it had then.
+//
+// standin_*() lets tests make calls fail, lose the GPU, and count what is alive.
+
+#include <dlfcn.h>
+
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "host.cpp"
+
+namespace {
+
+typedef int CUresult;
+typedef unsigned long long CUdeviceptr;
+
+enum : CUresult {
+  OK = 0, INVALID_VALUE = 1, INVALID_CONTEXT = 201, INVALID_IMAGE = 200, INVALID_HANDLE = 400, NOT_FOUND = 500,
+  NOT_READY = 600, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
+  CAPTURE_ISOLATION = 905,
+};
+
+typedef std::function<CUresult()> Work;
+
+struct Graph { std::vector<Work> work; };
+
+struct Stream {
+  std::deque<Work> work;
+  unsigned long long given = 0, done = 0;
+  Graph* capture = nullptr;
+  bool spoilt = false;
+};
+
+struct Event {
+  Stream* stream = nullptr;
+  unsigned long long ticket = 0;
+  bool timed = true, inside = false;  // inside: captured, and so no event one can ask
+  double at = -1;
+};
+
+struct Module { std::string code; };
+struct Function { std::string name; size_t nbytes; };
+struct Block { size_t nbytes; char kind; void* context; };
+
+std::recursive_mutex guard;
+std::map<uintptr_t, Block> blocks;
+std::map<std::string, long> live, calls;
+struct Failure { long after; CUresult status; };
+std::map<std::string, Failure> failures;
+CUresult lost = OK;
+int integrated = 0;
+int primary, elsewhere;  // two contexts; their addresses are their handles
+thread_local std::vector<void*> current;
+thread_local Stream* capturing = nullptr;
+Stream default_stream;
+
+double now() {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string plain(const char* name) {
+  std::string text(name);
+  const size_t at = text.rfind("_v");
+  return at == std::string::npos ? text : text.substr(0, at);
+}
+
+enum Needs { NOTHING, CONTEXT, NO_CAPTURE };
+
+CUresult enter(const char* function, Needs needs) {
+  const std::string name = plain(function);
+  calls[name]++;
+  const auto found = failures.find(name);
+  if (found != failures.end() && found->second.after-- <= 0) {
+    const CUresult status = found->second.status;
+    failures.erase(found);
+    if (capturing) capturing->spoilt = true;
+    return status;
+  }
+  if (lost && needs != NOTHING) return lost;
+  if (needs != NOTHING && current.empty()) return INVALID_CONTEXT;
+  if (needs == NO_CAPTURE && capturing) {
+    capturing->spoilt = true;
+    return CAPTURE_UNSUPPORTED;
+  }
+  return OK;
+}
+
+#define ENTER(needs)                                      \
+  std::lock_guard<std::recursive_mutex> locked(guard);    \
+  if (const CUresult refused = enter(__func__, needs)) return refused
+
+Stream* stream_of(void* handle) { return (uintptr_t)handle < 3 ? &default_stream : (Stream*)handle; }
+
+CUresult put(void* handle, Work work) {
+  Stream* stream = stream_of(handle);
+  if (stream->capture) {
+    stream->capture->work.push_back(std::move(work));
+  } else {
+    stream->work.push_back(std::move(work));
+    stream->given++;
+  }
+  return OK;
+}
+
+CUresult run_until(Stream* stream, unsigned long long ticket) {
+  while (stream->done < ticket && !stream->work.empty()) {
+    Work work = std::move(stream->work.front());
+    stream->work.pop_front();
+    stream->done++;
+    const CUresult status = lost ? lost : work();
+    if (status) lost = status;
+  }
+  return lost;
+}
+
+// Whether all of [address, address + nbytes) is one live allocation, of one of these kinds
+bool holds(uintptr_t address, size_t nbytes, const char* kinds) {
+  auto block = blocks.upper_bound(address);
+  if (block == blocks.begin()) return false;
+  --block;
+  return std::strchr(kinds, block->second.kind) && address + nbytes <= block->first + block->second.nbytes;
+}
+
+CUresult allocate(size_t nbytes, char kind, void* context, void** result) {
+  if (!nbytes) return INVALID_VALUE;
+  void* memory = std::aligned_alloc(4096, (nbytes + 4095) / 4096 * 4096);
+  std::memset(memory, 0xA5, nbytes);
+  blocks[(uintptr_t)memory] = Block{nbytes, kind, context};
+  live[kind == 'd' ? "device" : "host"]++;
+  *result = memory;
+  return OK;
+}
+
+CUresult release(uintptr_t address, char kind) {
+  const auto found = blocks.find(address);
+  if (found == blocks.end() || found->second.kind != kind) return INVALID_VALUE;
+  run_until(&default_stream, default_stream.given);
+  blocks.erase(found);
+  live[kind == 'd' ? "device" : "host"]--;
+  std::memset((void*)address, 0x5A, 16);
+  std::free((void*)address);
+  return OK;
+}
+
+CUresult copy(uintptr_t to, const char* to_kinds, uintptr_t from, const char* from_kinds, size_t nbytes, void* stream) {
+  if (!holds(to, nbytes, to_kinds) || !holds(from, nbytes, from_kinds)) return INVALID_VALUE;
+  return put(stream, [=] {
+    if (!holds(to, nbytes, to_kinds) || !holds(from, nbytes, from_kinds)) return ILLEGAL_ADDRESS;
+    std::memmove((void*)to, (void*)from, nbytes);
+    return OK;
+  });
+}
+
+size_t argument_size(const std::string& kernel) {
+  if (kernel == "preprocess") return sizeof(PreprocessArguments);
+  if (kernel == "decode") return sizeof(DecodeArguments);
+  if (kernel == "topk") return sizeof(TopkArguments);
+  return kernel == "order" || kernel == "overlap" || kernel == "choose" ? sizeof(SuppressArguments) : 0;
+}
+
+// An ELF file ends with its section table
+size_t elf_size(const char* image) {
+  uint64_t table;
+  uint16_t entry, count;
+  std::memcpy(&table, image + 40, 8);
+  std::memcpy(&entry, image + 58, 2);
+  std::memcpy(&count, image + 60, 2);
+  return table + (size_t)entry * count;
+}
+
+}  // namespace
+
+#define VISIBLE extern "C" __attribute__((visibility("default")))
+#define API VISIBLE CUresult
+
+API cuInit(unsigned) { ENTER(NOTHING); return OK; }
+API cuDriverGetVersion(int* version) { ENTER(NOTHING); *version = 13000; return OK; }
+API cuDeviceGetCount(int* count) { ENTER(NOTHING); *count = 1; return OK; }
+API cuDeviceGet(int* device, int ordinal) { ENTER(NOTHING); *device = ordinal; return OK; }
+API cuDeviceGetName(char* name, int length, int) {
+  ENTER(NOTHING);
+  std::strncpy(name, "Stand-in", length);
+  return OK;
+}
+API cuDeviceGetAttribute(int* value, int attribute, int) {
+  ENTER(NOTHING);
+  *value = attribute == 75 ? 8 : attribute == 76 ? 6 : attribute == 18 ? integrated : 0;
+  return OK;
+}
+API cuDevicePrimaryCtxRetain(void** context, int) { ENTER(NOTHING); *context = &primary; live["retained"]++; return OK; }
+API cuDevicePrimaryCtxRelease_v2(int) {
+  ENTER(NOTHING);
+  if (live["retained"] <= 0) return INVALID_CONTEXT;
+  live["retained"]--;
+  return OK;
+}
+API cuCtxPushCurrent_v2(void* context) {
+  ENTER(NOTHING);
+  if (context == &primary && live["retained"] <= 0) return INVALID_CONTEXT;
+  current.push_back(context);
+  live["pushed"]++;
+  return OK;
+}
+API cuCtxPopCurrent_v2(void** context) {
+  ENTER(NOTHING);
+  if (current.empty()) return INVALID_CONTEXT;
+  if (context) *context = current.back();
+  current.pop_back();
+  live["pushed"]--;
+  return OK;
+}
+API cuCtxGetCurrent(void** context) { ENTER(NOTHING); *context = current.empty() ? nullptr : current.back(); return OK; }
+API cuCtxSynchronize() { ENTER(NO_CAPTURE); return run_until(&default_stream, default_stream.given); }
+
+API cuMemAlloc_v2(CUdeviceptr* pointer, size_t nbytes) {
+  ENTER(NO_CAPTURE);
+  return allocate(nbytes, 'd', current.back(), (void**)pointer);
+}
+API cuMemFree_v2(CUdeviceptr pointer) { ENTER(NO_CAPTURE); return release(pointer, 'd'); }
+API cuMemHostAlloc(void** pointer, size_t nbytes, unsigned) {
+  ENTER(NO_CAPTURE);
+  return allocate(nbytes, 'h', current.back(), pointer);
+}
+API cuMemFreeHost(void* pointer) { ENTER(NO_CAPTURE); return release((uintptr_t)pointer, 'h'); }
+API cuMemHostGetDevicePointer_v2(CUdeviceptr* pointer, void* host, unsigned) {
+  ENTER(CONTEXT);
+  if (!holds((uintptr_t)host, 1, "h")) return INVALID_VALUE;
+  *pointer = (CUdeviceptr)host;
+  return OK;
+}
+API cuMemGetInfo_v2(size_t* free, size_t* total) {
+  ENTER(CONTEXT);
+  size_t used = 0;
+  for (const auto& block : blocks) used += block.second.kind == 'd' ? block.second.nbytes : 0;
+  *total = (size_t)8 << 30;
+  *free = *total - used;
+  return OK;
+}
+API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t nbytes, void* stream) {
+  ENTER(CONTEXT);
+  return copy(to, "d", (uintptr_t)from, "h", nbytes, stream);
+}
+API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t nbytes, void* stream) {
+  ENTER(CONTEXT);
+  return copy((uintptr_t)to, "h", from, "d", nbytes, stream);
+}
+API cuMemcpyPeerAsync(CUdeviceptr to, void*, CUdeviceptr from, void*, size_t nbytes, void* stream) {
+  ENTER(CONTEXT);
+  return copy(to, "dh", from, "d", nbytes, stream);
+}
+API cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t nbytes, void* stream) {
+  ENTER(CONTEXT);
+  if (!holds(to, nbytes, "d")) return INVALID_VALUE;
+  return put(stream, [=] { std::memset((void*)to, value, nbytes); return OK; });
+}
+API cuPointerGetAttribute(void* data, int attribute, CUdeviceptr pointer) {
+  ENTER(CONTEXT);
+  auto block = blocks.upper_bound(pointer);
+  if (block == blocks.begin() || !holds(pointer, 1, "dh")) return INVALID_VALUE;
+  --block;
+  if (attribute == 1) *(void**)data = block->second.context;
+  else if (attribute == 2) *(unsigned*)data = block->second.kind == 'd' ? 2 : 1;
+  else if (attribute == 3) *(CUdeviceptr*)data = pointer;
+  else if (attribute == 9) *(int*)data = 0;
+  else return INVALID_VALUE;
+  return OK;
+}
+
+API cuStreamCreate(void** stream, unsigned) { ENTER(CONTEXT); *stream = new Stream; live["stream"]++; return OK; }
+API cuStreamDestroy_v2(void* stream) {
+  ENTER(CONTEXT);
+  run_until((Stream*)stream, ((Stream*)stream)->given);
+  delete (Stream*)stream;
+  live["stream"]--;
+  return OK;
+}
+API cuStreamSynchronize(void* handle) {
+  ENTER(NO_CAPTURE);
+  Stream* stream = stream_of(handle);
+  return run_until(stream, stream->given);
+}
+API cuStreamWaitEvent(void* handle, void* of, unsigned) {
+  ENTER(CONTEXT);
+  const Event event = *(Event*)of;
+  if (stream_of(handle)->capture) return CAPTURE_ISOLATION;
+  return put(handle, [=] { return event.stream ? run_until(event.stream, event.ticket) : OK; });
+}
+API cuStreamBeginCapture_v2(void* handle, int) {
+  ENTER(CONTEXT);
+  Stream* stream = stream_of(handle);
+  stream->capture = new Graph;
+  stream->spoilt = false;
+  capturing = stream;
+  live["graph"]++;
+  return OK;
+}
+API cuStreamEndCapture(void* handle, void** graph) {
+  ENTER(CONTEXT);
+  Stream* stream = stream_of(handle);
+  if (!stream->capture) return INVALID_VALUE;
+  *graph = stream->capture;
+  stream->capture = nullptr;
+  capturing = nullptr;
+  if (!stream->spoilt) return OK;
+  delete (Graph*)*graph;
+  *graph = nullptr;
+  live["graph"]--;
+  return CAPTURE_INVALIDATED;
+}
+
+API cuEventCreate(void** event, unsigned flags) {
+  ENTER(CONTEXT);
+  Event* made = new Event;
+  made->timed = !(flags & 2);
+  *event = made;
+  live["event"]++;
+  return OK;
+}
+API cuEventDestroy_v2(void* event) { ENTER(CONTEXT); delete (Event*)event; live["event"]--; return OK; }
+API cuEventRecordWithFlags(void* of, void* handle, unsigned flags) {
+  ENTER(CONTEXT);
+  Event* event = (Event*)of;
+  Stream* stream = stream_of(handle);
+  event->inside = stream->capture && !flags;
+  put(handle, [=] { event->at = now(); return OK; });
+  event->stream = stream;
+  event->ticket = stream->given;
+  return OK;
+}
+API cuEventRecord(void* event, void* stream) {
+  ENTER(CONTEXT);
+  calls["cuEventRecordWithFlags"]--;
+  return cuEventRecordWithFlags(event, stream, 0);
+}
+API cuEventSynchronize(void* of) {
+  ENTER(NO_CAPTURE);
+  Event* event = (Event*)of;
+  return event->stream ? run_until(event->stream, event->ticket) : OK;
+}
+API cuEventElapsedTime_v2(float* ms, void* start, void* end) {
+  ENTER(CONTEXT);
+  const Event &one = *(Event*)start, &other = *(Event*)end;
+  if (!one.timed || !other.timed || one.inside || other.inside || one.at < 0 || other.at < 0) return INVALID_HANDLE;
+  if (one.stream->done < one.ticket || other.stream->done < other.ticket) return NOT_READY;
+  *ms = (float)(other.at - one.at);
+  return OK;
+}
+API cuEventElapsedTime(float* ms, void* start, void* end) { return cuEventElapsedTime_v2(ms, start, end); }
+
+API cuModuleLoadData(void** module, const void* image) {
+  ENTER(NO_CAPTURE);
+  if (std::memcmp(image, "\x7f" "ELF", 4)) return INVALID_IMAGE;
+  *module = new Module{std::string((const char*)image, elf_size((const char*)image))};
+  live["module"]++;
+  return OK;
+}
+API cuModuleUnload(void* module) { ENTER(NO_CAPTURE); delete (Module*)module; live["module"]--; return OK; }
+API cuModuleGetFunction(void** function, void* module, const char* name) {
+  ENTER(CONTEXT);
+  if (((Module*)module)->code.find(std::string(".text.") + name) == std::string::npos) return NOT_FOUND;
+  static std::map<std::string, Function> functions;
+  Function& found = functions[name];
+  found = Function{name, argument_size(name)};
+  if (!found.nbytes) return NOT_FOUND;
+  *function = &found;
+  return OK;
+}
+API cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned, void* stream, void** parameters, void**) {
+  ENTER(CONTEXT);
+  const Function* function = (Function*)of;
+  if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || (size_t)bx * by * bz > 1024) return INVALID_VALUE;
+  const std::string argument((const char*)parameters[0], function->nbytes);
+  return put(stream, [=] {
+    const unsigned grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
+    alignas(16) char copy[512];
+    std::memcpy(copy, argument.data(), argument.size());
+    return launch(function->name.c_str(), grid, block, copy, 0) ? NOT_FOUND : OK;
+  });
+}
+API cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
+  ENTER(CONTEXT);
+  return put(stream, [=] { function(data); return OK; });
+}
+
+API cuGraphInstantiateWithFlags(void** ready, void* graph, unsigned long long) {
+  ENTER(NO_CAPTURE);
+  *ready = new Graph(*(Graph*)graph);
+  live["ready graph"]++;
+  return OK;
+}
+API cuGraphLaunch(void* ready, void* stream) {
+  ENTER(CONTEXT);
+  const Graph graph = *(Graph*)ready;
+  return put(stream, [=] {
+    for (const Work& work : graph.work) {
+      if (const CUresult status = work()) return status;
+    }
+    return (CUresult)OK;
+  });
+}
+API cuGraphExecDestroy(void* ready) { ENTER(CONTEXT); delete (Graph*)ready; live["ready graph"]--; return OK; }
+API cuGraphDestroy(void* graph) { ENTER(CONTEXT); delete (Graph*)graph; live["graph"]--; return OK; }
+
+API cuGetErrorName(CUresult, const char** text) { *text = "CUDA_ERROR"; return OK; }
+API cuGetErrorString(CUresult status, const char** text) {
+  *text = status == 2 ? "out of memory" : "an error";
+  return OK;
+}
+
+API cuGetProcAddress_v2(const char* symbol, void** found, int, unsigned long long, int* status) {
+  *found = nullptr;
+  for (const char* suffix : {"_v2", "", "WithFlags"}) {
+    if (!*found) *found = dlsym(RTLD_DEFAULT, (std::string(symbol) + suffix).c_str());
+  }
+  Dl_info ours, theirs;
+  if (*found && dladdr((void*)cuInit, &ours) && dladdr(*found, &theirs) && ours.dli_fbase != theirs.dli_fbase) {
+    *found = nullptr;
+  }
+  if (status) *status = *found ? 0 : 1;
+  return *found ? OK : NOT_FOUND;
+}
+API cuGetProcAddress(const char* symbol, void** found, int version, unsigned long long flags) {
+  return cuGetProcAddress_v2(symbol, found, version, flags, nullptr);
+}
+
+// For tests
+
+VISIBLE void standin_fail(const char* name, long after, int status) {
+  std::lock_guard<std::recursive_mutex> locked(guard);
+  failures[name] = Failure{after, status};
+}
+VISIBLE void standin_lose(int status) { lost = status; }
+VISIBLE void standin_be_integrated(int value) { integrated = value; }
+VISIBLE const char* standin_counts(int of_calls) {
+  static std::string text;
+  std::lock_guard<std::recursive_mutex> locked(guard);
+  text.clear();
+  for (const auto& one : of_calls ? calls : live) text += one.first + "=" + std::to_string(one.second) + "\n";
+  return text.c_str();
+}
+// Memory of another context, as a library has it that makes its own
+VISIBLE void* standin_foreign(size_t nbytes) {
+  void* memory;
+  allocate(nbytes, 'd', &elsewhere, &memory);
+  return memory;
+}
+API cuGetExportTable(const void** table, const void*) { *table = nullptr; return NOT_FOUND; }
