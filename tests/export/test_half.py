@@ -70,8 +70,16 @@ def test_suppression_in_the_graph_stays_float32():
 
     # boxes near a threshold may fall to its other side
     assert np.abs(before["num_dets"] - after["num_dets"]).max() <= 2
-    assert np.allclose(before["scores"][:, :20], after["scores"][:, :20], atol=2e-2)
-    assert {node.op_type for node in half.model.graph.node if title(node) in half.kept} >= {"TopK", "NonMaxSuppression"}
+    assert np.allclose(before["scores"][:, 0], after["scores"][:, 0], atol=5e-3)
+    decoding = {title(node) for node in half.model.graph.node if "decode" in node.name.split(".")}
+    typed = element_types(half.model)
+    assert not [
+        name
+        for node in half.model.graph.node
+        if title(node) in decoding
+        for name in node.input
+        if typed.get(name) == HALF
+    ]
 
 
 @pytest.mark.parametrize("name", ["yolov5", "yolov5u", "resnet-bottleneck"])
