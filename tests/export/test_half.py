@@ -132,7 +132,7 @@ def test_constants_that_would_vanish_keep_their_node_float32():
     half = to_half(small(nodes, {"tiny": np.float32(1e-9), "two": np.float32(2)}))
 
     assert half.kept == ("sum",)
-    assert graphmodels.run(half.model, x=np.zeros((1, 4), np.float32))["y"].max() == 0
+    assert [one.name for one in half.model.graph.initializer] == ["tiny", "two.half"]
 
 
 def test_nodes_asked_for_stay_float32():
