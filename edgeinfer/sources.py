@@ -39,7 +39,7 @@ class Frame:
 
     image (h, w, 3) uint8 BGR, or as `pixels` says; `source` is the file or stream it came from, as given;
     `index` counts from 0 in it (in a folder or pattern: among its files); `captured_ns` is monotonic time; `fps` is 0
-    for a still picture.
+    for a still picture; `total` is how many frames a video says it has, 0 where that is not known.
     """
 
     image: NDArray[np.uint8]
@@ -48,6 +48,7 @@ class Frame:
     captured_ns: int
     fps: float = 0.0
     pixels: str = "bgr"
+    total: int = 0
 
     def bgr(self) -> NDArray[np.uint8]:
         """The picture (h, w, 3) uint8 BGR, converted if need be."""
@@ -187,12 +188,13 @@ def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
     capture, index = _open(name, shown), 0
     try:
         fps = _rate(capture, shown, max_pixels)
+        total = 0 if live(name) else _total(capture)
         while capture.grab():
             captured_ns = time.monotonic_ns()
             taken, image = capture.retrieve()
             if not taken:
                 break
-            yield Frame(image, shown, index, captured_ns, fps)
+            yield Frame(image, shown, index, captured_ns, fps, total=total)
             index += 1
     finally:
         capture.release()
@@ -220,6 +222,13 @@ def _rate(capture: Any, shown: str, max_pixels: int) -> float:
         raise SourceError(f"{shown} has {size} pixels, more than the {max_pixels / 1e6:g} million allowed")
     fps = float(capture.get(cv2.CAP_PROP_FPS))
     return fps if 0 < fps <= 1000 else USUAL_FPS
+
+
+def _total(capture: Any) -> int:
+    import cv2
+
+    told = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    return int(told) if 0 < told < 1e9 else 0
 
 
 def _open(name: str, shown: str) -> Any:

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import pty
+import shutil
 import subprocess
 import sys
 import threading
@@ -311,3 +314,21 @@ def test_a_camera_that_falls_silent_is_told_once(detector, capsys):
     assert all(set(record["freshness"]) == {"age_ms", "sequence", "dropped"} for record in found)
     told = [line for line in err.splitlines() if "no picture for" in line or "well again" in line]
     assert len(told) == 2
+
+
+def test_a_full_disk_ends_a_video_with_a_clear_error(detector, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    assert run(detector, clip, "--save", tmp_path / "out") == 1
+    assert "the disk is full (0.0 MB left)\nhint: " in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_video_on_a_terminal_is_one_line_that_changes(detector, clip):
+    reader, writer = pty.openpty()
+    line = [sys.executable, "-m", "edgeinfer", "run", detector, clip]
+    subprocess.run(line, stdout=writer, stderr=subprocess.DEVNULL, check=True)
+    os.close(writer)
+    told = os.read(reader, 100_000).decode()
+    os.close(reader)
+    first, *_ = told.split("\r\n")
+    assert [part[:5] for part in first.split("\r")[1:]] == [" 33 %", " 66 %", "100 %"]

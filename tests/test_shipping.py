@@ -7,12 +7,17 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from helpers import bundles
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
@@ -62,7 +67,6 @@ def test_the_health_check_fails_without_a_service(monkeypatch):
 
 
 def test_compose_and_prometheus_speak_of_the_same_service():
-    yaml = pytest.importorskip("yaml")
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     (scrape,) = yaml.safe_load((DOCKER / "prometheus.yaml").read_text())["scrape_configs"]
     name, port = scrape["static_configs"][0]["targets"][0].split(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edgeinfer.sources import Frame
     from edgeinfer.streams import Seen
 
+LEAST_FREE = 16 << 20  # bytes a disk must have for a video to go on
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -85,8 +87,17 @@ class Video:
     def add(self, image: Any) -> None:
         import cv2
 
+        self._need_room()
         # a stream may change its size on the way, a file may not
         self._writer.write(image if image.shape[1::-1] == self._size else cv2.resize(image, self._size))
+
+    def _need_room(self) -> None:
+        """OpenCV says nothing when a disk is full."""
+        free = shutil.disk_usage(self._part.parent).free
+        if free < LEAST_FREE:
+            raise EdgeInferError(
+                f"{self.path}: the disk is full ({free / 1e6:.1f} MB left)", hint="make room, then run again"
+            )
 
     def finish(self) -> None:
         self._writer.release()

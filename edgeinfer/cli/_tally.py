@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import sys
+from collections import deque
 from typing import TYPE_CHECKING, TextIO
 
 from edgeinfer.cli import _tables
@@ -13,6 +15,8 @@ from edgeinfer.errors import SourceError
 if TYPE_CHECKING:
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.streams import Seen
+
+RECENT = 10_000  # pictures whose times are kept: a camera may run for months
 
 
 class Tally:
@@ -25,7 +29,8 @@ class Tally:
         self.pictures = 0
         self._said, self._alone = said, alone
         self._errors: list[SourceError] = []
-        self._spans: dict[str, list[float]] = {}
+        self._spans: dict[str, deque[float]] = {}
+        self._unfinished = False
 
     def add(self, seen: Seen) -> None:
         """Count a result and print its line."""
@@ -33,10 +38,26 @@ class Tally:
         self.pictures += 1
         total = sum(result.timings_ms.values())
         for stage, span in {**result.timings_ms, "total": total}.items():
-            self._spans.setdefault(stage, []).append(span)
+            self._spans.setdefault(stage, deque(maxlen=RECENT)).append(span)
         name = f"{frame.source} #{frame.index}" if frame.fps else frame.source
         age = f", {seen.freshness.age_ms:.0f} ms old" if seen.live else ""
-        print(f"{name} {result.source}: {_tables.summary(result)}  {total:.1f} ms{age}", file=self._said)
+        line = f"{name} {result.source}: {_tables.summary(result)}  {total:.1f} ms{age}"
+        if frame.total and self._said.isatty():
+            self._replace(f"{100 * min(frame.index + 1, frame.total) // frame.total:3d} % {line}")
+        else:
+            self._tell(line)
+
+    def _replace(self, line: str) -> None:
+        """Show the line in the place of the one before: a video is one line on a terminal."""
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{line[:width]:<{width}}", end="", file=self._said, flush=True)
+        self._unfinished = True
+
+    def _tell(self, line: str) -> None:
+        if self._unfinished:
+            print(file=self._said)
+        self._unfinished = False
+        print(line, file=self._said)
 
     def refuse(self, error: SourceError) -> None:
         """Count a source that cannot be read."""
@@ -54,10 +75,8 @@ class Tally:
 
     def medians(self) -> dict[str, float]:
         """Median milliseconds by stage, and of the whole."""
-        spans = self._spans or {stage: [0.0] for stage in (*STAGES, "total")}
-        return {
-            stage: statistics.median(spans[stage]) for stage in (*(name for name in spans if name != "total"), "total")
-        }
+        stages = [stage for stage in self._spans if stage != "total"] or STAGES
+        return {stage: statistics.median(self._spans.get(stage, [0.0])) for stage in (*stages, "total")}
 
     def table(self, model: Pipeline) -> str:
         """The closing lines of a run."""
