@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import backends, devices, ladder
+from edgeinfer import backends, devices, ladder, plans
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, SpecError, UsageError
 from edgeinfer.pipeline import Lane, Pipeline
+from edgeinfer.plans import Choice
 from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
@@ -33,31 +34,49 @@ def load(
     top: int | None = None,
     threads: int = 0,
     contexts: int = 1,
+    plan: bool | Choice = True,
 ) -> Pipeline:
     """Open a bundle, ready to run: `model(image)`.
 
-    `backend` and `precision` narrow the choice; `conf`, `iou`, `limit` (detectors) and `top` (classifiers)
-    replace the bundle's own numbers; `threads` 0 leaves the count to the backend; `contexts` is how many
-    calls may run at the same time. Raises BundleError, SpecError, BackendUnavailable, EngineError, UsageError.
+    `backend` and `precision` narrow the choice; where neither is given, what `edgeinfer tune` found best on this
+    machine runs, unless `plan` is False; a `plans.Choice` there is run as it stands. `conf`, `iou`, `limit`
+    (detectors) and `top` (classifiers) replace the bundle's own numbers; `threads` 0 leaves the count to the
+    backend; `contexts` is how many calls may run at the same time. Raises BundleError, SpecError,
+    BackendUnavailable, EngineError, UsageError.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if contexts < 1:
         raise UsageError(f"contexts {contexts} is below 1")
     spec = _with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)
-    rung = _choose(opened, backend, precision)
-    engine_class = backends.load(rung.backend)
+    choice, planned = choose(opened, backend, precision, plan)
+    lanes = _lanes(opened, spec, dataclasses.replace(choice, threads=threads or choice.threads), contexts)
+    return Pipeline(spec, lanes, backend=choice.backend, artifact=choice.artifact, batch=choice.batch, plan=planned)
+
+
+def choose(bundle: Bundle, backend: str, precision: str, plan: bool | Choice) -> tuple[Choice, str]:
+    """What `load` would run, and the plan that says so in words, if one does; its library is imported on the way."""
+    if isinstance(plan, Choice):
+        return plan, ""
+    found = plans.current(bundle) if plan and (backend, precision) == ("auto", "auto") else None
+    return (found.choice, found.words()) if found else (Choice.of(_choose(bundle, backend, precision)), "")
+
+
+def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, contexts: int) -> list[Lane]:
+    engine_class = backends.load(choice.backend)
     device_class = devices.load(engine_class.device)
-    path = opened.artifact_file(rung.artifact) if rung.artifact else opened.path
+    artifact = choice.artifact_in(bundle)
+    path = bundle.artifact_file(artifact) if artifact else bundle.path
+    first = partial(engine_class, path, spec, threads=choice.threads, **choice.settings)
     lanes: list[Lane] = []
     try:
         for _ in range(contexts):
-            make = lanes[0].engine.fork if lanes else partial(engine_class, path, spec, threads=threads)
+            make = lanes[0].engine.fork if lanes else first
             lanes.append(_lane(device_class, spec, make))
     except EdgeInferError:
         for lane in lanes:
             lane.close()
         raise
-    return Pipeline(spec, lanes, backend=rung.backend, artifact=rung.artifact.file if rung.artifact else "")
+    return lanes
 
 
 def _lane(device_class: type[Device], spec: ModelSpec, make: Callable[[Device], Engine]) -> Lane:

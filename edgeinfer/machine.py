@@ -71,14 +71,28 @@ def _check(status: int, call: str) -> None:
 
 def l4t() -> str:
     """The Jetson system's release such as 36.4.3; empty elsewhere."""
-    try:
-        text = (ROOT / "etc/nv_tegra_release").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
+    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _read("etc/nv_tegra_release"))
     return ".".join(found.groups()) if found else ""
 
 
 def system() -> str:
     """Operating system and architecture, such as linux-x86_64."""
     return f"{sys.platform}-{platform.machine()}"
+
+
+def cpu() -> str:
+    """The processor as Linux names it, else the board, else the architecture."""
+    found = re.search(r"^model name\s*:\s*(.*)$", _read("proc/cpuinfo"), re.MULTILINE)
+    return found[1].strip() if found else _read("proc/device-tree/model") or platform.machine()
+
+
+def cores() -> int:
+    """How many this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(name: str) -> str:
+    try:
+        return (ROOT / name).read_bytes().decode("utf-8", "replace").strip("\0\n ")
+    except OSError:
+        return ""

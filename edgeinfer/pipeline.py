@@ -48,11 +48,23 @@ class _Fleet:
 class Pipeline:
     """A loaded model. Any thread may call it: a call leases one lane and waits while all are taken.
 
-    `spec` is what runs (with the thresholds asked for at load); `backend` and `artifact` say what runs it.
+    `spec` is what runs (with the thresholds asked for at load); `backend` and `artifact` say what runs it;
+    `plan` is the words of the plan that chose it, if one did. `group` is how many pictures a run takes at most:
+    `batch`, or as many as the model does.
     """
 
-    def __init__(self, spec: ModelSpec, lanes: Sequence[Lane], *, backend: str = "", artifact: str = "") -> None:
-        self.spec, self.backend, self.artifact = spec, backend, artifact
+    def __init__(
+        self,
+        spec: ModelSpec,
+        lanes: Sequence[Lane],
+        *,
+        backend: str = "",
+        artifact: str = "",
+        batch: int = 0,
+        plan: str = "",
+    ) -> None:
+        self.spec, self.backend, self.artifact, self.plan = spec, backend, artifact, plan
+        self.group = min(batch or spec.batch.max, spec.batch.max)
         self.timings: dict[str, float] = {}  # milliseconds of the last call by stage
         self._fleet = _Fleet(lanes)
         self._changed = threading.Condition()
@@ -81,8 +93,8 @@ class Pipeline:
         return self.batch([image], pixels=pixels)[0]
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Result]:
-        """Any number of pictures -> a result each, in their order; runs of at most the model's batch."""
-        step = self.spec.batch.max
+        """Any number of pictures -> a result each, in their order; runs of at most `group`."""
+        step = self.group
         results: list[Result] = []
         with self._lease() as lane:
             for start in range(0, len(images), step):
@@ -124,7 +136,7 @@ class Pipeline:
                 fresh.close()
                 raise InputError("the pipeline is closed", hint="load the bundle again")
             old, self._fleet = self._fleet, fresh
-            self.backend, self.artifact = backend, artifact
+            self.backend, self.artifact, self.plan = backend, artifact, ""
             self._changed.notify_all()
             self._changed.wait_for(old.home)
         old.close()

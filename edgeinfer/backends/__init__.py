@@ -37,6 +37,8 @@ class Engine(Protocol):
     `formats`    artifact formats it opens, empty if it needs no file;
     `precisions` those it opens, best choice for this hardware first.
 
+    An engine with more to set than threads takes it as keywords, and its class method `settings()` names their values,
+    the default first; `compute`, what it calculates in, is the only one that may change a result.
     An engine that can time its layers has `profile_layers(inputs)`: a `Layer`, or its first fields, for each.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import BackendUnavailable, EngineError
@@ -36,14 +37,24 @@ class Engine:
     formats = ("onnx",)
     precisions = ("fp32", "int8", "fp16")
 
-    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: ModelSpec,
+        device: Device,
+        *,
+        threads: int = 0,
+        execution: str = "sequential",
+        spinning: str = "on",
+    ) -> None:
+        self._configure = partial(_options, threads, execution, spinning)
         try:
-            self._session = onnxruntime.InferenceSession(path, _options(threads), providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(path, self._configure(), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineError(f"{path}: ONNX Runtime refused it: {error}", hint="export the bundle again") from error
         _check(path, "input", spec.inputs, self._session.get_inputs())
         _check(path, "output", spec.outputs, self._session.get_outputs())
-        self._path, self._threads = path, threads
+        self._path = path
         self._bind(spec, device)
 
     def _bind(self, spec: ModelSpec, device: Device) -> None:
@@ -60,9 +71,13 @@ class Engine:
             return "int8 flavor trt is slower than float32 in ONNX Runtime on a CPU"
         return ""
 
+    @classmethod
+    def settings(cls) -> Mapping[str, tuple[str, ...]]:
+        return {"execution": ("sequential", "parallel"), "spinning": ("on", "off")}
+
     def fork(self, device: Device) -> Engine:
         twin = object.__new__(Engine)
-        twin._session, twin._path, twin._threads = self._session, self._path, self._threads
+        twin._session, twin._path, twin._configure = self._session, self._path, self._configure
         twin._bind(self._spec, device)
         return twin
 
@@ -92,17 +107,21 @@ class Engine:
         """What each node takes, from ONNX Runtime's own profiler."""
         from edgeinfer.backends import _ortlayers
 
-        return _ortlayers.profiled(self._path, _options(self._threads), self._session.get_providers(), inputs)
+        return _ortlayers.profiled(self._path, self._configure(), self._session.get_providers(), inputs)
 
     def close(self) -> None:
         self._session = self._binding = None
         self._outputs, self._views, self._bound = {}, {}, ()
 
 
-def _options(threads: int) -> onnxruntime.SessionOptions:
+def _options(threads: int, execution: str, spinning: str) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    if execution == "parallel":
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    if spinning == "off":
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 

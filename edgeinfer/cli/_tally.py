@@ -81,6 +81,6 @@ class Tally:
     def table(self, model: Pipeline) -> str:
         """The closing lines of a run."""
         done = f"{_tables.counted(self.pictures, 'picture')}, {_tables.counted(len(self._errors), 'error')}"
-        ran = f"{model.backend} {model.artifact}".strip()
+        ran = f"{model.backend} {model.artifact}".strip() + (f" ({model.plan})" if model.plan else "")
         rows = [("median", "ms"), *((stage, f"{span:.2f}") for stage, span in self.medians().items())]
         return f"\n{done}; ran on {ran}\n{_tables.table(rows, right=[1])}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer.cli import _tables
+from edgeinfer.errors import EdgeInferError
 from edgeinfer.spec import Batch, Boxes
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.bundle import Bundle
     from edgeinfer.ladder import Rung
+    from edgeinfer.plans import Plan
     from edgeinfer.spec import Artifact, ModelSpec, TensorSpec
 
 HELP = "show what is in a bundle, what would run here, and why not the rest"
@@ -24,7 +27,7 @@ NO_GOLDEN = "none: the engine came without its ONNX, so only its hash can be ver
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
-    parser.add_argument("--json", action="store_true", help="one JSON object: bundle, spec (model.json), ladder")
+    parser.add_argument("--json", action="store_true", help="one JSON object: bundle, spec (model.json), ladder, plan")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,15 +35,42 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.bundle import Bundle
 
     bundle = Bundle.open(args.bundle)
-    rungs = ladder.rungs(bundle)
+    rungs, plan = ladder.rungs(bundle), _kept(bundle)
     if args.json:
-        print(json.dumps(_record(bundle, rungs), ensure_ascii=False))
+        print(json.dumps(_record(bundle, rungs, plan), ensure_ascii=False))
     else:
-        print(_page(bundle, rungs))
+        print(_page(bundle, rungs, plan))
     return 0
 
 
-def _record(bundle: Bundle, rungs: list[Rung]) -> dict[str, Any]:
+class Kept(NamedTuple):
+    """The plan that tune kept for a bundle, if it can be read, and why it does not hold, if it does not."""
+
+    plan: Plan | None
+    fault: str
+
+
+def _kept(bundle: Bundle) -> Kept | None:
+    from edgeinfer import plans
+
+    try:
+        plan = plans.read(bundle)
+    except EdgeInferError as error:
+        return Kept(None, str(error))
+    return Kept(plan, plans.fault(plan, bundle)) if plan else None
+
+
+def _planned(kept: Kept | None, bundle: Bundle) -> list[str]:
+    """The lines about the plan; none without one."""
+    if not kept:
+        return []
+    words = f"plan: {kept.plan.words()}" if kept.plan else "plan: unreadable"
+    if not kept.fault:
+        return [f"\n{words}", f"  edgeinfer tune --forget {bundle.path} removes it"]
+    return [f"\n{words}", f"  not used: {kept.fault}; tune again: edgeinfer tune {bundle.path}"]
+
+
+def _record(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> dict[str, Any]:
     from edgeinfer import modeljson
 
     steps = [
@@ -48,26 +78,40 @@ def _record(bundle: Bundle, rungs: list[Rung]) -> dict[str, Any]:
             "backend": rung.backend,
             "artifact": rung.artifact.file if rung.artifact else None,
             "precision": rung.artifact.precision if rung.artifact else None,
-            "runs": rung is _first(rungs),
+            "runs": rung is _running(rungs, kept),
             "reason": rung.reason,
         }
         for rung in rungs
     ]
-    return {"bundle": str(bundle.path), "spec": modeljson.to_json(bundle.spec), "ladder": steps}
+    plan = (
+        {**(dataclasses.asdict(kept.plan) if kept.plan else {}), "holds": not kept.fault, "reason": kept.fault}
+        if kept
+        else None
+    )
+    return {"bundle": str(bundle.path), "spec": modeljson.to_json(bundle.spec), "ladder": steps, "plan": plan}
 
 
-def _first(rungs: list[Rung]) -> Rung | None:
-    """The rung that would run."""
-    return next((rung for rung in rungs if not rung.reason), None)
+def _running(rungs: list[Rung], kept: Kept | None) -> Rung | None:
+    """The rung that would run: the plan's while it holds, else the first that can."""
+    able = [rung for rung in rungs if not rung.reason]
+    if kept and kept.plan and not kept.fault:
+        wanted = (kept.plan.choice.backend, kept.plan.choice.artifact)
+        able = [rung for rung in able if (rung.backend, _name(rung)) == wanted]
+    return next(iter(able), None)
 
 
-def _page(bundle: Bundle, rungs: list[Rung]) -> str:
+def _name(rung: Rung) -> str:
+    return rung.artifact.file if rung.artifact else ""
+
+
+def _page(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> str:
     spec = bundle.spec
-    facts = [*_facts(spec), *_origin(spec)]
+    facts, running = [*_facts(spec), *_origin(spec)], _running(rungs, kept)
     files: list[tuple[str, ...]] = [("file", "format", "precision", "size", "accuracy", "built with")]
     files += [_artifact(bundle, artifact) for artifact in spec.artifacts]
-    steps = [(_verdict(rung, rungs), rung.backend, _file(rung), rung.reason) for rung in rungs]
+    steps = [(_verdict(rung, running), rung.backend, _file(rung), rung.reason) for rung in rungs]
     parts = [f"{spec.name} ({bundle.path})", _tables.table(facts), "\nartifacts", _tables.table(files, right=[3])]
+    parts += _planned(kept, bundle)
     parts += ["\non this machine, best first", _tables.table(steps or [("nothing",)])]
     return "\n".join(parts)
 
@@ -135,8 +179,8 @@ def _artifact(bundle: Bundle, artifact: Artifact) -> tuple[str, ...]:
     return artifact.file, artifact.format, precision, size, accuracy or "-", _joined(artifact.built_with, target) or "-"
 
 
-def _verdict(rung: Rung, rungs: list[Rung]) -> str:
-    return "runs" if rung is _first(rungs) else "no" if rung.reason else "could"
+def _verdict(rung: Rung, running: Rung | None) -> str:
+    return "runs" if rung is running else "no" if rung.reason else "could"
 
 
 def _file(rung: Rung) -> str:

@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choosing.add_argument(
         "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
     )
+    choosing.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
     measuring = parser.add_argument_group("what is measured")
     measuring.add_argument(
         "--scenario",
@@ -67,8 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="pipeline",
         help="engine: tensors to tensors; pipeline: picture in memory to results; file: encoded file to results",
     )
-    measuring.add_argument("--seconds", type=_above_zero, default=10.0, metavar="S", help="per scenario (default: 10)")
-    measuring.add_argument("--fps", type=_above_zero, default=30.0, metavar="F", help="paced: the camera (default: 30)")
+    measuring.add_argument(
+        "--seconds", type=_limits.above_zero, default=10.0, metavar="S", help="per scenario (default: 10)"
+    )
+    measuring.add_argument(
+        "--fps", type=_limits.above_zero, default=30.0, metavar="F", help="paced: the camera (default: 30)"
+    )
     measuring.add_argument(
         "--latency-bound",
         type=_milliseconds,
@@ -105,19 +110,9 @@ def _scenarios(text: str) -> list[str]:
     return names
 
 
-def _above_zero(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
 def _share(text: str) -> float:
     """`5%`, or a share such as 0.05."""
-    return _above_zero(text[:-1]) / 100 if text.endswith("%") else _above_zero(text)
+    return _limits.above_zero(text[:-1]) / 100 if text.endswith("%") else _limits.above_zero(text)
 
 
 def _page(text: str) -> Path:
@@ -129,7 +124,7 @@ def _page(text: str) -> Path:
 def _milliseconds(text: str) -> float:
     """`50ms`, `0.2s`, or a number of milliseconds."""
     found = re.fullmatch(r"([\d.]+)(ms|s)?", text)
-    return _above_zero(found[1] if found else text) * (1e3 if found and found[2] == "s" else 1)
+    return _limits.above_zero(found[1] if found else text) * (1e3 if found and found[2] == "s" else 1)
 
 
 def run(args: argparse.Namespace) -> int:

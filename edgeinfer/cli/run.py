@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choosing.add_argument(
         "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
     )
+    choosing.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
     keeping = parser.add_argument_group("what is kept (the bundle's own numbers, unless given)")
     keeping.add_argument("--conf", type=_limits.fraction, metavar="F", help="detectors: the lowest score, 0 to 1")
     keeping.add_argument(
@@ -123,12 +124,14 @@ def _model(args: argparse.Namespace) -> Pipeline:
         raise UsageError("--classify and --tile do not go together yet", hint="leave one of them out")
     of_classifier = {"top": args.top} if args.classify else {}
     of_model = {name: getattr(args, name) for name in ("conf", "iou", "top") if name not in of_classifier}
-    model: Any = load(args.bundle, args.backend, args.precision, threads=args.threads, **of_model)
+    model: Any = load(
+        args.bundle, args.backend, args.precision, threads=args.threads, plan=not args.no_plan, **of_model
+    )
     try:
         if args.classify:
             from edgeinfer.cascade import Cascade
 
-            model = Cascade(model, load(args.classify, threads=args.threads, **of_classifier))
+            model = Cascade(model, load(args.classify, threads=args.threads, plan=not args.no_plan, **of_classifier))
         elif args.tile:
             from edgeinfer.tiling import Grid, Tiled
 

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
     )
+    parser.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
     parser.add_argument("--json", metavar="FILE|-", help="the numbers as one JSON object, with - to stdout alone")
 
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     accuracy.check(dataset, bundle.spec.task)
     dataset = dataset.spread(args.limit_images or len(dataset))
     options = accuracy.thresholds(bundle.spec)
-    with load(bundle, args.backend, args.precision, threads=args.threads, **options) as model:
+    with load(bundle, args.backend, args.precision, threads=args.threads, plan=not args.no_plan, **options) as model:
         progress = _progress if sys.stderr.isatty() else None
         score = accuracy.evaluate(model, dataset, progress, faults.add)
         report = _report(args, model, dataset, score, faults.count)

@@ -16,15 +16,14 @@ from typing import Any
 def main(asked: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of each step to the first result, of a second one, and of one after `idle_s` seconds."""
     marks = [asked["born"], time.monotonic()]
-    from edgeinfer import ladder
     from edgeinfer.bundle import Bundle
-    from edgeinfer.loading import load
+    from edgeinfer.loading import choose, load
     from edgeinfer.profiling.subject import picture_set
 
     bundle = Bundle.open(asked["bundle"])
-    ladder.rungs(bundle, asked["backend"], asked["precision"])  # imports the backend's library
+    choose(bundle, asked["backend"], asked["precision"], asked["plan"])  # imports the backend's library
     marks.append(time.monotonic())
-    with load(bundle, asked["backend"], asked["precision"], threads=asked["threads"]) as model:
+    with load(bundle, asked["backend"], asked["precision"], threads=asked["threads"], plan=asked["plan"]) as model:
         marks.append(time.monotonic())
         image = picture_set(bundle, asked["source"][:1]).pictures[0].image
         marks.append(time.monotonic())

@@ -42,13 +42,14 @@ def profile(
     latency_bound_ms: float | None = None,
     threads: int = 0,
     layers: bool = False,
+    plan: bool = True,
     say: Say = lambda _: None,
 ) -> Report:
     """Measure a bundle on this machine.
 
     `scenario` is one or several of single-stream, multi-stream, server, offline, paced, cold; `boundary` is
     engine, pipeline or file; `source` names pictures (else the bundle's golden ones); `fps` is for paced,
-    `latency_bound_ms` for server; with `layers`, the engine's layers are timed after all else. Each scenario
+    `latency_bound_ms` for server; `plan` as of `load`; with `layers`, layers are timed after all else. Each scenario
     takes about `seconds`, a server thrice that. Ctrl-C gives a report of what there is, marked partial. `say`
     hears what goes on. Raises UsageError, and all that `load` and the model raise.
     """
@@ -61,7 +62,7 @@ def profile(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     asked = Asked(seconds, fps, latency_bound_ms)
     pictures = picture_set(opened, source)
-    loading: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads}
+    loading: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads, "plan": plan}
     with load(opened, **loading) as model:
         newborn = {**loading, "bundle": str(opened.path), "source": [str(name) for name in source]}
         session = _Session(model, boundary, pictures, asked=asked, newborn=newborn, say=say)
@@ -116,7 +117,7 @@ class _Session:
             samples, later = cold.issue(self._asked.seconds, self._newborn)
             facts = {"sample": scenarios.NAMES[name], "issuer": "edgeinfer, a process each", "warm_up": None}
             return Run(name, samples, {**facts, "seconds": self._asked.seconds, **later})
-        group = scenarios.group_of(name, self._model.spec.batch.max)
+        group = scenarios.group_of(name, self._model.group)
         subject = Subject(self._model, self._boundary, self._pictures.pictures, group)
         loaded = self._model.backend, self._model.artifact
         run = scenarios.measure(name, subject, self._asked, self._say)
@@ -132,6 +133,7 @@ def described(bundle: Bundle, model: Pipeline, boundary: str, pictures: PictureS
         **context.describe(bundle),
         "backend": model.backend,
         "artifact": model.artifact or None,
+        "plan": model.plan or None,
         "threads": threads or "the backend's choice",
         "device_kind": model.engine.device,
         "boundary": boundary,

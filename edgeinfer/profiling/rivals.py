@@ -100,6 +100,7 @@ def versus(
     source: Sequence[str | Path] = (),
     fps: float = 30.0,
     threads: int = 0,
+    plan: bool = True,
     say: Say = lambda _: None,
 ) -> Report:
     """Measure bundle `other` against bundle `one`, each for `seconds`: the report is of `other`.
@@ -111,7 +112,7 @@ def versus(
         raise UsageError(f"two bundles are compared in {', '.join(SCENARIOS)}, not {scenario}")
     scenarios.Asked(seconds, fps)
     asked = {"backend": backend, "precision": precision, "threads": threads, "scenario": scenario, "fps": fps}
-    asked.update(boundary=boundary, source=[str(name) for name in source])
+    asked.update(plan=plan, boundary=boundary, source=[str(name) for name in source])
     origin = time.perf_counter()
     with ExitStack() as stack:
         rivals = []

@@ -112,11 +112,11 @@ def load_of(scenario: str, subject: Subject, seconds: float, call_ms: float, fps
     return Load(scenario, seconds, call_ms * calls, rate, images, pictures=subject.pictures)
 
 
-def warm_up(subject: Subject) -> dict[str, float]:
+def warm_up(subject: Subject, least_s: float = WARM_UP_S) -> dict[str, float]:
     """Calls that do not count: how many, how long in all, the first, and the median of the later half (ms)."""
     spans: list[float] = []
     begin = time.perf_counter()
-    while len(spans) < WARM_UP_RUNS or time.perf_counter() - begin < WARM_UP_S:
+    while len(spans) < WARM_UP_RUNS or time.perf_counter() - begin < least_s:
         start = time.perf_counter()
         subject(list(range(subject.group)))
         spans.append((time.perf_counter() - start) * 1e3)

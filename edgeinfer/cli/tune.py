@@ -1,0 +1,109 @@
+"""`edgeinfer tune`: the fastest way to run a bundle on this machine that keeps its accuracy."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from edgeinfer.cli import _limits
+from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.tuning.outcome import Outcome
+
+HELP = "find the fastest way to run a bundle on this machine that keeps its accuracy, and use it from then on"
+EXAMPLE = """\
+edgeinfer tune engines/yolov5s
+edgeinfer tune engines/yolov5s --images coco128/ --budget 0.5
+edgeinfer tune engines/yolov5s --objective throughput --json tuned.json
+edgeinfer tune engines/yolov5s --forget"""
+OBJECTIVES = ("latency", "throughput", "energy", "memory")
+INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    parser.add_argument(
+        "--objective", choices=OBJECTIVES, default="latency", help="what is to be least, or most (default: latency)"
+    )
+    parser.add_argument(
+        "--budget",
+        type=_percent,
+        metavar="PERCENT",
+        default=1.0,
+        help="what may be lost: points of mAP or top-1 with labels, else percent of what the float32 reference "
+        "finds (default: 1)",
+    )
+    parser.add_argument(
+        "--images",
+        "--dataset",
+        metavar="PATH",
+        help="a folder of pictures, or a data set as of edgeinfer validate (default: the bundle's golden pictures)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_limits.above_zero,
+        metavar="S",
+        default=10.0,
+        help="of measuring for each finalist (default: 10)",
+    )
+    parser.add_argument("--json", metavar="FILE|-", help="everything as one JSON object, with - to stdout alone")
+    parser.add_argument("--forget", action="store_true", help="remove the plan of this bundle, and measure nothing")
+
+
+def _percent(text: str) -> float:
+    return 0.0 if text.strip("%") == "0" else _limits.above_zero(text.removesuffix("%"))
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.bundle import Bundle
+
+    bundle = Bundle.open(args.bundle)
+    if args.forget:
+        return _forget(bundle)
+    from edgeinfer.tuning.tune import tune
+
+    names = ("images", "objective", "budget", "seconds")
+    outcome = tune(bundle, **{name: getattr(args, name) for name in names}, say=_say)
+    if sys.stderr.isatty():
+        _say("")
+    print(outcome.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
+    _write(outcome, args.json)
+    if outcome.partial:
+        return INTERRUPTED
+    if not outcome.winner:
+        raise BackendUnavailable("no candidate came to the end", hint="the lines above say why")
+    if outcome.unkept:
+        raise EdgeInferError(
+            f"the plan could not be kept: {outcome.unkept}", hint="check free space, and that XDG_STATE_HOME is yours"
+        )
+    return 0
+
+
+def _forget(bundle: Bundle) -> int:
+    from edgeinfer import plans
+
+    if not plans.forget(bundle):
+        raise UsageError(f"{bundle.path} has no plan on this machine", hint=f"make one: edgeinfer tune {bundle.path}")
+    print(f"the plan of {bundle.path} is forgotten: the best by order runs again (edgeinfer info {bundle.path})")
+    return 0
+
+
+def _write(outcome: Outcome, target: str | None) -> None:
+    from pathlib import Path
+
+    from edgeinfer.wholefile import whole
+
+    if target == "-":
+        print(outcome.json(), end="", flush=True)
+    elif target:
+        with whole(Path(target)) as part:
+            part.write_text(outcome.json(), encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,183 @@
+"""What `edgeinfer tune` found best for a bundle on this machine: what `load` runs while it holds.
+
+A plan is a JSON file in `$XDG_STATE_HOME/edgeinfer/plans`, named after the bundle's place. It holds for the very
+`model.json`, processor, GPU and library versions it was found with; where one of them differs it is passed over,
+and `fault` says which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import edgeinfer
+from edgeinfer import ladder, machine
+from edgeinfer.bundle import SPEC_FILE, sha256_of
+from edgeinfer.errors import EdgeInferError
+from edgeinfer.wholefile import whole
+
+if TYPE_CHECKING:
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.ladder import Rung
+    from edgeinfer.spec import Artifact
+
+SCHEMA = 1
+LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run a bundle, in full.
+
+    `artifact` is a file of the bundle, empty for backends that need none; `threads` 0 leaves their number to the
+    library; `settings` are the engine's own (`Engine.settings`); `batch` 0 lets a run take as many pictures as the
+    model does.
+    """
+
+    backend: str
+    artifact: str = ""
+    threads: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
+    batch: int = 0
+
+    @property
+    def name(self) -> str:
+        """`ov model.int8.onnx, 2 threads, pinning off`."""
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
+        settings = [f"{name} {value}" for name, value in self.settings.items()]
+        batch = f"batch {self.batch}" if self.batch else ""
+        return ", ".join(filter(None, (f"{self.backend} {self.artifact}".strip(), threads, *settings, batch)))
+
+    @classmethod
+    def of(cls, rung: Rung, threads: int = 0) -> Choice:
+        return cls(rung.backend, rung.artifact.file if rung.artifact else "", threads)
+
+    def artifact_in(self, bundle: Bundle) -> Artifact | None:
+        """The artifact of this bundle that is meant."""
+        return next((one for one in bundle.spec.artifacts if one.file == self.artifact), None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A choice, and what it was made for: `here` is `fingerprint()`, `bundle` the SHA-256 of model.json."""
+
+    choice: Choice
+    made: str
+    objective: str
+    budget: float
+    bundle: str
+    here: dict[str, str]
+
+    def words(self) -> str:
+        return f"tuned {self.made} for {self.objective} on this machine: {self.choice.name}"
+
+
+def fingerprint() -> dict[str, str]:
+    """What a plan is tied to besides the bundle: the processor, the GPU and its driver, versions of libraries."""
+    from importlib import metadata
+
+    facts = {
+        "edgeinfer": edgeinfer.__version__,
+        "processor": machine.cpu(),
+        "cores": str(machine.cores()),
+        "system": machine.system(),
+    }
+    if machine.has_gpu():
+        try:
+            gpu = machine.gpu()
+            facts["gpu"] = f"{gpu.name}, sm {gpu.sm}, driver for CUDA {gpu.cuda}"
+        except EdgeInferError as error:
+            facts["gpu"] = f"none: {error}"
+    for name in LIBRARIES:
+        try:
+            facts[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return facts
+
+
+def path(bundle: Bundle) -> Path:
+    """Where the plan of a bundle is kept, be it there or not."""
+    home = os.environ.get("XDG_STATE_HOME")
+    place = str(bundle.path.resolve())
+    name = f"{bundle.path.resolve().name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
+    return Path(home or Path.home() / ".local" / "state", "edgeinfer", "plans", name)
+
+
+def read(bundle: Bundle) -> Plan | None:
+    """The plan kept for this bundle, whether it holds or not; None without one. Raises EdgeInferError."""
+    file = path(bundle)
+    try:
+        data: Any = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(file, str(error)) from error
+    try:
+        return _plan(data)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise _damaged(file, f"a part is missing or wrong ({error})") from error
+
+
+def _plan(data: Any) -> Plan:
+    if data["schema"] != SCHEMA:
+        raise KeyError(f"schema {data['schema']!r}, not {SCHEMA}")
+    facts = {name: value for name, value in data.items() if name not in ("schema", "choice")}
+    choice = Choice(**data["choice"])
+    texts = (choice.backend, choice.artifact, *choice.settings.values(), *data["here"].values(), data["made"])
+    numbers = (choice.threads, choice.batch)
+    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("a value is of the wrong type")
+    return Plan(choice, **facts)
+
+
+def _damaged(file: Path, reason: str) -> EdgeInferError:
+    return EdgeInferError(f"the plan {file} cannot be read: {reason}", hint="edgeinfer tune --forget BUNDLE removes it")
+
+
+def fault(plan: Plan, bundle: Bundle) -> str:
+    """Why this plan does not hold for this bundle here and now, in words; empty if it does."""
+    if plan.bundle != sha256_of(bundle.path / SPEC_FILE):
+        return "the bundle has changed since"
+    now = fingerprint()
+    for name in {**plan.here, **now}:
+        before, after = plan.here.get(name, "not there"), now.get(name, "not there")
+        if before != after:
+            return f"{name} is {after} now, and was {before}"
+    if plan.choice.backend not in ladder.ORDER:
+        return f"there is no backend {plan.choice.backend}"
+    for rung in ladder.climb(bundle, plan.choice.backend):
+        if rung.reason and (rung.artifact is None or rung.artifact.file == plan.choice.artifact):
+            return rung.reason
+    return "" if plan.choice.artifact_in(bundle) else f"the bundle holds no {plan.choice.artifact}"
+
+
+def current(bundle: Bundle) -> Plan | None:
+    """The plan that holds here and now; None without one. Costs a look at one file where there is none."""
+    try:
+        plan = read(bundle)
+    except EdgeInferError:
+        return None
+    return None if plan is None or fault(plan, bundle) else plan
+
+
+def write(plan: Plan, bundle: Bundle) -> Path:
+    """Keep it, in place of the one before. Raises EdgeInferError, OSError."""
+    file = path(bundle)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with whole(file) as part:
+        part.write_text(json.dumps({"schema": SCHEMA, **asdict(plan)}, indent=2) + "\n", encoding="utf-8")
+    return file
+
+
+def forget(bundle: Bundle) -> bool:
+    """Remove the plan of this bundle; False if there was none."""
+    try:
+        path(bundle).unlink()
+    except FileNotFoundError:
+        return False
+    return True

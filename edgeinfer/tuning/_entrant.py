@@ -1,0 +1,87 @@
+"""The child of `entrants`: a process that runs one candidate, and says on stdout how it does.
+
+    python -m edgeinfer.tuning._entrant '{"work": "answers" | "turns", "bundle": ..., "choice": {...}, ...}'
+
+`answers`: what it finds in each of `pictures`. `turns`: `{"ready": ...}`; then each line read is the seconds of a
+turn, and each line written that turn's samples and the memory the process has taken at most.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.profiling import voice
+
+if TYPE_CHECKING:
+    from edgeinfer.profiling.voice import Say
+    from edgeinfer.results import Result
+
+WARM_UP_S = 0.3
+
+
+def main(asked: dict[str, Any], say: Say) -> None:
+    {"answers": answers, "turns": turns}[asked["work"]](asked, say)
+
+
+def answers(asked: dict[str, Any], say: Say) -> None:
+    from edgeinfer import accuracy, datasets
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.loading import load
+    from edgeinfer.plans import Choice
+
+    bundle = Bundle.open(asked["bundle"])
+    pictures = datasets.unlabelled(bundle.path, [Path(name) for name in asked["pictures"]], bundle.spec.labels)
+    with load(bundle, plan=Choice(**asked["choice"]), **accuracy.thresholds(bundle.spec)) as model:
+        say({"ready": {}})
+        found = accuracy.predict(model, pictures, on_error=lambda _: None)
+    say({"answers": [_record(result) for result in found]})
+
+
+def _record(result: Result | None) -> dict[str, Any] | None:
+    """Whole numbers and floats as they are, so that nothing is rounded on the way."""
+    if result is None:
+        return None
+    arrays = {name: getattr(result, name) for name in ("boxes", "scores", "class_ids") if hasattr(result, name)}
+    size = [result.source.height, result.source.width]
+    return {**{name: array.tolist() for name, array in arrays.items()}, "source": size}
+
+
+def turns(asked: dict[str, Any], say: Say) -> None:
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.loading import load
+    from edgeinfer.plans import Choice
+    from edgeinfer.profiling import loop, scenarios
+    from edgeinfer.profiling.subject import Subject, picture_set
+
+    start = time.perf_counter()
+    bundle, scenario = Bundle.open(asked["bundle"]), asked["scenario"]
+    pictures = picture_set(bundle, asked["pictures"]).pictures
+    with load(bundle, plan=Choice(**asked["choice"])) as model:
+        load_ms = (time.perf_counter() - start) * 1e3
+        group = scenarios.group_of(scenario, model.group)
+        subject = Subject(model, "pipeline", pictures, group)
+        warm = scenarios.warm_up(subject, WARM_UP_S)
+        say({"ready": {"load_ms": load_ms, "device": model.engine.device}})
+        for line in sys.stdin:
+            load_ = scenarios.load_of(scenario, subject, float(line), warm["median_ms"], 0.0)
+            subject(list(range(group)))  # what others threw out of the caches comes back, and does not count
+            samples = loop.issue(load_, subject)
+            say({"samples": dataclasses.asdict(samples), "memory_mb": _memory_mb()})
+
+
+def _memory_mb() -> float | None:
+    """The most that this process ever had resident, in 10^6 bytes; None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(found[0]) * 1024 / 1e6 if found else None
+
+
+if __name__ == "__main__":
+    voice.speak(main)

@@ -1,0 +1,73 @@
+"""Accuracy: what each kind of arithmetic finds, beside what the float32 reference finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeinfer import accuracy
+from edgeinfer.errors import UsageError
+from edgeinfer.tuning.entrants import SILENCE_S, Failed, entered
+from edgeinfer.tuning.outcome import Row
+
+if TYPE_CHECKING:
+    from edgeinfer.accuracy import Comparison
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.datasets import Dataset
+    from edgeinfer.plans import Choice
+    from edgeinfer.results import Result
+
+# seconds a picture that may pass until a candidate counts as hung, beyond `SILENCE_S`
+PICTURE_S = 10.0
+
+
+@dataclass
+class Budget:
+    """What may be lost against `reference` on the pictures of `dataset`: points with labels, percent without."""
+
+    bundle: Bundle
+    dataset: Dataset
+    points: float
+    reference: Choice
+
+    def __post_init__(self) -> None:
+        self._truth = self._answers(self.reference)
+        _check_proof(accuracy.compare(self.dataset, self._truth, self._truth), self.dataset)
+
+    def held(self, kind: Choice) -> Row:
+        """A row with its accuracy, that has left already if it failed or lost too much."""
+        row = Row(kind)
+        try:
+            found = self._truth if kind == self.reference else self._answers(kind)
+        except Failed as failure:
+            row.leave("failed", str(failure))
+            return row
+        row.accuracy = accuracy.compare(self.dataset, self._truth, found)
+        fault = over_budget(row.accuracy, self.points)
+        if fault:
+            row.leave("over budget", fault)
+        return row
+
+    def _answers(self, choice: Choice) -> list[Result | None]:
+        pictures = [sample.path for sample in self.dataset.samples]
+        with entered(self.bundle, choice, "answers", pictures) as entrant:
+            entrant.wait_ready()
+            return entrant.answers(self.bundle, SILENCE_S + PICTURE_S * len(pictures))
+
+
+def _check_proof(compared: Comparison, dataset: Dataset) -> None:
+    if not compared.compared:
+        raise UsageError(
+            f"the float32 reference finds nothing in {compared.images} pictures of {dataset.path}: "
+            "they prove no accuracy",
+            hint="give pictures with something in them: --images FOLDER",
+        )
+
+
+def over_budget(compared: Comparison, budget: float) -> str:
+    """How much more than the budget is lost, in words; empty if it is kept."""
+    if compared.difference is not None:
+        lost = -compared.difference
+        return f"loses {lost:.2f} points" if lost > budget else ""
+    lost = 100 * (1 - compared.agreement)
+    return f"{lost:.1f} % of the results differ" if lost > budget + 1e-9 else ""

@@ -1,0 +1,85 @@
+"""Which ways of running a bundle this machine could try."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer import backends, ladder, machine
+from edgeinfer.errors import BackendUnavailable, BundleError
+from edgeinfer.plans import Choice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from edgeinfer.bundle import Bundle
+
+# the setting that may change results
+ARITHMETIC = "compute"
+
+
+def default(bundle: Bundle) -> Choice:
+    """What `load` runs without a plan. Raises BackendUnavailable."""
+    for rung in ladder.climb(bundle):
+        if not rung.reason:
+            return Choice.of(rung)
+    raise BackendUnavailable(f"nothing here runs {bundle.path}", hint=f"edgeinfer info {bundle.path} says why not")
+
+
+def reference(bundle: Bundle) -> Choice:
+    """The float32 graph on ONNX Runtime, which accuracy is measured against. Raises BundleError, BackendUnavailable."""
+    backends.load("ort")
+    for artifact in bundle.spec.artifacts:
+        if (artifact.format, artifact.precision) == ("onnx", "fp32"):
+            return Choice("ort", artifact.file)
+    raise BundleError(
+        f"{bundle.path} holds no float32 ONNX file, so no accuracy can be measured",
+        hint="export it again with --precision fp32 among others",
+    )
+
+
+def kinds(bundle: Bundle) -> list[Choice]:
+    """One for each backend, artifact and arithmetic that can run here: those may differ in what they find."""
+    found = []
+    for rung in ladder.rungs(bundle):
+        if not rung.reason:
+            plain = Choice.of(rung)
+            found.append(plain)
+            others = _settings(rung.backend).get(ARITHMETIC, ())[1:]
+            found += [replace(plain, settings={ARITHMETIC: value}) for value in others]
+    return found
+
+
+def variants(kind: Choice, most: int, *, batches: bool) -> Iterator[Choice]:
+    """The kind with every number of threads, and with every other setting of its engine one at a time.
+
+    With `batches`, each with every batch up to `most`, the model's largest.
+    """
+    shapes = [replace(kind, threads=count) for count in (_threads() if _on_cpu(kind) else [0])]
+    for name, values in _settings(kind.backend).items():
+        if name != ARITHMETIC:
+            shapes += [replace(kind, settings={**kind.settings, name: value}) for value in values[1:]]
+    sizes = [size for size in powers(most) if size != most] if batches else []
+    for shape, size in itertools.product(shapes, [0, *sizes]):
+        yield replace(shape, batch=size)
+
+
+def powers(most: int) -> list[int]:
+    """1, 2, 4 and so on, and `most` itself."""
+    return sorted({1 << place for place in range(most.bit_length())} | {most})
+
+
+def _threads() -> list[int]:
+    """0, the library's choice, and powers of two up to all cores."""
+    return [0, *powers(machine.cores())]
+
+
+def _on_cpu(choice: Choice) -> bool:
+    return backends.load(choice.backend).device == "cpu"
+
+
+def _settings(backend: str) -> Mapping[str, tuple[str, ...]]:
+    ask: Any = getattr(backends.load(backend), "settings", dict)
+    found: Mapping[str, tuple[str, ...]] = ask()
+    return found

@@ -1,0 +1,78 @@
+"""What was measured of one candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.profiling.samples import Samples
+from edgeinfer.profiling.statistics import distribution
+
+if TYPE_CHECKING:
+    from edgeinfer.profiling.sensors import Sensors
+    from edgeinfer.tuning.entrants import Entrant
+
+METERS = ("board.power_w", "gpu.power_w", "cpu.package_power_w")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Milliseconds a call (`p99_ms` None where samples are too few), pictures a second, MB, joules a picture."""
+
+    samples: Samples
+    p50_ms: float
+    p99_ms: float | None
+    per_second: float
+    memory_mb: float | None
+    joules: float | None = None
+
+    def cost(self, objective: str) -> float:
+        """The less the better; infinite where it was not measured."""
+        if objective == "throughput":
+            return 1 / self.per_second
+        value = {"latency": self.p50_ms, "energy": self.joules, "memory": self.memory_mb}[objective]
+        return float("inf") if value is None else value
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("p50_ms", "p99_ms", "per_second", "memory_mb", "joules")
+        return {"samples": len(self.samples.latency_ms), **{name: getattr(self, name) for name in names}}
+
+
+def figures(entrant: Entrant, watch: Sensors | None = None) -> Figures | None:
+    """Of all its turns so far; None if not one call was done. `watch` was open meanwhile, for the power."""
+    joined = _joined([turn.samples for turn in entrant.turns])
+    if not joined.latency_ms or joined.throughput is None:
+        return None
+    spans = distribution(joined.latency_ms)
+    memory = [turn.memory_mb for turn in entrant.turns if turn.memory_mb is not None]
+    watts = _watts(entrant, watch) if watch else None
+    return Figures(
+        joined,
+        median(joined.latency_ms),
+        spans["p99"],
+        joined.throughput,
+        max(memory, default=None),
+        watts / joined.throughput if watts else None,
+    )
+
+
+def _joined(turns: list[Samples]) -> Samples:
+    """All turns as one, on the clock of the first."""
+    whole = Samples(turns[0].origin if turns else 0.0)
+    for one in turns:
+        for start, latency in zip(one.start_s, one.latency_ms):
+            whole.add(one.origin - whole.origin + start, latency, {}, 0)
+        whole.images += one.images
+        whole.elapsed_s += one.elapsed_s
+    return whole
+
+
+def _watts(entrant: Entrant, watch: Sensors) -> float | None:
+    """The mean of the first meter there is, over this candidate's turns; it includes the idle machine's share."""
+    windows = [watch.between(turn.samples.origin, turn.samples.until) for turn in entrant.turns]
+    for name in METERS:
+        values = [value for window in windows for value in window.values(name)]
+        if values:
+            return sum(values) / len(values)
+    return None

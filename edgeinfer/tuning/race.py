@@ -1,0 +1,144 @@
+"""The race: heats that the slower half leaves, and a final in which all run turn by turn."""
+
+from __future__ import annotations
+
+import random
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Callable
+
+from edgeinfer.profiling import sensors
+from edgeinfer.profiling.validity import judge
+from edgeinfer.tuning.entrants import Entrant, Failed, entered
+from edgeinfer.tuning.figures import figures
+from edgeinfer.tuning.outcome import DONE, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgeinfer.bundle import Bundle
+
+# objective -> the scenario it is measured in
+OBJECTIVES = {"latency": "single-stream", "throughput": "offline", "energy": "single-stream", "memory": "single-stream"}
+FINALISTS, TURNS = 4, 10
+# a heat's share of the final's seconds, doubled with each heat, and the least it may be
+HEAT, HEAT_S = 0.05, 0.3
+
+
+@dataclass(eq=False)
+class Race:
+    """Those still `running` on these pictures, each to be measured for `seconds` in the final; `baseline` always is.
+
+    In the end: the `finalists`, and the `doubts` about the machine while they ran.
+    """
+
+    bundle: Bundle
+    pictures: Sequence[Path]
+    objective: str
+    seconds: float
+    running: list[Row]
+    baseline: Row | None
+    say: Callable[[str], None]
+    finalists: list[Row] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def scenario(self) -> str:
+        return OBJECTIVES[self.objective]
+
+    def heats(self) -> None:
+        """Let each run alone for a short while; the slower half leaves, until a final's worth is left."""
+        seconds, heat = max(HEAT_S, self.seconds * HEAT), 1
+        while len(self.running) > FINALISTS:
+            for place, row in enumerate(self.running, 1):
+                self.say(f"heat {heat}, {place} of {len(self.running)}: {row.choice.name}")
+                self._alone(row, seconds, heat)
+            self.running = [row for row in self.running if not row.state]
+            self._cut(max(FINALISTS, (len(self.running) + 1) // 2), heat)
+            seconds, heat = seconds * 2, heat + 1
+
+    def _alone(self, row: Row, seconds: float, heat: int) -> None:
+        try:
+            with entered(self.bundle, row.choice, "turns", self.pictures, self.scenario) as entrant:
+                self._begin(row, entrant)
+                entrant.turn(seconds)
+                row.figures, row.round = figures(entrant), f"heat {heat}"
+                if row.figures is None:
+                    row.leave("failed", f"not one call was done in {seconds:g} s")
+        except Failed as failure:
+            row.leave("failed", str(failure))
+
+    def _begin(self, row: Row, entrant: Entrant) -> None:
+        ready = entrant.wait_ready()
+        row.load_ms, row.device = ready["load_ms"], ready["device"]
+
+    def _cut(self, places: int, heat: int) -> None:
+        if not self.running:
+            return
+        ordered = sorted(self.running, key=self._cost)
+        stay = ordered[:places]
+        if self.baseline in ordered and self.baseline not in stay:
+            stay[-1] = self.baseline
+        for row in ordered:
+            if row not in stay:
+                row.leave("eliminated", f"after heat {heat}")
+        self.running = stay
+
+    def _cost(self, row: Row) -> float:
+        assert row.figures
+        # watts need longer than a heat to be read: until the final, the faster is taken for the more frugal
+        return row.figures.cost("latency" if self.objective == "energy" else self.objective)
+
+    def final(self) -> None:
+        """All at once and turn by turn in random order, so that whatever drifts meets all alike."""
+        with ExitStack() as stack:
+            racing: list[tuple[Row, Entrant]] = []
+            for row in self.running:
+                self.say(f"final: loading {row.choice.name}")
+                entrant = stack.enter_context(entered(self.bundle, row.choice, "turns", self.pictures, self.scenario))
+                if self._unless_failed(row, partial(self._begin, row, entrant)):
+                    racing.append((row, entrant))
+            watch = stack.enter_context(sensors.Sensors(sensors.here([entrant.pid for _, entrant in racing])))
+            try:
+                self._turns(racing)
+            finally:
+                self._close(racing, watch)
+
+    def _turns(self, racing: Sequence[tuple[Row, Entrant]]) -> None:
+        chance = random.Random(0)  # noqa: S311 - an order, no secret
+        for turn in range(TURNS):
+            self.say(f"final: turn {turn + 1} of {TURNS}")
+            for row, entrant in chance.sample(racing, len(racing)):
+                if not row.state:
+                    self._unless_failed(row, partial(entrant.turn, self.seconds / TURNS))
+
+    def _unless_failed(self, row: Row, work: Callable[[], object]) -> bool:
+        try:
+            work()
+        except Failed as failure:
+            row.leave("failed", str(failure))
+            return False
+        return True
+
+    def _close(self, racing: Sequence[tuple[Row, Entrant]], watch: sensors.Sensors) -> None:
+        turned = [(row, entrant) for row, entrant in racing if not row.state and entrant.turns]
+        for row, entrant in turned:
+            row.figures, row.round, row.turns_ms = figures(entrant, watch), "final", entrant.medians()
+            if row.figures is None:
+                row.leave("failed", "not one call was done in its turns")
+            else:
+                row.state = DONE
+                self.finalists.append(row)
+        if turned:
+            ends = [(entrant.turns[0].samples.origin, entrant.turns[-1].samples.until) for _, entrant in turned]
+            window = watch.between(min(start for start, _ in ends), max(end for _, end in ends))
+            self.doubts = self._doubts(window)
+
+    def _doubts(self, window: sensors.Window) -> list[str]:
+        """What speaks against the final's numbers, judged by the finalist with the fewest samples."""
+        known = [row.figures.samples for row in self.finalists if row.figures]
+        fewest = min(known, key=lambda samples: len(samples.latency_ms), default=None)
+        device = self.finalists[0].device if known else "cpu"
+        return judge(self.scenario, fewest, window, device).reasons if fewest else []

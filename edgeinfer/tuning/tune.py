@@ -1,0 +1,137 @@
+"""`tune`: every candidate held to the accuracy budget, then raced; the winner kept as the bundle's plan."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable
+
+from edgeinfer import datasets, plans
+from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
+from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
+from edgeinfer.profiling import sensors
+from edgeinfer.tuning import candidates
+from edgeinfer.tuning.budget import Budget
+from edgeinfer.tuning.outcome import Outcome, Row
+from edgeinfer.tuning.race import OBJECTIVES, Race
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeinfer.datasets import Dataset
+    from edgeinfer.plans import Choice
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Asked:
+    """What is to be found: `budget` in points of mAP or top-1, or in percent of agreement without labels."""
+
+    objective: str = "latency"
+    budget: float = 1.0
+    seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise UsageError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
+        for name in ("budget", "seconds"):
+            value = getattr(self, name)
+            if not (0 < value < float("inf") or (name == "budget" and value == 0)):
+                raise UsageError(f"{name} {value} is not above 0")
+
+
+def tune(
+    bundle: str | Path | Bundle,
+    *,
+    images: str | Path | None = None,
+    objective: str = "latency",
+    budget: float = 1.0,
+    seconds: float = 10.0,
+    say: Say = lambda _: None,
+) -> Outcome:
+    """Find the best way to run a bundle here, and keep it as its plan.
+
+    `images`: a folder of pictures or a data set, else the bundle's golden pictures; with labels, `budget` is
+    points of mAP or top-1 that may be lost, without, percent of what the float32 reference finds. Each finalist
+    is measured for `seconds`. Ctrl-C gives what there is, marked partial, and keeps no plan. Raises what `load`
+    raises, DatasetError, UsageError; candidates that fail are in the outcome.
+    """
+    asked = Asked(objective, budget, seconds)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    baseline, reference = candidates.default(opened), candidates.reference(opened)
+    dataset = _pictures(opened, images)
+    if objective == "energy" and not _has_power():
+        raise BackendUnavailable(
+            "no sensor of power can be read here", hint="edgeinfer profile says which, and why; or --objective latency"
+        )
+    outcome = Outcome(opened, objective, budget, str(dataset.path), reference.name)
+    try:
+        _compete(outcome, dataset, asked=asked, baseline=baseline, reference=reference, say=say)
+    except KeyboardInterrupt:
+        outcome.partial = True
+    if outcome.finalists and not outcome.partial:
+        outcome.choose()
+        _keep(outcome)
+    return outcome
+
+
+def _compete(
+    outcome: Outcome, dataset: Dataset, *, asked: Asked, baseline: Choice, reference: Choice, say: Say
+) -> None:
+    """Accuracy first, then the race; the outcome has all that was found, also when it ends early."""
+    say(f"accuracy: the reference, {reference.name}")
+    budget = Budget(outcome.bundle, dataset, asked.budget, reference)
+    running = []
+    for kind in candidates.kinds(outcome.bundle):
+        say(f"accuracy: {kind.name}")
+        held = budget.held(kind)
+        if held.state:
+            outcome.rows.append(held)
+            continue
+        most = outcome.bundle.spec.batch.max
+        choices = candidates.variants(kind, most, batches=asked.objective == "throughput")
+        running += [Row(choice, accuracy=held.accuracy) for choice in choices]
+    outcome.rows += running
+    outcome.baseline = next((row for row in outcome.rows if row.choice == baseline), None)
+    pictures = [sample.path for sample in dataset.samples]
+    race = Race(outcome.bundle, pictures, asked.objective, asked.seconds, running, outcome.baseline, say)
+    try:
+        race.heats()
+        race.final()
+    finally:
+        outcome.finalists, outcome.doubts = race.finalists, race.doubts
+
+
+def _keep(outcome: Outcome) -> None:
+    """The winner as the bundle's plan."""
+    assert outcome.winner
+    outcome.plan = plans.Plan(
+        outcome.winner.choice,
+        dt.datetime.now(dt.timezone.utc).date().isoformat(),
+        outcome.objective,
+        outcome.budget,
+        bundle=sha256_of(outcome.bundle.path / SPEC_FILE),
+        here=plans.fingerprint(),
+    )
+    try:
+        outcome.plan_file = plans.write(outcome.plan, outcome.bundle)
+    except (OSError, EdgeInferError) as error:
+        outcome.unkept = str(error)
+
+
+def _pictures(bundle: Bundle, images: str | Path | None) -> Dataset:
+    if images is not None:
+        return datasets.read(images, bundle.spec)
+    golden = [bundle.file(sample.image) for sample in bundle.spec.golden]
+    if not golden:
+        raise UsageError(
+            f"{bundle.path} has no golden pictures to measure accuracy on", hint="give some: --images FOLDER"
+        )
+    return datasets.unlabelled(bundle.path, golden, bundle.spec.labels)
+
+
+def _has_power() -> bool:
+    with sensors.Sensors(sensors.here()) as watch:
+        pass
+    return any(name.endswith("power_w") for reading in watch.readings for name in reading.fields)

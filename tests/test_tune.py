@@ -1,0 +1,304 @@
+"""Tuning: every candidate held to the budget, in a process of its own; what fails is told; the winner is kept."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import signal
+
+import cv2
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgeinfer import cli, load, modeljson, plans
+from edgeinfer.accuracy import Comparison
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import BundleError, UsageError
+from edgeinfer.plans import Choice
+from edgeinfer.profiling.samples import Samples
+from edgeinfer.spec import Artifact, Batch
+from edgeinfer.tuning import candidates, entrants
+from edgeinfer.tuning.budget import over_budget
+from edgeinfer.tuning.entrants import Entrant, Failed
+from edgeinfer.tuning.figures import Figures
+from edgeinfer.tuning.outcome import Outcome, Row
+from edgeinfer.tuning.tune import tune
+from helpers import bundles
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def add(folder, precision, content):
+    """Put another ONNX file into a bundle."""
+    spec = modeljson.read(folder / "model.json")
+    file = f"model.{precision}.onnx"
+    (folder / file).write_bytes(content)
+    made = Artifact(file, "onnx", precision, hashlib.sha256(content).hexdigest())
+    modeljson.write(dataclasses.replace(spec, artifacts=(*spec.artifacts, made)), folder / "model.json")
+
+
+def shifted(folder):
+    """The detector's graph with its box elsewhere: fast, and wrong."""
+    model = onnx.load(folder / "model.fp32.onnx")
+    (middle,) = [one for one in model.graph.initializer if one.name == "middle"]
+    middle.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(middle) * 0.3, "middle"))
+    return model.SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A detector with a wrong int8 file and a broken fp16 one, tuned as on one core: (folder, state, JSON)."""
+    folder = bundles.detect_bundle(tmp_path_factory.mktemp("tuned") / "detector")
+    add(folder, "int8", shifted(folder))
+    add(folder, "fp16", b"no model at all")
+    state, report = folder.parent / "state", folder.parent / "tuned.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(state))
+        patch.setattr("edgeinfer.machine.cores", lambda: 1)
+        assert cli.main(["tune", str(folder), "--seconds", "1", "--json", str(report)]) == 0
+    return folder, state, json.loads(report.read_text())
+
+
+def of(report, backend, artifact):
+    return [
+        one
+        for one in report["candidates"]
+        if (one["choice"]["backend"], one["choice"]["artifact"]) == (backend, f"model.{artifact}.onnx")
+    ]
+
+
+@pytest.mark.parametrize("backend", ["ort", "ov"])
+def test_an_artifact_that_finds_something_else_is_over_budget_and_never_raced(tuned, backend):
+    (row,) = of(tuned[2], backend, "int8")
+
+    assert (row["state"], row["accuracy"]["agreement"]) == ("over budget", 0)
+    assert row["reason"] == "100.0 % of the results differ"
+    assert "p50_ms" not in row
+
+
+@pytest.mark.parametrize("backend", ["ort", "ov"])
+def test_a_candidate_that_fails_is_told_and_the_rest_goes_on(tuned, backend):
+    (row,) = of(tuned[2], backend, "fp16")
+
+    assert row["state"] == "failed"
+    assert "model.fp16.onnx" in row["reason"]
+
+
+def test_every_float32_candidate_was_measured_or_left_with_a_reason(tuned):
+    rows = [row for backend in ("ort", "ov") for row in of(tuned[2], backend, "fp32")]
+
+    assert {row["choice"]["threads"] for row in rows} == {0, 1}
+    assert {tuple(row["choice"]["settings"].items()) for row in rows} >= {(), (("spinning", "off"),)}
+    for row in rows:
+        assert row["accuracy"]["agreement"] == 1
+        assert row["p50_ms"] > 0
+        assert row["memory_mb"] > 10
+        assert row["measured_in"]
+
+
+def test_finalists_and_the_way_without_a_plan_come_to_the_end(tuned):
+    finalists = [row for row in tuned[2]["candidates"] if row["state"] == "finalist"]
+
+    assert len(finalists) == 4
+    assert tuned[2]["baseline"] == "ort model.fp32.onnx"
+    assert tuned[2]["baseline"] in {row["name"] for row in finalists}
+    assert any(row["pareto"] for row in finalists)
+    assert tuned[2]["winner"] in {row["name"] for row in finalists}
+
+
+def test_the_winner_is_kept_and_holds(tuned, monkeypatch):
+    folder, state, report = tuned
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    monkeypatch.setattr("edgeinfer.machine.cores", lambda: 1)
+    bundle = Bundle.open(folder)
+    plan = plans.read(bundle)
+
+    assert plan.choice.name == report["winner"]
+    assert plans.fault(plan, bundle) == ""
+    with load(folder) as model:
+        assert report["winner"] in model.plan
+
+
+def test_energy_without_a_sensor_of_power_is_refused_before_anything_runs(detector, monkeypatch, capsys):
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda *_: [])
+    assert cli.main(["tune", str(detector), "--objective", "energy"]) == 1
+    assert capsys.readouterr().err.startswith("error: no sensor of power can be read here\nhint: ")
+
+
+def test_without_pictures_that_prove_something_nothing_is_tuned(detector, tmp_path):
+    black = tmp_path / "black"
+    black.mkdir()
+    cv2.imwrite(str(black / "a.png"), bundles.picture() * 0)
+
+    with pytest.raises(UsageError, match="finds nothing in 1 pictures"):
+        tune(detector, images=black)
+    assert plans.read(Bundle.open(detector)) is None
+
+
+def test_a_bundle_without_golden_pictures_asks_for_images(detector):
+    spec = dataclasses.replace(modeljson.read(detector / "model.json"), golden=())
+    modeljson.write(spec, detector / "model.json")
+    shutil.rmtree(detector / "golden")
+
+    with pytest.raises(UsageError, match="has no golden pictures"):
+        tune(detector)
+
+
+def test_a_bundle_without_float32_has_nothing_to_be_held_against(detector):
+    spec = modeljson.read(detector / "model.json")
+    artifacts = tuple(dataclasses.replace(one, precision="int8") for one in spec.artifacts)
+    modeljson.write(dataclasses.replace(spec, artifacts=artifacts), detector / "model.json")
+
+    with pytest.raises(BundleError, match="holds no float32 ONNX file"):
+        tune(detector)
+
+
+@pytest.mark.parametrize(
+    "words", [["--budget", "-1"], ["--budget", "nan"], ["--seconds", "0"], ["--objective", "beauty"]], ids=str
+)
+def test_numbers_that_cannot_be_meant_are_wrong_usage(detector, words, capsys):
+    assert cli.main(["tune", str(detector), *words]) == 2
+
+
+@pytest.mark.parametrize("presses_before", [0, 3, 12], ids=["accuracy", "heats", "final"])
+def test_ctrl_c_keeps_no_plan_and_tells_what_there_is(detector, monkeypatch, capsys, presses_before):
+    """Pressed when so many words have been heard from children."""
+    heard, hear = [], Entrant._heard
+
+    def press(self, seconds):
+        heard.append(self)
+        if len(heard) > presses_before:
+            os.kill(os.getpid(), signal.SIGINT)
+        return hear(self, seconds)
+
+    monkeypatch.setattr("edgeinfer.ladder.ORDER", ("ort",))
+    monkeypatch.setattr(candidates, "variants", lambda kind, *_, **__: [dataclasses.replace(kind, threads=1), kind])
+    monkeypatch.setattr(Entrant, "_heard", press)
+    assert cli.main(["tune", str(detector), "--seconds", "1"]) == 130
+    assert "interrupted: partial, and no plan is kept" in capsys.readouterr().out
+    assert plans.read(Bundle.open(detector)) is None
+    assert all(entrant._process.poll() is not None for entrant in heard)
+
+
+@pytest.fixture
+def entrant(detector):
+    made = Entrant(
+        Bundle.open(detector), Choice("ort", "model.fp32.onnx"), "turns", pictures=[], scenario="single-stream"
+    )
+    yield made
+    made.close()
+
+
+def test_a_process_that_crashes_is_a_failure_with_the_signals_name(entrant):
+    entrant.wait_ready()
+    os.kill(entrant.pid, signal.SIGSEGV)
+
+    with pytest.raises(Failed, match="crashed: SIGSEGV"):
+        entrant.turn(0.1)
+
+
+def test_a_process_that_hangs_is_a_failure_and_is_ended(entrant, monkeypatch):
+    entrant.wait_ready()
+    monkeypatch.setattr(entrants, "SILENCE_S", 0.3)
+    os.kill(entrant.pid, signal.SIGSTOP)
+
+    with pytest.raises(Failed, match="hung: not a word in 0 s"):
+        entrant.turn(0.1)
+    entrant.close()
+    assert entrant._process.returncode == -signal.SIGKILL
+
+
+def test_threads_batches_and_settings_are_all_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeinfer.machine.cores", lambda: 6)
+    kind = Choice("ort", "model.fp32.onnx")
+    tried = list(candidates.variants(kind, 4, batches=True))
+
+    assert {choice.threads for choice in tried} == {0, 1, 2, 4, 6}
+    assert {choice.batch for choice in tried} == {0, 1, 2}
+    assert {choice.name for choice in tried} >= {"ort model.fp32.onnx", "ort model.fp32.onnx, spinning off, batch 2"}
+    assert len(set(map(str, tried))) == len(tried) == 7 * 3
+
+
+def test_throughput_is_measured_in_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeinfer.ladder.ORDER", ("ort",))
+    monkeypatch.setattr(candidates, "variants", lambda kind, most, **_: [kind, dataclasses.replace(kind, batch=1)])
+    folder = bundles.classify_bundle(tmp_path / "many", Batch(1, 4))
+    outcome = tune(folder, objective="throughput", seconds=0.5)
+
+    assert {row.choice.batch for row in outcome.finalists} == {0, 1}
+    assert plans.read(Bundle.open(folder)).objective == "throughput"
+
+
+def test_a_plan_that_cannot_be_kept_costs_no_number(detector, monkeypatch, capsys):
+    monkeypatch.setattr("edgeinfer.ladder.ORDER", ("ort",))
+    monkeypatch.setattr(candidates, "variants", lambda kind, *_, **__: [kind])
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    assert cli.main(["tune", str(detector), "--seconds", "0.5"]) == 1
+    out, err = capsys.readouterr()
+    assert "best for latency: ort model.fp32.onnx" in out
+    assert err.startswith("error: the plan could not be kept: ")
+
+
+@pytest.mark.parametrize(
+    ("agreement", "difference", "budget", "words"),
+    [
+        (0.99, None, 1.0, ""),
+        (0.97, None, 1.0, "3.0 % of the results differ"),
+        (0.5, -0.9, 1.0, ""),
+        (0.5, 3.0, 0.0, ""),
+        (1.0, -1.2, 1.0, "loses 1.20 points"),
+    ],
+)
+def test_the_budget_is_of_points_with_labels_and_of_agreement_without(agreement, difference, budget, words):
+    assert over_budget(Comparison(10, 10, agreement, difference), budget) == words
+
+
+def finished(*spans, objective="latency"):
+    """An outcome whose finalists took these milliseconds in each of ten turns; the first is the baseline."""
+    outcome = Outcome(None, objective, 1.0, "pictures")
+    for place, span in enumerate(spans):
+        turns = [span * (1 + 0.01 * (turn % 3)) for turn in range(10)]
+        known = Figures(Samples(0.0), span, None, 1e3 / span, 100.0 - place)
+        accuracy = Comparison(1, 1, 1.0)
+        row = Row(Choice("ort", f"{place}"), "finalist", figures=known, turns_ms=turns, accuracy=accuracy)
+        outcome.finalists.append(row)
+    outcome.rows, outcome.baseline = list(outcome.finalists), outcome.finalists[0]
+    return outcome
+
+
+def test_the_fastest_wins_where_it_is_shown_to_be_faster():
+    outcome = finished(20, 10, 15)
+    outcome.choose()
+
+    assert outcome.winner.choice.artifact == "1"
+    assert outcome.difference.shown
+
+
+def test_what_is_not_shown_to_be_faster_does_not_replace_the_usual_way():
+    outcome = finished(20, 19.99)
+    outcome.finalists[1].turns_ms = [19.99 * (0.9 if turn % 2 else 1.1) for turn in range(10)]
+    outcome.choose()
+
+    assert outcome.winner is outcome.baseline
+    assert "nothing is shown to be better" in outcome.table()
+
+
+def test_the_least_memory_wins_where_memory_is_the_objective():
+    outcome = finished(10, 20, 30, objective="memory")
+    outcome.choose()
+
+    assert outcome.winner.choice.artifact == "2"
+
+
+def test_the_front_holds_only_what_nothing_beats_in_everything():
+    outcome = finished(10, 20)
+    assert len(outcome.pareto()) == 2
+
+    slow = outcome.finalists[1]
+    slow.figures = dataclasses.replace(slow.figures, memory_mb=200.0)
+    assert outcome.pareto() == [outcome.finalists[0]]
