@@ -66,7 +66,8 @@ def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, contexts: int) -> li
     device_class = devices.load(engine_class.device)
     artifact = choice.artifact_in(bundle)
     path = bundle.artifact_file(artifact) if artifact else bundle.path
-    first = partial(engine_class, path, spec, threads=choice.threads, **choice.settings)
+    settings: dict[str, Any] = {"threads": choice.threads, **choice.settings}
+    first = partial(engine_class, path, spec, **settings)
     lanes: list[Lane] = []
     try:
         for _ in range(contexts):
