@@ -77,6 +77,10 @@ class Cascade:
         return self.detector.backend
 
     @property
+    def plan(self) -> str:
+        return self.detector.plan
+
+    @property
     def artifact(self) -> str:
         return f"{self.detector.artifact}, then {self.classifier.backend} {self.classifier.artifact}"
 

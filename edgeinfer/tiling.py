@@ -108,6 +108,10 @@ class Tiled:
         return self.model.backend
 
     @property
+    def plan(self) -> str:
+        return self.model.plan
+
+    @property
     def artifact(self) -> str:
         return self.model.artifact
 

@@ -135,7 +135,8 @@ def test_a_cold_start_is_a_process_and_its_steps_are_the_whole(detector, capsys,
 def test_a_process_that_cannot_load_the_model_is_one_error(detector):
     (detector / "model.fp32.onnx").write_bytes(b"damaged")
     with pytest.raises(EngineError, match=r"in a new process: .*sha256"):
-        cold.issue(1.0, {"bundle": str(detector), "backend": "ort", "precision": "auto", "threads": 0, "source": []})
+        asked = {"backend": "ort", "precision": "auto", "threads": 0, "plan": True, "source": []}
+        cold.issue(1.0, {**asked, "bundle": str(detector)})
 
 
 def test_a_process_that_dies_is_one_error(detector, monkeypatch):
