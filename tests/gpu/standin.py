@@ -72,6 +72,10 @@ class Controls:
         """Every call from now on gives `status`; 0 heals."""
         self.library.standin_lose(status)
 
+    def forget(self) -> None:
+        """Take what is alive, and was left on purpose, for nothing."""
+        self.library.standin_forget()
+
     def be_integrated(self, yes: bool) -> None:
         """A GPU that shares the host's memory, or one that does not."""
         self.library.standin_be_integrated(int(yes))

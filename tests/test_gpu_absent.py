@@ -1,0 +1,78 @@
+"""Machines on which the GPU cannot be used: what is missing is named, with the remedy."""
+
+import builtins
+import subprocess
+import sys
+import types
+
+import pytest
+
+from edgeinfer import machine
+from edgeinfer.devices import _driver, gpu
+from edgeinfer.errors import BackendUnavailable
+from helpers import specs
+
+
+@pytest.fixture(autouse=True)
+def _forgotten():
+    """The driver's library is looked for again."""
+    _driver.library.cache_clear()
+    yield
+    _driver.library.cache_clear()
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A function of functions: cuda-bindings that have those only."""
+
+    def install(**functions):
+        module = types.SimpleNamespace(**functions)
+        monkeypatch.setattr(_driver, "library", lambda: module)
+
+    return install
+
+
+def refuse(message):
+    def function(*_):
+        raise RuntimeError(message)
+
+    return function
+
+
+def test_a_machine_without_a_driver(monkeypatch):
+    pytest.importorskip("cuda.bindings.driver")
+    if machine.has_gpu():
+        pytest.skip("this machine has a driver")
+    with pytest.raises(BackendUnavailable, match="this machine has no NVIDIA driver") as caught:
+        gpu.Device(specs.detector())
+
+    assert "install or update the driver" in caught.value.hint
+
+
+def test_a_machine_without_cuda_bindings(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("cuda"):
+            raise ModuleNotFoundError("No module named 'cuda'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(BackendUnavailable, match="cuda-bindings cannot be imported: No module named 'cuda'") as caught:
+        gpu.Device(specs.detector())
+
+    assert "edgeinfer[gpu]" in caught.value.hint
+
+
+def test_a_driver_too_old_for_a_function(driver):
+    driver(cuInit=lambda _: (0,), cuDeviceGet=refuse("function cuDeviceGet is not found"))
+    with pytest.raises(BackendUnavailable, match="an NVIDIA driver without cuDeviceGet: function") as caught:
+        gpu.Device(specs.detector())
+
+    assert "update the driver" in caught.value.hint
+
+
+def test_the_gpu_device_needs_no_opencv():
+    code = "import sys; sys.modules['cv2'] = None; import edgeinfer.devices.gpu, edgeinfer.pipeline, edgeinfer.loading"
+
+    subprocess.run([sys.executable, "-c", code], check=True)
