@@ -123,7 +123,7 @@ def ultralytics_on(bundle, image):
 def overhead(bundle, image, rounds, *, peer=False):
     """Medians of the bare engine and of image -> result, by stage, in milliseconds."""
     stages = []
-    with load(bundle) as model:
+    with load(bundle, "ort") as model:
 
         def ours():
             model(image)
@@ -153,7 +153,7 @@ COLD = """
 import sys, time
 start = time.perf_counter()
 import cv2, edgeinfer
-model = edgeinfer.load(sys.argv[1])
+model = edgeinfer.load(sys.argv[1], "ort")
 model(cv2.imread(sys.argv[2]))
 print(time.perf_counter() - start)
 """

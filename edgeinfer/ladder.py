@@ -1,11 +1,18 @@
-"""The ladder: which backend and artifact run here, best first, and a plain reason for each rung refused."""
+"""The ladder: which backend and artifact run here, best first, and a plain reason for each rung refused.
+
+Engines that fit this GPU exactly come first, then those that merely run on it, then ONNX Runtime on the GPU, then the
+CPU, which is taken unasked only where there is no GPU. A refusal's `code` is one of: no-gpu, no-library, no-file,
+precision (another was asked for), backend (its own reason), cpu-unasked, quarantined, no-device, cannot-open, and
+those of `keys`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgeinfer import backends, machine
+from edgeinfer import backends, devices, keys, machine, verdicts
 from edgeinfer.errors import BackendUnavailable, UsageError
+from edgeinfer.keys import FITS, Refusal
 from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
@@ -15,61 +22,133 @@ if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle
     from edgeinfer.spec import Artifact
 
-# not imported where there is no GPU
-ON_GPU = ("trt", "rtx", "ort_gpu")
+# backends of compiled engines, and all that need a GPU: not imported where there is none
+COMPILED = ("trt", "rtx")
+ON_GPU = (*COMPILED, "ort_gpu", "ort_trt")
 # vendor engines first, then the CPU reference. OpenVINO starts more slowly and is faster on some CPUs and models only:
-# it runs when it is asked for, or when `edgeinfer tune` found it better; `null` only when it is asked for by name
+# it runs when it is asked for, or when `edgeinfer tune` found it better; `null` and `ort_trt` only when asked for
 ORDER = ("trt", "rtx", "ort_gpu", "ort", "ov")
 
 
 class Rung(NamedTuple):
-    """One way to run a bundle; `reason` is empty when it can be tried."""
+    """One way to run a bundle; `reason` is empty when it can be tried, `caveat` when nothing is better."""
 
     backend: str
     artifact: Artifact | None
     reason: str
+    caveat: str = ""
 
     @property
     def name(self) -> str:
         return f"{self.backend} {self.artifact.file}" if self.artifact else self.backend
 
+    @property
+    def code(self) -> str:
+        """The reason in one word, for programs."""
+        return getattr(self.reason, "code", "")
 
-def rungs(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> list[Rung]:
+    @property
+    def exact(self) -> bool:
+        """Whether this is an engine made for this very GPU, that can be tried."""
+        return self.backend in COMPILED and not self.reason and not self.caveat
+
+
+def rungs(bundle: Bundle, backend: str = "auto", precision: str = "auto", *, quarantine: bool = True) -> list[Rung]:
     """Every rung in the order it would be tried; the first without a reason is the one that runs."""
-    return list(climb(bundle, backend, precision))
+    return list(climb(bundle, backend, precision, quarantine=quarantine))
 
 
-def climb(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Iterator[Rung]:
-    """As `rungs`, one after the other: libraries of backends below the one that runs are never imported."""
+def climb(bundle: Bundle, backend: str = "auto", precision: str = "auto", *, quarantine: bool = True) -> Iterator[Rung]:
+    """As `rungs`, one after the other: libraries of backends below the one that runs are never imported.
+
+    Without `quarantine`, engines that failed their self-test are no longer refused for it.
+    """
     if precision != "auto" and precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not one of auto, {', '.join(PRECISIONS)}")
     present = backends.names()
     if backend != "auto" and backend not in present:
         raise UsageError(f"backend {backend!r} is not one of auto, {', '.join(present)}")
     wanted = [backend] if backend != "auto" else [name for name in ORDER if name in present]
+    look = _Look(bundle, precision, quarantine, unasked=backend == "auto")
+    compiled = [rung for name in wanted if name in COMPILED for rung in look.at(name)]
+    yield from sorted(compiled, key=lambda rung: bool(rung.caveat))
     for name in wanted:
-        yield from _backend_rungs(bundle, name, precision)
+        if name not in COMPILED:
+            yield from look.at(name)
 
 
-def _backend_rungs(bundle: Bundle, name: str, precision: str) -> Iterator[Rung]:
-    if name in ON_GPU and not machine.has_gpu():
-        yield Rung(name, None, "this machine has no NVIDIA GPU")
-        return
-    try:
-        engine = backends.load(name)
-    except BackendUnavailable as missing:
-        yield Rung(name, None, str(missing))
-        return
-    if not engine.formats:
-        yield Rung(name, None, "")
-        return
-    artifacts = _in_preference(bundle, engine)
-    if not artifacts:
-        yield Rung(name, None, f"the bundle holds no {' or '.join(engine.formats)} file")
-    for artifact in artifacts:
-        asked = precision in ("auto", artifact.precision)
-        reason = engine.refuses(artifact) if asked else f"{precision} was asked for, this is {artifact.precision}"
-        yield Rung(name, artifact, reason)
+class _Look(NamedTuple):
+    """One look at a bundle from this machine."""
+
+    bundle: Bundle
+    precision: str
+    quarantine: bool
+    unasked: bool  # nobody named a backend
+
+    def at(self, name: str) -> Iterator[Rung]:
+        """The rungs of one backend."""
+        if name in ON_GPU and not machine.has_gpu():
+            yield Rung(name, None, Refusal("no-gpu", "this machine has no NVIDIA GPU"))
+            return
+        try:
+            engine = backends.load(name)
+        except BackendUnavailable as missing:
+            yield Rung(name, None, Refusal("no-library", str(missing), hint=missing.hint))
+            return
+        if not engine.formats:
+            yield Rung(name, None, FITS)
+            return
+        artifacts = _in_preference(self.bundle, engine)
+        if not artifacts:
+            yield Rung(name, None, Refusal("no-file", f"the bundle holds no {' or '.join(engine.formats)} file"))
+        for artifact in artifacts:
+            reason = self.reason(engine, artifact)
+            yield Rung(name, artifact, reason, FITS if reason else _caveat(name, engine, artifact))
+
+    def reason(self, engine: type[Engine], artifact: Artifact) -> str:
+        if self.precision not in ("auto", artifact.precision):
+            text = f"{self.precision} was asked for, this is {artifact.precision}"
+            return Refusal("precision", text, asked=self.precision)
+        if engine.device == "cpu" and self.unasked and machine.has_gpu():
+            text = f"this machine has a GPU; the CPU is used when asked for: --backend {_name(engine)}"
+            return Refusal("cpu-unasked", text)
+        own = engine.refuses(artifact)
+        if own:
+            return own if isinstance(own, Refusal) else Refusal("backend", own)
+        return FITS if engine.device == "cpu" else self.reason_on_gpu(engine, artifact)
+
+    def reason_on_gpu(self, engine: type[Engine], artifact: Artifact) -> str:
+        library = _library(engine)
+        try:
+            gpu = machine.gpu()
+            devices.load(engine.device)
+        except BackendUnavailable as missing:
+            return Refusal("no-device", str(missing), hint=missing.hint)
+        if artifact.format != "onnx":
+            refusal = keys.refusal(artifact, self.bundle.spec, keys.Here(library, machine.system(), gpu, machine.l4t()))
+            if refusal:
+                return refusal
+        verdict = verdicts.read(artifact, library) if self.quarantine else None
+        if verdict and not verdict.passed:
+            again = f"edgeinfer verify {self.bundle.path} tries it again"
+            text = f"failed its self-test here on {verdict.when}: {verdict.detail}; {again}"
+            return Refusal("quarantined", text, when=verdict.when, detail=verdict.detail)
+        return FITS
+
+
+def _caveat(name: str, engine: type[Engine], artifact: Artifact) -> str:
+    if name not in COMPILED:
+        return FITS
+    return keys.caveat(artifact, keys.Here(_library(engine), machine.system(), machine.gpu(), machine.l4t()))
+
+
+def _library(engine: type[Engine]) -> str:
+    """The vendor's module and release, which every backend on the GPU names."""
+    return engine.library
+
+
+def _name(engine: type[Engine]) -> str:
+    return engine.__module__.rpartition(".")[2]
 
 
 def _in_preference(bundle: Bundle, engine: type[Engine]) -> list[Artifact]:

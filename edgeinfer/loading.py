@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeinfer import backends, devices, ladder, plans
+from edgeinfer import backends, devices, ladder, plans, verdicts
 from edgeinfer.bundle import Bundle
-from edgeinfer.errors import BackendUnavailable, EdgeInferError, SpecError, UsageError
+from edgeinfer.errors import BackendUnavailable, BundleError, DeviceError, EngineError, SpecError, UsageError
+from edgeinfer.keys import Refusal
+from edgeinfer.ladder import Rung
 from edgeinfer.pipeline import Lane, Pipeline
 from edgeinfer.plans import Choice
 from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from edgeinfer.backends import Engine
     from edgeinfer.devices import Device
+    from edgeinfer.golden import GoldenReport
     from edgeinfer.spec import ModelSpec
+
+LOG = logging.getLogger(__name__)
+BUILDS = ("never", "background")
+
+
+class Manner(NamedTuple):
+    """How a choice is opened."""
+
+    threads: int = 0
+    contexts: int = 1
+    self_test: bool = True
 
 
 def load(
@@ -35,30 +50,139 @@ def load(
     threads: int = 0,
     contexts: int = 1,
     plan: bool | Choice = True,
+    self_test: bool = True,
+    build: str = "never",
 ) -> Pipeline:
     """Open a bundle, ready to run: `model(image)`.
 
     `backend` and `precision` narrow the choice; where neither is given, what `edgeinfer tune` found best on this
     machine runs, unless `plan` is False; a `plans.Choice` there is run as it stands. `conf`, `iou`, `limit`
     (detectors) and `top` (classifiers) replace the bundle's own numbers; `threads` 0 leaves the count to the
-    backend; `contexts` is how many calls may run at the same time. Raises BundleError, SpecError,
-    BackendUnavailable, EngineError, UsageError.
+    backend; `contexts` is how many calls may run at the same time. On a GPU an engine must first find the bundle's
+    golden samples, once on each machine, unless `self_test` is False. `build` "background": where no engine fits this
+    GPU exactly, one is built while another serves, and takes over when it is ready and tested. An engine that had to
+    be passed by is logged as a warning. Raises BundleError, SpecError, BackendUnavailable, EngineError, DeviceError,
+    UsageError.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if contexts < 1:
         raise UsageError(f"contexts {contexts} is below 1")
+    if build not in BUILDS:
+        raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")
     spec = _with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)
-    choice, planned = choose(opened, backend, precision, plan)
-    lanes = _lanes(opened, spec, dataclasses.replace(choice, threads=threads or choice.threads), contexts)
-    return Pipeline(spec, lanes, backend=choice.backend, artifact=choice.artifact, batch=choice.batch, plan=planned)
+    manner = Manner(threads, contexts, self_test)
+    pipeline = _first_that_runs(opened, spec, backend, precision, plan, manner)
+    if build == "background":
+        from edgeinfer import building
+
+        pipeline.upgrade = building.start(opened, pipeline, precision, partial(_exact, spec, manner))
+    return pipeline
 
 
 def choose(bundle: Bundle, backend: str, precision: str, plan: bool | Choice) -> tuple[Choice, str]:
-    """What `load` would run, and the plan that says so in words, if one does; its library is imported on the way."""
+    """What `load` would try first, and the plan that says so in words, if one does; imports its library on the way."""
+    refused: list[Rung] = []
+    for found in _candidates(bundle, backend, precision, plan, refused):
+        return found
+    raise _nothing_runs(bundle, refused)
+
+
+def _candidates(
+    bundle: Bundle, backend: str, precision: str, plan: bool | Choice, refused: list[Rung], *, quarantine: bool = True
+) -> Iterator[tuple[Choice, str]]:
+    """What can be tried, best first, and the words of the plan that says so; `refused` takes the ladder's other rungs."""
     if isinstance(plan, Choice):
-        return plan, ""
+        yield plan, ""
+        return
     found = plans.current(bundle) if plan and (backend, precision) == ("auto", "auto") else None
-    return (found.choice, found.words()) if found else (Choice.of(_choose(bundle, backend, precision)), "")
+    if found:
+        yield found.choice, found.words()
+    for rung in ladder.climb(bundle, backend, precision, quarantine=quarantine):
+        if rung.reason:
+            refused.append(rung)
+        else:
+            yield Choice.of(rung), ""
+
+
+def _first_that_runs(
+    bundle: Bundle, spec: ModelSpec, backend: str, precision: str, plan: bool | Choice, manner: Manner
+) -> Pipeline:
+    """An engine that cannot be opened, or finds the wrong things, gives way to the next, unless it was asked for."""
+    refused: list[Rung] = []
+    asked = backend != "auto" or isinstance(plan, Choice)
+    candidates = _candidates(bundle, backend, precision, plan, refused, quarantine=manner.self_test)
+    for choice, words in candidates:
+        try:
+            return open_choice(bundle, spec, choice, manner, plan=words)
+        except (EngineError, DeviceError, BundleError) as error:
+            # a compiled engine is a copy of what the bundle's ONNX holds: without it there is another way
+            if asked or choice.backend not in ladder.COMPILED:
+                raise
+            LOG.warning("%s is passed by: %s", choice.name, error)
+            reason = Refusal("cannot-open", str(error), hint=error.hint)
+            refused.append(Rung(choice.backend, choice.artifact_in(bundle), reason))
+    raise _nothing_runs(bundle, refused)
+
+
+def _nothing_runs(bundle: Bundle, refused: list[Rung]) -> BackendUnavailable:
+    reasons = "; ".join(f"{rung.name}: {rung.reason}" for rung in refused)
+    hint = f"edgeinfer info {bundle.path} lists what would run, and why not"
+    if any(rung.code == "cpu-unasked" for rung in refused):
+        hint = "--backend ort runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
+    return BackendUnavailable(f"nothing here runs {bundle.path}: {reasons}", hint=hint)
+
+
+def open_choice(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner, plan: str = "") -> Pipeline:
+    """What this choice names, opened; on a GPU only after its golden samples were found, which is asked once a machine.
+
+    `spec` is the bundle's, perhaps with other thresholds. Raises BundleError, EngineError, DeviceError.
+    """
+    if manner.self_test:
+        _test_once(bundle, choice)
+    lanes = _lanes(bundle, spec, dataclasses.replace(choice, threads=manner.threads or choice.threads), manner.contexts)
+    return Pipeline(spec, lanes, backend=choice.backend, artifact=choice.artifact, batch=choice.batch, plan=plan)
+
+
+def _test_once(bundle: Bundle, choice: Choice) -> None:
+    engine, artifact = backends.load(choice.backend), choice.artifact_in(bundle)
+    if engine.device == "cpu" or artifact is None or not bundle.spec.golden:
+        return
+    known = verdicts.read(artifact, engine.library)
+    failed = "" if known and known.passed else known.detail if known else _faults(examine(bundle, choice))
+    if failed:
+        raise EngineError(
+            f"{choice.name} failed its self-test: {failed}",
+            hint=f"it is quarantined here; edgeinfer verify {bundle.path} tries it again",
+        )
+
+
+def examine(bundle: Bundle, choice: Choice) -> list[GoldenReport]:
+    """Run the bundle's golden samples on this choice, now; on a GPU the verdict is remembered."""
+    from edgeinfer import golden
+
+    artifact = choice.artifact_in(bundle)
+    assert artifact
+    lowest = golden.lowest_score(bundle) if isinstance(bundle.spec.decode, Boxes) else None
+    spec = _with_thresholds(bundle.spec, conf=lowest, iou=None, limit=None, top=None)
+    with open_choice(bundle, spec, choice, Manner(self_test=False)) as pipeline:
+        reports = golden.check(pipeline, bundle, artifact.precision)
+    engine = backends.load(choice.backend)
+    if engine.device != "cpu":
+        verdicts.write(artifact, engine.library, _faults(reports))
+    return reports
+
+
+def _faults(reports: list[GoldenReport]) -> str:
+    return "; ".join([f"{report.image}: {report.detail}" for report in reports if not report.passed][:3])
+
+
+def _exact(spec: ModelSpec, manner: Manner, bundle: Bundle, precision: str) -> Pipeline | None:
+    """The engine that fits this GPU exactly, opened and tested; None if the bundle has none."""
+    fresh = dataclasses.replace(spec, artifacts=bundle.spec.artifacts)
+    for rung in ladder.climb(bundle, "auto", precision):
+        if rung.exact:
+            return open_choice(bundle, fresh, Choice.of(rung), manner)
+    return None
 
 
 def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, contexts: int) -> list[Lane]:
@@ -69,14 +193,12 @@ def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, contexts: int) -> li
     settings: dict[str, Any] = {"threads": choice.threads, **choice.settings}
     first = partial(engine_class, path, spec, **settings)
     lanes: list[Lane] = []
-    try:
+    with ExitStack() as undo:
         for _ in range(contexts):
             make = lanes[0].engine.fork if lanes else first
             lanes.append(_lane(device_class, spec, make))
-    except EdgeInferError:
-        for lane in lanes:
-            lane.close()
-        raise
+            undo.callback(lanes[-1].close)
+        undo.pop_all()
     return lanes
 
 
@@ -90,19 +212,6 @@ def _lane(device_class: type[Device], spec: ModelSpec, make: Callable[[Device], 
         lane = Lane(device, engine)
         undo.pop_all()
     return lane
-
-
-def _choose(bundle: Bundle, backend: str, precision: str) -> ladder.Rung:
-    tried = []
-    for rung in ladder.climb(bundle, backend, precision):
-        if not rung.reason:
-            return rung
-        tried.append(rung)
-    reasons = "; ".join(f"{rung.name}: {rung.reason}" for rung in tried)
-    raise BackendUnavailable(
-        f"nothing here runs {bundle.path}: {reasons}",
-        hint=f"edgeinfer info {bundle.path} lists what would run, and why not",
-    )
 
 
 def _with_thresholds(

@@ -69,6 +69,14 @@ def _check(status: int, call: str) -> None:
         )
 
 
+def driver() -> str:
+    """The release of NVIDIA's kernel driver such as 580.95.05; empty where it does not tell."""
+    try:
+        return (ROOT / "sys/module/nvidia/version").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def l4t() -> str:
     """The Jetson system's release such as 36.4.3; empty elsewhere."""
     found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _read("etc/nv_tegra_release"))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from edgeinfer.backends import Engine
+    from edgeinfer.building import Upgrade
     from edgeinfer.devices import Device
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec
@@ -69,6 +70,7 @@ class Pipeline:
         self._fleet = _Fleet(lanes)
         self._changed = threading.Condition()
         self._closed = False
+        self.upgrade: Upgrade | None = None  # builds the engine that will take over, where that was asked for
 
     @property
     def contexts(self) -> int:
@@ -124,25 +126,37 @@ class Pipeline:
                 fleet.idle.append(lane)
                 self._changed.notify_all()
 
-    def swap(self, lanes: Sequence[Lane], *, backend: str = "", artifact: str = "") -> None:
-        """Let `lanes` serve every call that starts from now on; wait for those that run, then free the old lanes.
+    def swap(self, other: Pipeline) -> None:
+        """Serve every call that starts from now on by what `other` has, which is closed by it; free what served so far.
 
-        The lanes must be of the same spec. No call fails or waits because of it, and none is served by both.
-        Raises InputError, and frees `lanes`, when the pipeline is closed.
+        Both must be of the same spec. Waits for running calls; none fails, waits for it, or is served by both.
+        Raises InputError when this pipeline is closed.
         """
-        fresh = _Fleet(lanes)
+        if self._closed:
+            raise InputError("the pipeline is closed", hint="load the bundle again")
+        old = other._give_up()
         with self._changed:
-            if self._closed:
-                fresh.close()
-                raise InputError("the pipeline is closed", hint="load the bundle again")
-            old, self._fleet = self._fleet, fresh
-            self.backend, self.artifact, self.plan = backend, artifact, ""
-            self._changed.notify_all()
-            self._changed.wait_for(old.home)
+            if not self._closed:  # meanwhile
+                old, self._fleet = self._fleet, old
+                self.backend, self.artifact, self.plan = other.backend, other.artifact, other.plan
+                self.group = other.group
+                self._changed.notify_all()
+                self._changed.wait_for(old.home)
         old.close()
 
+    def _give_up(self) -> _Fleet:
+        """All lanes, once they are home; this pipeline is closed then, and holds none."""
+        with self._changed:
+            self._changed.wait_for(self._fleet.home)
+            self._closed = True
+            given, self._fleet = self._fleet, _Fleet(())
+            self._changed.notify_all()
+        return given
+
     def close(self) -> None:
-        """Wait for running calls, then free every engine and device."""
+        """Stop building, wait for running calls, then free every engine and device."""
+        if self.upgrade:
+            self.upgrade.stop()
         with self._changed:
             if self._closed:
                 return

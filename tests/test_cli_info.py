@@ -6,6 +6,7 @@ import shutil
 import cv2
 
 from edgeinfer import cli
+from edgeinfer.keys import Refusal
 from edgeinfer.ladder import Rung
 from helpers import bundles
 
@@ -46,11 +47,12 @@ def test_info_as_json_has_the_spec_and_the_ladder(classifier, capsys):
     assert record["bundle"] == str(classifier)
     assert record["spec"] == json.loads((classifier / "model.json").read_text())
     (step,) = [step for step in record["ladder"] if step["runs"]]
-    assert step == {"backend": "ort", "artifact": "model.fp32.onnx", "precision": "fp32", "runs": True, "reason": ""}
+    told = {"backend": "ort", "artifact": "model.fp32.onnx", "precision": "fp32", "runs": True, "reason": ""}
+    assert step == {**told, "code": "", "facts": {}, "caveat": "", "caveat_code": ""}
 
 
 def test_only_the_first_rung_that_can_run_is_the_one_that_does(detector, capsys, monkeypatch):
-    rungs = [Rung("trt", None, "no library"), Rung("ort", None, ""), Rung("null", None, "")]
+    rungs = [Rung("trt", None, Refusal("no-library", "no library")), Rung("ort", None, ""), Rung("null", None, "")]
     monkeypatch.setattr("edgeinfer.ladder.rungs", lambda _: rungs)
     cli.main(["info", str(detector), "--json"])
     assert [step["runs"] for step in json.loads(capsys.readouterr().out)["ladder"]] == [False, True, False]

@@ -5,11 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from edgeinfer import backends, golden, load
+from edgeinfer import golden, load
 from edgeinfer.bundle import Bundle
-from edgeinfer.devices import cpu
 from edgeinfer.errors import InputError, SpecError, UsageError
-from edgeinfer.pipeline import Lane
 from helpers import bundles
 
 COLORS = ("red", "green", "blue")
@@ -107,8 +105,6 @@ def test_a_caller_that_waits_while_the_pipeline_closes_is_told(detector):
 
 def test_lanes_are_swapped_under_concurrent_calls_without_a_failed_or_mixed_one(detector, classifier):
     """Two pipelines trade places many times; every call sees one of them whole."""
-    other = load(classifier)
-    spec = other.spec
     wrong, done = [], threading.Event()
     model = load(detector, contexts=2)
 
@@ -124,30 +120,31 @@ def test_lanes_are_swapped_under_concurrent_calls_without_a_failed_or_mixed_one(
         thread.start()
     old = [lane.engine for lane in model._fleet.lanes]
     for turn in range(20):
-        lane = _lane(spec, classifier) if turn % 2 else _lane(model.spec, detector)
-        model.swap([lane], backend="ort", artifact=f"{turn}")
+        model.swap(load(classifier, contexts=2) if turn % 2 else load(detector))
     done.set()
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert model.artifact == "19"
     assert all(engine._session is None for engine in old)
+    assert model.contexts == 2
     model.close()
+
+
+def test_a_closed_pipeline_takes_nothing_over(detector):
+    model, other = load(detector), load(detector)
+    model.close()
+    with pytest.raises(InputError, match="closed"):
+        model.swap(other)
+    assert len(other(bundles.picture())) == 1
     other.close()
 
 
-def _lane(spec, folder):
-    device = cpu.Device(spec)
-    return Lane(device, backends.load("ort")(folder / "model.fp32.onnx", spec, device))
-
-
-def test_lanes_given_to_a_closed_pipeline_are_freed(detector):
-    model = load(detector)
-    model.close()
-    lane = _lane(model.spec, detector)
-    with pytest.raises(InputError, match="closed"):
-        model.swap([lane])
-    assert lane.engine._session is None
+def test_a_pipeline_that_gave_its_lanes_away_is_closed(detector):
+    with load(detector) as model, load(detector) as other:
+        model.swap(other)
+        with pytest.raises(InputError, match="closed"):
+            other(bundles.picture())
+        assert len(model(bundles.picture())) == 1
 
 
 def test_the_engine_writes_into_the_same_memory_every_run(detector):

@@ -35,7 +35,8 @@ class Engine(Protocol):
 
     `device`     the name of the device its tensors live on ("cpu", "gpu");
     `formats`    artifact formats it opens, empty if it needs no file;
-    `precisions` those it opens, best choice for this hardware first.
+    `precisions` those it opens, best choice for this hardware first;
+    `library`    on the GPU: the vendor's module and release, as in an artifact's `built_with`.
 
     An engine with more to set than threads takes it as keywords, and its class method `settings()` names their values,
     the default first; `compute`, what it calculates in, is the only one that may change a result.
@@ -45,13 +46,14 @@ class Engine(Protocol):
     device: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[str, ...]]
+    library: ClassVar[str]
 
     def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:
         """Open the file; `threads` 0 means the library's choice. Raises EngineError."""
 
     @classmethod
     def refuses(cls, artifact: Artifact) -> str:
-        """Why this artifact cannot run here, one plain sentence; empty if it can be tried."""
+        """Why this backend does not run this artifact, one plain sentence or a `keys.Refusal`; empty if it can."""
 
     def fork(self, device: Device) -> Engine:
         """Another context over the same weights, with tensors on `device` (another lane's)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer.backends import _ortmodel
 from edgeinfer.errors import BackendUnavailable, EngineError
 
 try:
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
     from edgeinfer.backends import Layer
     from edgeinfer.devices import Device
     from edgeinfer.spec import Artifact, ModelSpec
-
-_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-}
 
 
 class Engine:
@@ -52,8 +44,7 @@ class Engine:
             self._session = onnxruntime.InferenceSession(path, self._configure(), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineError(f"{path}: ONNX Runtime refused it: {error}", hint="export the bundle again") from error
-        _check(path, "input", spec.inputs, self._session.get_inputs())
-        _check(path, "output", spec.outputs, self._session.get_outputs())
+        _ortmodel.check(path, spec, self._session)
         self._path = path
         self._bind(spec, device)
 
@@ -123,20 +114,3 @@ def _options(threads: int, execution: str, spinning: str) -> onnxruntime.Session
     if spinning == "off":
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-def _check(path: Path, kind: str, declared: Any, found: Any) -> None:
-    """The file's tensors must be those the spec declares: names, dtypes, ranks and fixed sizes."""
-    ours = {tensor.name: tensor for tensor in declared}
-    theirs = {value.name: value for value in found}
-    if ours.keys() != theirs.keys():
-        raise EngineError(f"{path}: {kind}s are {sorted(theirs)}, model.json says {sorted(ours)}")
-    for name, tensor in ours.items():
-        value = theirs[name]
-        shape = tuple(value.shape)
-        fits = len(shape) == len(tensor.shape) and all(
-            not isinstance(dim, int) or dim == other for dim, other in zip(shape, tensor.at(tensor.batch.max))
-        )
-        if not fits or _TYPES.get(value.type) != tensor.dtype:
-            wanted = f"{tensor.at(tensor.batch.max)} {tensor.dtype}"
-            raise EngineError(f"{path}: {kind} {name} is {shape} {value.type}, model.json says {wanted}")

@@ -8,12 +8,13 @@ import os
 import pkgutil
 import sys
 import traceback
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from edgeinfer.errors import EdgeInferError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 DESCRIPTION = "Export image models once, and run them fast and right on every edge device."
 EPILOG = """\
@@ -95,7 +96,25 @@ def _dispatch(argv: Sequence[str] | None) -> int:
         # damaged files are reported in our own words
         os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    return int(args.run(args))
+    with _warnings():
+        return int(args.run(args))
+
+
+@contextmanager
+def _warnings() -> Iterator[None]:
+    """One `warning:` line for what edgeinfer logs while a verb runs."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print(f"warning: {' '.join(record.getMessage().split())}", file=sys.stderr)
+
+    logger, handler = logging.getLogger("edgeinfer"), Lines(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _parser() -> Parser:

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         opened = stack.enter_context(album(args.save, [str(path) for path in files]))
         if not (args.keep and bundle.is_dir()):
             bundle = _export(assets / f"{NAME}.pt", bundle)
-        model = stack.enter_context(load(bundle))
+        model = stack.enter_context(load(bundle, backend="ort"))
         rows = [_row(model, path, opened) for path in files]
     print(_table(rows))
     print(f"\nran on {model.backend} {model.artifact}; annotated pictures and a video are in {args.save}/")

@@ -79,7 +79,11 @@ def _record(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> dict[str, A
             "artifact": rung.artifact.file if rung.artifact else None,
             "precision": rung.artifact.precision if rung.artifact else None,
             "runs": rung is _running(rungs, kept),
-            "reason": rung.reason,
+            "reason": str(rung.reason),
+            "code": rung.code,
+            "facts": getattr(rung.reason, "facts", {}),
+            "caveat": str(rung.caveat),
+            "caveat_code": getattr(rung.caveat, "code", ""),
         }
         for rung in rungs
     ]
@@ -109,11 +113,22 @@ def _page(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> str:
     facts, running = [*_facts(spec), *_origin(spec)], _running(rungs, kept)
     files: list[tuple[str, ...]] = [("file", "format", "precision", "size", "accuracy", "built with")]
     files += [_artifact(bundle, artifact) for artifact in spec.artifacts]
-    steps = [(_verdict(rung, running), rung.backend, _file(rung), rung.reason) for rung in rungs]
+    steps = [(_verdict(rung, running), rung.backend, _file(rung), rung.reason or rung.caveat) for rung in rungs]
     parts = [f"{spec.name} ({bundle.path})", _tables.table(facts), "\nartifacts", _tables.table(files, right=[3])]
     parts += _planned(kept, bundle)
-    parts += ["\non this machine, best first", _tables.table(steps or [("nothing",)])]
+    parts += ["\non this machine, best first", _tables.table(steps or [("nothing",)]), *_advice(bundle, rungs)]
     return "\n".join(parts)
+
+
+def _advice(bundle: Bundle, rungs: list[Rung]) -> list[str]:
+    """How to get an engine that fits this GPU, where a library that builds one is here and none is there."""
+    from edgeinfer import ladder
+
+    compiled = [rung for rung in rungs if rung.backend in ladder.COMPILED]
+    able = [rung.backend for rung in compiled if rung.code not in ("no-gpu", "no-library", "no-device")]
+    if not able or any(rung.exact for rung in compiled):
+        return []
+    return [f"\nfor an engine made for this GPU: edgeinfer build {bundle.path} --compile {able[0]}"]
 
 
 def _facts(spec: ModelSpec) -> list[tuple[str, str]]:

@@ -70,6 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
     )
     choosing.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
+    choosing.add_argument(
+        "--build",
+        choices=["never", "background"],
+        default="never",
+        metavar="HOW",
+        help="background: where no engine fits this GPU, build one meanwhile and go over to it (default: never)",
+    )
+    choosing.add_argument(
+        "--no-self-test", action="store_true", help="on a GPU, run engines that were not seen to find golden samples"
+    )
     keeping = parser.add_argument_group("what is kept (the bundle's own numbers, unless given)")
     keeping.add_argument("--conf", type=_limits.fraction, metavar="F", help="detectors: the lowest score, 0 to 1")
     keeping.add_argument(
@@ -124,9 +134,8 @@ def _model(args: argparse.Namespace) -> Pipeline:
         raise UsageError("--classify and --tile do not go together yet", hint="leave one of them out")
     of_classifier = {"top": args.top} if args.classify else {}
     of_model = {name: getattr(args, name) for name in ("conf", "iou", "top") if name not in of_classifier}
-    model: Any = load(
-        args.bundle, args.backend, args.precision, threads=args.threads, plan=not args.no_plan, **of_model
-    )
+    how = {"threads": args.threads, "build": args.build, "self_test": not args.no_self_test, "plan": not args.no_plan}
+    model: Any = load(args.bundle, args.backend, args.precision, **how, **of_model)
     try:
         if args.classify:
             from edgeinfer.cascade import Cascade

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 from edgeinfer.cli import _tables
 from edgeinfer.errors import BackendUnavailable, BundleError, EdgeInferError
-from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
     from edgeinfer.bundle import Bundle
-    from edgeinfer.golden import GoldenReport
     from edgeinfer.ladder import Rung
 
 HELP = "check a bundle's files, and that this machine finds what it should in its golden samples"
@@ -56,11 +54,12 @@ def _checks(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
 
 
 def _golden(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
-    """Every golden sample on every rung that can run here, but for one precision once."""
-    from edgeinfer import ladder
+    """Every golden sample on every rung that can run here, each file once; what passes is no longer quarantined."""
+    from edgeinfer import ladder, loading
+    from edgeinfer.plans import Choice
 
     runnable: dict[str, Rung] = {}
-    for rung in ladder.rungs(bundle):
+    for rung in ladder.rungs(bundle, quarantine=False):
         if rung.artifact and not rung.reason:
             runnable.setdefault(rung.artifact.file, rung)
     if not runnable:
@@ -68,18 +67,7 @@ def _golden(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
     for file, rung in runnable.items():
         where = f"on {rung.backend} {file}"
         try:
-            for report in _reports(bundle, rung):
+            for report in loading.examine(bundle, Choice.of(rung)):
                 yield f"{report.image} {where}", "" if report.passed else report.detail, report.detail
         except EdgeInferError as error:
             yield where, str(error), ""
-
-
-def _reports(bundle: Bundle, rung: Rung) -> list[GoldenReport]:
-    from edgeinfer import golden
-    from edgeinfer.loading import load
-
-    assert rung.artifact
-    precision = rung.artifact.precision
-    lowest = golden.lowest_score(bundle) if isinstance(bundle.spec.decode, Boxes) else None
-    with load(bundle, rung.backend, precision, conf=lowest) as model:
-        return golden.check(model, bundle, precision)

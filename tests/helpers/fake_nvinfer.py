@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import onnxruntime
 
+from edgeinfer import backends
 from helpers import fake_gpu, fake_tensorrt
 
 SCRATCH = 4096
@@ -40,6 +41,7 @@ def install(monkeypatch, release="10.3.0", sm="86", answers=()):
     backend = "rtx" if release.startswith("rtx") else "trt"
     monkeypatch.setitem(sys.modules, library.__name__, library)
     monkeypatch.delitem(sys.modules, f"edgeinfer.backends.{backend}", raising=False)
+    monkeypatch.delattr(backends, backend, raising=False)
     return library
 
 

@@ -1,0 +1,43 @@
+"""What ONNX Runtime finds in a file against what model.json declares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import EngineError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeinfer.spec import ModelSpec
+
+_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+
+
+def check(path: Path, spec: ModelSpec, session: Any) -> None:
+    """The file's tensors must be those the spec declares: names, dtypes, ranks and fixed sizes. Raises EngineError."""
+    _check(path, "input", spec.inputs, session.get_inputs())
+    _check(path, "output", spec.outputs, session.get_outputs())
+
+
+def _check(path: Path, kind: str, declared: Any, found: Any) -> None:
+    ours = {tensor.name: tensor for tensor in declared}
+    theirs = {value.name: value for value in found}
+    if ours.keys() != theirs.keys():
+        raise EngineError(f"{path}: {kind}s are {sorted(theirs)}, model.json says {sorted(ours)}")
+    for name, tensor in ours.items():
+        value = theirs[name]
+        shape = tuple(value.shape)
+        fits = len(shape) == len(tensor.shape) and all(
+            not isinstance(dim, int) or dim == other for dim, other in zip(shape, tensor.at(tensor.batch.max))
+        )
+        if not fits or _TYPES.get(value.type) != tensor.dtype:
+            wanted = f"{tensor.at(tensor.batch.max)} {tensor.dtype}"
+            raise EngineError(f"{path}: {kind} {name} is {shape} {value.type}, model.json says {wanted}")

@@ -1,0 +1,114 @@
+"""ONNX Runtime on the GPU by its CUDA provider, on the device's own tensors and stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from edgeinfer.backends import _ortmodel
+from edgeinfer.backends._rows import rows
+from edgeinfer.errors import BackendUnavailable, EngineError
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise BackendUnavailable(f"ONNX Runtime is not installed: {error}", hint='pip install "edgeinfer[gpu]"') from error
+
+PROVIDERS = onnxruntime.get_available_providers()
+if "CUDAExecutionProvider" not in PROVIDERS:
+    raise BackendUnavailable(
+        "this ONNX Runtime has no CUDA provider",
+        hint='pip uninstall -y onnxruntime && pip install "edgeinfer[gpu]"',
+    )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgeinfer.devices import Device
+    from edgeinfer.spec import Artifact, ModelSpec
+
+    Tensors = Mapping[str, Any]
+
+LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]': its CUDA and cuDNN must be of the versions it was built with"
+
+
+class Engine:
+    """One session for each lane, since a session's stream is given when it is made."""
+
+    device = "gpu"
+    formats = ("onnx",)
+    precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32")
+    library = f"onnxruntime {onnxruntime.__version__}"
+    # what must have loaded; nothing else is tried, and the CPU never runs in its place
+    provider = "CUDAExecutionProvider"
+    capturable = "ONNX Runtime allocates memory while it runs"
+
+    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:
+        self._path, self._spec, self._threads = path, spec, threads
+        self._session = self._opened(device)
+        _ortmodel.check(path, spec, self._session)
+        largest = spec.batch.max
+        self._outputs = {tensor.name: device.empty(tensor.at(largest), tensor.dtype) for tensor in spec.outputs}
+        self._binding = self._session.io_binding()
+        self._options = onnxruntime.RunOptions()
+        # the device's stream orders everything: nothing is waited for here
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._bound: tuple[int, ...] = ()
+        self._views: Tensors = {}
+
+    def _opened(self, device: Any) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self._threads
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from NVIDIA's wheels, where they are
+        try:
+            session = onnxruntime.InferenceSession(self._path, options, providers=self._providers(device.stream))
+        except Exception as error:
+            raise EngineError(f"{self._path}: ONNX Runtime refused it: {error}", hint=LIBRARIES) from error
+        loaded = session.get_providers()
+        if self.provider not in loaded:
+            raise EngineError(
+                f"{self.provider} did not load, only {', '.join(loaded)}; nothing runs on the GPU", hint=LIBRARIES
+            )
+        session.disable_fallback()
+        return session
+
+    def _providers(self, stream: int) -> list[tuple[str, dict[str, str]]]:
+        """Providers and their options, best first."""
+        return [("CUDAExecutionProvider", {"device_id": "0", "user_compute_stream": str(stream)})]
+
+    @classmethod
+    def refuses(cls, artifact: Artifact) -> str:  # noqa: ARG003
+        return ""
+
+    def fork(self, device: Device) -> Engine:
+        return type(self)(self._path, self._spec, device, threads=self._threads)
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Inputs by name (n, ...) on the device -> outputs, there too once the device's stream has come so far."""
+        images = next(iter(inputs.values())).shape[0]
+        bound = (images, *(tensor.pointer for tensor in inputs.values()))
+        if self._bound != bound:
+            self._bind(inputs, images)
+            self._bound = bound
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed: {error}", hint="run edgeinfer verify on the bundle") from error
+        return self._views
+
+    def _bind(self, inputs: Tensors, images: int) -> None:
+        binding = self._binding
+        binding.clear_binding_inputs()
+        binding.clear_binding_outputs()
+        self._views = {name: rows(output, images) for name, output in self._outputs.items()}
+        for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, self._views)):
+            for name, tensor in tensors.items():
+                bind(name, "cuda", 0, np.dtype(tensor.dtype).type, tensor.shape, tensor.pointer)
+
+    def close(self) -> None:
+        self._session = self._binding = None
+        self._outputs, self._views, self._bound = {}, {}, ()

@@ -1,0 +1,42 @@
+"""ONNX Runtime on the GPU by its TensorRT provider, which builds its engines itself; only when asked for by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeinfer import cache
+from edgeinfer.backends import ort_gpu
+from edgeinfer.errors import BackendUnavailable
+
+if "TensorrtExecutionProvider" not in ort_gpu.PROVIDERS:
+    raise BackendUnavailable("this ONNX Runtime has no TensorRT provider", hint='pip install "edgeinfer[gpu]"')
+
+
+if TYPE_CHECKING:
+    from edgeinfer.spec import Artifact
+
+
+class Engine(ort_gpu.Engine):
+    """The CUDA provider runs what TensorRT does not take."""
+
+    precisions = ("fp16", "fp32", "int8")
+    provider = "TensorrtExecutionProvider"
+
+    @classmethod
+    def refuses(cls, artifact: Artifact) -> str:
+        if artifact.precision == "int8" and artifact.flavor not in ("", "trt"):
+            return f"int8 flavor {artifact.flavor} is for CPUs, TensorRT takes symmetric int8"
+        return ""
+
+    def _providers(self, stream: int) -> list[tuple[str, dict[str, str]]]:
+        file = self._path.name
+        precision = next((one.precision for one in self._spec.artifacts if one.file == file), "fp32")
+        options = {
+            "device_id": "0",
+            "user_compute_stream": str(stream),
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(cache.path("ort_trt", "")),
+            "trt_fp16_enable": str(int(precision != "fp32")),
+            "trt_int8_enable": str(int(precision == "int8")),
+        }
+        return [(self.provider, options), *super()._providers(stream)]

@@ -1,0 +1,129 @@
+"""An engine for this GPU, built while another backend serves, that takes over when it is ready and tested.
+
+The build runs in a process of its own: what it does wrong, or the memory it lacks, ends that process only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from edgeinfer import backends, ladder, machine
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import BackendUnavailable, EdgeInferError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edgeinfer.pipeline import Pipeline
+
+LOG = logging.getLogger(__name__)
+# what a build starts from: symmetric int8 is the flavour for TensorRT
+FLAVORS = ("", "trt")
+GRACE_S = 10.0
+
+
+def start(
+    bundle: Bundle, pipeline: Pipeline, precision: str, exact: Callable[[Bundle, str], Pipeline | None]
+) -> Upgrade | None:
+    """Begin to build what serves `pipeline` best, unless that serves it already or nothing here can build it.
+
+    `exact` opens and tests the engine that fits this GPU exactly, if the bundle has one by then.
+    """
+    order = _order(bundle, precision)
+    if order is None or any(_serves(rung, pipeline) for rung in ladder.climb(bundle, "auto", precision)):
+        return None
+    target, kind = order
+    command = [sys.executable, "-m", "edgeinfer", "build", str(bundle.path), "--compile", target, "--precision", kind]
+    upgrade = Upgrade(bundle, pipeline, command, lambda fresh: exact(fresh, kind))
+    upgrade.start()
+    return upgrade
+
+
+def _serves(rung: ladder.Rung, pipeline: Pipeline) -> bool:
+    """Whether this exact engine is what runs."""
+    serving = (pipeline.backend, pipeline.artifact)
+    return rung.exact and rung.artifact is not None and (rung.backend, rung.artifact.file) == serving
+
+
+def _order(bundle: Bundle, precision: str) -> tuple[str, str] | None:
+    """What to compile for, and in which precision; None, and why in the log, where that cannot be."""
+    for name in ladder.COMPILED if machine.has_gpu() else ():
+        try:
+            engine, gpu = backends.load(name), machine.gpu()
+        except BackendUnavailable:
+            continue
+        if engine.library.split()[0] not in ("tensorrt", "tensorrt_rtx"):
+            continue  # the lean runtime builds nothing
+        held = [one for one in bundle.spec.artifacts if one.format == "onnx" and one.flavor in FLAVORS]
+        for kind in engine.precisions:
+            if precision in ("auto", kind) and any(one.precision == kind for one in held):
+                return (name if name == "trt" else f"{name}:sm{gpu.sm}"), kind
+    LOG.warning("%s: no engine is built in the background: no GPU, no TensorRT, or no ONNX for it", bundle.path)
+    return None
+
+
+class Upgrade(threading.Thread):
+    """The build and what follows; `state` says how far it is."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        pipeline: Pipeline,
+        command: Sequence[str],
+        open_built: Callable[[Bundle], Pipeline | None],
+    ) -> None:
+        super().__init__(name="edgeinfer-build", daemon=True)
+        self._bundle, self._pipeline, self._command, self._open = bundle, pipeline, command, open_built
+        self._process: subprocess.Popen[str] | None = None
+        self._stopping = threading.Event()
+        self._starting = threading.Lock()
+        self.state = "building"
+
+    def run(self) -> None:
+        try:
+            self.state = self._upgrade()
+        except (EdgeInferError, OSError) as error:
+            self.state = f"failed: {error}"
+        if not self._stopping.is_set() and self.state.startswith("failed"):
+            LOG.warning("%s: %s goes on serving; the engine built here %s", *self._names(), self.state)
+
+    def _names(self) -> tuple[str, str]:
+        return str(self._bundle.path), f"{self._pipeline.backend} {self._pipeline.artifact}"
+
+    def _upgrade(self) -> str:
+        with self._starting:
+            if self._stopping.is_set():
+                return "stopped"
+            self._process = subprocess.Popen(
+                self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+            )
+        _, said = self._process.communicate()
+        if self._stopping.is_set():
+            return "stopped"
+        if self._process.returncode:
+            return f"failed: {' '.join(said.split()[-60:]) or f'exit code {self._process.returncode}'}"
+        built = self._open(Bundle.open(self._bundle.path))
+        if built is None:
+            return "failed: the bundle holds no engine that fits exactly"
+        with built:
+            self._pipeline.swap(built)
+        LOG.info("%s: %s serves from now on", *self._names())
+        return "serving"
+
+    def stop(self) -> None:
+        """End the build if it still runs, and wait for the rest."""
+        self._stopping.set()
+        with self._starting:
+            process = self._process
+        if process and process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+            process.kill()
+        if threading.current_thread() is not self:
+            self.join()

@@ -1,0 +1,53 @@
+"""Whether an engine found what it should in its bundle's golden samples, here: asked once, and remembered.
+
+A verdict holds for one file, on one GPU, under one driver, one library and one edgeinfer. An engine that failed is
+quarantined: the ladder passes it by until `edgeinfer verify` has seen it pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, NamedTuple
+
+import edgeinfer
+from edgeinfer import cache, machine
+
+if TYPE_CHECKING:
+    from edgeinfer.spec import Artifact
+
+KIND = "verdicts"
+
+
+class Verdict(NamedTuple):
+    """`detail` says what was not found, `when` is a date and time of day, UTC."""
+
+    passed: bool
+    detail: str
+    when: str
+
+
+def read(artifact: Artifact, library: str) -> Verdict | None:
+    """What is remembered of this engine; None if it was not tested here yet."""
+    data = cache.read(KIND, _name(artifact, library))
+    try:
+        record = json.loads(data or b"null")
+        return Verdict(bool(record["passed"]), str(record["detail"]), str(record["when"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def write(artifact: Artifact, library: str, faults: str) -> None:
+    """Remember that this engine passed, or its faults, as far as the cache can be written."""
+    verdict = Verdict(not faults, faults, datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"))
+    record = {**verdict._asdict(), "file": artifact.file, "on": _here(library)}
+    cache.write(KIND, _name(artifact, library), json.dumps(record).encode())
+
+
+def _here(library: str) -> list[str]:
+    return [*machine.gpu(), machine.driver(), library, edgeinfer.__version__]
+
+
+def _name(artifact: Artifact, library: str) -> str:
+    return hashlib.sha256("\n".join([artifact.sha256, *_here(library)]).encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""A stand-in onnxruntime-gpu: ONNX Runtime itself, whose "CUDA" tensors lie in the stand-in GPU's memory.
+
+`loads` False is a CUDA provider whose libraries are missing: the real one then runs on the CPU without a word.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import onnxruntime
+
+from edgeinfer import backends
+from helpers import fake_gpu
+
+CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+
+
+class Binding:
+    def __init__(self):
+        self.given, self.taken = {}, {}
+
+    def clear_binding_inputs(self):
+        self.given = {}
+
+    def clear_binding_outputs(self):
+        self.taken = {}
+
+    def bind_input(self, name, device_type, device_id, element_type, shape, buffer_ptr):
+        self.given[name] = self._place(device_type, device_id, element_type, shape, buffer_ptr)
+
+    def bind_output(self, name, device_type, device_id, element_type, shape, buffer_ptr):
+        self.taken[name] = self._place(device_type, device_id, element_type, shape, buffer_ptr)
+
+    @staticmethod
+    def _place(device_type, device_id, element_type, shape, buffer_ptr):
+        assert (device_type, device_id) == ("cuda", 0)
+        return buffer_ptr, tuple(shape), np.dtype(element_type)
+
+
+def module(monkeypatch, *, loads=True, providers=(CUDA, CPU), fails=False):
+    """Put the stand-in where the backends find ONNX Runtime; gives a list of the sessions' provider options."""
+    opened = []
+
+    class Session:
+        def __init__(self, path, options, providers):
+            opened.append(dict(providers))
+            self._session = onnxruntime.InferenceSession(path, providers=[CPU])
+            self._stream = int(dict(providers)[CUDA]["user_compute_stream"])
+            self.get_inputs, self.get_outputs = self._session.get_inputs, self._session.get_outputs
+            self._names = [name for name, _ in providers]
+
+        def get_providers(self):
+            return [*self._names, CPU] if loads else [CPU]
+
+        def disable_fallback(self):
+            pass
+
+        def io_binding(self):
+            return Binding()
+
+        def run_with_iobinding(self, binding, options):
+            if fails:
+                raise RuntimeError("CUDA failure 700: an illegal memory access")
+            assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+            given, taken = dict(binding.given), dict(binding.taken)
+
+            def work():
+                values = self._session.run(list(taken), {name: fake_gpu.at(*place) for name, place in given.items()})
+                for place, value in zip(taken.values(), values, strict=True):
+                    fake_gpu.at(*place)[...] = value
+
+            fake_gpu.STREAMS[self._stream].append(work)
+
+    stand = types.ModuleType("onnxruntime")
+    stand.__version__ = "1.31.1"
+    stand.get_available_providers = lambda: list(providers)
+    stand.SessionOptions, stand.RunOptions = onnxruntime.SessionOptions, onnxruntime.RunOptions
+    stand.InferenceSession = Session
+    stand.preload_dlls = lambda: None
+    monkeypatch.setitem(sys.modules, "onnxruntime", stand)
+    for name in ("ort_gpu", "ort_trt"):
+        monkeypatch.delitem(sys.modules, f"edgeinfer.backends.{name}", raising=False)
+        monkeypatch.delattr(backends, name, raising=False)
+    return opened
