@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgeinfer import machine
 from edgeinfer.backends._nvplan import Plan
 from edgeinfer.backends._rows import rows
 from edgeinfer.errors import EngineError
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeinfer.backends._nvwords import Words
-    from edgeinfer.devices import Device
     from edgeinfer.spec import Artifact, ModelSpec
 
     Tensors = Mapping[str, Any]
@@ -37,13 +37,15 @@ class Engine:
     # module and release, as an engine's `built_with` has them
     library: ClassVar[str] = ""
 
-    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:  # noqa: ARG002
-        plan = Plan(self.trt, self.words, path, spec)
-        plan.users += 1
-        try:
-            self._join(plan, device)
-        finally:
-            plan.release()
+    def __init__(self, path: Path, spec: ModelSpec, device: Any, *, threads: int = 0) -> None:  # noqa: ARG002
+        gpu = machine.gpu()  # some releases crash where there is no driver
+        with device.context:
+            plan = Plan(self.trt, self.words, path, spec, gpu)
+            plan.users += 1
+            try:
+                self._join(plan, device)
+            finally:
+                plan.release()
 
     def _join(self, plan: Plan, device: Any) -> None:
         self._plan: Plan | None = plan
@@ -66,9 +68,10 @@ class Engine:
         """Nothing of its own: the ladder has compared the engine's keys."""
         return ""
 
-    def fork(self, device: Device) -> Engine:
+    def fork(self, device: Any) -> Engine:
         twin = object.__new__(type(self))
-        twin._join(self._opened(), device)
+        with device.context:
+            twin._join(self._opened(), device)
         return twin
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -89,6 +92,10 @@ class Engine:
         tensors = inputs or self._last
         if not tensors:
             raise EngineError("no layers to time before the first run")
+        with self._device.context:
+            return self._timed(tensors)
+
+    def _timed(self, tensors: Tensors) -> list[tuple[str, float]]:
         images = next(iter(tensors.values())).shape[0]
         ready = _Ready(self._opened(), images, self._device.stream, self._scratch, self._outputs)
         layers: list[tuple[str, float]] = []

@@ -9,13 +9,14 @@ import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import cache, machine
+from edgeinfer import cache
 from edgeinfer.errors import BackendUnavailable, EngineError, EngineMismatch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeinfer.backends._nvwords import Words
+    from edgeinfer.machine import Gpu
     from edgeinfer.spec import ModelSpec, TensorSpec
 
 DTYPES = {
@@ -31,10 +32,9 @@ DTYPES = {
 class Plan:
     """An opened engine, shared by the contexts of all lanes; closed when the last of its users has let go."""
 
-    def __init__(self, trt: Any, words: Words, path: Path, spec: ModelSpec) -> None:
+    def __init__(self, trt: Any, words: Words, path: Path, spec: ModelSpec, gpu: Gpu) -> None:
         self.trt, self.words, self.path, self.spec = trt, words, path, spec
         self.users = 0
-        gpu = machine.gpu()  # some releases crash where there is no driver
         self.runtime = self._started()
         self.engine = self._opened()
         self._check()

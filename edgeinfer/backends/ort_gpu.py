@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgeinfer.devices import Device
     from edgeinfer.spec import Artifact, ModelSpec
 
     Tensors = Mapping[str, Any]
@@ -45,9 +44,10 @@ class Engine:
     provider = "CUDAExecutionProvider"
     capturable = "ONNX Runtime allocates memory while it runs"
 
-    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, spec: ModelSpec, device: Any, *, threads: int = 0) -> None:
         self._path, self._spec, self._threads = path, spec, threads
-        self._session = self._opened(device)
+        with device.context:
+            self._session = self._opened(device)
         _ortmodel.check(path, spec, self._session)
         largest = spec.batch.max
         self._outputs = {tensor.name: device.empty(tensor.at(largest), tensor.dtype) for tensor in spec.outputs}
@@ -84,7 +84,7 @@ class Engine:
     def refuses(cls, artifact: Artifact) -> str:  # noqa: ARG003
         return ""
 
-    def fork(self, device: Device) -> Engine:
+    def fork(self, device: Any) -> Engine:
         return type(self)(self._path, self._spec, device, threads=self._threads)
 
     def run(self, inputs: Tensors) -> Tensors:

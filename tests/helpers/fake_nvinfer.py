@@ -65,6 +65,7 @@ def _say(logger, text):
 
 def _runtime(trt):
     def start(runtime, logger):
+        assert fake_gpu.Context.depth, "no context is current"
         LOGGERS.append(logger)
         runtime.put(logger=logger)
 
@@ -156,6 +157,7 @@ def _runtime(trt):
     kernels = {"text": b""}
 
     def load_cache(_cache, blob):
+        assert fake_gpu.Context.depth, "no context is current"
         kernels["text"] = bytes(blob)
         return bytes(blob).startswith(b"kernels")
 
