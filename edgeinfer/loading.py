@@ -71,7 +71,7 @@ def load(
         raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")
     spec = _with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)
     manner = Manner(threads, contexts, self_test)
-    pipeline = _first_that_runs(opened, spec, backend, precision, plan, manner)
+    pipeline = _first_that_runs(opened, spec, manner, backend=backend, precision=precision, plan=plan)
     if build == "background":
         from edgeinfer import building
 
@@ -90,7 +90,7 @@ def choose(bundle: Bundle, backend: str, precision: str, plan: bool | Choice) ->
 def _candidates(
     bundle: Bundle, backend: str, precision: str, plan: bool | Choice, refused: list[Rung], *, quarantine: bool = True
 ) -> Iterator[tuple[Choice, str]]:
-    """What can be tried, best first, and the words of the plan that says so; `refused` takes the ladder's other rungs."""
+    """What can be tried, best first, and the words of the plan that says so; `refused` takes the other rungs."""
     if isinstance(plan, Choice):
         yield plan, ""
         return
@@ -105,7 +105,7 @@ def _candidates(
 
 
 def _first_that_runs(
-    bundle: Bundle, spec: ModelSpec, backend: str, precision: str, plan: bool | Choice, manner: Manner
+    bundle: Bundle, spec: ModelSpec, manner: Manner, *, backend: str, precision: str, plan: bool | Choice
 ) -> Pipeline:
     """An engine that cannot be opened, or finds the wrong things, gives way to the next, unless it was asked for."""
     refused: list[Rung] = []
