@@ -170,17 +170,17 @@ def _matches(reference: Result, other: Result, least: float) -> tuple[int, int]:
     if isinstance(reference, Classification) or isinstance(other, Classification):
         return int(reference.class_ids[0] == other.class_ids[0]), 1
     one, two = reference.above(least), other.above(least)
-    return _paired(one, two), max(len(one), len(two))
+    return len(paired(one, two)), max(len(one), len(two))
 
 
-def _paired(one: Detections, two: Detections) -> int:
-    """How many of the first find a partner of their own among the second: each takes the best overlap left."""
+def paired(one: Detections, two: Detections) -> list[tuple[int, int]]:
+    """Places of those of the first and second that are the same: in order of the first, each takes the best left."""
     overlaps = np.where(one.class_ids[:, None] == two.class_ids, _ious(one.boxes, two.boxes), 0.0)
-    pairs = 0
-    for row in overlaps:
+    pairs = []
+    for place, row in enumerate(overlaps):
         if len(row) and row.max() >= SAME_IOU:
+            pairs.append((place, int(row.argmax())))
             overlaps[:, row.argmax()] = 0
-            pairs += 1
     return pairs
 
 

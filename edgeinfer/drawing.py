@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgeinfer.results import Classification
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -56,6 +58,19 @@ def draw(image: Image, result: Result) -> Image:
     else:
         _boxes(canvas, result)
     return canvas
+
+
+def titled(image: Image, lines: Sequence[str]) -> Image:
+    """A copy of the picture under a dark bar with these lines of text, cut to its width."""
+    import numpy as np
+
+    pen = _pen(image)
+    row = pen.text + 2 * pen.pad
+    bar = np.full((row * len(lines) + pen.pad, *image.shape[1:]), DARK, np.uint8)
+    for place, line in enumerate(lines, 1):
+        shown = "".join(letter if letter.isascii() else "?" for letter in line)
+        _write(bar, _fitted(shown, image.shape[1] - 2 * pen.pad, pen), (pen.pad, row * place - pen.pad), LIGHT, pen)
+    return np.concatenate([bar, image])
 
 
 def color_of(class_id: int) -> Color:

@@ -64,12 +64,12 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     if args.forget:
         return _forget(bundle)
+    from edgeinfer.cli._progress import progress
     from edgeinfer.tuning.tune import tune
 
     names = ("images", "objective", "budget", "seconds")
-    outcome = tune(bundle, **{name: getattr(args, name) for name in names}, say=_say)
-    if sys.stderr.isatty():
-        _say("")
+    with progress() as say:
+        outcome = tune(bundle, **{name: getattr(args, name) for name in names}, say=say)
     print(outcome.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
     _write(outcome, args.json)
     if outcome.partial:
@@ -102,8 +102,3 @@ def _write(outcome: Outcome, target: str | None) -> None:
     elif target:
         with whole(Path(target)) as part:
             part.write_text(outcome.json(), encoding="utf-8")
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -2,8 +2,10 @@
 
     python -m edgeinfer.tuning._entrant '{"work": "answers" | "turns", "bundle": ..., "choice": {...}, ...}'
 
-`answers`: what it finds in each of `pictures`. `turns`: `{"ready": ...}`; then each line read is the seconds of a
-turn, and each line written that turn's samples and the memory the process has taken at most.
+`answers`: what it finds in each of `pictures`; `thorough`, by the thresholds that accuracy is measured with, else by
+the bundle's own. `tensors`: its inputs and outputs for each picture, as files in `folder`. `turns`: `{"ready": ...}`;
+then each line read is the seconds of a turn, and each line written that turn's samples and the memory the process has
+taken at most.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ WARM_UP_S = 0.3
 
 
 def main(asked: dict[str, Any], say: Say) -> None:
-    {"answers": answers, "turns": turns}[asked["work"]](asked, say)
+    {"answers": answers, "tensors": tensors, "turns": turns}[asked["work"]](asked, say)
 
 
 def answers(asked: dict[str, Any], say: Say) -> None:
@@ -35,7 +37,8 @@ def answers(asked: dict[str, Any], say: Say) -> None:
 
     bundle = Bundle.open(asked["bundle"])
     pictures = datasets.unlabelled(bundle.path, [Path(name) for name in asked["pictures"]], bundle.spec.labels)
-    with load(bundle, plan=Choice(**asked["choice"]), **accuracy.thresholds(bundle.spec)) as model:
+    thresholds = accuracy.thresholds(bundle.spec) if asked["thorough"] else {}
+    with load(bundle, plan=Choice(**asked["choice"]), **thresholds) as model:
         say({"ready": {}})
         found = accuracy.predict(model, pictures, on_error=lambda _: None)
     say({"answers": [_record(result) for result in found]})
@@ -48,6 +51,25 @@ def _record(result: Result | None) -> dict[str, Any] | None:
     arrays = {name: getattr(result, name) for name in ("boxes", "scores", "class_ids") if hasattr(result, name)}
     size = [result.source.height, result.source.width]
     return {**{name: array.tolist() for name, array in arrays.items()}, "source": size}
+
+
+def tensors(asked: dict[str, Any], say: Say) -> None:
+    import numpy as np
+
+    from edgeinfer import sources
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.loading import load
+    from edgeinfer.plans import Choice
+
+    files = []
+    with load(Bundle.open(asked["bundle"]), plan=Choice(**asked["choice"])) as model:
+        say({"ready": {}})
+        for place, picture in enumerate(asked["pictures"]):
+            inputs, _ = model.device.preprocess([sources.picture(Path(picture)).image])
+            file = Path(asked["folder"], f"{place}.npz")
+            np.savez(file, **inputs, **model.engine.run(inputs))
+            files.append(str(file))
+    say({"files": files})
 
 
 def turns(asked: dict[str, Any], say: Say) -> None:

@@ -50,7 +50,7 @@ class Budget:
 
     def _answers(self, choice: Choice) -> list[Result | None]:
         pictures = [sample.path for sample in self.dataset.samples]
-        with entered(self.bundle, choice, "answers", pictures) as entrant:
+        with entered(self.bundle, choice, "answers", pictures, thorough=True) as entrant:
             entrant.wait_ready()
             return entrant.answers(self.bundle, SILENCE_S + PICTURE_S * len(pictures))
 

@@ -86,6 +86,10 @@ class Entrant:
         """What it found in each picture; it may take so long."""
         return [_result(record, bundle) for record in self._heard(seconds)["answers"]]
 
+    def files(self, seconds: float) -> list[str]:
+        """What it wrote; it may take so long."""
+        return [str(name) for name in self._heard(seconds)["files"]]
+
     def medians(self) -> list[float]:
         """Milliseconds a picture: the median of each turn."""
         return [
@@ -137,12 +141,9 @@ def _result(record: dict[str, Any] | None, bundle: Bundle) -> Result | None:
 
 
 @contextlib.contextmanager
-def entered(
-    bundle: Bundle, choice: Choice, work: str, pictures: Sequence[Path], scenario: str = ""
-) -> Iterator[Entrant]:
-    """An entrant on these pictures while the block lasts."""
-    named = [str(path.absolute()) for path in pictures]
-    entrant = Entrant(bundle, choice, work, pictures=named, scenario=scenario)
+def entered(bundle: Bundle, choice: Choice, work: str, pictures: Sequence[Path], **asked: Any) -> Iterator[Entrant]:
+    """An entrant on these pictures while the block lasts; what else it is `asked` stands in `_entrant`."""
+    entrant = Entrant(bundle, choice, work, pictures=[str(path.absolute()) for path in pictures], **asked)
     try:
         yield entrant
     finally:

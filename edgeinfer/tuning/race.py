@@ -61,7 +61,7 @@ class Race:
 
     def _alone(self, row: Row, seconds: float, heat: int) -> None:
         try:
-            with entered(self.bundle, row.choice, "turns", self.pictures, self.scenario) as entrant:
+            with entered(self.bundle, row.choice, "turns", self.pictures, scenario=self.scenario) as entrant:
                 self._begin(row, entrant)
                 entrant.turn(seconds)
                 row.figures, row.round = figures(entrant), f"heat {heat}"
@@ -97,7 +97,9 @@ class Race:
             racing: list[tuple[Row, Entrant]] = []
             for row in self.running:
                 self.say(f"final: loading {row.choice.name}")
-                entrant = stack.enter_context(entered(self.bundle, row.choice, "turns", self.pictures, self.scenario))
+                entrant = stack.enter_context(
+                    entered(self.bundle, row.choice, "turns", self.pictures, scenario=self.scenario)
+                )
                 if self._unless_failed(row, partial(self._begin, row, entrant)):
                     racing.append((row, entrant))
             watch = stack.enter_context(sensors.Sensors(sensors.here([entrant.pid for _, entrant in racing])))

@@ -1,0 +1,96 @@
+"""`compare`: the same pictures through several models."""
+
+from __future__ import annotations
+
+import random
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Callable
+
+from edgeinfer import sources
+from edgeinfer.comparing.agreement import agreements
+from edgeinfer.comparing.comparison import Comparison
+from edgeinfer.comparing.models import named
+from edgeinfer.errors import UsageError
+from edgeinfer.tuning.entrants import SILENCE_S, Failed, entered
+from edgeinfer.tuning.figures import figures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgeinfer.comparing.models import Model
+    from edgeinfer.tuning.entrants import Entrant
+
+Say = Callable[[str], None]
+TURNS, PICTURE_S = 5, 10.0
+
+
+def compare(
+    bundles: Sequence[str],
+    source: str | Path,
+    *,
+    seconds: float = 3.0,
+    plan: bool = True,
+    say: Say = lambda _: None,
+) -> Comparison:
+    """Run every bundle on the pictures of `source`, and time each for `seconds`, turn by turn.
+
+    A bundle is a path, or `path@backend`, `path@precision`, `path@backend,precision`. A model that crashes or hangs
+    has a fault in the comparison, and the rest goes on. Raises what `load` raises before anything runs, SourceError.
+    """
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"seconds {seconds} is not above 0")
+    pictures = readable(source)
+    models = named(list(bundles), plan=plan)
+    for model in models:
+        say(f"results of {model.title}")
+        _answer(model, pictures)
+    _time([model for model in models if not model.fault], pictures, seconds, say)
+    return Comparison(models, agreements(models), pictures)
+
+
+def readable(source: str | Path) -> list[Path]:
+    """The pictures of a source, each read once. Raises SourceError, UsageError."""
+    paths = sources.files(source)
+    if not paths:
+        raise UsageError(f"{source} is a camera or a stream, which shows each model something else")
+    for path in paths:
+        sources.picture(path)
+    return paths
+
+
+def _answer(model: Model, pictures: Sequence[Path]) -> None:
+    try:
+        with entered(model.bundle, model.choice, "answers", pictures, thorough=False) as entrant:
+            entrant.wait_ready()
+            model.found = entrant.answers(model.bundle, SILENCE_S + PICTURE_S * len(pictures))
+    except Failed as failure:
+        model.fault = str(failure)
+
+
+def _time(models: Sequence[Model], pictures: Sequence[Path], seconds: float, say: Say) -> None:
+    """Each in a process of its own, in turns of random order: what drifts meets all alike."""
+    with ExitStack() as stack:
+        running: list[tuple[Model, Entrant]] = []
+        for model in models:
+            say(f"loading {model.title}")
+            entrant = stack.enter_context(
+                entered(model.bundle, model.choice, "turns", pictures, scenario="single-stream")
+            )
+            running.append((model, entrant))
+            _unless_failed(model, entrant.wait_ready)
+        chance = random.Random(0)  # noqa: S311 - an order, no secret
+        for turn in range(TURNS):
+            say(f"turn {turn + 1} of {TURNS}")
+            for model, entrant in chance.sample(running, len(running)):
+                if not model.fault:
+                    _unless_failed(model, lambda entrant=entrant: entrant.turn(seconds / TURNS))  # type: ignore[misc]
+        for model, entrant in running:
+            model.figures = figures(entrant)
+
+
+def _unless_failed(model: Model, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Failed as failure:
+        model.fault = str(failure)

@@ -1,0 +1,109 @@
+"""A finished comparison: a table, JSON, one HTML page, and the pictures side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.comparing import beside, page
+from edgeinfer.profiling.report import aligned
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeinfer.comparing.agreement import Agreement
+    from edgeinfer.comparing.models import Model
+
+SCHEMA = 1
+HEAD = ["model", "runs as", "task", "parameters", "GFLOPs", "file MB", "p50 ms", "p99 ms", "per second", "MB"]
+TAIL = ["accuracy", "licence"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What each model found in each of `pictures`, and how far those of one task agree."""
+
+    models: list[Model]
+    agreements: list[Agreement]
+    pictures: list[Path]
+
+    @property
+    def faults(self) -> list[str]:
+        return [f"{model.title}: {model.fault}" for model in self.models if model.fault]
+
+    def record(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "schema": SCHEMA,
+            "models": [_facts(model) for model in self.models],
+            "agreements": [agreement.to_dict() for agreement in self.agreements],
+            "images": [
+                {"source": str(path), "results": [_result(model, place) for model in self.models]}
+                for place, path in enumerate(self.pictures)
+            ],
+        }
+
+    def json(self) -> str:
+        return json.dumps(self.record(), ensure_ascii=False, allow_nan=False) + "\n"
+
+    def rows(self) -> list[list[str]]:
+        """The table's cells, its head first; `-` where a number is not known."""
+        return [[*HEAD, *TAIL], *(_row(model) for model in self.models)]
+
+    def words(self) -> list[str]:
+        """What stands below the table."""
+        few = [model for model in self.models if model.figures and model.figures.p99_ms is None]
+        return [
+            *(agreement.words() for agreement in self.agreements),
+            *(["p99 -: too few samples for it; more with --seconds"] if few else []),
+            *self.faults,
+        ]
+
+    def table(self) -> str:
+        return "\n".join([aligned(self.rows()), "", *self.words()]).rstrip()
+
+    def html(self) -> str:
+        return page.render(self)
+
+    def side_by_side(self, place: int) -> Any:
+        """The picture of this number as every model sees it: (h, w, 3) uint8 BGR."""
+        return beside.side_by_side(self.pictures[place], self.models, place)
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    known = model.figures.to_dict() if model.figures else {}
+    return {**model.facts(), **known, "fault": model.fault or None}
+
+
+def _result(model: Model, place: int) -> dict[str, Any] | None:
+    found = model.found[place] if model.found else None
+    if found is None:
+        return None
+    record = found.to_dict()
+    del record["timings_ms"]
+    return {"model": model.name, **record}
+
+
+def _row(model: Model) -> list[str]:
+    facts, known = model.facts(), model.figures
+    scale = facts["bytes"] / 1e6 if facts["bytes"] else None
+    accuracy = ", ".join(f"{name} {value:g}" for name, value in facts["accuracy"].items())
+    return [
+        model.name,
+        facts["how"],
+        facts["task"],
+        f"{facts['parameters']:,}" if facts["parameters"] else "-",
+        _shown(facts["gflops"], 1),
+        _shown(scale, 1),
+        _shown(known.p50_ms if known else None, 2),
+        _shown(known.p99_ms if known else None, 2),
+        _shown(known.per_second if known else None, 1),
+        _shown(known.memory_mb if known else None, 0),
+        accuracy or "-",
+        facts["license"] or "-",
+    ]
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,45 @@
+"""A comparison as one HTML page: no script, no network; the first pictures are in it."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from typing import TYPE_CHECKING
+
+from edgeinfer.profiling.page import STYLE
+
+if TYPE_CHECKING:
+    from edgeinfer.comparing.comparison import Comparison
+
+PICTURES, QUALITY = 12, 85
+EXTRA = "main{max-width:1400px}img{max-width:100%;height:auto;border-radius:6px}.wide{overflow-x:auto}"
+
+
+def render(comparison: Comparison) -> str:
+    """The table, what agrees, and the pictures side by side."""
+    head, *rows = comparison.rows()
+    cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    table = f"<table><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>{cells}</table>"
+    words = "".join(f"<p>{escape(line)}</p>" for line in comparison.words())
+    title = " and ".join(dict.fromkeys(model.name for model in comparison.models))
+    shown = comparison.pictures[:PICTURES]
+    pictures = "".join(_picture(comparison, place) for place in range(len(shown)))
+    more = len(comparison.pictures) - len(shown)
+    rest = f"<p>and {more} more pictures</p>" if more > 0 else ""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)} compared</title><style>{STYLE.read_text(encoding='utf-8')}{EXTRA}</style></head>\n"
+        f'<body><main><header><h1>{escape(title)}</h1></header><section class="wide">{table}</section>'
+        f"<section>{words}</section>{pictures}{rest}</main></body></html>\n"
+    )
+
+
+def _picture(comparison: Comparison, place: int) -> str:
+    import cv2
+
+    name = escape(comparison.pictures[place].name)
+    _, data = cv2.imencode(".jpg", comparison.side_by_side(place), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    text = base64.b64encode(data.tobytes()).decode("ascii")
+    image = f'<img alt="{name} as each model sees it" src="data:image/jpeg;base64,{text}">'
+    return f"<section><h2>{name}</h2>{image}</section>"

@@ -1,0 +1,155 @@
+"""One model run in two ways: how far its tensors differ, and the first layer at which they part."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Callable
+
+import numpy as np
+
+from edgeinfer.comparing import divergence
+from edgeinfer.comparing.compare import readable
+from edgeinfer.comparing.models import named
+from edgeinfer.errors import EngineError, UsageError
+from edgeinfer.profiling.report import aligned
+from edgeinfer.tuning.entrants import SILENCE_S, Failed, entered
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgeinfer.comparing.divergence import Parting
+    from edgeinfer.comparing.models import Model
+
+    Tensors = Mapping[str, NDArray[Any]]
+
+SCHEMA = 1
+PICTURE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one tensor over all pictures: the most and the mean that an element differs, in its own unit.
+
+    `relative` is the root mean square of the differences over that of the first's values.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    most: float
+    mean: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Two ways, their tensors compared, and where they part; or `unsought`, why that was not looked for."""
+
+    one: str
+    other: str
+    images: int
+    inputs: list[Difference]
+    outputs: list[Difference]
+    parting: Parting | None
+    unsought: str
+
+    def json(self) -> str:
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def table(self) -> str:
+        rows = [["tensor", "shape", "most", "mean", "relative"]]
+        for one in (*self.inputs, *self.outputs):
+            shape = "x".join(map(str, one.shape))
+            rows.append([one.tensor, shape, f"{one.most:.3g}", f"{one.mean:.3g}", f"{one.relative:.3g}"])
+        where = f"not looked for where they part: {self.unsought}" if self.unsought else _where(self.parting)
+        head = f"{self.other} against {self.one}, {self.images} picture{'s' * (self.images != 1)}"
+        return "\n".join([head, aligned(rows), where])
+
+
+def _where(parting: Parting | None) -> str:
+    if parting is None:
+        return "they part nowhere: every output lies within the tolerance"
+    before = f"; the one before, {parting.before}, by {parting.before_relative:.2g}" if parting.before else ""
+    return (
+        f"they part at {parting.node} ({parting.operator}): {parting.tensor} differs by {parting.relative:.2g}, "
+        f"more than {parting.tolerance:g}{before}"
+    )
+
+
+def parity(
+    bundles: Sequence[str], source: str | Path, *, plan: bool = True, say: Callable[[str], None] = lambda _: None
+) -> Parity:
+    """Compare two ways of running one model, such as `engines/a@ort` and `engines/a@ov,int8`, on pictures.
+
+    Where both run an ONNX file on the CPU, the graphs are bisected for the first layer at which they part. Raises what
+    `load` raises, EngineError for a way that fails, UsageError.
+    """
+    if len(bundles) != 2:
+        raise UsageError(
+            f"--parity compares two ways of one model, not {len(bundles)}",
+            hint="for example: edgeinfer compare engines/a@ort engines/a@ov bus.jpg --parity",
+        )
+    models = named(list(bundles), plan=plan)
+    one, other = models
+    _check_alike(one, other)
+    pictures = readable(source)
+    tensors = []
+    for model in models:
+        say(f"tensors of {model.title}")
+        tensors.append(_tensors(model, pictures))
+    say("looking for where they part")
+    parting, unsought = _parting(one, other, tensors[0][0])
+    parts = one.bundle.spec.inputs, one.bundle.spec.outputs
+    inputs, outputs = ([_difference(tensor.name, *tensors) for tensor in part] for part in parts)
+    return Parity(one.choice.name, other.choice.name, len(pictures), inputs, outputs, parting, unsought)
+
+
+def _check_alike(one: Model, other: Model) -> None:
+    """Raise UsageError unless both have the same tensors."""
+    for part in ("inputs", "outputs"):
+        first, second = ([tensor.name for tensor in getattr(model.bundle.spec, part)] for model in (one, other))
+        if first != second:
+            raise UsageError(f"the {part} of {one.title} are {first}, those of {other.title} are {second}")
+
+
+def _tensors(model: Model, pictures: Sequence[Path]) -> list[Tensors]:
+    """Inputs and outputs by name, for each picture."""
+    with tempfile.TemporaryDirectory(prefix="edgeinfer-parity-") as folder:
+        try:
+            with entered(model.bundle, model.choice, "tensors", pictures, folder=folder) as entrant:
+                entrant.wait_ready()
+                files = entrant.files(SILENCE_S + PICTURE_S * len(pictures))
+        except Failed as failure:
+            raise EngineError(f"{model.title}: {failure}", hint=failure.hint) from failure
+        found: list[Tensors] = []
+        for file in files:
+            with np.load(file) as held:
+                found.append({name: held[name] for name in held.files})
+        return found
+
+
+def _difference(name: str, first: Sequence[Tensors], second: Sequence[Tensors]) -> Difference:
+    one, two = (np.stack([entry[name] for entry in found]).astype(np.float64) for found in (first, second))
+    if one.shape != two.shape:
+        raise UsageError(f"{name} is {one.shape[1:]} in one and {two.shape[1:]} in the other")
+    apart = np.abs(one - two)
+    shape = tuple(int(side) for side in one.shape[1:])
+    return Difference(name, shape, float(apart.max()), float(apart.mean()), divergence.relative(one, two))
+
+
+def _parting(one: Model, other: Model, tensors: Tensors) -> tuple[Parting | None, str]:
+    """Where two ONNX files part on the first picture, or why that is not looked for."""
+    artifacts = [model.choice.artifact_in(model.bundle) for model in (one, other)]
+    sides = []
+    for model, artifact in zip((one, other), artifacts):
+        if artifact is None or artifact.format != "onnx" or model.choice.backend not in divergence.RUNNERS:
+            return None, f"{model.choice.name} does not run an ONNX file on the CPU"
+        path = model.bundle.artifact_file(artifact)
+        sides.append(divergence.Side(path, model.choice.backend, artifact.precision))
+    inputs = {tensor.name: tensors[tensor.name] for tensor in one.bundle.spec.inputs}
+    outputs = [tensor.name for tensor in one.bundle.spec.outputs]
+    return divergence.parting(sides[0], sides[1], inputs, outputs), ""

@@ -1,0 +1,236 @@
+"""Comparing models on the same pictures: agreement, cost, pictures side by side; tensors and where they part."""
+
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgeinfer import cli, modeljson
+from edgeinfer.bundle import sha256_of
+from edgeinfer.comparing import agreement, divergence
+from edgeinfer.comparing.compare import compare
+from edgeinfer.comparing.divergence import Side
+from edgeinfer.comparing.models import Model, named
+from edgeinfer.errors import BundleError, SourceError, UsageError
+from edgeinfer.plans import Choice
+from edgeinfer.results import Classification, Detections
+from edgeinfer.spec import Size
+from helpers import bundles, networks
+
+LABELS = ("cat", "dog", "cow")
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for color in ("red", "green"):
+        cv2.imwrite(str(folder / f"{color}.png"), bundles.picture(color, 48, 64))
+    return folder
+
+
+def changed(folder, change):
+    """Edit a bundle's ONNX file, hash and all."""
+    path = folder / "model.fp32.onnx"
+    model = onnx.load(path)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    spec = modeljson.read(folder / "model.json")
+    artifact = dataclasses.replace(spec.artifacts[0], sha256=sha256_of(path))
+    modeljson.write(dataclasses.replace(spec, artifacts=(artifact,)), folder / "model.json")
+
+
+def scale(model, name, factor):
+    (weight,) = [one for one in model.graph.initializer if one.name == name]
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), name))
+
+
+def boxes(*rows, labels=LABELS):
+    """Detections of (label, score, left) with boxes ten pixels wide."""
+    return Detections(
+        np.array([[left, 0, left + 10, 10] for _, _, left in rows], np.float32).reshape(-1, 4),
+        np.array([score for _, score, _ in rows], np.float32),
+        np.array([labels.index(label) for label, _, _ in rows], np.int32),
+        labels,
+        Size(100, 100),
+    )
+
+
+def said(*found, task="detect", name="a"):
+    class Folder:
+        spec = type("Spec", (), {"task": task})
+
+    return Model(Folder, Choice("ort", name), name, list(found))
+
+
+def agreed(one, other, task="detect"):
+    (found,) = agreement.agreements([said(one, task=task), said(other, task=task, name="b")])
+    return found
+
+
+def test_objects_are_the_same_if_label_and_place_are():
+    found = agreed(boxes(("cat", 0.9, 0), ("dog", 0.8, 50)), boxes(("cat", 0.7, 1), ("cow", 0.8, 50)))
+
+    assert (found.same, found.compared) == (1, 3)
+    assert found.to_dict()["score_difference"]["max"] == pytest.approx(0.2)
+
+
+def test_labels_in_another_order_are_still_the_same_labels():
+    turned = ("dog", "cow", "cat")
+    found = agreed(boxes(("cat", 0.9, 0)), boxes(("cat", 0.9, 0), labels=turned))
+
+    assert (found.same, found.compared) == (1, 1)
+
+
+def test_two_that_find_nothing_have_no_share():
+    found = agreed(boxes(), boxes())
+
+    assert found.share is None
+    assert "neither finds anything" in found.words()
+
+
+def test_classifiers_agree_by_their_first_class_and_by_the_classes_in_common():
+    one = Classification(np.array([0, 1], np.int32), np.array([0.6, 0.4], np.float32), LABELS, Size(1, 1))
+    other = Classification(np.array([1, 2], np.int32), np.array([0.7, 0.3], np.float32), LABELS, Size(1, 1))
+    found = agreed(one, other, "classify")
+
+    assert (found.same, found.compared, found.overlap) == (0, 1, [0.5])
+    assert found.score_differences == [pytest.approx(0.3)]
+
+
+def test_models_of_different_tasks_are_not_held_against_each_other():
+    assert agreement.agreements([said(boxes()), said(None, task="classify")]) == []
+
+
+def test_a_picture_is_seen_side_by_side_and_told_as_table_json_and_page(detector, classifier, photos, tmp_path, capsys):
+    """A detector in two ways, beside a classifier."""
+    save, page, record = tmp_path / "out", tmp_path / "page.html", tmp_path / "all.json"
+    words = [str(detector), f"{detector}@ov", str(classifier), str(photos), "--seconds", "0.2"]
+    assert cli.main(["compare", *words, "--save", str(save), "--html", str(page), "--json", str(record)]) == 0
+    out = capsys.readouterr().out
+    assert "colors-detect (ort model.fp32.onnx) and colors-detect #2 (ov model.fp32.onnx): 2 of 2 objects" in out
+    assert "CC0-1.0" in out
+
+    data = json.loads(record.read_text())
+    assert [(model["name"], model["backend"], model["task"]) for model in data["models"]] == [
+        ("colors-detect", "ort", "detect"),
+        ("colors-detect #2", "ov", "detect"),
+        ("colors-classify", "ort", "classify"),
+    ]
+    assert all(model["p50_ms"] > 0 and model["memory_mb"] > 10 and model["bytes"] > 100 for model in data["models"])
+    assert [one["share"] for one in data["agreements"]] == [1.0]
+    seen = {image["source"]: image["results"] for image in data["images"]}
+    green = seen[str(photos / "green.png")]
+    assert [green[0]["detections"][0]["label"], green[2]["classes"][0]["label"]] == ["green", "green"]
+
+    assert sorted(path.name for path in save.iterdir()) == ["green.png", "red.png"]
+    picture = cv2.imread(str(save / "green.png"))
+    assert picture.shape[1] == 3 * 64 + 2 * 8
+    assert picture.shape[0] > 48
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64,") == 2
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_json_to_stdout_is_alone_there(detector, photos, capsys):
+    assert cli.main(["compare", str(detector), str(photos / "red.png"), "--seconds", "0.1", "--json", "-"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["models"]) == 1
+
+
+def test_a_model_that_fails_is_told_and_the_rest_is_compared(detector, classifier, photos, capsys):
+    (detector / "model.fp32.onnx").write_bytes(b"damaged")
+    assert cli.main(["compare", str(detector), str(classifier), str(photos), "--seconds", "0.1"]) == 1
+    out, err = capsys.readouterr()
+    assert "colors-classify" in out
+    assert err.startswith("error: 1 of 2 models did not come to the end: colors-detect (ort model.fp32.onnx): ")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["{detector}@warp", "{photos}"], "error: {detector}@warp: 'warp' is neither a backend ("),
+        (["/nowhere", "{photos}"], "error: /nowhere does not exist"),
+        (["{detector}", "/nowhere.png"], "error: /nowhere.png"),
+        (["{detector}", "camera:0"], "error: camera:0 is a camera or a stream"),
+        (["{detector}", "{photos}", "--parity"], "error: --parity compares two ways of one model, not 1"),
+        (["{detector}", "{detector}", "{photos}", "--parity", "--save", "x"], "error: --parity compares tensors"),
+        (["{detector}", "{classifier}", "{photos}", "--parity"], "error: the outputs of colors-detect"),
+        (["{detector}", "{photos}", "--seconds", "0"], "error: argument --seconds"),
+    ],
+    ids=["way", "bundle", "picture", "camera", "alone", "save", "unlike", "seconds"],
+)
+def test_what_cannot_be_is_one_error_before_anything_runs(detector, classifier, photos, capsys, words, error):
+    places = {"detector": detector, "classifier": classifier, "photos": photos}
+    assert cli.main(["compare", *(word.format(**places) for word in words)]) in {1, 2}
+    assert capsys.readouterr().err.startswith(error.format(**places))
+
+
+def test_a_folder_with_an_at_in_its_name_is_a_folder(tmp_path):
+    folder = bundles.detect_bundle(tmp_path / "mine@ov")
+
+    assert [(model.choice.backend, model.bundle.path) for model in named([str(folder)])] == [("ort", folder)]
+
+
+def test_errors_name_what_was_found(detector, tmp_path):
+    with pytest.raises(BundleError):
+        named([str(tmp_path / "gone@ov")])
+    with pytest.raises(UsageError, match="not above 0"):
+        compare([str(detector)], str(tmp_path), seconds=0)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(SourceError):
+        compare([str(detector)], str(tmp_path / "broken.png"))
+
+
+def test_parity_of_two_backends_is_told_tensor_by_tensor(detector, photos, capsys):
+    assert cli.main(["compare", f"{detector}@ort", f"{detector}@ov", str(photos), "--parity", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    data = json.loads(out)
+
+    assert [one["tensor"] for one in data["inputs"] + data["outputs"]] == ["images", "output0"]
+    assert data["inputs"][0]["most"] == 0
+    assert data["outputs"][0]["relative"] < 1e-5
+    assert data["images"] == 2
+    assert "they part nowhere" in err
+
+
+def test_parity_finds_the_layer_that_was_changed(detector, tmp_path, photos, capsys):
+    other = bundles.detect_bundle(tmp_path / "other")
+    changed(other, lambda model: scale(model, "middle", 1.5))
+    assert cli.main(["compare", f"{detector}@ort", f"{other}@ort", str(photos), "--parity"]) == 0
+
+    assert "they part at row (Concat): row differs by" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backends", [("ort", "ort"), ("ort", "ov"), ("ov", "ort")], ids="-".join)
+@pytest.mark.parametrize("place", [0, 3, 5])
+def test_the_first_layer_that_differs_is_found_by_bisection(tmp_path, place, backends):
+    one, two = (networks.residual(tmp_path / f"{name}.onnx") for name in ("one", "two"))
+    model = onnx.load(two)
+    node = model.graph.node[[f"/conv{place}" == node.name for node in model.graph.node].index(True)]
+    scale(model, node.input[1], 1.1)
+    onnx.save(model, two)
+    inputs = {"images": np.random.default_rng(0).random((1, 3, 32, 32), np.float32)}
+    sides = [Side(path, backend, "fp32") for path, backend in zip((one, two), backends, strict=True)]
+    found = divergence.parting(*sides, inputs, ["logits"])
+
+    assert (found.node, found.operator) == (f"/conv{place}", "Conv")
+    assert found.relative > found.tolerance
+    assert found.before_relative <= found.tolerance
+    assert found.probes <= 2 + np.log2(len(model.graph.node) + 1) + 1
+
+
+def test_relative_differences_are_of_the_first():
+    one = np.array([3.0, 4.0])
+    assert divergence.relative(one, one) == 0
+    assert divergence.relative(one, one * 1.1) == pytest.approx(0.1)
+    assert divergence.relative(one * 0, one) == float("inf")
+    assert divergence.relative(one * 0, one * 0) == 0
