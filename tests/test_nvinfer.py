@@ -317,7 +317,7 @@ def test_the_lean_runtime_takes_the_place_of_a_missing_tensorrt(on, monkeypatch)
 def test_a_missing_library_names_the_command_that_brings_it(monkeypatch):
     for name in ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "edgeinfer.backends.trt", raising=False)
+    fake_nvinfer.forget(monkeypatch, "trt")
     with pytest.raises(BackendUnavailable, match="tensorrt is not installed") as caught:
         backends.load("trt")
     assert "python3-libnvinfer" in caught.value.hint

@@ -40,9 +40,16 @@ def install(monkeypatch, release="10.3.0", sm="86", answers=()):
     library = Library(release, sm, answers)
     backend = "rtx" if release.startswith("rtx") else "trt"
     monkeypatch.setitem(sys.modules, library.__name__, library)
-    monkeypatch.delitem(sys.modules, f"edgeinfer.backends.{backend}", raising=False)
-    monkeypatch.delattr(backends, backend, raising=False)
+    forget(monkeypatch, backend)
     return library
+
+
+def forget(monkeypatch, backend):
+    """Let this backend be imported anew in the test, and again after it."""
+    name = f"edgeinfer.backends.{backend}"
+    monkeypatch.setitem(sys.modules, name, None)
+    del sys.modules[name]
+    monkeypatch.delattr(backends, backend, raising=False)
 
 
 def failing(words, value):

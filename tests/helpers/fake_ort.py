@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 
 import numpy as np
 import onnxruntime
 
-from edgeinfer import backends
-from helpers import fake_gpu
+from helpers import fake_gpu, fake_nvinfer
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 
@@ -79,8 +79,8 @@ def module(monkeypatch, *, loads=True, providers=(CUDA, CPU), fails=False):
     stand.SessionOptions, stand.RunOptions = onnxruntime.SessionOptions, onnxruntime.RunOptions
     stand.InferenceSession = Session
     stand.preload_dlls = lambda: None
+    importlib.import_module("edgeinfer.backends.ort")  # the CPU's keeps the real one
     monkeypatch.setitem(sys.modules, "onnxruntime", stand)
     for name in ("ort_gpu", "ort_trt"):
-        monkeypatch.delitem(sys.modules, f"edgeinfer.backends.{name}", raising=False)
-        monkeypatch.delattr(backends, name, raising=False)
+        fake_nvinfer.forget(monkeypatch, name)
     return opened
