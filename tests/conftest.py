@@ -4,6 +4,7 @@ import pytest
 
 from helpers import browser as browsers
 from helpers import bundles
+from helpers import pictogram_classifier as classifiers
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,3 +32,9 @@ def classifier(tmp_path):
 def browser(tmp_path):
     """Chromium without a window; the test is skipped where there is none."""
     return browsers.find(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def pictogram_classifier(pytestconfig):
+    """A ResNet-50 that tells the pictograms apart: `.checkpoint`, `.size`, and folders `.calibration`, `.held_out`."""
+    return classifiers.cached(pytestconfig.cache.mkdir("pictogram-classifier"))
