@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench clean
+.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench gpu-test gpu-sanitize gpu-bench clean
 
 setup: $(VENV)/ready
 
@@ -48,6 +48,25 @@ wheel-test: setup
 
 bench: setup
 	$(BIN)/python benchmarks/cpu.py
+
+# on a machine with an NVIDIA GPU; with GPU_PYTHON=python3 in that Python as it is, and nothing is installed
+ifndef GPU_PYTHON
+GPU_PYTHON := $(BIN)/python
+gpu-test gpu-sanitize gpu-bench: setup
+endif
+GPU_TESTS := $(GPU_PYTHON) -m pytest --confcutdir=tests/gpu -o filterwarnings=default -p no:cacheprovider
+
+gpu-test:
+	PYTHONPATH=.:export $(GPU_TESTS) tests/gpu
+	@$(MAKE) -s gpu-sanitize GPU_PYTHON=$(GPU_PYTHON)
+
+gpu-sanitize:
+	@if ! command -v compute-sanitizer; then echo "skipped: compute-sanitizer is not installed"; else \
+	set -e; for tool in memcheck racecheck; do echo "compute-sanitizer --tool $$tool"; \
+	PYTHONPATH=.:export compute-sanitizer --tool $$tool --error-exitcode 9 $(GPU_TESTS) -q tests/gpu/test_gpu_kernels.py; done; fi
+
+gpu-bench:
+	PYTHONPATH=.:export $(GPU_PYTHON) benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) dist build demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -34,7 +34,7 @@ class FrameGraph:
         self._outputs: Mapping[str, Any] = {}
         # None: seen once. The first time runs plainly, which also lets the engine load all that it loads late;
         # a size that never comes back is not worth a graph
-        self._graphs: OrderedDict[tuple[int, ...], _Graph | None] = OrderedDict()
+        self._graphs: OrderedDict[tuple[int, ...], Graph | None] = OrderedDict()
         with device.context:
             self._marks = [device.timer() for _ in range(len(STAGES) + 1)]
 
@@ -70,7 +70,7 @@ class FrameGraph:
             self._enqueue(batch, _DEFAULT)
         self.graph = self.graph or self._engine.capturable
 
-    def _remember(self, key: tuple[int, ...], graph: _Graph | None) -> None:
+    def _remember(self, key: tuple[int, ...], graph: Graph | None) -> None:
         self._graphs[key] = graph
         self._graphs.move_to_end(key)
         while len(self._graphs) > CAPACITY:
@@ -89,10 +89,10 @@ class FrameGraph:
         device.readout.enqueue(self._outputs, batch.pictures, device.frames)
         device.record(marks[3], flags)
 
-    def _captured(self, batch: Batch) -> _Graph | None:
+    def _captured(self, batch: Batch) -> Graph | None:
         """The batch as a graph; None, and the reason kept, where the engine or the driver does not take part."""
         try:
-            graph = _Graph(self._device.handle, lambda: self._enqueue(batch, _EXTERNAL))
+            graph = Graph(self._device.handle, lambda: self._enqueue(batch, _EXTERNAL))
         except DeviceLost:
             raise
         except EdgeInferError as error:
@@ -116,7 +116,7 @@ class FrameGraph:
 _DEFAULT, _EXTERNAL = 0, 1  # CU_EVENT_RECORD_*: an event recorded in a graph can be read only as an external one
 
 
-class _Graph:
+class Graph:
     """What `enqueue` puts on the stream, ready to be put there again in one call."""
 
     def __init__(self, stream: Any, enqueue: Any) -> None:

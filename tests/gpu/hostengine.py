@@ -13,6 +13,7 @@ import numpy as np
 
 from edgeinfer.devices._driver import call, library
 from edgeinfer.devices._memory import view
+from edgeinfer.errors import DeviceError
 
 
 class HostEngine:
@@ -29,7 +30,9 @@ class HostEngine:
         self._outputs = {one.name: device.empty(one.at(batch), one.dtype) for one in spec.outputs}
         self._sides = {one.name: device.pinned((_nbytes(one, batch),)) for one in (*spec.inputs, *spec.outputs)}
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._on_the_host)
-        self._entry = library().CUhostFn(ctypes.cast(self._callback, ctypes.c_void_p).value)
+        # not through cuda-bindings: older ones call a host function once and free it, a graph calls again
+        self._launch = ctypes.CDLL("libcuda.so.1").cuLaunchHostFunc
+        self._launch.argtypes = [ctypes.c_void_p, type(self._callback), ctypes.c_void_p]
         self.failure = None
 
     def fork(self, device):
@@ -43,7 +46,9 @@ class HostEngine:
     def _enqueue(self, inputs, count):
         for name, tensor in inputs.items():
             call("cuMemcpyDtoHAsync", self._address(name), tensor.pointer, tensor.nbytes, self._device.handle)
-        call("cuLaunchHostFunc", self._device.handle, self._entry, count)
+        status = self._launch(self._device.stream, self._callback, count)
+        if status:
+            raise DeviceError(f"cuLaunchHostFunc failed: {library().CUresult(status).name} ({status})", hint="none")
         outputs = {name: tensor.rows(count) for name, tensor in self._outputs.items()}
         for name, tensor in outputs.items():
             call("cuMemcpyHtoDAsync", tensor.pointer, self._address(name), tensor.nbytes, self._device.handle)
@@ -103,3 +108,14 @@ def zeros(spec):
         return {one.name: np.zeros(one.at(count), one.dtype) for one in spec.outputs}
 
     return function
+
+
+def send(array, device):
+    """An array as a tensor of the device's."""
+    tensor = device.empty(array.shape, str(array.dtype))
+    side = device.pinned((array.nbytes,))
+    side[...] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    with device.context:
+        call("cuMemcpyHtoDAsync", tensor.pointer, side.ctypes.data, array.nbytes, device.handle)
+        device.wait()
+    return tensor

@@ -30,12 +30,19 @@ def lane(spec, function):
         made.close()
 
 
-def pictograms(folder):
-    from edgeinfer import modeljson
+def exported(folder):
+    """The pictogram detector as a bundle, for batches of 1 to 4."""
     from edgeinfer_export.export import Options, export
 
     source = Path(str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt"))
-    bundle = export(source, folder / "pictograms", Options(batch=Batch(1, 4), precisions=("fp32",)))
+    return export(source, folder / "pictograms", Options(batch=Batch(1, 4), precisions=("fp32",)))
+
+
+def pictograms(folder):
+    """Its spec, and a function for a `HostEngine`."""
+    from edgeinfer import modeljson
+
+    bundle = exported(folder)
     spec = modeljson.read(bundle / "model.json")
     return spec, hostengine.session(bundle / spec.artifacts[0].file)
 

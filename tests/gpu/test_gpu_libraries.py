@@ -1,0 +1,120 @@
+"""Beside other libraries on a real GPU: frames from CuPy, PyTorch and PyCUDA, and every engine backend that is here."""
+
+import numpy as np
+import pytest
+
+from edgeinfer import backends, load
+from edgeinfer.cli import main
+from edgeinfer.devices import cpu
+from edgeinfer.errors import EdgeInferError
+from edgeinfer.results import Detections
+from edgeinfer.spec import Preprocess, Size
+from gpu import models, standin
+from gpu.hostengine import fetch
+from kernels.specs import picture_spec
+
+SPEC = picture_spec(Preprocess(Size(64, 96)))
+IMAGES = [models.noise(seed, 700, 900) for seed in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def hardware():
+    """Other libraries would meet the stand-in driver and take it for a real one."""
+    if standin.controls() is not None:
+        pytest.skip("needs a real GPU")
+
+
+@pytest.fixture
+def tensor(make):
+    """A function of an image: the model's input made of it, three times over."""
+    lane = make(SPEC)
+
+    def function(image):
+        found = [fetch(lane.device.preprocess([image])[0]["images"], lane.device) for _ in range(3)]
+        assert all(np.array_equal(one, found[0]) for one in found)
+        return found[0]
+
+    return function
+
+
+def expected(image):
+    return cpu.Device(SPEC).preprocess([image])[0]["images"]
+
+
+def test_a_cupy_array_still_being_written_is_waited_for(tensor):
+    cupy = pytest.importorskip("cupy")
+    for image in IMAGES:
+        there = cupy.asarray(image)
+        work = cupy.random.random((3000, 3000))
+        with cupy.cuda.Stream(non_blocking=True):
+            for _ in range(30):
+                work = work @ work
+                work /= cupy.linalg.norm(work)
+            frame = there + (work.sum() * 0).astype(cupy.uint8)
+            np.testing.assert_array_equal(tensor(frame), expected(image))
+
+
+def test_a_torch_tensor_still_being_written_is_waited_for(tensor):
+    torch = pytest.importorskip("torch")
+    for image in IMAGES:
+        there = torch.from_numpy(image).cuda()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            torch.cuda._sleep(50_000_000)
+            frame = there.clone()
+            np.testing.assert_array_equal(tensor(frame), expected(image))
+            np.testing.assert_array_equal(tensor(frame[::2, ::3]), expected(image[::2, ::3]))
+
+
+def test_a_page_locked_torch_tensor_is_fetched_from_where_it_lies(tensor):
+    torch = pytest.importorskip("torch")
+    frame = torch.from_numpy(IMAGES[0]).pin_memory().numpy()
+
+    np.testing.assert_array_equal(tensor(frame), expected(IMAGES[0]))
+
+
+def test_pycudas_own_context_stays_current_and_its_arrays_are_frames(tensor):
+    pycuda = pytest.importorskip("pycuda.driver")
+    gpuarray = pytest.importorskip("pycuda.gpuarray")
+    pycuda.init()
+    context = pycuda.Device(0).make_context()
+    try:
+        frame = gpuarray.to_gpu(IMAGES[0])
+        np.testing.assert_array_equal(tensor(frame), expected(IMAGES[0]))
+        assert pycuda.Context.get_current() == context
+    finally:
+        context.pop()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return models.exported(tmp_path_factory.mktemp("bundle"))
+
+
+def agreement(found, wanted):
+    """How many of the boxes both have, of all that either has: same class, nearly the same place."""
+    pairs = 0
+    for box, label in zip(wanted.boxes, wanted.class_ids, strict=True):
+        near = (np.abs(found.boxes - box).max(1, initial=0) < 4) & (found.class_ids == label)
+        pairs += bool(near.any())
+    return pairs, max(len(found), len(wanted))
+
+
+@pytest.mark.parametrize("backend", ["trt", "rtx", "ort_gpu"])
+def test_an_engine_finds_what_onnx_runtime_finds_on_the_cpu(bundle, backend):
+    try:
+        backends.load(backend)
+    except EdgeInferError as missing:
+        pytest.skip(f"{backend}: {missing}")
+    if backend in ("trt", "rtx"):
+        assert main(["build", str(bundle), "--compile", backend]) == 0
+    images, same, of = models.pictures(12), 0, 0
+    with load(bundle, backend) as model, load(bundle, "ort") as reference:
+        for image in images * 2:
+            found, wanted = model(image), reference(image)
+            assert isinstance(found, Detections)
+            one, other = agreement(found, wanted)
+            same, of = same + one, of + other
+        assert model.graph == ""
+
+    assert same >= 0.97 * of > 0
