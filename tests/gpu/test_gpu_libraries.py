@@ -115,6 +115,6 @@ def test_an_engine_finds_what_onnx_runtime_finds_on_the_cpu(bundle, backend):
             assert isinstance(found, Detections)
             one, other = agreement(found, wanted)
             same, of = same + one, of + other
-        assert model.graph == ""
+        assert not model.graph or backend == "ort_gpu"
 
     assert same >= 0.97 * of > 0
