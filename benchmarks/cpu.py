@@ -70,9 +70,10 @@ def wide_detector():
 
 
 def as_yolov8(built):
-    """The same detector with its output in the layout that Ultralytics reads: (n, 84, 25200), scores multiplied out."""
+    """The same detector as Ultralytics reads it: (n, 4 + classes, 25200), scores multiplied out."""
     graph, (output,) = built.model.graph, built.spec.outputs
-    cuts = onnx.helper.make_tensor("cuts", onnx.TensorProto.INT64, [3], [4, 1, 80])
+    classes = output.shape[2] - 5
+    cuts = onnx.helper.make_tensor("cuts", onnx.TensorProto.INT64, [3], [4, 1, classes])
     graph.initializer.append(cuts)
     node = onnx.helper.make_node
     graph.node.extend(
@@ -83,7 +84,7 @@ def as_yolov8(built):
             node("Transpose", ["rows"], ["columns"], perm=[0, 2, 1]),
         ]
     )
-    shape = (1, 84, output.shape[1])
+    shape = (1, 4 + classes, output.shape[1])
     value = onnx.helper.make_tensor_value_info("columns", onnx.TensorProto.FLOAT, shape)
     del graph.output[:]
     graph.output.append(value)
