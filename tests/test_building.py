@@ -1,0 +1,156 @@
+"""An engine is built while another backend serves, and takes over: under calls, and when something goes wrong."""
+
+import os
+import shutil
+import sys
+import threading
+
+import pytest
+
+from edgeinfer import cli, load, machine
+from edgeinfer.errors import UsageError
+from helpers import bundles, fake_gpu, fake_nvinfer, fake_ort
+
+COLORS = ("red", "green", "blue")
+PATIENCE_S = 30
+
+
+@pytest.fixture(autouse=True)
+def trt(monkeypatch, tmp_path):
+    """A machine with a GPU, ONNX Runtime for it, and a TensorRT that can build."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fake_gpu.install(monkeypatch)
+    fake_ort.module(monkeypatch)
+    return fake_nvinfer.install(monkeypatch, "10.3.0")
+
+
+@pytest.fixture
+def builder(monkeypatch, tmp_path, detector, trt):
+    """What `edgeinfer build` would do, done by a shell script once `go` is called; gives `go` and what it was told."""
+    done, gate, told = tmp_path / "built", tmp_path / "gate", tmp_path / "told"
+    shutil.copytree(detector, done)
+    os.mkfifo(gate)
+
+    class Builder:
+        said = told
+
+        def go(self, code=0, words="", **plan):
+            if not code:
+                bundles.add_plan(done, trt, **plan)
+            gate.write_text(f"{code} {words}\n")
+
+    script = tmp_path / "python"
+    copy = f'cp "{done}"/*.plan "{detector}/" && cp "{done}/model.json" "{detector}/model.json"'
+    script.write_text(
+        f'#!/bin/sh\necho "$@" > "{told}"\nread code words < "{gate}"\n'
+        f'if [ "$code" != 0 ]; then echo "$words" >&2; exit "$code"; fi\n{copy}\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    return Builder()
+
+
+def test_the_engine_takes_over_under_calls_of_which_none_fails_or_mixes(detector, builder):
+    wrong, served, done = [], set(), threading.Event()
+
+    def work(color):
+        while not done.is_set():
+            try:
+                before = model.backend
+                results = model.batch([bundles.picture(color)] * 2)
+                served.add(before)
+                if [label for result in results for _, _, label in result] != [color] * 2:
+                    wrong.append(results)
+            except Exception as error:
+                wrong.append(error)
+
+    with load(detector, build="background", contexts=2) as model:
+        assert (model.backend, model.upgrade.state) == ("ort_gpu", "building")
+        threads = [threading.Thread(target=work, args=(color,)) for color in COLORS]
+        for thread in threads:
+            thread.start()
+        builder.go()
+        model.upgrade.join(PATIENCE_S)
+        assert (model.upgrade.state, model.backend, model.artifact) == ("serving", "trt", "trt-1.fp32.plan")
+        assert [label for _, _, label in model(bundles.picture("blue"))] == ["blue"]
+        done.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert model.contexts == 2
+    assert wrong == []
+    assert builder.said.read_text().split() == [
+        *("-m", "edgeinfer", "build", str(detector)),
+        *("--compile", "trt", "--precision", "fp32"),
+    ]
+
+
+def test_a_build_that_fails_leaves_what_serves_and_says_why(detector, builder, caplog):
+    with load(detector, build="background") as model:
+        builder.go(1, "error: no memory for this")
+        model.upgrade.join(PATIENCE_S)
+        assert model.backend == "ort_gpu"
+        assert len(model(bundles.picture())) == 1
+        assert model.upgrade.state == "failed: error: no memory for this"
+    assert "goes on serving" in caplog.text
+
+
+def test_an_engine_that_fails_its_self_test_does_not_take_over(detector, builder, trt, caplog):
+    trt._answers["IExecutionContext.execute_async_v3"] = True  # runs nothing: the outputs stay zero
+    with load(detector, build="background") as model:
+        builder.go()
+        model.upgrade.join(PATIENCE_S)
+        assert model.backend == "ort_gpu"
+        assert "failed its self-test" in model.upgrade.state
+    assert "failed its self-test" in caplog.text
+    with load(detector, build="never") as model:
+        assert model.backend == "ort_gpu"
+
+
+def test_an_engine_that_does_not_fit_after_all_does_not_take_over(detector, builder):
+    with load(detector, build="background") as model:
+        builder.go(sm="87")
+        model.upgrade.join(PATIENCE_S)
+        assert model.upgrade.state == "failed: the bundle holds no engine that fits exactly"
+
+
+def test_closing_ends_the_build(detector, builder):
+    model = load(detector, build="background")
+    upgrade = model.upgrade
+    model.close()
+    assert not upgrade.is_alive()
+    assert upgrade.state == "stopped"
+
+
+def test_nothing_is_built_where_an_engine_fits_already(detector, builder, trt):
+    bundles.add_plan(detector, trt)
+    with load(detector, build="background") as model:
+        assert (model.backend, model.upgrade) == ("trt", None)
+
+
+def test_nothing_is_built_where_nothing_can(detector, builder, monkeypatch, caplog):
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    with load(detector, build="background") as model:
+        assert (model.backend, model.upgrade) == ("ort", None)
+    assert "no engine is built in the background" in caplog.text
+
+
+def test_rtx_is_built_for_this_gpu_where_there_is_no_tensorrt(detector, builder, monkeypatch):
+    for name in ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    fake_nvinfer.forget(monkeypatch, "trt")
+    fake_nvinfer.install(monkeypatch, "rtx-1.7.1.116")
+    with load(detector, build="background") as model:
+        builder.go(1)
+        model.upgrade.join(PATIENCE_S)
+    assert "--compile rtx:sm86" in builder.said.read_text()
+
+
+def test_how_to_build_is_one_of_two(detector):
+    with pytest.raises(UsageError, match="build 'now' is not one of never, background"):
+        load(detector, build="now")
+
+
+def test_run_builds_when_it_is_told_to(detector, builder, capsys, monkeypatch):
+    picture = str(detector / "golden/0.png")
+    assert cli.main(["run", str(detector), picture, "--build", "background"]) == 0
+    assert "ort_gpu" in capsys.readouterr().out
