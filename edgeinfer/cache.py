@@ -44,6 +44,14 @@ def write(kind: str, name: str, data: bytes) -> bool:
     return False
 
 
+def names(kind: str) -> list[str]:
+    """The names of all that is kept of this kind."""
+    try:
+        return sorted(file.name for file in path(kind, "").iterdir())
+    except OSError:
+        return []
+
+
 def forget(kind: str, name: str) -> None:
     """Remove it, if it is there."""
     with contextlib.suppress(OSError):

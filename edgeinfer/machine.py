@@ -24,7 +24,10 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MIN
 
 
 class Gpu(NamedTuple):
-    """The first CUDA device: `sm` is its compute capability without the dot, `cuda` the newest the driver takes."""
+    """The first CUDA device: `sm` is its compute capability without the dot, `cuda` the newest the driver takes.
+
+    `name` is the model of GPU; on a Jetson, of the board.
+    """
 
     sm: str
     name: str
@@ -58,7 +61,9 @@ def gpu() -> Gpu:
         capability += str(number.value)
     _check(cuda.cuDriverGetVersion(ctypes.byref(number)), "cuDriverGetVersion")
     version = f"{number.value // 1000}.{number.value % 1000 // 10}"
-    return Gpu(capability, name.value.decode("utf-8", "replace"), version)
+    # every Orin calls its GPU Orin, of whatever size: the board tells them apart
+    board = _read("proc/device-tree/model") if l4t() else ""
+    return Gpu(capability, board or name.value.decode("utf-8", "replace"), version)
 
 
 def _check(status: int, call: str) -> None:

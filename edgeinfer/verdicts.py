@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import edgeinfer
 from edgeinfer import cache, machine
@@ -30,12 +30,27 @@ class Verdict(NamedTuple):
 
 def read(artifact: Artifact, library: str) -> Verdict | None:
     """What is remembered of this engine; None if it was not tested here yet."""
-    data = cache.read(KIND, _name(artifact, library))
+    _, verdict = _parsed(cache.read(KIND, _name(artifact, library)))
+    return verdict
+
+
+def failed() -> list[tuple[str, Verdict]]:
+    """The files that are quarantined on this machine, of whatever bundle."""
+    here = [*machine.gpu(), machine.driver()]
+    found = []
+    for name in cache.names(KIND):
+        record, verdict = _parsed(cache.read(KIND, name))
+        if verdict and not verdict.passed and record.get("on", [])[: len(here)] == here:
+            found.append((str(record.get("file", "")), verdict))
+    return found
+
+
+def _parsed(data: bytes | None) -> tuple[dict[str, Any], Verdict | None]:
     try:
         record = json.loads(data or b"null")
-        return Verdict(bool(record["passed"]), str(record["detail"]), str(record["when"]))
+        return record, Verdict(bool(record["passed"]), str(record["detail"]), str(record["when"]))
     except (ValueError, KeyError, TypeError):
-        return None
+        return {}, None
 
 
 def write(artifact: Artifact, library: str, faults: str) -> None:

@@ -61,7 +61,7 @@ def test_the_engine_takes_over_under_calls_of_which_none_fails_or_mixes(detector
                 served.add(before)
                 if [label for result in results for _, _, label in result] != [color] * 2:
                     wrong.append(results)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 wrong.append(error)
 
     with load(detector, build="background", contexts=2) as model:

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from edgeinfer import cache, cli, devices, ladder, load, machine, modeljson
 from edgeinfer.bundle import Bundle
+from edgeinfer.cli import _machine as _machine_looks
 from edgeinfer.errors import BackendUnavailable, EngineError
 from helpers import bundles, fake_gpu, fake_nvinfer, fake_ort
 
@@ -241,3 +242,28 @@ def test_the_command_line_shows_what_was_passed_by(detector, trt, capsys, tmp_pa
     assert err.startswith("warning: trt trt-1.fp32.plan is passed by: ")
     assert len(err.splitlines()) == 1
     assert logging.getLogger("edgeinfer").handlers == []
+
+
+def test_doctor_says_what_engines_must_be_for_and_which_are_quarantined(detector, trt, capsys, monkeypatch):
+    monkeypatch.setattr("edgeinfer.cli.doctor.LOOKS", (_machine_looks.engines,))
+    wrong = wrong_plan(detector, trt)
+    runs(detector)
+    assert cli.main(["doctor", "--json"]) == 0
+    fits, failed = json.loads(capsys.readouterr().out)["findings"]
+    assert (fits["state"], fits["text"]) == ("ok", "for sm_86, Stand-in A10, linux-x86_64")
+    assert failed["text"].startswith(f"{wrong.file} failed its self-test on")
+    assert failed["remedy"] == "edgeinfer verify BUNDLE tries it again"
+    monkeypatch.setattr(machine, "driver", lambda: "another")
+    cli.main(["doctor", "--json"])
+    assert len(json.loads(capsys.readouterr().out)["findings"]) == 1
+
+
+def test_doctor_says_what_a_gpu_lacks_that_cannot_be_used(capsys, monkeypatch):
+    def lost():
+        raise BackendUnavailable("the NVIDIA driver finds no usable GPU (cuInit gave 999)", hint="check nvidia-smi")
+
+    monkeypatch.setattr(machine, "gpu", lost)
+    (finding,) = _machine_looks.engines()
+    assert (finding.state, finding.remedy) == ("problem", "check nvidia-smi")
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    assert _machine_looks.engines() == []

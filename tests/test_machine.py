@@ -44,6 +44,15 @@ def test_the_gpu_is_what_the_driver_says(driver):
     assert machine.gpu() == ("87", "Orin", "12.6")
 
 
+def test_a_jetsons_gpu_is_named_after_its_board(driver, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    files = {"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3", "proc/device-tree/model": "Orin Nano\0"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.gpu() == ("87", "Orin Nano", "12.6")
+
+
 @pytest.mark.parametrize(
     "call", ["cuInit", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDriverGetVersion"]
 )

@@ -325,15 +325,19 @@ def test_a_missing_library_names_the_command_that_brings_it(monkeypatch):
 
 REAL = """
 import sys
-from edgeinfer import backends
+from edgeinfer import backends, load
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EdgeInferError
 from pathlib import Path
 bundle = Bundle.open(sys.argv[1])
-try:
-    backends.load("rtx")(Path(sys.argv[1]) / "rtx.plan", bundle.spec, None)
-except EdgeInferError as error:
-    print(type(error).__name__, error)
+for attempt in (
+    lambda: backends.load("rtx")(Path(sys.argv[1]) / "rtx.plan", bundle.spec, None),
+    lambda: load(bundle, backend="rtx"),
+):
+    try:
+        attempt()
+    except EdgeInferError as error:
+        print(type(error).__name__, error)
 """
 
 
@@ -341,8 +345,44 @@ except EdgeInferError as error:
 def test_the_real_library_without_a_driver_is_refused_and_not_touched(detector):
     pytest.importorskip("tensorrt_rtx")
     (detector / "rtx.plan").write_bytes(b"anything")
-    done = subprocess.run(
-        [sys.executable, "-c", REAL, str(detector)], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-c", REAL, str(detector)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("BackendUnavailable this machine has no NVIDIA driver")
+    first, second = done.stdout.splitlines()
+    assert first.startswith("BackendUnavailable this machine has no NVIDIA driver")
+    assert second.startswith("BackendUnavailable nothing here runs")
+    assert second.endswith("rtx: this machine has no NVIDIA GPU")
+
+
+UNSTARTED = """
+import sys
+from types import SimpleNamespace
+from pathlib import Path
+from edgeinfer import backends, machine
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import EdgeInferError
+from contextlib import nullcontext
+machine.gpu = lambda: machine.Gpu("86", "A10", "12.8")
+bundle = Bundle.open(sys.argv[1])
+try:
+    backends.load("rtx")(Path(sys.argv[1]) / "rtx.plan", bundle.spec, SimpleNamespace(context=nullcontext()))
+except EdgeInferError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(ctypes.util.find_library("cuda") is not None, reason="this machine has a driver")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"anything", "malformed engine"), (b"", "cannot be read"), (b"vtrt" + bytes(200), "CUDA driver version")],
+    ids=["garbage", "empty", "a header"],
+)
+def test_the_real_librarys_own_refusal_is_one_error_with_its_words(detector, content, words):
+    """As on a GPU, but for the driver: the library itself says that it cannot go on."""
+    pytest.importorskip("tensorrt_rtx")
+    (detector / "rtx.plan").write_bytes(content)
+    command = [sys.executable, "-c", UNSTARTED, str(detector)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Engine")
+    assert words in done.stdout

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import cache
+from edgeinfer.backends._nvwords import REBUILD
 from edgeinfer.errors import BackendUnavailable, EngineError, EngineMismatch
 
 if TYPE_CHECKING:
@@ -91,7 +92,10 @@ class Plan:
             known = vars(trt.EngineInvalidityDiagnostics).items()
             names = [name for name, one in known if name.isupper() and int(one) & int(diagnostics)]
             reasons = ", ".join(name.lower().replace("_", " ") for name in names) or f"diagnostics {int(diagnostics)}"
-            raise self.failure(f"the library finds the engine invalid here ({reasons})", mark)
+            what = f"the library finds the engine invalid here ({reasons})"
+            if self.words.since(mark):
+                raise self.failure(what, mark)
+            raise EngineMismatch(f"{self.path.name}: {what}", hint=REBUILD.format(format="rtx"))
 
     def _check(self) -> None:
         """The engine's tensors must be those that model.json declares."""

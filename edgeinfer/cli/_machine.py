@@ -7,7 +7,9 @@ import platform
 import re
 from pathlib import Path
 
+from edgeinfer import machine, verdicts
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, output
+from edgeinfer.errors import BackendUnavailable
 
 # what speeds inference up, newest last
 X86_FLAGS = ("avx2", "f16c", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -79,6 +81,22 @@ def gpu(root: Path = ROOT) -> list[Finding]:
         remedy = "install it: sudo ubuntu-drivers install, or nvidia.com/drivers"
         return [Finding("gpu", PROBLEM, "an NVIDIA GPU is on the bus, but its driver is not loaded", remedy)]
     return [] if jetson_release(root) else [Finding("gpu", NOTE, "no NVIDIA GPU; models run on the CPU")]
+
+
+def engines() -> list[Finding]:
+    """What an engine must have been built for to fit this GPU exactly, and which failed their self-test here."""
+    if not machine.has_gpu():
+        return []
+    try:
+        found = machine.gpu()
+    except BackendUnavailable as error:
+        return [Finding("engines", PROBLEM, str(error), error.hint)]
+    release = f", L4T {machine.l4t()}" if machine.l4t() else ""
+    findings = [Finding("engines", OK, f"for sm_{found.sm}, {found.name}, {machine.system()}{release}")]
+    for file, verdict in verdicts.failed():
+        text = f"{file} failed its self-test on {verdict.when}: {verdict.detail}"
+        findings.append(Finding("engines", NOTE, text, "edgeinfer verify BUNDLE tries it again"))
+    return findings
 
 
 def _listed(line: str) -> Finding:

@@ -21,6 +21,7 @@ LOOKS: tuple[Callable[[], list[Finding]], ...] = (
     _machine.processor,
     _machine.memory,
     _machine.gpu,
+    _machine.engines,
     _machine.jetson,
     _libraries.onnxruntime,
     _libraries.opencv,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -93,8 +94,17 @@ def jobs(
 
 
 def file_name(options: Options, facts: dict[str, str], version: str) -> str:
-    """An engine's name in a bundle: `rtx-sm86.fp16.plan`, `trt-sm87-10.3.0.fp16.plan`."""
+    """An engine's name in a bundle: `rtx-sm86.fp16.plan`, `trt-sm86-rtx-a2000-10.3.0.fp16.plan`.
+
+    Whatever two engines of one bundle may differ in stands in it: of an engine for one model of GPU that model, of
+    any other its system, where that is not linux-x86_64 or a Jetson.
+    """
     parts = [options.library, *(f"sm{one}" for one in facts["sm"].split("+"))]
+    model = re.sub(r"[^a-z0-9]+", "-", re.sub(r"nvidia|geforce", "", facts.get("gpu", "").lower())).strip("-")
+    if model:
+        parts.append(model)
+    elif facts["os"] != "linux-x86_64" and "l4t" not in facts:
+        parts.append(facts["os"])
     if "dla" in facts:
         parts.append(f"dla{facts['dla']}")
     if "compatible" in facts:
