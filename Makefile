@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench gpu-test gpu-sanitize gpu-bench clean
+.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench gpu-test gpu-sanitize gpu-bench gpu-kit clean
 
 setup: $(VENV)/ready
 
@@ -52,7 +52,7 @@ bench: setup
 # on a machine with an NVIDIA GPU; with GPU_PYTHON=python3 in that Python as it is, and nothing is installed
 ifndef GPU_PYTHON
 GPU_PYTHON := $(BIN)/python
-gpu-test gpu-sanitize gpu-bench: setup
+gpu-test gpu-sanitize gpu-bench gpu-kit: setup
 endif
 GPU_TESTS := $(GPU_PYTHON) -m pytest --confcutdir=tests/gpu -o filterwarnings=default -p no:cacheprovider
 
@@ -67,6 +67,10 @@ gpu-sanitize:
 
 gpu-bench:
 	PYTHONPATH=.:export $(GPU_PYTHON) benchmarks/gpu.py
+
+# what proves the GPU path beside a TensorRT 8.5 whose Python has NumPy and cuda-bindings only (tests/gpu/kit)
+gpu-kit:
+	$(GPU_PYTHON) tests/gpu/kit/pack.py build/gpu-kit
 
 clean:
 	rm -rf $(VENV) dist build demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis

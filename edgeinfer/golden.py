@@ -39,11 +39,12 @@ def check(pipeline: Pipeline, bundle: Bundle, precision: str = "fp32") -> list[G
         picture = cv2.imread(str(bundle.file(golden.image)))
         if picture is None:
             raise BundleError(f"{bundle.path / golden.image} is not a picture", hint="export the bundle again")
-        reports.append(_compare(golden, pipeline(picture), precision))
+        reports.append(compare(golden, pipeline(picture), precision))
     return reports
 
 
-def _compare(golden: Golden, result: Result, precision: str) -> GoldenReport:
+def compare(golden: Golden, result: Result, precision: str) -> GoldenReport:
+    """Whether a result has all that was recorded, within the tolerance of `precision`."""
     score, overlap = TOLERANCE[precision]
     if isinstance(result, Classification):
         found = {int(one): float(other) for other, one in zip(result.scores, result.class_ids)}

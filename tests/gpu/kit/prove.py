@@ -1,0 +1,227 @@
+"""The GPU path with a real TensorRT against what the CPU found; needs NumPy, cuda-bindings and TensorRT only.
+
+    python prove.py [--json FILE]
+
+It stands in a folder that `pack.py` made. For each model: the kernels against the CPU's tensors and boxes, to the bit;
+then an engine of each precision, built here, with our kernels around it in one CUDA graph, against the CPU's results
+within `golden.TOLERANCE`, and each replay against the first, plain run, to the bit. What is missing is skipped by
+name; anything wrong ends in exit code 1. Imports on Python 3.9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import numpy as np  # noqa: E402
+
+from edgeinfer import backends, golden, modeljson  # noqa: E402
+from edgeinfer.devices import gpu  # noqa: E402
+from edgeinfer.devices._driver import call  # noqa: E402
+from edgeinfer.devices._memory import view  # noqa: E402
+from edgeinfer.errors import BackendUnavailable, EdgeInferError  # noqa: E402
+from edgeinfer.pipeline import Lane  # noqa: E402
+from edgeinfer.spec import Expected, Golden  # noqa: E402
+
+# a result so near the threshold may fall to either side in another precision
+CLEAR = 0.15
+RUNS = 200
+
+
+class Proof:
+    """What was checked: rows of {model, what, passed, detail}."""
+
+    def __init__(self):
+        self.rows = []
+
+    def check(self, model, what, passed, detail="", **numbers):
+        self.rows.append({"model": model, "what": what, "passed": passed, "detail": detail, **numbers})
+        state = {True: "passed", False: "FAILED", None: "skipped"}[passed]
+        extra = ", ".join("{} {}".format(*item) for item in numbers.items())
+        print(f"{state:8} {model}: {what}  {detail} {extra}", flush=True)
+
+
+class Cases:
+    """One model's pictures and the CPU's answers."""
+
+    def __init__(self, folder):
+        self.folder, self.spec = folder, modeljson.read(folder / "model.json")
+        self._arrays = np.load(folder / "cases.npz")
+        self.expected = json.loads((folder / "cases.json").read_text())
+        self.images = [self._arrays[f"image_{at}"] for at in range(len(self.expected))]
+        self.tensor = self._arrays["tensor"]
+
+    def raw(self):
+        return {one.name: self._arrays["raw_" + one.name] for one in self.spec.outputs}
+
+    def wrong(self, results, precision):
+        """What the results miss of the CPU's clear ones."""
+        reports = []
+        for found, expected in zip(results, self.expected):
+            clear = [one for one in expected if self.spec.task == "classify" or one["score"] >= 0.25 + CLEAR]
+            wanted = [Expected(one["class_id"], one["score"], tuple(one.get("box", ()))) for one in clear]
+            reports.append(golden.compare(Golden("picture", tuple(wanted)), found, precision))
+        return [report.detail for report in reports if not report.passed]
+
+
+def rows(result):
+    """A result as plain numbers."""
+    boxes = result.boxes.tolist() if result.task == "detect" else []
+    return [result.class_ids.tolist(), result.scores.tolist(), boxes]
+
+
+def fetched(tensor, device):
+    side = device.pinned((tensor.nbytes,))
+    with device.context:
+        call("cuMemcpyDtoHAsync", side.ctypes.data, tensor.pointer, tensor.nbytes, device.handle)
+        device.wait()
+    return view(side.ctypes.data, tensor.nbytes).view(tensor.dtype).reshape(tensor.shape).copy()
+
+
+def sent(array, device):
+    tensor, side = device.empty(array.shape, str(array.dtype)), device.pinned((array.nbytes,))
+    side[...] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    with device.context:
+        call("cuMemcpyHtoDAsync", tensor.pointer, side.ctypes.data, array.nbytes, device.handle)
+        device.wait()
+    return tensor
+
+
+def kernels(proof, name, cases):
+    """Preprocessing of the first picture, and decoding of the CPU's raw output for it."""
+    device = gpu.Device(cases.spec)
+    try:
+        tensors, places = device.preprocess(cases.images[:1])
+        (found,) = tensors.values()
+        differing = int(np.count_nonzero(fetched(found, device) != cases.tensor))
+        smooth = cases.spec.preprocess.interpolation == "linear-antialias"
+        # sums beside a half, added in another order, may round to the next pixel value
+        allowed = cases.tensor.size // 100 if smooth else 0
+        proof.check(name, "preprocess kernel", differing <= allowed, differing=differing, of=cases.tensor.size)
+        outputs = {key: sent(array, device) for key, array in cases.raw().items()}
+        (result,) = device.postprocess(outputs, places)
+        if result.task == "classify":
+            same = result.class_ids.tolist() == [one["class_id"] for one in cases.expected[0]]
+        else:
+            wanted = [[one[key] for one in cases.expected[0]] for key in ("class_id", "score", "box")]
+            same = rows(result) == wanted
+        proof.check(name, "decode and suppress kernels", same, results=len(result))
+    finally:
+        device.close()
+
+
+def engine(proof, name, cases, artifact):
+    """Build the artifact, run every picture three times, compare."""
+    from edgeinfer_export import compile as compiler
+
+    what = "trt " + artifact.precision
+    plan = cases.folder / f"trt.{artifact.precision}.plan"
+    # without cuBLAS and cuDNN, which the kit has not; TF32 would not be float32
+    options = compiler.Options(
+        library="trt", precision=artifact.precision, external_tactics=False, tf32=artifact.precision != "fp32"
+    )
+    compiled = compiler.compile_onnx(cases.folder / artifact.file, plan, options)
+    device = gpu.Device(cases.spec)
+    try:
+        lane = Lane(device, backends.load("trt")(plan, cases.spec, device))
+        plain = [lane.way.run([image], "bgr")[0][0] for image in cases.images]
+        replays = [[rows(lane.way.run([image], "bgr")[0][0]) for image in cases.images] for _ in range(2)]
+        wrong = cases.wrong(plain, artifact.precision)
+        times = timed(lane, cases.images[0])
+        numbers = {"build_s": round(compiled.elapsed_s, 1), "plan_bytes": compiled.size_bytes, **times}
+        proof.check(name, what + " results", not wrong, "; ".join(wrong[:2]), **numbers)
+        graph = lane.way.graph
+        proof.check(name, what + " in one CUDA graph", not graph, graph)
+        proof.check(name, what + " replay equals plain", replays == [[rows(one) for one in plain]] * 2)
+        lane.engine.close()
+    finally:
+        device.close()
+
+
+def timed(lane, image):
+    """Milliseconds from a page-locked frame to its result, and of upload and bare engine, in turns."""
+    device = lane.device
+    pinned = device.pinned(image.shape)
+    pinned[...] = image
+    tensors, _ = device.preprocess([pinned])
+    target = device.empty(pinned.shape, "uint8")
+
+    def bare():
+        with device.context:
+            call("cuMemcpyHtoDAsync", target.pointer, pinned.ctypes.data, pinned.nbytes, device.handle)
+            lane.engine.run(tensors)
+            device.wait()
+
+    spans = {"frame_ms": [], "engine_and_upload_ms": []}
+    for _ in range(RUNS):
+        for key, function in (("frame_ms", lambda: lane.way.run([pinned], "bgr")), ("engine_and_upload_ms", bare)):
+            start = time.perf_counter()
+            function()
+            spans[key].append(1e3 * (time.perf_counter() - start))
+    return {key: round(median(column), 4) for key, column in spans.items()}
+
+
+def versions():
+    import cuda.bindings
+
+    found = {"python": platform.python_version(), "numpy": np.__version__, "cuda-bindings": cuda.bindings.__version__}
+    try:
+        import tensorrt
+
+        found["tensorrt"] = tensorrt.__version__
+    except ImportError as missing:
+        found["tensorrt"] = f"none: {missing}"
+    return found
+
+
+def prove(proof):
+    for folder in sorted((HERE / "models").iterdir()):
+        cases = Cases(folder)
+        kernels(proof, folder.name, cases)
+        for artifact in cases.spec.artifacts:
+            what = "trt " + artifact.precision
+            if artifact.format != "onnx" or artifact.flavor not in ("", "trt"):
+                continue
+            try:
+                backends.load("trt")
+            except BackendUnavailable as missing:
+                proof.check(folder.name, what, None, str(missing))
+                continue
+            try:
+                engine(proof, folder.name, cases, artifact)
+            except EdgeInferError as error:
+                proof.check(folder.name, what, False, f"{error}; {error.hint}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, default=HERE / "proof.json")
+    options = parser.parse_args()
+    proof = Proof()
+    device = gpu.Device(Cases(next((HERE / "models").iterdir())).spec)
+    facts = {
+        "gpu": device.name,
+        "compute_capability": device.compute_capability,
+        "cuda_of_driver": device.driver_version,
+        **versions(),
+    }
+    device.close()
+    print(facts)
+    prove(proof)
+    options.json.write_text(json.dumps({"context": facts, "checks": proof.rows}, indent=1) + "\n")
+    failed = sum(row["passed"] is False for row in proof.rows)
+    skipped = sum(row["passed"] is None for row in proof.rows)
+    print(f"{len(proof.rows)} checks: {failed} failed, {skipped} skipped; wrote {options.json}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
