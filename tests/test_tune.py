@@ -244,6 +244,25 @@ def test_a_plan_that_cannot_be_kept_costs_no_number(detector, monkeypatch, capsy
     assert err.startswith("error: the plan could not be kept: ")
 
 
+def test_candidates_are_timed_on_few_pictures_and_held_to_the_budget_on_all(detector, tmp_path, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for place in range(30):
+        cv2.imwrite(str(photos / f"{place:02}.png"), bundles.picture("red"))
+    asked = {}
+
+    def seen(self, bundle, choice, work, **told):
+        asked[work] = len(told["pictures"])
+        start(self, bundle, choice, work, **told)
+
+    start = Entrant.__init__
+    monkeypatch.setattr("edgeinfer.ladder.ORDER", ("ort",))
+    monkeypatch.setattr(candidates, "variants", lambda kind, *_, **__: [kind])
+    monkeypatch.setattr(Entrant, "__init__", seen)
+    assert tune(detector, images=photos, seconds=0.2).rows[0].accuracy.images == 30
+    assert asked == {"answers": 30, "turns": 8}
+
+
 @pytest.mark.parametrize(
     ("agreement", "difference", "budget", "words"),
     [

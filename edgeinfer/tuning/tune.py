@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edgeinfer.plans import Choice
 
 Say = Callable[[str], None]
+# pictures that candidates are timed on, evenly spread: they lie in each one's memory
+TIMED = 8
 
 
 @dataclass
@@ -94,7 +96,7 @@ def _compete(
         running += [Row(choice, accuracy=held.accuracy) for choice in choices]
     outcome.rows += running
     outcome.baseline = next((row for row in outcome.rows if row.choice == baseline), None)
-    pictures = [sample.path for sample in dataset.samples]
+    pictures = [sample.path for sample in dataset.spread(TIMED).samples]
     race = Race(outcome.bundle, pictures, asked.objective, asked.seconds, running, outcome.baseline, say)
     try:
         race.heats()
