@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import cv2
 import numpy as np
@@ -139,6 +140,22 @@ def test_a_picture_is_seen_side_by_side_and_told_as_table_json_and_page(detector
     text = page.read_text()
     assert text.count("data:image/jpeg;base64,") == 2
     assert "http" not in text.replace("http-equiv", "")
+
+
+def test_the_page_is_drawn_with_a_readable_table(detector, photos, tmp_path, browser):
+    """No row is taller than two lines, and nothing stands beyond the table's own scroll on a phone."""
+    page = tmp_path / "page.html"
+    assert cli.main(["compare", str(detector), str(photos), "--seconds", "0.1", "--html", str(page)]) == 0
+    script = (
+        "<script>document.body.dataset.rows=[...document.querySelectorAll('tr')].map(row=>row.offsetHeight).join();"
+        "document.body.dataset.beyond=document.documentElement.scrollWidth>innerWidth</script>"
+    )
+    page.write_text(page.read_text().replace("</body>", f"{script}</body>"))
+    drawn = browser.html(f"file://{page}")
+
+    heights = re.search(r'data-rows="([\d,]+)"', drawn)[1].split(",")
+    assert max(map(int, heights)) < 60
+    assert 'data-beyond="false"' in drawn
 
 
 def test_json_to_stdout_is_alone_there(detector, photos, capsys):

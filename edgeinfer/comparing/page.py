@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from edgeinfer.comparing.comparison import Comparison
 
 PICTURES, QUALITY = 12, 85
-EXTRA = "main{max-width:1400px}img{max-width:100%;height:auto;border-radius:6px}.wide{overflow-x:auto}"
+EXTRA = """main{max-width:1400px}img{max-width:100%;height:auto;border-radius:6px}.wide{overflow-x:auto}
+.wide table{table-layout:auto;width:auto;min-width:100%}
+.wide td,.wide th{width:auto;max-width:none;white-space:nowrap;overflow-wrap:normal}
+.wide td,.wide th{padding-right:18px;text-align:left}"""
 
 
 def render(comparison: Comparison) -> str:
     """The table, what agrees, and the pictures side by side."""
-    head, *rows = comparison.rows()
+    known = [column for column in zip(*comparison.rows()) if not set(column[1:]) <= {"-"}]
+    head, *rows = zip(*known)
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     table = f"<table><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>{cells}</table>"
     words = "".join(f"<p>{escape(line)}</p>" for line in comparison.words())
