@@ -9,8 +9,9 @@ from helpers import pictogram_classifier as classifiers
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_places(tmp_path_factory):
-    """Caches and plans of the person who runs the tests are neither used nor touched."""
+    """Caches, plans and the GPU of whoever runs the tests are neither used nor touched; tests/gpu are the GPU's own."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "-1")
         for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         yield

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgeinfer import machine
 from edgeinfer.backends._nvplan import Plan
-from edgeinfer.backends._rows import rows
 from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ class _Ready:
             shape = tuple(context.get_tensor_shape(tensor.name))
             if shape != tensor.at(images):
                 raise EngineError(f"{plan.path}: {tensor.name} is {shape} for {images} images, not {tensor.at(images)}")
-        self.outputs = {name: rows(output, images) for name, output in outputs.items()}
+        self.outputs = {name: output.rows(images) for name, output in outputs.items()}
         self._place(self.outputs)
 
     def _place(self, tensors: Tensors) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from edgeinfer.backends import _ortmodel
-from edgeinfer.backends._rows import rows
 from edgeinfer.errors import BackendUnavailable, EngineError
 
 try:
@@ -104,7 +103,7 @@ class Engine:
         binding = self._binding
         binding.clear_binding_inputs()
         binding.clear_binding_outputs()
-        self._views = {name: rows(output, images) for name, output in self._outputs.items()}
+        self._views = {name: output.rows(images) for name, output in self._outputs.items()}
         for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, self._views)):
             for name, tensor in tensors.items():
                 bind(name, "cuda", 0, np.dtype(tensor.dtype).type, tensor.shape, tensor.pointer)

@@ -54,6 +54,9 @@ class Tensor:
             array.nbytes,
         )
 
+    def rows(self, count):
+        return Tensor(self.array[:count])
+
     @property
     def __cuda_array_interface__(self):
         return {"shape": self.shape, "typestr": self.array.dtype.str, "data": (self.pointer, False), "version": 3}

@@ -34,6 +34,22 @@ class Library(fake_tensorrt.Fake):
         self.sm = sm
         self._answers.update({**_runtime(self), **dict(answers)})
 
+    @staticmethod
+    def current():
+        """Whether a CUDA context is."""
+        return fake_gpu.Context.depth
+
+    @staticmethod
+    def enqueue(stream, given, taken, compute):
+        """Put work on the stand-in GPU's stream: arrays (address, shape, dtype) by name -> others."""
+
+        def work():
+            found = compute({name: fake_gpu.at(*place) for name, place in given.items()})
+            for name, place in taken.items():
+                fake_gpu.at(*place)[...] = found[name]
+
+        fake_gpu.STREAMS[stream].append(work)
+
 
 def install(monkeypatch, release="10.3.0", sm="86", answers=()):
     """The stand-in as the library that the backend of its kind loads; gives the module."""
@@ -72,7 +88,7 @@ def _say(logger, text):
 
 def _runtime(trt):
     def start(runtime, logger):
-        assert fake_gpu.Context.depth, "no context is current"
+        assert trt.current(), "no context is current"
         LOGGERS.append(logger)
         runtime.put(logger=logger)
 
@@ -142,18 +158,16 @@ def _runtime(trt):
         engine = context.engine
         assert context.addresses.keys() == engine.values.keys(), "a tensor has no address"
         assert context.memory or context.__dict__.get("device_memory"), "the context has no memory"
+        names = [one.name for one in engine.session.get_outputs()]
         places = {
             name: (address, context_shape(context, name), DTYPES[KINDS[engine.values[name].type]])
             for name, address in context.addresses.items()
         }
-
-        def work():
-            given = {name: fake_gpu.at(*places[name]) for name in engine.inputs}
-            names = [one.name for one in engine.session.get_outputs()]
-            for name, value in zip(names, engine.session.run(names, given), strict=True):
-                fake_gpu.at(*places[name])[...] = value
-
-        fake_gpu.STREAMS[stream].append(work)
+        given = {name: places[name] for name in engine.inputs}
+        taken = {name: places[name] for name in names}
+        trt.enqueue(
+            stream, given, taken, lambda arrays: dict(zip(names, engine.session.run(names, arrays), strict=True))
+        )
         profiler = context.__dict__.get("profiler")
         if profiler:
             fake_gpu.wait(stream)
@@ -164,7 +178,7 @@ def _runtime(trt):
     kernels = {"text": b""}
 
     def load_cache(_cache, blob):
-        assert fake_gpu.Context.depth, "no context is current"
+        assert trt.current(), "no context is current"
         kernels["text"] = bytes(blob)
         return bytes(blob).startswith(b"kernels")
 
