@@ -83,7 +83,7 @@ class Contender:
         self.process.communicate()
 
 
-def models(folder, flags):
+def models(folder, ready, flags):
     """(bundle, ONNX as Ultralytics reads it, the same as OpenVINO, picture)."""
     import cv2
     import openvino
@@ -94,8 +94,8 @@ def models(folder, flags):
     from edgeinfer_export.export import write_bundle
 
     source = Path(__file__).parent.parent / "export/edgeinfer_export/assets/pictograms.pt"
-    bundle = folder / "bundle"
-    if edgeinfer(["export", str(source), "-o", str(bundle), *flags]):
+    bundle = ready or folder / "bundle"
+    if not ready and edgeinfer(["export", str(source), "-o", str(bundle), *flags]):
         raise SystemExit("the export failed")
     shared = write_bundle(*as_yolov8(graphs.build(checkpoint.read(source), name="shared")), folder / "shared")
     converted = folder / "shared_openvino_model"
@@ -145,6 +145,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of tune, for each finalist (default 5)")
     parser.add_argument("--images", help="what tune measures accuracy on (default: the bundle's golden pictures)")
     parser.add_argument("--export", default="", help="more words for edgeinfer export")
+    parser.add_argument("--bundle", type=Path, help="of the packaged detector, instead of exporting one")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -157,7 +158,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["XDG_STATE_HOME"] = str(folder / "state")
-        bundle, shared, converted, picture = models(folder, shlex.split(args.export))
+        bundle, shared, converted, picture = models(folder, args.bundle, shlex.split(args.export))
         outcome = tuned(bundle, args)
         here = [sys.executable]
         entries = {"tuned": (here, bundle), "untuned": (here, bundle)}

@@ -26,7 +26,18 @@ if TYPE_CHECKING:
     from edgeinfer.spec import Artifact
 
 SCHEMA = 1
-LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13", "opencv-python-headless")
+LIBRARIES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "tensorrt-rtx-cu12",
+    "tensorrt-rtx-cu13",
+    "opencv-python",
+    "opencv-python-headless",
+)
 
 
 @dataclass(frozen=True)
