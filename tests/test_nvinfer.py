@@ -127,7 +127,18 @@ def test_forks_share_one_engine(on, detector):
         assert [label for _, _, label in model(bundles.picture("blue"))] == ["blue"]
 
 
-@pytest.mark.parametrize("profiles", [[(1, 1, 1), (2, 8, 8)], [(1, 2, 8)]])
+def test_inputs_are_taken_from_where_they_are(on, classifier):
+    with engine_of(classifier, on()) as model:
+        places = [np.zeros((1, 3, 32, 32), np.float32) for _ in range(2)]
+        for channel, place in enumerate(places):
+            place[0, channel] = 1
+        for best in (0, 1, 1, 0):
+            outputs = model.engine.run({"images": fake_gpu.Tensor(places[best])})["logits"]
+            fake_gpu.wait(model.device.stream)
+            assert fake_gpu.at(outputs.pointer, outputs.shape, outputs.dtype).argmax() == best
+
+
+@pytest.mark.parametrize("profiles", [[(1, 1, 8), (1, 8, 8)], [(1, 1, 1), (2, 8, 8)], [(1, 2, 8)]])
 def test_the_profile_whose_usual_batch_is_nearest_is_taken(on, tmp_path, profiles):
     folder = bundles.classify_bundle(tmp_path / "open", Batch(1, 8))
     library = on("10.3.0")
@@ -156,8 +167,9 @@ def test_kernels_that_rtx_compiles_are_kept_and_given_back(on, detector):
     library = on("rtx-1.7.1.116")
     artifact = bundles.add_plan(detector, library)
     with engine_of(detector, library, artifact) as model:
-        model(bundles.picture())
-    assert cache.read("rtx", f"{artifact.sha256[:32]}-sm86") == b"kernels compiled here"
+        assert cache.read("rtx", f"{artifact.sha256[:32]}-sm86") is None
+        model(bundles.picture())  # a service may be killed at any time: they are kept as soon as they are there
+        assert cache.read("rtx", f"{artifact.sha256[:32]}-sm86") == b"kernels compiled here"
     with engine_of(detector, library, artifact) as model:
         model(bundles.picture())
     assert library.made("IRuntimeCache.deserialize") == [(b"kernels compiled here",)]
