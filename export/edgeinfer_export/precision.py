@@ -26,6 +26,8 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST = 65504.0
 # the share of a constant that rounding may cost: 2^-12 at most of normal numbers, all of those that vanish
 ROUNDING = 2.0**-9
+# a constant of so many numbers may be a shape
+SHAPES = 64
 # operators with weights: behind the last of them, a detector of another tool decodes
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -79,16 +81,24 @@ def title(node: Any) -> str:
     return str(node.name or node.output[0])
 
 
-def element_types(model: Any) -> dict[str, int]:
-    """The element type of every tensor in the graph, by the standard's rules of inference."""
+def inferred(model: Any) -> dict[str, Any]:
+    """Type and shape of every tensor in the graph but its constants, by the standard's rules of inference."""
     bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     bare.graph.CopyFrom(onnx.GraphProto(name=model.graph.name, node=model.graph.node, input=model.graph.input))
-    large = [one for one in model.graph.initializer if np.prod(one.dims, dtype=np.int64) > 64]
-    bare.graph.initializer.extend(one for one in model.graph.initializer if np.prod(one.dims, dtype=np.int64) <= 64)
-    # the numbers themselves decide on no type, and copying them takes room
-    bare.graph.input.extend(helper.make_tensor_value_info(one.name, one.data_type, one.dims) for one in large)
+    for one in model.graph.initializer:
+        # large ones decide on no type or shape, and copying them takes room
+        if np.prod(one.dims, dtype=np.int64) <= SHAPES:
+            bare.graph.initializer.append(one)
+        else:
+            bare.graph.input.append(helper.make_tensor_value_info(one.name, one.data_type, one.dims))
+    bare.graph.output.extend(model.graph.output)
     graph = onnx.shape_inference.infer_shapes(bare).graph
-    types = {one.name: one.type.tensor_type.elem_type for one in (*graph.value_info, *graph.input, *graph.output)}
+    return {one.name: one.type.tensor_type for one in (*graph.value_info, *graph.input, *graph.output)}
+
+
+def element_types(model: Any) -> dict[str, int]:
+    """The element type of every tensor in the graph, its constants included."""
+    types = {name: one.elem_type for name, one in inferred(model).items()}
     return {**types, **{one.name: one.data_type for one in model.graph.initializer}}
 
 

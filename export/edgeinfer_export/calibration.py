@@ -1,0 +1,99 @@
+"""Calibration: the model run on real pictures, prepared by the runtime itself, and the values of its tensors counted."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeinfer.devices.cpu import Device
+from edgeinfer.errors import ExportError
+from edgeinfer_export import precision
+from edgeinfer_export.ranges import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from edgeinfer.spec import ModelSpec
+
+# of a tensor, about so many values of each picture are counted; the least and greatest are of all
+SAMPLE = 1 << 15
+
+
+def observe(
+    model: Any, spec: ModelSpec, tensors: Iterable[str], pictures: Iterable[Any], done: Callable[[], None] | None = None
+) -> dict[str, Histogram]:
+    """Run `model` on pictures (h, w, 3) uint8 BGR, one after the other, and count the values of these tensors.
+
+    Memory does not grow with the number of pictures, and little with that of tensors. Raises ExportError.
+    """
+    import onnxruntime
+
+    names = sorted(tensors)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    probed, outputs = _probed(model, names)
+    try:
+        session = onnxruntime.InferenceSession(
+            probed.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+    except Exception as error:
+        # the library's errors have no common class
+        raise ExportError(f"calibration: ONNX Runtime refused the model: {error}", hint="export it again") from error
+    device, seen = Device(spec), {name: Histogram() for name in names}
+    for picture in pictures:
+        inputs, _ = device.preprocess([picture])
+        found = session.run(outputs, dict(inputs))
+        _count(seen, names, found)
+        if done:
+            done()
+    device.close()
+    return seen
+
+
+def _count(seen: dict[str, Histogram], names: Sequence[str], found: Sequence[Any]) -> None:
+    for place, name in enumerate(names):
+        low, high, sample = found[3 * place : 3 * place + 3]
+        try:
+            seen[name].add(float(low.min()), float(high.max()), sample)
+        except ExportError as error:
+            raise ExportError(f"calibration: tensor {name} holds {error}", hint=error.hint) from error
+
+
+def _probed(model: Any, names: Sequence[str]) -> tuple[Any, list[str]]:
+    """The model with three outputs for each tensor: its least and greatest value, and a sample in steps."""
+    shapes = precision.inferred(model)
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    graph = probed.graph
+    del graph.output[:]
+    outputs = []
+    for name in names:
+        least, most, sample = (f"{name}.{part}" for part in ("probe.least", "probe.most", "probe.sample"))
+        graph.node.append(helper.make_node("ReduceMin", [name], [least], keepdims=0))
+        graph.node.append(helper.make_node("ReduceMax", [name], [most], keepdims=0))
+        _sample(graph, name, sample, _step(shapes[name]))
+        outputs += [least, most, sample]
+    graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
+    return probed, outputs
+
+
+def _step(kind: Any) -> int:
+    """Every how many-th row and column of a feature map is taken."""
+    sides = [dim.dim_value for dim in kind.shape.dim]
+    return math.ceil(math.sqrt(max(1, math.prod(sides[1:])) / SAMPLE)) if len(sides) == 4 and all(sides[2:]) else 1
+
+
+def _sample(graph: Any, name: str, out: str, step: int) -> None:
+    if step == 1:
+        graph.node.append(helper.make_node("Identity", [name], [out]))
+        return
+    values = {"from": [0, 0], "to": [2**31, 2**31], "axes": [2, 3], "steps": [step, step]}
+    inputs = [f"{out}.{part}" for part in values]
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, np.int64), f"{out}.{part}") for part, value in values.items()
+    )
+    graph.node.append(helper.make_node("Slice", [name, *inputs], [out]))

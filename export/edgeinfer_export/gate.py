@@ -1,0 +1,194 @@
+"""The accuracy gate: no artifact leaves that is further from float32 than its budget, and each carries what it scored.
+
+An artifact over its budget is made again with the layers that it suffers most from left in float32, one after another;
+if half of them do not help, it is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeinfer import accuracy, sources
+from edgeinfer.backends.ort import Engine
+from edgeinfer.bundle import sha256_of
+from edgeinfer.devices.cpu import Device
+from edgeinfer.errors import EngineError
+from edgeinfer.loading import with_thresholds
+from edgeinfer.pipeline import Lane, Pipeline
+from edgeinfer.spec import Artifact
+from edgeinfer_export import forms
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgeinfer.datasets import Dataset
+    from edgeinfer.results import Result
+    from edgeinfer.spec import ModelSpec
+    from edgeinfer_export.forms import Form, Ranges
+
+    Outputs = list[dict[str, NDArray[Any]]]
+
+BUDGET = 1.0
+# pictures whose raw outputs are compared, and by which a layer's sensitivity is measured
+PROBES = 4
+# without labels: most answers that change do not change the score; so many points of them count as one of accuracy
+CHANGED = 5.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An artifact beside float32. `errors`: by output, the root of the squared error over that of the squares.
+
+    `comparison` is None where the outputs hold values that are not finite.
+    """
+
+    errors: dict[str, float]
+    comparison: accuracy.Comparison | None
+
+    @property
+    def loss(self) -> float:
+        """Points lost: of map50_95 or top1 where there are labels, else of agreement, by the rule above."""
+        one = self.comparison
+        if one is None:
+            return math.inf
+        if one.difference is not None:
+            return -one.difference
+        changed = 1 - one.agreement if one.compared else max(self.errors.values())
+        return 100 * changed / CHANGED
+
+    def numbers(self, task: str) -> dict[str, float]:
+        """What goes into model.json."""
+        one = self.comparison
+        assert one is not None
+        found = {"images": float(one.images), "agreement": one.agreement}
+        if one.difference is not None:
+            found["map_delta" if task == "detect" else "top1_delta"] = one.difference
+        found.update({f"error.{name}": error for name, error in self.errors.items()})
+        return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try: the layers left in float32, and what came of it."""
+
+    kept: tuple[str, ...]
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All that was tried for a form; `artifact` is None if it was refused. `sensitivity`: by layer, worst first."""
+
+    form: Form
+    budget: float
+    attempts: tuple[Attempt, ...]
+    sensitivity: dict[str, float]
+    artifact: Artifact | None
+
+    @property
+    def loss(self) -> float:
+        """The least that was lost."""
+        return min(attempt.measured.loss for attempt in self.attempts)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A table of what was tried."""
+        rows = [(self.form.name, "left in float32", "agreement", "loss, points", f"within {self.budget:g}")]
+        for attempt in self.attempts:
+            one = attempt.measured
+            agreement = f"{one.comparison.agreement:.3f}" if one.comparison else "not finite"
+            added = f"+ {attempt.kept[-1]}" if attempt.kept else "nothing more"
+            rows.append(("", added, agreement, f"{one.loss:.2f}", "yes" if one.loss <= self.budget else "no"))
+        return rows
+
+    def sensitivity_rows(self) -> list[tuple[str, ...]]:
+        """A table of how much each layer alone moves the outputs."""
+        return [("layer", "error alone"), *((name, f"{error:.4f}") for name, error in self.sensitivity.items())]
+
+
+class Gate:
+    """Holds what float32 says about the held-out pictures; artifacts are written to `folder` and measured there."""
+
+    def __init__(self, folder: Path, spec: ModelSpec, reference: Path, heldout: Dataset, budget: float) -> None:
+        self._folder, self._budget, self._heldout = folder, budget, heldout
+        self._spec = with_thresholds(spec, **accuracy.thresholds(spec))
+        probes = heldout.spread(PROBES).samples
+        self._probes = [sources.picture(sample.path).image for sample in probes]
+        self._results, self._outputs = self._run(reference)
+
+    def admit(self, model: Any, form: Form, ranges: Ranges | None) -> Trial:
+        """Make `model` in this form, so that it stays within the budget; its file is there afterwards if it was."""
+        layers = forms.groups(model)
+        sensitivity: dict[str, float] = {}
+        attempts = []
+        for count in range(1 + len(layers) // 2):
+            if count == 1:
+                sensitivity = self._sensitivity(model, form, ranges, layers)
+            kept = tuple(sensitivity)[:count]
+            made = forms.make(model, form, ranges, {title for name in kept for title in layers[name]})
+            file = self._write(made.model, form)
+            attempts.append(Attempt(kept, self._measure(file)))
+            if attempts[-1].measured.loss <= self._budget:
+                how = {**made.how, **({"float32": " ".join(kept)} if kept else {})}
+                numbers = attempts[-1].measured.numbers(self._spec.task)
+                artifact = Artifact(
+                    file.name, "onnx", form.precision, sha256_of(file), form.flavor, made=how, accuracy=numbers
+                )
+                return Trial(form, self._budget, tuple(attempts), sensitivity, artifact)
+        file.unlink()
+        return Trial(form, self._budget, tuple(attempts), sensitivity, None)
+
+    def _sensitivity(self, model: Any, form: Form, ranges: Ranges | None, layers: dict[str, set[str]]) -> dict[str, float]:
+        """How far the outputs move when one layer alone takes this form, worst first."""
+        found = {}
+        for name in layers:
+            others = {title for other, titles in layers.items() if other != name for title in titles}
+            file = self._write(forms.make(model, form, ranges, others).model, form)
+            with closing(self._pipeline(file)) as pipeline:
+                found[name] = max(self._errors(self._raw(pipeline)).values())
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def _write(self, model: Any, form: Form) -> Path:
+        file = self._folder / form.file
+        file.write_bytes(model.SerializeToString(deterministic=True))
+        return file
+
+    def _measure(self, file: Path) -> Measured:
+        try:
+            results, outputs = self._run(file)
+        except EngineError:
+            return Measured({}, None)
+        return Measured(self._errors(outputs), accuracy.compare(self._heldout, self._results, results))
+
+    def _run(self, file: Path) -> tuple[list[Result | None], Outputs]:
+        with closing(self._pipeline(file)) as pipeline:
+            return accuracy.predict(pipeline, self._heldout), self._raw(pipeline)
+
+    def _pipeline(self, file: Path) -> Pipeline:
+        """The file on the CPU, whatever it is made for."""
+        device = Device(self._spec)
+        return Pipeline(self._spec, [Lane(device, Engine(file, self._spec, device))], backend="ort", artifact=file.name)
+
+    def _raw(self, pipeline: Pipeline) -> Outputs:
+        lane = pipeline.lanes[0]
+        found = []
+        for picture in self._probes:
+            inputs, _ = lane.device.preprocess([picture])
+            found.append({name: np.array(value, np.float64) for name, value in lane.engine.run(inputs).items()})
+        return found
+
+    def _errors(self, outputs: Outputs) -> dict[str, float]:
+        errors = {}
+        for name in self._outputs[0]:
+            pairs = [(one[name], two[name]) for one, two in zip(self._outputs, outputs, strict=True)]
+            lost = sum(float(((one - two) ** 2).sum()) for one, two in pairs)
+            size = sum(float((one**2).sum()) for one, _ in pairs)
+            error = math.sqrt(lost / size) if size else math.sqrt(lost)
+            errors[name] = error if math.isfinite(error) else math.inf
+        return errors

@@ -1,0 +1,152 @@
+"""Where a graph is quantised: which tensors get a QuantizeLinear / DequantizeLinear pair, for what will run it.
+
+`cpu`: a pair round every operator that ONNX Runtime has in 8 bits. `trt`: pairs where TensorRT fuses them: at what
+convolutions read, at the residual side of additions (the other side stays in the convolution before), and with one
+scale round pools, resizing and concatenation. The last convolutions and all behind them stay float32.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from onnx import TensorProto
+
+from edgeinfer_export import precision
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+FLAVORS = ("trt", "cpu")
+# operators whose output holds no value that their input has not
+PASSING = ("MaxPool", "Resize", "Reshape", "Transpose", "Flatten", "Split", "Slice", "Squeeze", "Unsqueeze")
+# what TensorRT moves 8 bits through, with one scale before and behind
+JOINING = ("MaxPool", "Resize", "Concat")
+# what ONNX Runtime has a kernel of 8 bits for
+ON_CPU = ("Conv", "Sigmoid", "Mul", "Add", "Relu", "LeakyRelu", "Concat", "MaxPool", "Resize", "GlobalAveragePool")
+# its clipping at 0 is part of the pair behind it
+CLIPPING = ("Conv", "Add")
+
+
+class Net:
+    """A float32 graph as quantisation sees it: who reads what, and which nodes stay float32."""
+
+    def __init__(self, model: Any, keep: Collection[str] = ()) -> None:
+        self.model = model
+        self.nodes = list(model.graph.node)
+        self.constants = {one.name: one for one in model.graph.initializer}
+        types = precision.element_types(model)
+        self.floats = {name for name, kind in types.items() if kind == TensorProto.FLOAT} - set(self.constants)
+        self.maker = {name: node for node in self.nodes for name in node.output}
+        self.readers = Counter(name for node in self.nodes for name in node.input)
+        self.readers.update(value.name for value in model.graph.output)
+        self.keep = {*keep, *precision.delicate(model), *self._last()}
+
+    def _last(self) -> set[str]:
+        """The last nodes with weights, and all behind them."""
+        before: set[str] = set()
+        names = set()
+        for node in reversed(self.nodes):
+            if not before.intersection(node.output):
+                names.add(precision.title(node))
+            if self._weighted(node) or before.intersection(node.output):
+                before.update(node.input)
+        return names
+
+    def _weighted(self, node: Any) -> bool:
+        # a convolution to a single channel is a weighted mean, part of decoding
+        weights = [self.constants[name] for name in node.input[1:2] if name in self.constants]
+        single = bool(weights) and node.op_type == "Conv" and weights[0].dims[0] == 1
+        return node.op_type in precision.WEIGHTED and not single
+
+    def free(self, node: Any) -> bool:
+        return precision.title(node) not in self.keep
+
+    def activations(self, node: Any) -> list[str]:
+        return [name for name in node.input if name in self.floats]
+
+    def convolutions(self, flavor: str) -> list[Any]:
+        """Those that are quantised."""
+        return [node for node in self.nodes if node.op_type == "Conv" and self.free(node) and self._fits(node, flavor)]
+
+    def _fits(self, node: Any, flavor: str) -> bool:
+        if not all(name in self.constants for name in node.input[1:] if name) or node.input[0] not in self.floats:
+            return False
+        # of a picture's three channels ONNX Runtime makes columns of bytes one by one: twice as slow as float32
+        return flavor == "trt" or self.constants[node.input[1]].dims[1] not in (2, 3)
+
+    def points(self, flavor: str) -> set[str]:
+        """The tensors that are quantised."""
+        return self._for_trt() if flavor == "trt" else self._for_cpu()
+
+    def _for_cpu(self) -> set[str]:
+        ours = {precision.title(node) for node in self.convolutions("cpu")}
+        points: set[str] = set()
+        for node in self.nodes:
+            able = node.op_type in ON_CPU and self.free(node) and (node.op_type != "Conv" or precision.title(node) in ours)
+            if able and self._whole(node):
+                points.update((*self.activations(node), *node.output))
+        return points - self._clipped()
+
+    def _whole(self, node: Any) -> bool:
+        """Whether a node computes with activations alone, or is one whose constants are its own affair."""
+        return node.op_type in ("Conv", "Resize") or all(name in self.floats for name in node.input if name)
+
+    def _clipped(self) -> set[str]:
+        """What goes straight into a Relu: the pair behind that does for both."""
+        relus = [node for node in self.nodes if node.op_type == "Relu" and self.free(node)]
+        makers = {node.input[0]: self.maker.get(node.input[0]) for node in relus}
+        return {
+            name
+            for name, maker in makers.items()
+            if maker is not None and self.readers[name] == 1 and maker.op_type in CLIPPING and self.free(maker)
+        }
+
+    def _for_trt(self) -> set[str]:
+        points: set[str] = set()
+        waiting = [node.input[0] for node in self.convolutions("trt")]
+        waiting += [self._residual(node) for node in self.nodes if node.op_type == "Add" and self.free(node)]
+        while waiting:
+            name = waiting.pop()
+            if name in points or name not in self.floats:
+                continue
+            points.add(name)
+            maker = self.maker.get(name)
+            if maker is not None and maker.op_type in JOINING and self.free(maker):
+                waiting += self.activations(maker)
+        return points
+
+    def _residual(self, node: Any) -> str:
+        """The side of an addition that does not come straight from a convolution; empty if it is no such addition."""
+        sides = self.activations(node)
+        if len(sides) != 2:
+            return ""
+        return sides[1] if self._straight(sides[0]) else sides[0]
+
+    def _straight(self, name: str) -> bool:
+        """Whether a tensor is a convolution's, with at most an activation between, and read once."""
+        while self.readers[name] == 1 and name in self.maker:
+            node = self.maker[name]
+            if node.op_type == "Conv":
+                return True
+            if node.op_type == "Mul" and self.activations(node)[-1:] and self._gated(node):
+                node = self.maker[self.activations(node)[0]]
+                return node.op_type == "Conv"
+            if node.op_type not in ("Relu", "LeakyRelu"):
+                return False
+            name = node.input[0]
+        return False
+
+    def _gated(self, node: Any) -> bool:
+        """x * sigmoid(x)."""
+        sides = self.activations(node)
+        gate = self.maker.get(sides[-1])
+        return len(sides) == 2 and gate is not None and gate.op_type == "Sigmoid" and gate.input[0] == sides[0]
+
+    def together(self, points: set[str], flavor: str) -> Iterator[tuple[str, str]]:
+        """Pairs of points that must have one scale."""
+        kinds = (*PASSING, *(("Concat",) if flavor == "trt" else ()))
+        for node in self.nodes:
+            if node.op_type in kinds:
+                for name in self.activations(node):
+                    yield from ((name, out) for out in node.output if {name, out} <= points)
