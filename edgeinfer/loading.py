@@ -69,7 +69,7 @@ def load(
         raise UsageError(f"contexts {contexts} is below 1")
     if build not in BUILDS:
         raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")
-    spec = _with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)
+    spec = with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)
     manner = Manner(threads, contexts, self_test)
     pipeline = _first_that_runs(opened, spec, manner, backend=backend, precision=precision, plan=plan)
     if build == "background":
@@ -163,7 +163,7 @@ def examine(bundle: Bundle, choice: Choice) -> list[GoldenReport]:
     artifact = choice.artifact_in(bundle)
     assert artifact
     lowest = golden.lowest_score(bundle) if isinstance(bundle.spec.decode, Boxes) else None
-    spec = _with_thresholds(bundle.spec, conf=lowest, iou=None, limit=None, top=None)
+    spec = with_thresholds(bundle.spec, conf=lowest, iou=None, limit=None, top=None)
     with open_choice(bundle, spec, choice, Manner(self_test=False)) as pipeline:
         reports = golden.check(pipeline, bundle, artifact.precision)
     engine = backends.load(choice.backend)
@@ -214,9 +214,15 @@ def _lane(device_class: type[Device], spec: ModelSpec, make: Callable[[Device], 
     return lane
 
 
-def _with_thresholds(
-    spec: ModelSpec, *, conf: float | None, iou: float | None, limit: int | None, top: int | None
+def with_thresholds(
+    spec: ModelSpec,
+    *,
+    conf: float | None = None,
+    iou: float | None = None,
+    limit: int | None = None,
+    top: int | None = None,
 ) -> ModelSpec:
+    """The spec with these numbers in place of its own. Raises UsageError."""
     boxes: dict[str, Any] = {"conf": conf, "iou": iou, "limit": limit}
     classes: dict[str, Any] = {"top": top}
     asked, others = (boxes, classes) if isinstance(spec.decode, Boxes) else (classes, boxes)

@@ -282,6 +282,7 @@ def _read_artifact(node: Node) -> Artifact:
             built_with=node.text("built_with", ""),
             target=node.texts_by_name("target"),
             accuracy=node.numbers_by_name("accuracy"),
+            made=node.texts_by_name("made"),
         )
 
 

@@ -83,6 +83,8 @@ class Engine:
 
     @classmethod
     def refuses(cls, artifact: Artifact) -> str:
+        if artifact.flavor == "trt":
+            return "int8 flavor trt is for TensorRT: OpenVINO has been found to miscompute it on CPUs without AMX"
         if artifact.precision == "int8" and "INT8" not in _capabilities():
             return "OpenVINO has no int8 arithmetic for this CPU"
         return ""

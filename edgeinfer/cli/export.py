@@ -21,6 +21,8 @@ edgeinfer export yolov5s.pt --imgsz 640 -o engines/yolov5s
 edgeinfer export yolo11n.onnx --batch 1-8
 edgeinfer export engines/yolov5s.toml --plan
 edgeinfer export yolo11n.pt --via ultralytics"""
+# as the exporter has them; the first is its own choice
+CALIBRATIONS = ("mse", "minmax", "percentile", "entropy")
 SOURCE = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml), or a known name (yolov5n)"
 
 
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", metavar="LIST", default="", help=f"any of {','.join(PRECISIONS)} (default: the source's)"
     )
+    _add_accuracy(parser)
     _add_variants(parser)
     parser.add_argument(
         "--compile",
@@ -47,6 +50,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan", action="store_true", help="show what would be done, and what is missing; write nothing"
     )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+
+
+def _add_accuracy(parser: argparse.ArgumentParser) -> None:
+    part = parser.add_argument_group("fp16 and int8: every file is compared with float32 before it is let out")
+    part.add_argument(
+        "--calibrate",
+        metavar="DIR",
+        default="",
+        help="100 or more pictures such as the model will see, for int8; with labels (COCO, YOLO, a folder for each "
+        "class) files are judged by mAP or top-1 on a fifth of them",
+    )
+    part.add_argument(
+        "--calibrate-method",
+        choices=CALIBRATIONS,
+        default=CALIBRATIONS[0],
+        help=f"how ranges are chosen (default: {CALIBRATIONS[0]})",
+    )
+    part.add_argument("--few-calibration-images", action="store_true", help="fewer than 100 are enough")
+    part.add_argument("--held-out", metavar="DATASET", default="", help="judge by these pictures instead")
+    part.add_argument(
+        "--budget", type=_limits.points, metavar="PERCENT", help="points of accuracy a file may lose (default: 1.0)"
+    )
 
 
 def _add_variants(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +114,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     args = _recipe.applied(args)
-    exporter = _exporter.part("export")
+    exporter, heldout = _exporter.part("export"), _exporter.part("heldout")
     compiler = _compiler(args.compile, args.nms) if args.compile else None
     options = exporter.Options(
         size=_size(args.imgsz),
@@ -97,6 +122,9 @@ def run(args: argparse.Namespace) -> int:
         labels=_labels(args.labels),
         name=args.name,
         precisions=_exporter.precisions(args.precision),
+        pictures=heldout.Sources(args.calibrate, args.held_out, args.few_calibration_images),
+        method=args.calibrate_method,
+        budget=_exporter.part("gate").BUDGET if args.budget is None else args.budget,
         variant=_variant(args),
         told=_exporter.part("onnxsource").Told(args.layout, args.normalize, args.io),
         via=_exporter.part("via").check(args.via, args.via_python),
@@ -106,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         return _show(_exporter.part("planning").plan(args.source, args.output, options, args.compile or ""), args.json)
     progress = _progress if sys.stderr.isatty() else None
-    path = exporter.export(args.source, args.output, options, progress=progress, warn=_warn)
+    path = exporter.export(args.source, args.output, options, progress=progress, warn=_warn, tell=_tell)
     _report(path, args.json)
     if compiler:
         compiler(path, build.printer(args.json))
@@ -181,6 +209,13 @@ def _warn(note: str) -> None:
     print(f"warning: {note}", file=sys.stderr)
 
 
+def _tell(trial: Any) -> None:
+    """What was tried to keep a precision within its budget; nothing where the first try did."""
+    if len(trial.attempts) > 1 or trial.artifact is None:
+        print(_tables.table(trial.rows()), file=sys.stderr)
+        print(_tables.table(trial.sensitivity_rows()), file=sys.stderr)
+
+
 def _show(plan: Any, as_json: bool) -> int:
     """Print a plan: what is known of the model, what would be written, what is missing."""
     if as_json:
@@ -196,7 +231,12 @@ def _report(path: Path, as_json: bool) -> None:
 
     spec = Bundle.open(path).spec
     artifacts: list[dict[str, Any]] = [
-        {"file": one.file, "precision": one.precision, "bytes": (path / one.file).stat().st_size}
+        {
+            "file": one.file,
+            "precision": one.precision,
+            "bytes": (path / one.file).stat().st_size,
+            **({"accuracy": one.accuracy} if one.accuracy else {}),
+        }
         for one in spec.artifacts
     ]
     if as_json:

@@ -1,4 +1,4 @@
-"""Calibration: the model run on real pictures, prepared by the runtime itself, and the values of its tensors counted."""
+"""Calibration: the model runs on real pictures, prepared by the runtime itself; its tensors' values are counted."""
 
 from __future__ import annotations
 
@@ -9,30 +9,40 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeinfer import sources
 from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import ExportError
-from edgeinfer_export import precision
+from edgeinfer_export import precision, quantize
+from edgeinfer_export.forms import Ranges
 from edgeinfer_export.ranges import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from edgeinfer.datasets import Dataset
     from edgeinfer.spec import ModelSpec
 
 # of a tensor, about so many values of each picture are counted; the least and greatest are of all
 SAMPLE = 1 << 15
 
 
-def observe(
-    model: Any, spec: ModelSpec, tensors: Iterable[str], pictures: Iterable[Any], done: Callable[[], None] | None = None
-) -> dict[str, Histogram]:
+def ranges(model: Any, spec: ModelSpec, dataset: Dataset, method: str) -> Ranges:
+    """The ranges, chosen by `method`, of all that int8 in any flavour quantises. Raises ExportError, SourceError."""
+    pictures = (sources.picture(sample.path).image for sample in dataset.samples)
+    seen = observe(model, spec, quantize.points(model), pictures)
+    return Ranges({name: one.range(method) for name, one in seen.items()}, method, len(dataset))
+
+
+def observe(model: Any, spec: ModelSpec, tensors: Iterable[str], pictures: Iterable[Any]) -> dict[str, Histogram]:
     """Run `model` on pictures (h, w, 3) uint8 BGR, one after the other, and count the values of these tensors.
 
     Memory does not grow with the number of pictures, and little with that of tensors. Raises ExportError.
     """
     import onnxruntime
 
-    names = sorted(tensors)
+    wanted = set(tensors)
+    order = [*(value.name for value in model.graph.input), *(name for node in model.graph.node for name in node.output)]
+    names = [name for name in order if name in wanted]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     probed, outputs = _probed(model, names)
@@ -48,8 +58,6 @@ def observe(
         inputs, _ = device.preprocess([picture])
         found = session.run(outputs, dict(inputs))
         _count(seen, names, found)
-        if done:
-            done()
     device.close()
     return seen
 

@@ -15,9 +15,9 @@ from edgeinfer.errors import ExportError
 from edgeinfer.loading import load
 from edgeinfer.results import Classification
 from edgeinfer.spec import Artifact, Batch, Boxes, Expected, Golden, Size
-from edgeinfer_export import enginefile, graphs, onnxgraph, sources
+from edgeinfer_export import calibration, enginefile, forms, gate, graphs, heldout, onnxgraph, ranges, sources
+from edgeinfer_export.gate import Gate
 from edgeinfer_export.onnxsource import UNTOLD, Told
-from edgeinfer_export.precision import to_half
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec
+    from edgeinfer_export.gate import Trial
     from edgeinfer_export.recipes import Recipe
 
 PLAIN = graphs.Variant()
@@ -39,9 +40,10 @@ class Options:
     """How a model is exported; what is empty or None is as the source has it.
 
     `size` of its input, `batch` (where the source leaves both open: the family's usual size, 1), `labels`,
-    `precisions`. `told`: what an .onnx or .engine file does not say itself. `via`: the tool that exports a
-    checkpoint the builders do not know, run by `via_python`. `variant`: what is moved into the graph, and a
-    detector's thresholds.
+    `precisions`, each but the source's own measured on `pictures` and kept within `budget` points of accuracy;
+    `method` chooses the ranges of int8. `told`: what an .onnx or .engine file does not say itself. `via`: the tool
+    that exports a checkpoint the builders do not know, run by `via_python`. `variant`: what is moved into the graph,
+    and a detector's thresholds.
     """
 
     size: Size | None = None
@@ -49,6 +51,9 @@ class Options:
     labels: tuple[str, ...] = ()
     name: str = ""
     precisions: tuple[str, ...] = ()
+    pictures: heldout.Sources = heldout.PACKAGED
+    method: str = ranges.DEFAULT
+    budget: float = gate.BUDGET
     variant: graphs.Variant = PLAIN
     told: Told = UNTOLD
     via: str = ""
@@ -62,10 +67,13 @@ def export(
     options: Options = Options(),
     progress: Callable[[str, int, int], None] | None = None,
     warn: Callable[[str], None] | None = None,
+    *,
+    tell: Callable[[Trial], None] | None = None,
 ) -> Path:
     """Export a source (a file, or a known name) to the bundle `out` (default engines/NAME); gives its path.
 
-    `warn` is told what works and yet may surprise. Raises CheckpointError, ExportError, FetchError, BundleError.
+    `warn` is told what works and yet may surprise, `tell` what was tried to keep a precision within its budget.
+    Raises CheckpointError, ExportError, FetchError, BundleError, DatasetError.
     """
     if Path(source).suffix.lower() in enginefile.SUFFIXES:
         if options.variant != PLAIN or options.via:
@@ -77,7 +85,7 @@ def export(
     for note in built.notes:
         if warn:
             warn(note)
-    return write_bundle(built.model, built.spec, _target(out, built.spec.name), options.precisions)
+    return write_bundle(built.model, built.spec, _target(out, built.spec.name), options, tell)
 
 
 def read(
@@ -85,21 +93,23 @@ def read(
 ) -> graphs.Built:
     """The source's graph and spec, with all that is known of where it comes from."""
     built = graphs.vary(sources.read(source, options, progress), options.variant)
-    _check_precisions(onnxgraph.precision(built.model), options.precisions)
+    _check_precisions(onnxgraph.precision(built.model), options)
     onnxgraph.add_facts(built.model, {"license": built.spec.provenance.license})
     return dataclasses.replace(built, spec=_signed(built.spec, options))
 
 
-def _check_precisions(held: str, wanted: tuple[str, ...]) -> None:
+def _check_precisions(held: str, options: Options) -> None:
     """Every precision is made from float32; of a model in another, that one alone can be had."""
-    for precision in wanted:
+    for precision in options.precisions:
         if held not in (precision, "fp32"):
             raise ExportError(
                 f"{precision} cannot be made from a model in {held}",
                 hint=f"export the model it was made from, or use --precision {held}",
             )
-        if precision not in (held, "fp16"):
-            raise ExportError(f"precision {precision} is not built yet", hint="use --precision fp32,fp16")
+    if "int8" in options.precisions and held == "fp32" and not options.pictures.calibrate:
+        raise ExportError(
+            "int8 needs pictures to calibrate with", hint=f"add --calibrate DIR with {heldout.LEAST} or more of them"
+        )
 
 
 def _signed(spec: ModelSpec, options: Options) -> ModelSpec:
@@ -114,25 +124,63 @@ def _target(out: str | Path | None, name: str) -> Path:
     return Path(out) if out else Path("engines") / sources.plain(name)
 
 
-def write_bundle(model: onnx.ModelProto, spec: ModelSpec, target: Path, precisions: tuple[str, ...] = ()) -> Path:
-    """Write a graph in `precisions` (none: its own) with golden samples as the bundle `target`; gives its path.
+def write_bundle(
+    model: onnx.ModelProto,
+    spec: ModelSpec,
+    target: Path,
+    options: Options = Options(),
+    tell: Callable[[Trial], None] | None = None,
+) -> Path:
+    """Write a graph in the precisions of `options` (none: its own) with golden samples as the bundle `target`.
 
-    All or nothing. The golden samples are what the graph itself finds, whichever precisions are kept.
+    All or nothing, but that a precision which the gate refuses is left out; then the bundle is written all the same,
+    with what is left, and ExportError raised. `tell` hears what was tried for each.
     """
     held = onnxgraph.precision(model)
     with writing(target) as folder:
         source = _write(model, folder, held)
         _describe(folder, spec, (source,))
         golden = _golden_samples(folder, held)
-        artifacts = [source if one == held else _made(model, folder, one) for one in precisions or (held,)]
+        precisions = options.precisions or (held,)
+        trials = _tried(model, spec, folder, [one for one in forms.forms(precisions) if one.precision != held], options)
+        if tell:
+            for trial in trials:
+                tell(trial)
+        admitted = [source] + [trial.artifact for trial in trials if trial.artifact]
+        artifacts = [one for precision in precisions for one in admitted if one.precision == precision]
+        refused = [trial for trial in trials if not trial.artifact]
+        if not artifacts:
+            raise _refusal(refused, "")
         if source not in artifacts:
             (folder / source.file).unlink()
         _describe(folder, dataclasses.replace(spec, golden=golden), tuple(artifacts))
+    if refused:
+        raise _refusal(refused, f"; {target} was written without")
     return target
 
 
-def _made(model: onnx.ModelProto, folder: Path, precision: str) -> Artifact:
-    return _write(to_half(model).model, folder, precision)
+def _tried(
+    model: onnx.ModelProto, spec: ModelSpec, folder: Path, wanted: list[forms.Form], options: Options
+) -> list[Trial]:
+    """Every form made and measured; the files of those that are admitted are in the folder."""
+    if not wanted:
+        return []
+    with heldout.pictures(options.pictures, spec) as pictures:
+        seen = None
+        if pictures.calibration and any(form.precision == "int8" for form in wanted):
+            seen = calibration.ranges(model, spec, pictures.calibration, options.method)
+        judge = Gate(
+            folder, spec, folder / f"model.{onnxgraph.precision(model)}.onnx", pictures.heldout, options.budget
+        )
+        return [judge.admit(model, form, seen) for form in wanted]
+
+
+def _refusal(refused: list[Trial], rest: str) -> ExportError:
+    losses = ", ".join(f"{trial.form.name} loses {trial.loss:.2f} points" for trial in refused)
+    return ExportError(
+        f"{losses} of accuracy, above the budget of {refused[0].budget:g}{rest}",
+        hint="calibrate with more pictures like those the model will see, or raise --budget",
+    )
 
 
 def _write(model: onnx.ModelProto, folder: Path, precision: str) -> Artifact:

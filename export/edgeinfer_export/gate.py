@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeinfer import accuracy, sources
-from edgeinfer.backends.ort import Engine
+from edgeinfer import accuracy, backends, sources
 from edgeinfer.bundle import sha256_of
 from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import EngineError
@@ -99,7 +98,9 @@ class Trial:
 
     def rows(self) -> list[tuple[str, ...]]:
         """A table of what was tried."""
-        rows = [(self.form.name, "left in float32", "agreement", "loss, points", f"within {self.budget:g}")]
+        rows: list[tuple[str, ...]] = [
+            (self.form.name, "left in float32", "agreement", "loss, points", f"within {self.budget:g}")
+        ]
         for attempt in self.attempts:
             one = attempt.measured
             agreement = f"{one.comparison.agreement:.3f}" if one.comparison else "not finite"
@@ -144,7 +145,9 @@ class Gate:
         file.unlink()
         return Trial(form, self._budget, tuple(attempts), sensitivity, None)
 
-    def _sensitivity(self, model: Any, form: Form, ranges: Ranges | None, layers: dict[str, set[str]]) -> dict[str, float]:
+    def _sensitivity(
+        self, model: Any, form: Form, ranges: Ranges | None, layers: dict[str, set[str]]
+    ) -> dict[str, float]:
         """How far the outputs move when one layer alone takes this form, worst first."""
         found = {}
         for name in layers:
@@ -173,14 +176,14 @@ class Gate:
     def _pipeline(self, file: Path) -> Pipeline:
         """The file on the CPU, whatever it is made for."""
         device = Device(self._spec)
-        return Pipeline(self._spec, [Lane(device, Engine(file, self._spec, device))], backend="ort", artifact=file.name)
+        engine = backends.load("ort")(file, self._spec, device)
+        return Pipeline(self._spec, [Lane(device, engine)], backend="ort", artifact=file.name)
 
     def _raw(self, pipeline: Pipeline) -> Outputs:
-        lane = pipeline.lanes[0]
         found = []
         for picture in self._probes:
-            inputs, _ = lane.device.preprocess([picture])
-            found.append({name: np.array(value, np.float64) for name, value in lane.engine.run(inputs).items()})
+            inputs, _ = pipeline.device.preprocess([picture])
+            found.append({name: np.array(value, np.float64) for name, value in pipeline.engine.run(inputs).items()})
         return found
 
     def _errors(self, outputs: Outputs) -> dict[str, float]:

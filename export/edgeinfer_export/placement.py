@@ -73,7 +73,7 @@ class Net:
         if not all(name in self.constants for name in node.input[1:] if name) or node.input[0] not in self.floats:
             return False
         # of a picture's three channels ONNX Runtime makes columns of bytes one by one: twice as slow as float32
-        return flavor == "trt" or self.constants[node.input[1]].dims[1] not in (2, 3)
+        return bool(flavor == "trt" or self.constants[node.input[1]].dims[1] not in (2, 3))
 
     def points(self, flavor: str) -> set[str]:
         """The tensors that are quantised."""
@@ -83,7 +83,9 @@ class Net:
         ours = {precision.title(node) for node in self.convolutions("cpu")}
         points: set[str] = set()
         for node in self.nodes:
-            able = node.op_type in ON_CPU and self.free(node) and (node.op_type != "Conv" or precision.title(node) in ours)
+            able = (
+                node.op_type in ON_CPU and self.free(node) and (node.op_type != "Conv" or precision.title(node) in ours)
+            )
             if able and self._whole(node):
                 points.update((*self.activations(node), *node.output))
         return points - self._clipped()
@@ -131,7 +133,7 @@ class Net:
                 return True
             if node.op_type == "Mul" and self.activations(node)[-1:] and self._gated(node):
                 node = self.maker[self.activations(node)[0]]
-                return node.op_type == "Conv"
+                return bool(node.op_type == "Conv")
             if node.op_type not in ("Relu", "LeakyRelu"):
                 return False
             name = node.input[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import BackendUnavailable
-from edgeinfer_export import enginefile, export, onnxgraph, recipes, sources, targets, vendor, via
+from edgeinfer_export import enginefile, export, forms, onnxgraph, recipes, sources, targets, vendor, via
 
 if TYPE_CHECKING:
     from edgeinfer.spec import Batch, ModelSpec, Size
@@ -82,7 +82,9 @@ def plan(source: str, out: str | None, options: Options, engines: str = "") -> P
         found,
         recipe=recipe.name if recipe else "",
         recipe_sha256=recipe.sha256 if recipe else "",
-        engines=tuple(f"{target} {one.split('.')[1]}" for target in wanted for one in found.artifacts),
+        engines=tuple(
+            f"{target} {_precision(one)}" for target in wanted for one in found.artifacts if "-cpu." not in one
+        ),
         writes=str(folder),
         replaces=folder.is_dir(),
         missing=(*found.missing, *_libraries(wanted)),
@@ -91,7 +93,7 @@ def plan(source: str, out: str | None, options: Options, engines: str = "") -> P
 
 def _source(source: str, options: Options) -> Plan:
     precisions = options.precisions or ("fp32",)
-    artifacts = tuple(f"model.{precision}.onnx" for precision in precisions)
+    artifacts = tuple(form.file for form in forms.forms(precisions))
     asked = Plan(source, "", options.name or sources.plain(Path(source).stem), artifacts=artifacts)
     asked = dataclasses.replace(asked, size=options.size, batch=options.batch)
     if options.recipe and recipes.is_file(source) and not Path(source).exists():
@@ -127,6 +129,10 @@ def _known(asked: Plan, kind: str, spec: ModelSpec, artifacts: tuple[str, ...]) 
         license=spec.provenance.license,
         artifacts=artifacts,
     )
+
+
+def _precision(file: str) -> str:
+    return file.split(".")[1].split("-", maxsplit=1)[0]
 
 
 def _libraries(wanted: tuple[targets.Target, ...]) -> list[str]:

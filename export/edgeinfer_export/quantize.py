@@ -147,7 +147,11 @@ class _Quantizing:
             copy.input[2] = self._dequantized(node.input[2], whole, fine)
 
     def _dequantized(self, name: str, numbers: NDArray[Any], steps: NDArray[np.float32]) -> str:
-        inputs = (f"{name}.quantized", numbers), (f"{name}.scale", steps), (f"{name}.zero", np.zeros_like(numbers, shape=len(steps)))
+        inputs = (
+            (f"{name}.quantized", numbers),
+            (f"{name}.scale", steps),
+            (f"{name}.zero", np.zeros_like(numbers, shape=len(steps))),
+        )
         names = [self._constant(own, value) for own, value in inputs]
         self._nodes.append(
             helper.make_node("DequantizeLinear", names, [f"{name}.dequantized"], f"{name}.dequantize", axis=0)
@@ -157,4 +161,5 @@ class _Quantizing:
 
 def _step(width: float) -> np.float32:
     """A step that float32 holds and that divides: of a tensor that is always 0, any."""
-    return np.float32(max(width, 1e-30)) if width else np.float32(1)
+    step: np.float32 = np.float32(max(width, 1e-30) if width else 1)
+    return step

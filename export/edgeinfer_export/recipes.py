@@ -26,7 +26,7 @@ else:
 MAX_BYTES = 1 << 18
 EXAMPLES = "engines/*.toml are recipes"
 # keys whose value is a path from the recipe's folder; `source` is one when it is not a known name
-PATHS = ("calibrate", "labels")
+PATHS = ("calibrate", "held-out", "labels")
 
 
 @dataclass(frozen=True)

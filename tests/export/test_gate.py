@@ -1,0 +1,257 @@
+"""Precisions on the command line: calibrated, measured on held-out pictures, sent back or refused when they lose."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from edgeinfer import load
+from edgeinfer.bundle import Bundle
+from edgeinfer.cli import main
+from edgeinfer_export import export as exporting
+from edgeinfer_export import forms
+from edgeinfer_export.planning import plan
+from helpers.scenery import SOURCE, TRUTH, write_scenes
+
+SIDE = 160
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """100 labelled pictures of what the packaged detector knows, in YOLO's layout."""
+    return write_scenes(tmp_path_factory.mktemp("scenes"), 100)
+
+
+@pytest.fixture(scope="module")
+def few(scenes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few")
+    for file in sorted(scenes.iterdir())[:20]:
+        shutil.copy(file, folder)
+    return folder
+
+
+def run(target, *words, source=SOURCE):
+    size = () if "--imgsz" in words else ("--imgsz", SIDE)
+    return main(["export", str(source), "-o", str(target), *map(str, (*size, *words))])
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_packaged_detector_stays_within_a_point_in_every_precision(tmp_path, scenes):
+    words = ("--imgsz", 288, "--precision", "fp32,fp16,int8", "--calibrate", scenes, "--held-out", TRUTH)
+    assert run(tmp_path / "b", *words) == 0
+    bundle = Bundle.open(tmp_path / "b")
+    found = {artifact.file: artifact for artifact in bundle.spec.artifacts}
+
+    assert list(found) == ["model.fp32.onnx", "model.fp16.onnx", "model.int8-cpu.onnx", "model.int8-trt.onnx"]
+    for file in list(found)[1:]:
+        numbers = found[file].accuracy
+        assert numbers["images"] == len(list(TRUTH.glob("*.jpg")))
+        assert numbers["map_delta"] >= -1.0
+        assert 0.85 <= numbers["agreement"] <= 1
+        assert 0 < numbers["error.output0"] < 0.1
+    assert found["model.int8-cpu.onnx"].made == {"calibration": "mse", "images": "100"}
+    assert found["model.int8-trt.onnx"].flavor == "trt"
+    bundle.verify()
+    assert main(["verify", str(tmp_path / "b")]) == 0
+    with load(tmp_path / "b", precision="int8", backend="ort") as model:
+        assert model.artifact == "model.int8-cpu.onnx"
+    with load(tmp_path / "b", backend="ort") as model:
+        assert model.artifact == "model.fp32.onnx"
+
+
+def test_fp16_is_judged_by_the_packaged_pictures_where_none_are_given(tmp_path):
+    assert run(tmp_path / "b", "--precision", "fp16") == 0
+    (artifact,) = Bundle.open(tmp_path / "b").spec.artifacts
+
+    assert artifact.precision == "fp16"
+    assert artifact.accuracy["images"] == 4
+    assert artifact.accuracy["agreement"] > 0.9
+    assert not (tmp_path / "b" / "model.fp32.onnx").exists()
+    assert len(Bundle.open(tmp_path / "b").spec.golden) == 2
+
+
+def test_the_same_pictures_give_the_same_bytes(tmp_path, few):
+    for name in ("one", "two"):
+        assert run(tmp_path / name, "--precision", "int8", "--calibrate", few, "--few-calibration-images", *LOOSE) == 0
+    files = sorted(file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*") if file.is_file())
+
+    assert len(files) == 5
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+
+
+LOOSE = ("--budget", "50")
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_every_method_calibrates(tmp_path, few, method):
+    words = ("--calibrate", few, "--few-calibration-images", "--calibrate-method", method, *LOOSE)
+    assert run(tmp_path / "b", "--precision", "int8", *words) == 0
+    made = Bundle.open(tmp_path / "b").spec.artifacts[0].made
+
+    assert made["calibration"] == method
+    # a fifth of the ten pictures is held out
+    assert made["images"] == "8"
+
+
+# -- models that are hard to quantise
+
+
+def unbalanced(path, layers, gain=3000.0, side=SIDE):
+    """The packaged detector, the same function: but in `layers` one channel is `gain` times as large as the others."""
+    built = exporting.read(SOURCE, exporting.Options(size=exporting.Size(side, side)))
+    model = built.model
+    constants = {one.name: one for one in model.graph.initializer}
+    for layer in layers:
+        place, conv = next((p, n) for p, n in enumerate(model.graph.node) if n.op_type == "Conv" and n.name == layer)
+        weight = constants[conv.input[1]]
+        numbers = numpy_helper.to_array(weight).copy()
+        factors = np.ones((1, numbers.shape[1], 1, 1), np.float32)
+        factors[0, 0] = gain
+        weight.CopyFrom(numpy_helper.from_array(numbers / factors, weight.name))
+        model.graph.initializer.append(numpy_helper.from_array(factors, f"{layer}.factors"))
+        scaled = helper.make_node("Mul", [conv.input[0], f"{layer}.factors"], [f"{layer}.scaled"], f"{layer}.scaled")
+        conv.input[0] = f"{layer}.scaled"
+        model.graph.node.insert(place, scaled)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_layer_that_suffers_goes_back_to_float32_and_is_named(tmp_path, scenes, capsys):
+    source = unbalanced(tmp_path / "hard.onnx", ["model.5.conv"], side=224)
+    words = ("--imgsz", 224, "--precision", "fp32,int8", "--calibrate", scenes, "--budget", 2)
+    assert run(tmp_path / "b", *words, source=source) == 0
+    said = capsys.readouterr().err
+    found = {artifact.file: artifact for artifact in Bundle.open(tmp_path / "b").spec.artifacts}
+
+    for form in ("int8-cpu", "int8-trt"):
+        assert found[f"model.{form}.onnx"].made["float32"].split()[0] == "model.5"
+        assert found[f"model.{form}.onnx"].accuracy["map_delta"] >= -2
+        table = said[said.index(form) :]
+        assert "+ model.5" in table
+        assert "error alone" in table
+
+
+@pytest.fixture(scope="module")
+def hopeless(tmp_path_factory):
+    names = [f"model.{layer}.conv" for layer in (1, 3, 5, 7)]
+    names += [f"model.{layer}.{part}.conv" for layer in (2, 4, 6, 8, 13, 17, 20, 23) for part in ("cv1", "cv3")]
+    return unbalanced(tmp_path_factory.mktemp("models") / "hopeless.onnx", names, 1e5)
+
+
+def test_a_precision_that_cannot_be_saved_is_refused_and_the_others_kept(tmp_path, hopeless, few, capsys):
+    words = ("--precision", "fp32,int8", "--calibrate", few, "--few-calibration-images", "--budget", "0.1")
+    assert run(tmp_path / "b", *words, source=hopeless) == 1
+    said = capsys.readouterr().err.splitlines()
+
+    assert len([line for line in said if line.startswith("error: int8-cpu loses")]) == 1
+    assert "above the budget of 0.1" in said[-2]
+    assert said[-1].startswith("hint: ")
+    assert sum("  no" in line for line in said) >= 10
+    assert [one.file for one in Bundle.open(tmp_path / "b").spec.artifacts] == ["model.fp32.onnx"]
+    assert sorted(file.name for file in (tmp_path / "b").glob("*.onnx")) == ["model.fp32.onnx"]
+
+
+def test_when_nothing_is_left_nothing_is_written(tmp_path, hopeless, few, capsys):
+    words = ("--precision", "int8", "--calibrate", few, "--few-calibration-images", "--budget", "0.1")
+    assert run(tmp_path / "b", *words, source=hopeless) == 1
+    assert "written without" not in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+# -- what cannot be
+
+
+def refused(capsys, tmp_path, *words):
+    assert run(tmp_path / "b", *words) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert [line.split(":")[0] for line in said] == ["error", "hint"]
+    assert not (tmp_path / "b").exists()
+    assert list(tmp_path.glob(".b.*")) == []
+    return " ".join(said)
+
+
+def test_int8_without_pictures_is_refused(tmp_path, capsys):
+    assert "--calibrate DIR with 100 or more" in refused(capsys, tmp_path, "--precision", "int8")
+
+
+def test_few_pictures_are_refused_unless_they_are_asked_for(tmp_path, capsys, few):
+    said = refused(capsys, tmp_path, "--precision", "int8", "--calibrate", few)
+    assert "holds 10 pictures, expected 100 or more" in said
+    assert "--few-calibration-images" in said
+
+
+def test_an_empty_folder_a_missing_one_and_one_picture_are_refused(tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    words = ("--precision", "int8", "--few-calibration-images", "--calibrate")
+    assert "has no pictures" in refused(capsys, tmp_path, *words, empty)
+    assert "does not exist" in refused(capsys, tmp_path, *words, tmp_path / "nowhere")
+    cv2.imwrite(str(empty / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    assert "holds 1 pictures, expected 2" in refused(capsys, tmp_path, *words, empty)
+    for name in "bcd":
+        shutil.copy(empty / "a.png", empty / f"{name}.png")
+    assert "one picture many times" in refused(capsys, tmp_path, *words, empty)
+
+
+def test_a_picture_that_is_none_is_named(tmp_path, capsys, few):
+    folder = tmp_path / "pictures"
+    shutil.copytree(few, folder)
+    for name, content in (("000.jpg", b"GIF89a not a picture"), ("001.png", b"")):
+        (folder / name).write_bytes(content)
+    said = refused(capsys, tmp_path, "--precision", "int8", "--few-calibration-images", "--calibrate", folder)
+    assert "000.jpg" in said or "001.png" in said
+
+
+def test_pictures_of_any_size_calibrate(tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    chance = np.random.default_rng(0)
+    for place, size in enumerate([(1, 1), (3, 2000), (900, 4), (333, 77), (320, 320)]):
+        cv2.imwrite(str(folder / f"{place}.png"), chance.integers(0, 256, (*size, 3), np.uint8))
+    words = ("--precision", "int8", "--few-calibration-images", "--calibrate", folder, *LOOSE)
+    assert run(tmp_path / "b", *words) == 0
+
+
+@pytest.mark.parametrize("budget", ["-1", "101", "nan", "much"])
+def test_a_budget_that_is_none_is_wrong_usage(tmp_path, capsys, budget):
+    assert run(tmp_path / "b", f"--budget={budget}") == 2
+    assert "is not a number from 0 to 100" in capsys.readouterr().err
+
+
+def test_another_precision_than_the_files_cannot_be_made_of_half(tmp_path, capsys):
+    assert run(tmp_path / "b", "--precision", "fp16") == 0
+    capsys.readouterr()
+    assert run(tmp_path / "c", "--precision", "fp32", source=tmp_path / "b" / "model.fp16.onnx") == 1
+    assert "cannot be made from a model in fp16" in capsys.readouterr().err
+
+
+def test_a_plan_names_both_flavours_and_compiles_one(few, tmp_path):
+    options = exporting.Options(
+        precisions=("fp32", "int8"), pictures=exporting.heldout.Sources(str(few), "", True), size=exporting.Size(96, 96)
+    )
+    found = plan(str(SOURCE), str(tmp_path / "b"), options, "rtx:sm86")
+
+    assert found.artifacts == ("model.fp32.onnx", "model.int8-cpu.onnx", "model.int8-trt.onnx")
+    assert found.engines == ("rtx:sm86 fp32", "rtx:sm86 int8")
+
+
+def test_layers_have_the_names_people_know():
+    names = ["model.3.conv", "layer1.0.conv2", "/model.2/cv1/conv/Conv", "/conv1/Conv", "Conv_7", "fc"]
+    nodes = [helper.make_node("Conv", ["x"], [f"y{place}"], name) for place, name in enumerate(names)]
+    nodes.append(helper.make_node("Relu", ["x"], ["z"], "model.9.act"))
+    graph = helper.make_graph(nodes, "names", [], [])
+
+    assert list(forms.groups(helper.make_model(graph))) == [
+        *("model.3", "layer1.0", "model.2", "conv1", "Conv_7", "fc"),
+    ]
+
+
+def test_json_tells_what_was_measured(tmp_path, capsys):
+    assert run(tmp_path / "b", "--precision", "fp16", "--json") == 0
+    (artifact,) = json.loads(capsys.readouterr().out)["artifacts"]
+
+    assert artifact["accuracy"]["images"] == 4

@@ -1,0 +1,253 @@
+"""int8 graphs: pairs where TensorRT and ONNX Runtime want them, near float32, valid, the same bytes every time."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgeinfer.errors import ExportError
+from edgeinfer.spec import Size
+from edgeinfer_export import calibration, graphs, quantize
+from edgeinfer_export.compile import Options, compile_onnx
+from edgeinfer_export.ranges import METHODS, Histogram
+from helpers import fullsize, graphmodels, seeded
+
+NAMES = ["yolov5", "yolov5u", "resnet-basic", "resnet-bottleneck"]
+
+
+def pictures(count, size, seed=0):
+    chance = np.random.default_rng(seed)
+    coarse = chance.integers(0, 256, (count, 6, 6, 3), np.uint8)
+    return [np.kron(one, np.ones((size.height // 6 + 1, size.width // 6 + 1, 1), np.uint8)) for one in coarse]
+
+
+def ranged(one, count=4, method="minmax"):
+    seen = calibration.observe(
+        one.model, one.spec, quantize.points(one.model), pictures(count, one.spec.preprocess.size)
+    )
+    return {name: histogram.range(method) for name, histogram in seen.items()}
+
+
+def built(name):
+    golden = seeded.Golden(name)
+    return graphs.build(golden.checkpoint(), size=golden.size)
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    """Models by name, in float32 and both flavours."""
+
+    def of(name):
+        if name not in made:
+            one = built(name)
+            found = ranged(one)
+            made[name] = one, {flavor: quantize.quantize(one.model, found, flavor) for flavor in quantize.FLAVORS}
+        return made[name]
+
+    made = {}
+    return of
+
+
+def makers(model):
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def constants(model):
+    return {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+
+
+def scale(model, name):
+    """The scale of the DequantizeLinear that a tensor comes from; None of a float32 tensor."""
+    node = makers(model).get(name)
+    return float(constants(model)[node.input[1]]) if node and node.op_type == "DequantizeLinear" else None
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("flavor", quantize.FLAVORS)
+def test_int8_is_near_float32(quantized, name, flavor):
+    one, models = quantized(name)
+    onnx.checker.check_model(models[flavor], full_check=True)
+    shown = pictures(2, one.spec.preprocess.size)
+    for picture in shown:
+        before, after = (graphmodels.seen(model, one.spec, [picture]) for model in (one.model, models[flavor]))
+        assert np.linalg.norm(after - before) < 0.12 * np.linalg.norm(before)
+        assert not np.array_equal(after, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_for_tensorrt_every_convolution_but_the_last_reads_8_bits(quantized, name):
+    _, models = quantized(name)
+    model = models["trt"]
+    made = makers(model)
+    dequantized = {
+        node.name: [made[name].op_type if name in made else "" for name in node.input[:2]] == ["DequantizeLinear"] * 2
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }
+    last = {node for node, eight in dequantized.items() if not eight}
+    heads = ("model.24.m.", "model.24.cv2.", "model.24.cv3.", "fc")
+    assert last
+    assert all(node.startswith(heads) for node in last), last
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_for_tensorrt_all_is_symmetric_and_biases_are_floats(quantized, name):
+    _, models = quantized(name)
+    numbers = constants(models["trt"])
+    pairs = [node for node in models["trt"].graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+
+    assert {numbers[node.input[2]].dtype.name for node in pairs} == {"int8"}
+    assert all(not numbers[node.input[2]].any() for node in pairs)
+    biases = [node.input[2] for node in models["trt"].graph.node if node.op_type == "Conv"]
+    assert all(numbers[bias].dtype == np.float32 for bias in biases)
+
+
+def test_for_tensorrt_what_is_joined_has_one_scale(quantized):
+    model = quantized("yolov5")[1]["trt"]
+    joined = [node for node in model.graph.node if node.op_type == "Concat" and ".decode" not in node.name]
+    seen = 0
+    for node in joined:
+        scales = {scale(model, name) for name in (*node.input, f"{node.output[0]}.dequantized")}
+        if scales != {None}:
+            assert len(scales) == 1
+            seen += 1
+    assert seen >= 8
+
+
+@pytest.mark.parametrize("name", ["yolov5", "resnet-basic", "resnet-bottleneck"])
+def test_for_tensorrt_additions_read_8_bits_on_the_residual_side_alone(quantized, name):
+    model = quantized(name)[1]["trt"]
+    additions = [node for node in model.graph.node if node.op_type == "Add" and ".decode" not in node.name]
+
+    assert additions
+    for node in additions:
+        assert sum(scale(model, name) is not None for name in node.input) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_for_cpus_onnx_runtime_makes_whole_kernels_of_it(quantized, name, tmp_path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    model = quantized(name)[1]["cpu"]
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
+    floats = sum(kind in ("Conv", "FusedConv") for kind in kinds)
+
+    heads = {"yolov5": 6, "yolov5u": 6}.get(name, 1)
+    assert kinds.count("QLinearConv") > 5
+    assert floats == 1 + heads
+    assert kinds.count("Add") + kinds.count("Sigmoid") + kinds.count("MaxPool") <= 2 + heads
+
+
+def test_for_cpus_the_first_convolution_stays_float32(quantized):
+    first = next(node for node in quantized("yolov5")[1]["cpu"].graph.node if node.op_type == "Conv")
+
+    assert first.input[0] == "images"
+
+
+@pytest.mark.parametrize("flavor", quantize.FLAVORS)
+def test_decoding_and_what_is_asked_for_stay_float32(quantized, flavor):
+    one, models = quantized("yolov5")
+    rounded = {node.input[0] for node in models[flavor].graph.node if node.op_type == "QuantizeLinear"}
+    assert not [name for name in rounded if name.startswith("model.24.")]
+
+    everything = {node.name for node in one.model.graph.node}
+    bare = quantize.quantize(one.model, {}, flavor, everything)
+    assert [node.op_type for node in bare.graph.node] == [node.op_type for node in one.model.graph.node]
+
+
+@pytest.mark.parametrize("flavor", quantize.FLAVORS)
+def test_bytes_repeat_and_the_model_given_stays(flavor):
+    one = built("yolov5")
+    before = one.model.SerializeToString(deterministic=True)
+    first, second = (
+        quantize.quantize(one.model, ranged(one), flavor).SerializeToString(deterministic=True) for _ in range(2)
+    )
+
+    assert first == second
+    assert one.model.SerializeToString(deterministic=True) == before
+
+
+def test_channels_and_tensors_that_are_always_zero_divide_nothing_by_zero():
+    golden = seeded.Golden("resnet-basic")
+    golden.tensors["layer1.0.conv1.weight"][:] = 0
+    golden.tensors["layer1.0.bn1.bias"][:] = 0
+    golden.tensors["layer1.0.bn1.running_mean"][:] = 0
+    one = graphs.build(golden.checkpoint(), size=golden.size)
+    for flavor in quantize.FLAVORS:
+        model = quantize.quantize(one.model, ranged(one), flavor)
+        assert np.isfinite(graphmodels.seen(model, one.spec, pictures(1, one.spec.preprocess.size))).all()
+
+
+# -- what calibration sees
+
+
+def test_calibration_sees_what_the_runtime_feeds():
+    one = built("resnet-basic")
+    shown = pictures(3, Size(50, 70))
+    seen = calibration.observe(one.model, one.spec, ["input", "conv1.relu"], shown)
+    inputs = graphmodels.Device(one.spec)
+    fed = [inputs.preprocess([picture])[0]["input"].copy() for picture in shown]
+
+    assert seen["input"].low == pytest.approx(min(one.min() for one in fed))
+    assert seen["input"].high == pytest.approx(max(one.max() for one in fed))
+    assert seen["conv1.relu"].low == 0
+
+
+def test_values_that_are_not_finite_are_told_with_their_tensor():
+    golden = seeded.Golden("resnet-basic")
+    golden.tensors["layer1.0.bn1.weight"][:] = 3e38
+    golden.tensors["layer1.0.conv1.weight"][:] = 0.5
+    one = graphs.build(golden.checkpoint(), size=golden.size)
+
+    with pytest.raises(ExportError, match=r"tensor layer1\.0\.conv1"):
+        ranged(one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_range_holds_zero_and_lies_within_what_was_seen(method):
+    chance = np.random.default_rng(3)
+    for low, high in ((-1, 1), (2, 9), (-7, -3), (0, 1e-6), (-1e6, 3)):
+        histogram = Histogram()
+        for grow in (0.3, 1.0):
+            values = chance.uniform(low * grow, high * grow, 5000)
+            histogram.add(values.min(), values.max(), values)
+        least, most = histogram.range(method)
+        assert min(low, 0) <= least <= 0 <= most <= max(high, 0)
+        assert most - least > 0.05 * (max(high, 0) - min(low, 0))
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_one_value_far_out_does_not_decide(method):
+    values = np.random.default_rng(1).normal(size=100_000)
+    values[0] = 400
+    histogram = Histogram()
+    histogram.add(values.min(), values.max(), values)
+
+    assert histogram.range("minmax")[1] == 400
+    assert histogram.range(method)[1] < 250
+
+
+def test_bins_that_grow_lose_no_value():
+    histogram = Histogram()
+    for size in (1, 3, 1000, 10):
+        histogram.add(-size, size, np.linspace(-size, size, 101))
+
+    assert histogram._counts.sum() == 404
+    assert histogram.range("minmax") == (-1000, 1000)
+
+
+@pytest.mark.parametrize("make", [fullsize.yolov5n, fullsize.resnet50])
+def test_real_models_are_valid_explicit_int8_for_turing_and_ampere(tmp_path, make):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: NVIDIA has no wheel for this machine")
+    one = graphs.build(make(), size=Size(160, 160))
+    model = quantize.quantize(one.model, ranged(one, 1), "trt")
+    file = tmp_path / "int8.onnx"
+    onnx.save(model, file)
+    engine = compile_onnx(file, tmp_path / "e.plan", Options(library="rtx", precision="int8", capabilities=(75, 86)))
+
+    assert engine.warnings == ()
+    assert file.stat().st_size < 0.33 * one.model.ByteSize()
