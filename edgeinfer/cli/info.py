@@ -84,6 +84,7 @@ def _record(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> dict[str, A
             "facts": getattr(rung.reason, "facts", {}),
             "caveat": str(rung.caveat),
             "caveat_code": getattr(rung.caveat, "code", ""),
+            "stage_by_stage": _uncaptured(rung),
         }
         for rung in rungs
     ]
@@ -104,6 +105,20 @@ def _running(rungs: list[Rung], kept: Kept | None) -> Rung | None:
     return next(iter(able), None)
 
 
+def _uncaptured(rung: Rung) -> str:
+    """Why frames are not one CUDA graph each with this backend, as far as it tells before it has opened an engine."""
+    from edgeinfer import backends, ladder
+
+    if rung.reason or rung.backend not in ladder.ON_GPU:
+        return ""
+    return str(getattr(backends.load(rung.backend), "capturable", ""))
+
+
+def _remark(rung: Rung) -> str:
+    why = _uncaptured(rung)
+    return rung.reason or rung.caveat or (f"stage by stage, not one CUDA graph a frame: {why}" if why else "")
+
+
 def _name(rung: Rung) -> str:
     return rung.artifact.file if rung.artifact else ""
 
@@ -113,7 +128,7 @@ def _page(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> str:
     facts, running = [*_facts(spec), *_origin(spec)], _running(rungs, kept)
     files: list[tuple[str, ...]] = [("file", "format", "precision", "size", "accuracy", "built with")]
     files += [_artifact(bundle, artifact) for artifact in spec.artifacts]
-    steps = [(_verdict(rung, running), rung.backend, _file(rung), rung.reason or rung.caveat) for rung in rungs]
+    steps = [(_verdict(rung, running), rung.backend, _file(rung), _remark(rung)) for rung in rungs]
     parts = [f"{spec.name} ({bundle.path})", _tables.table(facts), "\nartifacts", _tables.table(files, right=[3])]
     parts += _planned(kept, bundle)
     parts += ["\non this machine, best first", _tables.table(steps or [("nothing",)]), *_advice(bundle, rungs)]

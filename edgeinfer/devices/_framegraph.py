@@ -39,12 +39,11 @@ class FrameGraph:
             self._marks = [device.timer() for _ in range(len(STAGES) + 1)]
 
     def run(self, images: Sequence[Any], pixels: str) -> tuple[list[Result], dict[str, float]]:
-        """Pictures -> results, and the milliseconds of each stage: the GPU's own, and the host's work beside it."""
+        """Pictures -> results, and the milliseconds of each stage, by the GPU's clock but for the reading of results."""
         device = self._device
         with device.context:
-            start = time.perf_counter()
+            device.record(self._marks[0])
             batch = device.stage(images, pixels)
-            staged = time.perf_counter()
             try:
                 self._start(batch)
             finally:  # the next batch may not meet this one in the block that frames go through
@@ -53,7 +52,6 @@ class FrameGraph:
             results = device.readout.read(self._outputs_of(batch), batch.placements)
             read = time.perf_counter()
             spans = [float(call("cuEventElapsedTime", *pair)) for pair in zip(self._marks, self._marks[1:])]
-        spans[0] += (staged - start) * 1e3
         spans[-1] += (read - waited) * 1e3
         return results, dict(zip(STAGES, spans))
 
@@ -68,7 +66,9 @@ class FrameGraph:
         else:
             self._remember(batch.key, None)
             self._enqueue(batch, _DEFAULT)
-        self.graph = self.graph or self._engine.capturable
+        if self._engine.capturable and not self.graph:
+            self.graph = self._engine.capturable
+            self._forget()  # what was captured before is not to be relied on either
 
     def _remember(self, key: tuple[int, ...], graph: Graph | None) -> None:
         self._graphs[key] = graph
@@ -80,7 +80,6 @@ class FrameGraph:
 
     def _enqueue(self, batch: Batch, flags: int) -> None:
         device, marks = self._device, self._marks
-        device.record(marks[0], flags)
         device.upload(batch)
         tensors = device.convert(batch)
         device.record(marks[1], flags)
@@ -106,11 +105,15 @@ class FrameGraph:
         graph = self._graphs.get(batch.key)
         return graph.outputs if graph is not None else self._outputs
 
-    def close(self) -> None:
+    def _forget(self) -> None:
         graphs, self._graphs = self._graphs, OrderedDict()
         for graph in graphs.values():
             if graph is not None:
                 graph.close()
+
+    def close(self) -> None:
+        """Free the graphs; calling it twice is harmless."""
+        self._forget()
 
 
 _DEFAULT, _EXTERNAL = 0, 1  # CU_EVENT_RECORD_*: an event recorded in a graph can be read only as an external one

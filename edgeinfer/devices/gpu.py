@@ -87,6 +87,7 @@ class Device:
         self._marks = [self.timer() for _ in range(_MARKS)]
         self._joined = self._made("cuEventCreate", "cuEventDestroy", library().CUevent_flags.CU_EVENT_DISABLE_TIMING)
         self._turn = 0
+        self._staged: Batch | None = None
         self.wait()
         self._owned.callback(self.wait)  # closing: what runs is let finish
 
@@ -159,6 +160,7 @@ class Device:
         with self.context:
             self.wait()  # the block that frames go through may still be read
             batch = self.stage(images, pixels)
+            self._staged = batch  # frames on the GPU stay alive until the next call has waited for this one
             self.upload(batch)
             return self.convert(batch), list(batch.placements)
 

@@ -134,6 +134,7 @@ def described(bundle: Bundle, model: Pipeline, boundary: str, pictures: PictureS
         "backend": model.backend,
         "artifact": model.artifact or None,
         "plan": model.plan or None,
+        "stage_by_stage": model.graph or None,
         "threads": threads or "the backend's choice",
         "device_kind": model.engine.device,
         "boundary": boundary,

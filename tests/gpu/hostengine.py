@@ -16,6 +16,23 @@ from edgeinfer.devices._memory import view
 from edgeinfer.errors import DeviceError
 
 
+class HostFunction:
+    """A function that the host runs when a stream comes to it, whenever that is, and again in each replay.
+
+    Not through cuda-bindings: older ones let a function be called once, and a graph calls again.
+    """
+
+    def __init__(self, function):
+        self._callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+        self._launch = ctypes.CDLL("libcuda.so.1").cuLaunchHostFunc
+        self._launch.argtypes = [ctypes.c_void_p, type(self._callback), ctypes.c_void_p]
+
+    def enqueue(self, stream, number=0):
+        status = self._launch(stream, self._callback, number)
+        if status:
+            raise DeviceError(f"cuLaunchHostFunc failed: {library().CUresult(status).name} ({status})", hint="none")
+
+
 class HostEngine:
     """`function` takes {input name: array (n, ...)} and gives {output name: array (n, ...)}."""
 
@@ -29,10 +46,7 @@ class HostEngine:
         batch = spec.batch.max
         self._outputs = {one.name: device.empty(one.at(batch), one.dtype) for one in spec.outputs}
         self._sides = {one.name: device.pinned((_nbytes(one, batch),)) for one in (*spec.inputs, *spec.outputs)}
-        self._callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._on_the_host)
-        # not through cuda-bindings: older ones call a host function once and free it, a graph calls again
-        self._launch = ctypes.CDLL("libcuda.so.1").cuLaunchHostFunc
-        self._launch.argtypes = [ctypes.c_void_p, type(self._callback), ctypes.c_void_p]
+        self._host = HostFunction(self._on_the_host)
         self.failure = None
 
     def fork(self, device):
@@ -46,9 +60,7 @@ class HostEngine:
     def _enqueue(self, inputs, count):
         for name, tensor in inputs.items():
             call("cuMemcpyDtoHAsync", self._address(name), tensor.pointer, tensor.nbytes, self._device.handle)
-        status = self._launch(self._device.stream, self._callback, count)
-        if status:
-            raise DeviceError(f"cuLaunchHostFunc failed: {library().CUresult(status).name} ({status})", hint="none")
+        self._host.enqueue(self._device.stream, count)
         outputs = {name: tensor.rows(count) for name, tensor in self._outputs.items()}
         for name, tensor in outputs.items():
             call("cuMemcpyHtoDAsync", tensor.pointer, self._address(name), tensor.nbytes, self._device.handle)

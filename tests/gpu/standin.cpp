@@ -2,12 +2,13 @@
 //
 // "Device memory" is main memory and the kernels are the very ones of kernels/*.cu, built by g++. It is as unkind
 // as a driver may be: nothing put on a stream is done before someone waits for it; fresh memory is full of garbage;
-// a copy must lie inside live allocations, its host side page-locked; what may not be called during a capture fails;
-// every call but a few needs a current context. A graph replays what was captured, at the addresses it had then.
+// a copy must lie inside live allocations, its host side page-locked; the host that touches device memory crashes;
+// what may not be called during a capture fails; every call but a few needs a current context. A graph replays what was captured, at the addresses it had then.
 //
 // standin_*() lets tests make calls fail, lose the GPU, and count what is alive.
 
 #include <dlfcn.h>
+#include <sys/mman.h>
 
 #include <chrono>
 #include <cstdint>
@@ -117,7 +118,22 @@ CUresult put(void* handle, Work work) {
   return OK;
 }
 
+size_t pages(size_t nbytes) { return (nbytes + 4095) / 4096 * 4096; }
+
+// The GPU's memory is out of the host's reach, but while the stand-in itself works: who touches it is stopped
+struct Reach {
+  static inline int depth = 0;
+  Reach() { if (!depth++) all(PROT_READ | PROT_WRITE); }
+  ~Reach() { if (!--depth) all(PROT_NONE); }
+  static void one(uintptr_t address, const Block& block, int how) {
+    if (block.kind == 'd' && block.context == &primary) mprotect((void*)address, pages(block.nbytes), how);
+  }
+  static void all(int how) { for (const auto& held : blocks) one(held.first, held.second, how); }
+};
+
 CUresult run_until(Stream* stream, unsigned long long ticket) {
+  if (stream->done >= ticket) return lost;
+  const Reach reach;
   while (stream->done < ticket && !stream->work.empty()) {
     Work work = std::move(stream->work.front());
     stream->work.pop_front();
@@ -144,9 +160,10 @@ bool holds(uintptr_t address, size_t nbytes, const char* kinds) {
 
 CUresult allocate(size_t nbytes, char kind, void* context, void** result) {
   if (!nbytes) return INVALID_VALUE;
-  void* memory = std::aligned_alloc(4096, (nbytes + 4095) / 4096 * 4096);
+  void* memory = std::aligned_alloc(4096, pages(nbytes));
   std::memset(memory, 0xA5, nbytes);
-  blocks[(uintptr_t)memory] = Block{nbytes, kind, context};
+  const Block& block = blocks[(uintptr_t)memory] = Block{nbytes, kind, context};
+  Reach::one((uintptr_t)memory, block, PROT_NONE);
   live[kind == 'd' ? "device" : "host"]++;
   *result = memory;
   return OK;
@@ -156,6 +173,7 @@ CUresult release(uintptr_t address, char kind) {
   const auto found = blocks.find(address);
   if (found == blocks.end() || found->second.kind != kind) return INVALID_VALUE;
   run_all();
+  Reach::one(address, found->second, PROT_READ | PROT_WRITE);
   blocks.erase(found);
   live[kind == 'd' ? "device" : "host"]--;
   std::memset((void*)address, 0x5A, 16);

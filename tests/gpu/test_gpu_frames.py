@@ -61,6 +61,15 @@ def test_every_kind_of_picture_becomes_the_cpus_tensor(make, pixels, shape, dtyp
     np.testing.assert_array_equal(fetch(tensor, lane.device), wanted)
 
 
+def test_a_model_that_preprocesses_itself_is_given_bytes(make):
+    spec, image = picture_spec(Preprocess(Size(32, 48), where="graph"), "uint8"), models.noise(2, 50, 60)
+    lane = make(spec)
+    (tensor,) = lane.device.preprocess([image])[0].values()
+    (wanted,) = cpu.Device(spec).preprocess([image])[0].values()
+
+    np.testing.assert_array_equal(fetch(tensor, lane.device), wanted)
+
+
 @pytest.mark.parametrize("view", [np.s_[::-1], np.s_[:, ::-1], np.s_[::2, ::3], np.s_[3:9, 5:6]])
 def test_a_view_of_a_picture_is_read_as_it_lies(make, view):
     spec, image = picture_spec(Preprocess(Size(32, 48))), models.noise(2, 50, 60)[view]
@@ -206,6 +215,7 @@ def test_a_graph_is_replayed_and_not_captured_again(make, driver):
     spent = {name: number - before.get(name, 0) for name, number in driver.calls().items()}
 
     assert {name: number for name, number in spent.items() if number and not name.startswith("cuCtx")} == {
+        "cuEventRecord": 5,
         "cuGraphLaunch": 5,
         "cuStreamSynchronize": 5,
         "cuEventElapsedTime": 15,
