@@ -48,7 +48,7 @@ def test_info_as_json_has_the_spec_and_the_ladder(classifier, capsys):
     assert record["spec"] == json.loads((classifier / "model.json").read_text())
     (step,) = [step for step in record["ladder"] if step["runs"]]
     told = {"backend": "ort", "artifact": "model.fp32.onnx", "precision": "fp32", "runs": True, "reason": ""}
-    assert step == {**told, "code": "", "facts": {}, "caveat": "", "caveat_code": ""}
+    assert step == {**told, "code": "", "facts": {}, "caveat": "", "caveat_code": "", "stage_by_stage": ""}
 
 
 def test_only_the_first_rung_that_can_run_is_the_one_that_does(detector, capsys, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeinfer import backends, load
+from edgeinfer import backends, cli, load
 from edgeinfer.errors import BackendUnavailable, EngineError
 from edgeinfer.spec import Batch
 from helpers import bundles, fake_gpu, fake_ort
@@ -67,3 +67,10 @@ def test_a_run_that_fails_is_one_error(detector, monkeypatch):
     fake_ort.module(monkeypatch, fails=True)
     with load(detector, backend="ort_gpu", self_test=False) as model, pytest.raises(EngineError, match="failure 700"):
         model(bundles.picture())
+
+
+def test_info_says_why_its_frames_are_not_one_graph(detector, monkeypatch, capsys):
+    fake_ort.module(monkeypatch)
+    assert cli.main(["info", str(detector)]) == 0
+
+    assert "stage by stage, not one CUDA graph a frame: ONNX Runtime allocates memory" in capsys.readouterr().out

@@ -39,7 +39,7 @@ class FrameGraph:
             self._marks = [device.timer() for _ in range(len(STAGES) + 1)]
 
     def run(self, images: Sequence[Any], pixels: str) -> tuple[list[Result], dict[str, float]]:
-        """Pictures -> results, and the milliseconds of each stage, by the GPU's clock but for the reading of results."""
+        """Pictures -> results, and the milliseconds of each stage by the GPU's clock (reading: by the host's)."""
         device = self._device
         with device.context:
             device.record(self._marks[0])
