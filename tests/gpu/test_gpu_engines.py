@@ -8,6 +8,7 @@ import pytest
 from edgeinfer import load, machine
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import view
+from edgeinfer.spec import Batch
 from gpu import models
 from helpers import bundles, fake_nvinfer
 
@@ -57,23 +58,35 @@ def through_the_driver(memory, kept):
 
 
 @pytest.fixture
-def bundle(monkeypatch, tmp_path, driver):
-    """The pictogram detector for batches of 1 to 4, with an engine for the stand-in GPU."""
+def nvidia(monkeypatch, tmp_path, driver):
+    """A function of a release: the stand-in library of that release, on this driver's GPU."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(machine, "has_gpu", lambda: True)
-    here = machine.gpu()
-    trt = fake_nvinfer.install(monkeypatch, "10.3.0", sm=here.sm)
-    memory, kept = Pinned(), []
-    trt.enqueue = through_the_driver(memory, kept)
-    trt.current = lambda: int(call("cuCtxGetCurrent"))
-    folder = models.exported(tmp_path)
-    bundles.add_plan(folder, trt, gpu=here.name, os=machine.system())
-    context = Context()
-    yield folder
+    memory, kept, context = Pinned(), [], Context()
+
+    def install(release="10.3.0"):
+        trt = fake_nvinfer.install(monkeypatch, release, sm=machine.gpu().sm)
+        trt.enqueue = through_the_driver(memory, kept)
+        trt.current = lambda: int(call("cuCtxGetCurrent"))
+        return trt
+
+    yield install
     with context:
         memory.free()
     context.close()
     machine.gpu.cache_clear()
+
+
+def planned(folder, trt):
+    """The bundle with an engine of this library, for this GPU."""
+    bundles.add_plan(folder, trt, gpu=machine.gpu().name, os=machine.system())
+    return folder
+
+
+@pytest.fixture
+def bundle(nvidia, tmp_path):
+    """The pictogram detector for batches of 1 to 4, with an engine for the stand-in GPU."""
+    return planned(models.exported(tmp_path), nvidia())
 
 
 def test_an_engine_runs_in_one_graph_and_finds_what_the_cpu_finds(bundle):
@@ -95,3 +108,38 @@ def test_batches_in_turns_do_not_mix(bundle):
             together = [models.rows(found) for found in model.batch(images[:count])]
             assert [classes for classes, *_ in together] == [classes for classes, *_ in alone[:count]]
         assert model.graph == ""
+
+
+def labels(results):
+    """The best class of each result."""
+    return [one.labels[one.class_ids[0]] for one in results]
+
+
+@pytest.mark.parametrize("release", ["8.6.1", "10.3.0", "11.4.0.106", "rtx-1.7.1.116"])
+def test_a_release_of_each_kind_is_captured_and_replayed_on_every_lane(nvidia, tmp_path, release):
+    folder = planned(bundles.detect_bundle(tmp_path / "detector"), nvidia(release))
+    with load(folder, contexts=2) as model:
+        for color in bundles.COLORS * 3:
+            assert labels([model(bundles.picture(color, 50, 40))]) == [color]
+        assert model.graph == ""
+
+
+def colors(count):
+    return [bundles.COLORS[place % 3] for place in range(count)]
+
+
+def test_an_open_batch_has_a_graph_for_every_size(nvidia, driver, tmp_path):
+    folder = planned(bundles.classify_bundle(tmp_path / "open", Batch(1, 4)), nvidia())
+    with load(folder) as model:
+        for count in (4, 1, 3, 2) * 3:
+            assert labels(model.batch([bundles.picture(color) for color in colors(count)])) == colors(count)
+        assert (model.graph, driver.live()["ready graph"]) == ("", 4)
+
+
+def test_where_one_context_serves_all_sizes_nothing_captured_is_kept(nvidia, driver, tmp_path):
+    folder = planned(bundles.classify_bundle(tmp_path / "open", Batch(1, 4)), nvidia("8.5.3.1"))
+    with load(folder, self_test=False) as model:
+        for count in (4, 4, 4, 1, 4, 1, 2, 2):
+            assert labels(model.batch([bundles.picture(color) for color in colors(count)])) == colors(count)
+        assert "one context" in model.graph
+        assert driver.live().get("ready graph", 0) == 0
