@@ -28,13 +28,6 @@ def plain(level, side=20):
     return np.full((side, side, 3), 40 * level, np.uint8)
 
 
-def free_bytes():
-    with Context() as context:
-        free, _ = call("cuMemGetInfo")
-    context.close()
-    return int(free)
-
-
 def test_a_device_says_what_it_is():
     device = gpu.Device(CLASSES)
 
@@ -64,13 +57,19 @@ def test_a_tensor_can_be_read_by_others(make):
 
 def test_a_thousand_devices_leave_nothing():
     spec = boxes_spec(Boxes("yolov5"), 200, 3)
-    for _ in range(3):
-        gpu.Device(spec).close()
-    before = free_bytes()
-    for _ in range(1000):
-        gpu.Device(spec).close()
+    context = Context()  # held, so that the driver need not start it anew each time
 
-    assert free_bytes() == before
+    def free_after(cycles):
+        for _ in range(cycles):
+            gpu.Device(spec).close()
+        with context:
+            return int(call("cuMemGetInfo")[0])
+
+    before = free_after(10)
+
+    # the driver itself may keep some pages; a thousand of any buffer of ours are more
+    assert before - free_after(1000) < 4 << 20
+    context.close()
 
 
 def test_a_closed_device_says_so_and_may_be_closed_again():

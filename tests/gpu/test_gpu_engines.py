@@ -1,6 +1,8 @@
 """TensorRT's backend on the whole GPU path: a stand-in library whose work goes through the driver's streams."""
 
 import ctypes
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,3 +145,16 @@ def test_where_one_context_serves_all_sizes_nothing_captured_is_kept(nvidia, dri
             assert labels(model.batch([bundles.picture(color) for color in colors(count)])) == colors(count)
         assert "one context" in model.graph
         assert driver.live().get("ready graph", 0) == 0
+
+
+def test_the_benchmark_measures_a_frame_beside_its_engine(nvidia, tmp_path):
+    file = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+    found = importlib.util.spec_from_file_location("gpu_benchmark", file)
+    benchmark = importlib.util.module_from_spec(found)
+    found.loader.exec_module(benchmark)
+    folder = planned(bundles.detect_bundle(tmp_path / "detector"), nvidia())
+    with load(folder) as model:
+        row = benchmark.engine(benchmark.Bench(quick=True), "trt", model)
+
+    assert (row["backend"], row["graph"]) == ("trt", "yes")
+    assert min(row["frame_ms"], row["engine_and_upload_ms"], row["ratio"]) > 0
