@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgeinfer.devices._driver import call, library, probe
+from edgeinfer.devices._driver import library, probe
 from edgeinfer.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from edgeinfer.devices._driver import Context
 
 _CUDA, _MANAGED = 2, 13  # DLPack's numbers for memory on an NVIDIA GPU
 _LEGACY = 1  # the handle of the stream that work is put on where no stream is named
@@ -43,7 +45,7 @@ class _Elsewhere:
         self.__array_interface__ = facts
 
 
-def find(image: Any, ordinal: int, stream: Any, join: Callable[[int], None]) -> Resident | None:
+def find(image: Any, context: Context, stream: Any, join: Callable[[int], None]) -> Resident | None:
     """The frame if it lies on the GPU, None if the host holds it; `join(handle)` lets our stream wait for another.
 
     Raises InputError for one on another GPU.
@@ -52,10 +54,9 @@ def find(image: Any, ordinal: int, stream: Any, join: Callable[[int], None]) -> 
         return None
     kind = getattr(image, "__dlpack_device__", None)
     if kind is not None and kind()[0] in (_CUDA, _MANAGED):
-        return _checked(_dlpack(image, int(stream)), ordinal)
-    if hasattr(image, "__cuda_array_interface__"):
-        return _checked(_cuda_array(image, join), ordinal)
-    return None
+        return _checked(_dlpack(image, int(stream)), context)
+    facts = getattr(image, "__cuda_array_interface__", None)
+    return None if facts is None else _checked(_cuda_array(image, facts, join), context)
 
 
 def pinned(image: NDArray[Any]) -> int:
@@ -68,8 +69,7 @@ def pinned(image: NDArray[Any]) -> int:
     return int(probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_DEVICE_POINTER, address) or 0)
 
 
-def _cuda_array(image: Any, join: Callable[[int], None]) -> Resident:
-    facts = image.__cuda_array_interface__
+def _cuda_array(image: Any, facts: dict[str, Any], join: Callable[[int], None]) -> Resident:
     if facts.get("mask") is not None:
         raise InputError("a frame on the GPU may not be masked")
     # version 3 says None for "nothing to wait for"; before it no stream was told: work may be on the default one
@@ -81,7 +81,7 @@ def _cuda_array(image: Any, join: Callable[[int], None]) -> Resident:
     return Resident(np.asarray(described), owner=image)
 
 
-def _checked(frame: Resident, ordinal: int) -> Resident:
+def _checked(frame: Resident, ours: Context) -> Resident:
     """The frame with its context; InputError where our GPU does not reach it."""
     attribute = library().CUpointer_attribute
     address = frame.array.ctypes.data
@@ -90,15 +90,15 @@ def _checked(frame: Resident, ordinal: int) -> Resident:
     place = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
     if place is None:
         raise InputError(f"the frame at {address:#x} is not in CUDA memory")
-    if int(place) != int(ordinal):
+    if int(place) != int(ours.ordinal):
         raise InputError(
-            f"the frame lies on GPU {int(place)}, the model on GPU {int(ordinal)}",
+            f"the frame lies on GPU {int(place)}, the model on GPU {int(ours.ordinal)}",
             hint="copy it there, or choose the GPU with CUDA_VISIBLE_DEVICES",
         )
     # memory of a pool belongs to no context, and all reach it
     context = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_CONTEXT, address)
-    ours = call("cuCtxGetCurrent")
-    return frame._replace(context=0 if context is None or int(context) in (0, int(ours)) else int(context))
+    own = context is None or int(context) in (0, int(ours.handle))
+    return frame if own else frame._replace(context=int(context))
 
 
 class _DLTensor(ctypes.Structure):

@@ -75,7 +75,12 @@ class Staging:
         self._mapped = mapped
         self._generation = 0
         self._layouts: OrderedDict[tuple[Any, ...], _Layout] = OrderedDict()
-        self._block = Mirror(memory, 1 << 16, mapped=mapped)
+        self._take(Mirror(memory, 1 << 16, mapped=mapped))
+
+    def _take(self, block: Mirror) -> None:
+        self._block = block
+        room = block.nbytes // launch.FRAME.itemsize * launch.FRAME.itemsize
+        self._records = block.host[:room].view(launch.FRAME)
 
     @property
     def pointer(self) -> int:
@@ -86,17 +91,17 @@ class Staging:
         """Lay the pictures out; the GPU must be done with the last ones. `join`: see `_resident.find`."""
         arrivals = [self._arrival(image, pixels, join) for image in images]
         layout = self._layout(arrivals)
-        records = layout.records.copy()
-        for record, arrival, place in zip(records, arrivals, layout.places):
+        records = self._records[: len(arrivals)]
+        records[...] = layout.records
+        for at, (arrival, place) in enumerate(zip(arrivals, layout.places)):
             if arrival.way == HOST:
                 self._copy(arrival.picture, place)
             elif arrival.way == IN_PLACE:
-                record["pixels"] = arrival.address
+                records["pixels"][at] = arrival.address
                 if arrival.picture.nv12:
-                    record["chroma"] = arrival.address + arrival.picture.size.height * int(record["pitch"])
+                    records["chroma"][at] = arrival.address + arrival.picture.size.height * int(records["pitch"][at])
             else:
                 self._fetch(arrival, place)
-        self._block.host[: records.nbytes] = records.view(np.uint8)
         key = (len(images), layout.sent, self._generation)
         return Batch(layout.placements, layout.sent, key, tuple(one.resident for one in arrivals if one.resident))
 
@@ -105,7 +110,7 @@ class Staging:
         self._block.push(batch.nbytes, self._stream)
 
     def _arrival(self, image: Any, pixels: str, join: Callable[[int], None]) -> _Arrival:
-        resident = _resident.find(image, self._context.ordinal, self._stream, join)
+        resident = _resident.find(image, self._context, self._stream, join)
         if resident is not None:
             one = picture(resident.array, pixels)
             if not _packed(one):
@@ -137,7 +142,8 @@ class Staging:
 
     def _grow(self, nbytes: int) -> None:
         fresh = Mirror(self._memory, nbytes, mapped=self._mapped)
-        old, self._block = self._block, fresh
+        old = self._block
+        self._take(fresh)
         self._layouts.clear()
         self._generation += 1
         old.free()
