@@ -52,10 +52,11 @@ def read(path: str | Path) -> Checkpoint:
         data = _mapped(path)
         if data[:4] == b"PK\x03\x04":
             return _from_torch(path, data, read_zip(data))
+        # eight bytes of a length far below 2^32, of which the first may be a pickle's first too
+        if data[4:9] == b"\0\0\0\0{":
+            return _from_safetensors(path, data)
         if data[:1] == b"\x80":
             return _from_torch(path, data, read_legacy(data))
-        if data[8:9] == b"{":
-            return _from_safetensors(path, data)
         raise _unknown(data)
     except CheckpointError as error:
         raise type(error)(f"{path.name}: {error}", hint=error.hint) from error

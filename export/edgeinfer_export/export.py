@@ -15,7 +15,18 @@ from edgeinfer.errors import ExportError
 from edgeinfer.loading import load
 from edgeinfer.results import Classification
 from edgeinfer.spec import Artifact, Batch, Boxes, Expected, Golden, Size
-from edgeinfer_export import calibration, enginefile, forms, gate, graphs, heldout, onnxgraph, ranges, sources
+from edgeinfer_export import (
+    calibration,
+    enginefile,
+    forms,
+    gate,
+    graphs,
+    heldout,
+    modelfile,
+    onnxgraph,
+    ranges,
+    sources,
+)
 from edgeinfer_export.gate import Gate
 from edgeinfer_export.onnxsource import UNTOLD, Told
 
@@ -185,7 +196,7 @@ def _refusal(refused: list[Trial], rest: str) -> ExportError:
 
 def _write(model: onnx.ModelProto, folder: Path, precision: str) -> Artifact:
     file = folder / f"model.{precision}.onnx"
-    file.write_bytes(model.SerializeToString(deterministic=True))
+    modelfile.write(model, file)
     return Artifact(file.name, "onnx", precision, sha256_of(file))
 
 

@@ -19,8 +19,8 @@ from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import EngineError
 from edgeinfer.loading import with_thresholds
 from edgeinfer.pipeline import Lane, Pipeline
-from edgeinfer.spec import Artifact
-from edgeinfer_export import forms
+from edgeinfer.spec import Artifact, TopK
+from edgeinfer_export import forms, modelfile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 BUDGET = 1.0
 # pictures whose raw outputs are compared, and by which a layer's sensitivity is measured
 PROBES = 4
-# without labels: most answers that change do not change the score; so many points of them count as one of accuracy
+# without labels: where no score moves by more than this, answers that change lie on a knife's edge
+STEADY = 0.01
+# and else most answers that change do not change the score; so many points of them count as one of accuracy
 CHANGED = 5.0
 
 
@@ -45,10 +47,12 @@ CHANGED = 5.0
 class Measured:
     """An artifact beside float32. `errors`: by output, the root of the squared error over that of the squares.
 
-    `comparison` is None where the outputs hold values that are not finite.
+    `drift`: the most that any score (0-1), whether it leads to an answer or not, has moved; infinite where the model
+    shows no such scores. `comparison` is None where the outputs hold values that are not finite.
     """
 
     errors: dict[str, float]
+    drift: float
     comparison: accuracy.Comparison | None
 
     @property
@@ -59,6 +63,8 @@ class Measured:
             return math.inf
         if one.difference is not None:
             return -one.difference
+        if self.drift <= STEADY:
+            return 0.0
         changed = 1 - one.agreement if one.compared else max(self.errors.values())
         return 100 * changed / CHANGED
 
@@ -159,15 +165,16 @@ class Gate:
 
     def _write(self, model: Any, form: Form) -> Path:
         file = self._folder / form.file
-        file.write_bytes(model.SerializeToString(deterministic=True))
+        modelfile.write(model, file)
         return file
 
     def _measure(self, file: Path) -> Measured:
         try:
             results, outputs = self._run(file)
         except EngineError:
-            return Measured({}, None)
-        return Measured(self._errors(outputs), accuracy.compare(self._heldout, self._results, results))
+            return Measured({}, math.inf, None)
+        comparison = accuracy.compare(self._heldout, self._results, results)
+        return Measured(self._errors(outputs), self._drift(outputs), comparison)
 
     def _run(self, file: Path) -> tuple[list[Result | None], Outputs]:
         with closing(self._pipeline(file)) as pipeline:
@@ -186,6 +193,20 @@ class Gate:
             found.append({name: np.array(value, np.float64) for name, value in pipeline.engine.run(inputs).items()})
         return found
 
+    def _drift(self, outputs: Outputs) -> float:
+        pairs = [(self._scores(one), self._scores(two)) for one, two in zip(self._outputs, outputs, strict=True)]
+        drifts = [float(np.abs(one - two).max()) for one, two in pairs if one is not None and two is not None]
+        return max(drifts, default=math.inf)
+
+    def _scores(self, outputs: dict[str, NDArray[Any]]) -> NDArray[Any] | None:
+        """The scores of every anchor or class, 0-1, before any is chosen; None of a model that chooses itself."""
+        decode, raw = self._spec.decode, outputs[self._spec.outputs[0].name]
+        if isinstance(decode, TopK):
+            return _activated(raw, decode.activation)
+        if decode.where == "graph" or decode.layout == "end2end":
+            return None
+        return raw[..., 4:] if decode.layout == "yolov5" else raw[:, 4:]
+
     def _errors(self, outputs: Outputs) -> dict[str, float]:
         errors = {}
         for name in self._outputs[0]:
@@ -195,3 +216,13 @@ class Gate:
             error = math.sqrt(lost / size) if size else math.sqrt(lost)
             errors[name] = error if math.isfinite(error) else math.inf
         return errors
+
+
+def _activated(raw: NDArray[Any], activation: str) -> NDArray[Any]:
+    """Logits (n, classes) as scores."""
+    if activation == "softmax":
+        powers: NDArray[Any] = np.exp(raw - raw.max(axis=1, keepdims=True))
+        powers /= powers.sum(axis=1, keepdims=True)
+        return powers
+    scores: NDArray[Any] = 1 / (1 + np.exp(-raw.clip(-100))) if activation == "sigmoid" else raw
+    return scores

@@ -100,6 +100,16 @@ def test_bfloat16_in_safetensors_becomes_float32(tmp_path):
     assert found.tolist() == [1.0, -3.140625]
 
 
+def test_safetensors_whose_length_begins_like_a_pickle_is_read(tmp_path):
+    header = {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    for padding in range(256):
+        found = safetensors({**header, "__metadata__": {"pad": "x" * padding}}, b"\0\0\x80\x3f")
+        if found[0] == 0x80:
+            break
+    assert found[0] == 0x80
+    assert read(tmp_path, found, "x.safetensors").tensors["x"].tolist() == [1]
+
+
 def test_safetensors_agrees_with_its_own_library():
     library = pytest.importorskip("safetensors.numpy")
     path = GOLDEN / "dtypes.safetensors"

@@ -13,8 +13,9 @@ from edgeinfer import load
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
 from edgeinfer_export import export as exporting
-from edgeinfer_export import forms
+from edgeinfer_export import forms, graphs
 from edgeinfer_export.planning import plan
+from helpers import fullsize
 from helpers.scenery import SOURCE, TRUTH, write_scenes
 
 SIDE = 160
@@ -72,6 +73,17 @@ def test_fp16_is_judged_by_the_packaged_pictures_where_none_are_given(tmp_path):
     assert artifact.accuracy["agreement"] > 0.9
     assert not (tmp_path / "b" / "model.fp32.onnx").exists()
     assert len(Bundle.open(tmp_path / "b").spec.golden) == 2
+
+
+def test_fp16_of_untrained_weights_is_judged_by_its_scores(tmp_path):
+    """Its boxes all lie on the edge of something: answers change while no score moves by a hundredth."""
+    built = graphs.build(fullsize.yolov5n(), size=exporting.Size(SIDE, SIDE))
+    onnx.save(built.model, tmp_path / "untrained.onnx")
+    assert run(tmp_path / "b", "--precision", "fp16", source=tmp_path / "untrained.onnx") == 0
+    (artifact,) = Bundle.open(tmp_path / "b").spec.artifacts
+
+    assert artifact.accuracy["agreement"] < 0.95
+    assert artifact.made == {}
 
 
 def test_the_same_pictures_give_the_same_bytes(tmp_path, few):

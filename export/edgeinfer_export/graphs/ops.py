@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Batch
@@ -66,10 +66,10 @@ class Graph:
     def __init__(self) -> None:
         self.macs = 0
         self._nodes: list[Any] = []
-        self._constants: dict[str, Any] = {}
+        self._constants: dict[str, Array] = {}
 
     def constant(self, name: str, value: Array) -> str:
-        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self._constants[name] = np.ascontiguousarray(value).reshape(np.shape(value))
         return name
 
     def integers(self, name: str, *values: int) -> str:
@@ -163,10 +163,10 @@ class Graph:
             name,
             [declare(tensor) for tensor in inputs],
             [declare(tensor) for tensor in outputs],
-            list(self._constants.values()),
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         model.producer_name, model.producer_version = "edgeinfer", producer
+        self._hold(model)
         return model
 
     def into(self, model: Any, *, first: bool = False) -> None:
@@ -174,7 +174,15 @@ class Graph:
         own = list(model.graph.node)
         del model.graph.node[:]
         model.graph.node.extend([*self._nodes, *own] if first else [*own, *self._nodes])
-        model.graph.initializer.extend(self._constants.values())
+        self._hold(model)
+
+    def _hold(self, model: Any) -> None:
+        """Put the constants into the model, each straight into its place: they may fill half of the memory."""
+        for name, value in self._constants.items():
+            tensor = model.graph.initializer.add()
+            tensor.dims.extend(value.shape)
+            tensor.data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
+            tensor.name, tensor.raw_data = name, value.tobytes()
 
 
 def _shape(x: Feature) -> str:
