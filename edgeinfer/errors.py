@@ -14,6 +14,7 @@ EdgeInferError            .hint: what to do about it, one line, may be empty
 |   +-- DeviceLost        the GPU is lost to this process: only a new process can use it again
 +-- SourceError           an image, video or camera cannot be read
 +-- DatasetError          a data set is malformed, or does not fit the model
++-- ServiceError          the service cannot start, or does not do what a request asks
 +-- InputError            an array handed to the pipeline has the wrong type or shape
 +-- UsageError            the command line asks for something that cannot be (exit code 2)
 """
@@ -79,6 +80,10 @@ class SourceError(EdgeInferError):
 
 class DatasetError(EdgeInferError):
     """A data set is malformed, or does not fit the model."""
+
+
+class ServiceError(EdgeInferError):
+    """The service cannot start, or does not do what a request asks."""
 
 
 class InputError(EdgeInferError):

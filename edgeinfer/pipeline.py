@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from edgeinfer.backends import Engine
     from edgeinfer.building import Upgrade
@@ -109,6 +109,30 @@ class Pipeline:
             result.timings_ms.update(timings)
         self.timings = timings
         return results
+
+    def infer(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """The engine alone: input arrays by name (n, ...), n at most the model's batch -> output arrays by name, owned.
+
+        Names, dtypes and shapes are those of `spec.inputs` and `spec.outputs`. Raises InputError, EngineError.
+        """
+        rows = self._rows(tensors)
+        with self._lease() as lane:
+            return lane.device.download(lane.engine.run(lane.device.upload(tensors)), rows)
+
+    def _rows(self, tensors: Mapping[str, Any]) -> int:
+        """How many rows all the inputs have, once they are found as the spec declares them."""
+        names = {tensor.name for tensor in self.spec.inputs}
+        if tensors.keys() != names:
+            raise InputError(f"inputs are {', '.join(sorted(tensors))}; the model takes {', '.join(sorted(names))}")
+        rows = len(tensors[self.spec.inputs[0].name])
+        for tensor in self.spec.inputs:
+            array = tensors[tensor.name]
+            if array.dtype != tensor.dtype or array.shape != tensor.at(rows) or not 1 <= rows <= tensor.batch.max:
+                raise InputError(
+                    f"input {tensor.name} is {array.shape} {array.dtype}, the model takes "
+                    f"{tensor.at(tensor.batch.max)} {tensor.dtype}"
+                )
+        return rows
 
     @contextmanager
     def _lease(self) -> Iterator[Lane]:

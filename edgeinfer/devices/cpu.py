@@ -78,6 +78,20 @@ class Device:
         """The whole way of frames through this device and an engine on it."""
         return Stages(self, engine)
 
+    def upload(self, tensors: Tensors) -> Tensors:
+        """The arrays themselves where an engine can read them; zeros fill up the smallest batch."""
+        return {name: self._readable(array) for name, array in tensors.items()}
+
+    def _readable(self, array: NDArray[Any]) -> NDArray[Any]:
+        missing = self._spec.batch.min - len(array)
+        if missing > 0:
+            return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+        return np.require(array, requirements="CA")
+
+    def download(self, outputs: Tensors, rows: int) -> dict[str, Any]:
+        """Copies of the first `rows` rows."""
+        return {name: np.array(output[:rows]) for name, output in outputs.items()}
+
     def empty(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """An uninitialised array."""
         return np.empty(shape, dtype)

@@ -1,0 +1,29 @@
+"""What the service takes at most; every number has a safe default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes in bytes, times in seconds.
+
+    `queue` counts the waiting requests of one model; `delay` is how long the first request of a batch waits for
+    others (0: a batch is what came while the one before it ran); `memory` holds for all request bodies together.
+    """
+
+    body: int = 64 * MIB
+    memory: int = 256 * MIB
+    head: int = 16 * 1024
+    pixels: int = 50_000_000
+    connections: int = 128
+    queue: int = 64
+    batch: int = 32
+    delay: float = 0.0
+    timeout: float = 30.0
+    slow: float = 10.0
+    stuck: float = 30.0
+    drain: float = 30.0

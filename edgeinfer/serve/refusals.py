@@ -1,0 +1,52 @@
+"""Requests that are not answered with a result: why, and how either protocol says it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edgeinfer.errors import EdgeInferError, InputError, ServiceError, SourceError
+
+
+class Kind(NamedTuple):
+    """The HTTP status and the name of the gRPC status."""
+
+    http: int
+    grpc: str
+
+
+INVALID = Kind(400, "INVALID_ARGUMENT")
+UNAUTHENTICATED = Kind(401, "UNAUTHENTICATED")
+FORBIDDEN = Kind(403, "PERMISSION_DENIED")
+NOT_FOUND = Kind(404, "NOT_FOUND")
+SLOW = Kind(408, "DEADLINE_EXCEEDED")
+TOO_LARGE = Kind(413, "RESOURCE_EXHAUSTED")
+ENCODED = Kind(415, "INVALID_ARGUMENT")
+INTERNAL = Kind(500, "INTERNAL")
+OVERLOADED = Kind(503, "RESOURCE_EXHAUSTED")
+UNAVAILABLE = Kind(503, "UNAVAILABLE")
+TIMEOUT = Kind(504, "DEADLINE_EXCEEDED")
+RETRY_AFTER_S = 1
+
+
+class Refusal(ServiceError):
+    """A request that is refused, or that failed: `kind` says which."""
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    @property
+    def again(self) -> bool:
+        """Whether the same request may succeed a moment later."""
+        return self.kind.http == OVERLOADED.http
+
+
+def refusal(error: Exception) -> Refusal:
+    """Any error as the protocols say it; what is our own fault keeps its details in the log."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, (InputError, SourceError)):
+        return Refusal(INVALID, str(error))
+    if isinstance(error, EdgeInferError):
+        return Refusal(INTERNAL, f"the model failed: {error}")
+    return Refusal(INTERNAL, "the service failed; its log says why")

@@ -1,0 +1,218 @@
+"""What a request means, whichever way it came: the door that both protocols share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable
+
+import edgeinfer
+from edgeinfer.serve.refusals import INVALID, NOT_FOUND, OVERLOADED, TIMEOUT, UNAVAILABLE, Refusal, refusal
+from edgeinfer.serve.station import Job
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from edgeinfer.serve.faces import Slot, Work
+    from edgeinfer.serve.limits import Limits
+    from edgeinfer.serve.metrics import Metrics
+    from edgeinfer.serve.repository import Found, Repository
+    from edgeinfer.serve.tensors import Tensor
+
+LOG = logging.getLogger("edgeinfer.serve")
+EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics", "model_configuration")
+
+
+@dataclass(frozen=True)
+class Request:
+    """An inference request; `outputs` empty means all, `timeout` 0 the service's own, in seconds."""
+
+    model: str
+    inputs: tuple[Tensor, ...]
+    version: str = ""
+    id: str = ""
+    outputs: tuple[str, ...] = ()
+    timeout: float = 0.0
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outputs that were asked for, in that order."""
+
+    model: str
+    version: str
+    id: str
+    outputs: tuple[Tensor, ...]
+
+
+class Service:
+    """Answers requests from the models of a repository. `ready` is false before the start is over, and while it ends."""
+
+    def __init__(self, repository: Repository, limits: Limits, metrics: Metrics, threads: Executor) -> None:
+        self.repository, self.limits, self.metrics = repository, limits, metrics
+        self.ready, self._threads = False, threads
+
+    async def infer(self, request: Request) -> Answer:
+        """Run a request. Refusal says why not."""
+        found = self.repository.find(request.model, request.version)
+        given = {tensor.name: tensor for tensor in request.inputs}
+        if len(given) != len(request.inputs):
+            raise Refusal(INVALID, "two inputs have the same name")
+        names = _wanted(request, found)
+
+        def accept() -> Work:
+            return found.face.accept(given, request.parameters, found.version.spec, self.limits)
+
+        result, found = await self._run(found, accept, slow=found.face.slow(given), timeout=request.timeout)
+        tensors = {tensor.name: tensor for tensor in found.face.give(result)}
+        if not set(names) <= tensors.keys():
+            raise Refusal(UNAVAILABLE, f"model {found.name!r} has changed its outputs; ask again")
+        outputs = tuple(tensors[name] for name in names)
+        return Answer(found.name, str(found.version.number), request.id, outputs)
+
+    async def see(self, name: str, look: Callable[[], Work]) -> tuple[Any, Found]:
+        """Run the picture that `look` gives, off the event loop, through a model's face for pictures."""
+        return await self._run(self.repository.find(name), look, slow=True)
+
+    async def _run(
+        self, found: Found, accept: Callable[[], Work], *, slow: bool, timeout: float = 0.0
+    ) -> tuple[Any, Found]:
+        """The model's answer to the work, and the version that gave it."""
+        came = time.monotonic_ns()
+        limit = min(timeout, self.limits.timeout) if timeout > 0 else self.limits.timeout
+        try:
+            result, found = await asyncio.wait_for(self._answer(found, accept, slow), limit)
+        except Exception as error:
+            if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+                error = Refusal(TIMEOUT, f"no answer within {limit:g} s")
+            self._count(found, came, _outcome(error))
+            raise error from None
+        except asyncio.CancelledError:
+            self._count(found, came, "cancelled")
+            raise
+        self._count(found, came, "ok")
+        return result, found
+
+    async def _answer(self, found: Found, accept: Callable[[], Work], slow: bool) -> tuple[Any, Found]:
+        if slow:
+            found.version.station.check_room()
+            work = await asyncio.get_running_loop().run_in_executor(self._threads, accept)
+            # pictures suit every version, and another may have taken over meanwhile
+            found = self.repository.find(found.name)
+        else:
+            work = accept()
+        job = Job(work, asyncio.get_running_loop().create_future(), self.metrics.noting(found))
+        found.version.station.submit(job)
+        try:
+            return await job.answer, found
+        except asyncio.CancelledError:
+            found.version.station.withdraw(job)
+            raise
+
+    def _count(self, found: Found, came: int, outcome: str) -> None:
+        ns = time.monotonic_ns() - came
+        found.tally.answered(ns, success=outcome == "ok")
+        self.metrics.answered(found, outcome, ns)
+
+    async def off_loop(self, work: Callable[[], Any]) -> Any:
+        """Run what takes long on a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def live(self) -> bool:
+        """Whether no worker is stuck and every engine still passes its self-test."""
+        versions = [found.version for found in self.repository.served()]
+        return all(one.station.busy < self.limits.stuck and not one.fault for one in versions)
+
+    def is_ready(self) -> bool:
+        """Whether the start is over and something sound is served."""
+        return self.ready and bool(self.repository.served()) and self.live()
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether this model would answer. Refusal for one that is not served here at all."""
+        self.repository.model(name)
+        try:
+            found = self.repository.find(name, version)
+        except Refusal as error:
+            if error.kind == NOT_FOUND:
+                raise
+            return False
+        return self.ready and not found.version.fault and found.version.station.busy < self.limits.stuck
+
+    def about(self) -> dict[str, Any]:
+        """Server metadata."""
+        return {"name": "edgeinfer", "version": edgeinfer.__version__, "extensions": list(EXTENSIONS)}
+
+    def metadata(self, name: str, version: str = "") -> dict[str, Any]:
+        """Model metadata."""
+        found = self.repository.find(name, version)
+        spec = found.version.spec
+        return {
+            "name": found.name,
+            "versions": [str(found.version.number)],
+            "platform": platform(found),
+            "inputs": [_described(slot) for slot in found.face.inputs(spec)],
+            "outputs": [_described(slot) for slot in found.face.outputs(spec)],
+        }
+
+    def config(self, name: str, version: str = "") -> dict[str, Any]:
+        """Model configuration, as far as it means something here."""
+        found = self.repository.find(name, version)
+        inputs, outputs = (slots(found.version.spec) for slots in (found.face.inputs, found.face.outputs))
+        most = min(found.version.spec.batch.max, self.limits.batch) if any(slot.batched for slot in inputs) else 0
+        config: dict[str, Any] = {
+            "name": found.name,
+            "platform": platform(found),
+            "backend": "edgeinfer",
+            "max_batch_size": most,
+            "input": [{**_configured(slot), "optional": slot.optional} for slot in inputs],
+            "output": [_configured(slot) for slot in outputs],
+        }
+        if most:
+            config["dynamic_batching"] = {"max_queue_delay_microseconds": int(self.limits.delay * 1e6)}
+        return config
+
+    def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
+        """Statistics of one model, or of all."""
+        chosen = [self.repository.find(name, version)] if name else self.repository.served()
+        rows = [{"name": found.name, "version": str(found.version.number), **found.tally.as_dict()} for found in chosen]
+        return {"model_stats": rows}
+
+
+def platform(found: Found) -> str:
+    """What runs the model, in one word."""
+    return f"edgeinfer_{found.version.station.pipeline.backend}"
+
+
+def _wanted(request: Request, found: Found) -> tuple[str, ...]:
+    names = tuple(slot.name for slot in found.face.outputs(found.version.spec))
+    for name in request.outputs:
+        if name not in names:
+            raise Refusal(INVALID, f"output {name[:100]!r} is not one of {', '.join(names)}")
+    if len(set(request.outputs)) != len(request.outputs):
+        raise Refusal(INVALID, "two outputs have the same name")
+    return request.outputs or names
+
+
+def _described(slot: Slot) -> dict[str, Any]:
+    return {"name": slot.name, "datatype": slot.datatype, "shape": list(slot.shape)}
+
+
+def _configured(slot: Slot) -> dict[str, Any]:
+    kind = "STRING" if slot.datatype == "BYTES" else slot.datatype
+    return {
+        "name": slot.name,
+        "data_type": f"TYPE_{kind}",
+        "dims": list(slot.shape[1:] if slot.batched else slot.shape),
+    }
+
+
+def _outcome(error: Exception) -> str:
+    kind = refusal(error).kind
+    if kind == OVERLOADED:
+        return "overload"
+    if kind == TIMEOUT:
+        return "timeout"
+    return "invalid" if kind.http < 500 else "failed"

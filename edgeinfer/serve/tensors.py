@@ -1,0 +1,145 @@
+"""Tensors of the Open Inference Protocol: datatypes, the binary extension, JSON; and NumPy on the other side."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+import numpy as np
+
+from edgeinfer.serve.refusals import INVALID, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+BYTES = "BYTES"
+DTYPES = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
+DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
+_LENGTH = struct.Struct("<I")
+
+Buffer = Union[bytes, memoryview]
+
+
+class Tensor(NamedTuple):
+    """`data` is an array of the shape and datatype, or for BYTES the elements in a flat list."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: NDArray[Any] | list[bytes]
+
+
+def of(name: str, data: NDArray[Any]) -> Tensor:
+    """An array as a tensor."""
+    return Tensor(name, DATATYPES[str(data.dtype)], data.shape, data)
+
+
+def of_text(name: str, elements: Sequence[str]) -> Tensor:
+    """Words as a BYTES tensor of one dimension."""
+    return Tensor(name, BYTES, (len(elements),), [element.encode() for element in elements])
+
+
+def checked_shape(name: str, datatype: str, shape: Sequence[Any]) -> tuple[int, ...]:
+    """The shape, once it and the datatype are found to make sense; Refusal names the field."""
+    if datatype != BYTES and datatype not in DTYPES:
+        raise Refusal(INVALID, f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DTYPES)}, {BYTES}")
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and 0 <= side < 1 << 31 for side in shape)
+    if not whole or len(shape) > 8:
+        raise Refusal(INVALID, f"input {name!r}: shape {str(list(shape))[:100]} is not a list of sizes")
+    return tuple(shape)
+
+
+def from_raw(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> Tensor:
+    """Little-endian bytes, or for BYTES each element behind its length in four bytes -> a tensor over that memory."""
+    sides = checked_shape(name, datatype, shape)
+    count = math.prod(sides)
+    if datatype == BYTES:
+        elements = _elements(name, data)
+        _need_count(name, sides, count, len(elements))
+        return Tensor(name, datatype, sides, elements)
+    dtype = np.dtype(DTYPES[datatype])
+    if len(data) != count * dtype.itemsize:
+        wanted = f"shape {list(sides)} of {datatype} is {count * dtype.itemsize}"
+        raise Refusal(INVALID, f"input {name!r}: its data is {len(data)} bytes, {wanted}")
+    return Tensor(name, datatype, sides, np.frombuffer(data, dtype).reshape(sides))
+
+
+def _elements(name: str, data: Buffer) -> list[bytes]:
+    elements, at, view = [], 0, memoryview(data)
+    while at < len(view):
+        end = at + _LENGTH.size
+        if end <= len(view):
+            end += _LENGTH.unpack_from(view, at)[0]
+        if end > len(view) or end < at + _LENGTH.size:
+            raise Refusal(INVALID, f"input {name!r}: BYTES element {len(elements)} is longer than the data")
+        elements.append(bytes(view[at + _LENGTH.size : end]))
+        at = end
+    return elements
+
+
+def from_list(name: str, datatype: str, shape: Sequence[int], values: Any) -> Tensor:
+    """Numbers (for BYTES: strings), flat or nested, as JSON gives them -> a tensor."""
+    sides = checked_shape(name, datatype, shape)
+    if not isinstance(values, (list, tuple)):
+        raise Refusal(INVALID, f"input {name!r}: data is not a list")
+    if datatype == BYTES:
+        return _texts(name, sides, values)
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError) as error:
+        raise Refusal(INVALID, f"input {name!r}: data is not a regular list of numbers") from error
+    _need_count(name, sides, math.prod(sides), array.size)
+    return Tensor(name, datatype, sides, _cast(name, datatype, array).reshape(sides))
+
+
+def _cast(name: str, datatype: str, array: NDArray[Any]) -> NDArray[Any]:
+    dtype = np.dtype(DTYPES[datatype])
+    if array.size == 0:
+        return array.astype(dtype)
+    if array.dtype.kind not in ("iuf" if dtype.kind == "f" else "iu"):
+        raise Refusal(INVALID, f"input {name!r}: data holds other things than numbers of {datatype}")
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise Refusal(INVALID, f"input {name!r}: data holds numbers outside {datatype}")
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
+def _texts(name: str, sides: tuple[int, ...], values: Sequence[Any]) -> Tensor:
+    flat = list(values)
+    while flat and isinstance(flat[0], list):
+        if not all(isinstance(value, list) for value in flat):
+            break
+        flat = [element for value in flat for element in value]
+    if not all(isinstance(value, (str, bytes)) for value in flat):
+        raise Refusal(INVALID, f"input {name!r}: data holds other things than strings")
+    _need_count(name, sides, math.prod(sides), len(flat))
+    try:
+        elements = [value.encode() if isinstance(value, str) else value for value in flat]
+    except UnicodeEncodeError as error:
+        raise Refusal(INVALID, f"input {name!r}: data holds a string that is not Unicode") from error
+    return Tensor(name, BYTES, sides, elements)
+
+
+def _need_count(name: str, sides: tuple[int, ...], wanted: int, found: int) -> None:
+    if found != wanted:
+        raise Refusal(INVALID, f"input {name!r}: data has {found} elements, shape {list(sides)} has {wanted}")
+
+
+def to_raw(tensor: Tensor) -> bytes:
+    """The bytes of the binary extension."""
+    if isinstance(tensor.data, list):
+        return b"".join(part for element in tensor.data for part in (_LENGTH.pack(len(element)), element))
+    return tensor.data.tobytes()
+
+
+def to_list(tensor: Tensor) -> list[Any]:
+    """The flat list that JSON holds."""
+    if isinstance(tensor.data, list):
+        return [element.decode("utf-8", "replace") for element in tensor.data]
+    values: list[Any] = tensor.data.reshape(-1).tolist()
+    return values
