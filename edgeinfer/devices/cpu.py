@@ -86,7 +86,7 @@ class Device:
         missing = self._spec.batch.min - len(array)
         if missing > 0:
             return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
-        return np.require(array, requirements="CA")
+        return np.require(array, requirements=["C", "A"])
 
     def download(self, outputs: Tensors, rows: int) -> dict[str, Any]:
         """Copies of the first `rows` rows."""

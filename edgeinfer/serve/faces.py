@@ -27,7 +27,7 @@ IMAGE = ".image"
 
 
 class Slot(NamedTuple):
-    """One input or output as metadata describes it; -1 is a size that varies, `batched` that the first one is a batch."""
+    """One input or output as metadata has it; -1 is a size that varies, `batched` that the first one is a batch."""
 
     name: str
     datatype: str
@@ -115,8 +115,8 @@ class Image:
 
     `image` is a BYTES tensor [1]: a picture file (in JSON: base64). `frame` is UINT8 [h, w, 3], in the channel order
     that the parameter `pixels` names, "bgr" unless given; or [h * 3 / 2, w] for "nv12". Exactly one of them.
-    Detectors give boxes FP32 [n, 4] x1 y1 x2 y2 in the picture's pixels; all give scores FP32 [n], classes INT32 [n] and
-    labels BYTES [n].
+    Detectors give boxes FP32 [n, 4] x1 y1 x2 y2 in the picture's pixels; all give scores FP32 [n], classes INT32 [n]
+    and labels BYTES [n].
     """
 
     suffix = IMAGE

@@ -156,13 +156,13 @@ class Repository:
                 model.refused, model.reason = digest, str(error)
                 model.state = "READY" if model.current else "UNAVAILABLE"
                 kept = f"; version {model.current.number} stays" if model.current else ""
-                LOG.error("%s: version %d is refused: %s%s", model.name, model.opened, error, kept)
+                LOG.error("%s: version %d is refused: %s%s", model.name, model.opened, error, kept)  # noqa: TRY400
                 raise Refusal(INVALID, f"model {model.name!r}: {error}{kept}") from error
             dropped = model.previous
             model.current, model.previous = version, model.current
             model.state, model.reason, model.refused = "READY", "", ""
             LOG.info("%s: version %d is served, %s", model.name, version.number, _about(version))
-            if not self._options.keep and model.previous:
+            if not self._options.keep and model.previous is not None:
                 dropped, model.previous = model.previous, None
             await self._close(dropped)
 
@@ -221,7 +221,8 @@ def _open(model: Model, digest: str, options: Options, limits: Limits) -> Versio
     if isinstance(decode, Boxes):
         # golden samples may be recorded below the confidence that is served; boxes below it hide none above it
         score = decode.score if conf is None else conf
-        conf = min(score, golden.lowest_score(bundle))
+        lowest = golden.lowest_score(bundle)
+        conf = score if lowest is None else min(score, lowest)
         score = None if conf == score else score
     facts: dict[str, Any] = {"threads": options.threads, "contexts": options.contexts}
     if isinstance(decode, Boxes):

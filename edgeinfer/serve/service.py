@@ -49,7 +49,7 @@ class Answer:
 
 
 class Service:
-    """Answers requests from the models of a repository. `ready` is false before the start is over, and while it ends."""
+    """Answers requests from the models of a repository. `ready` is false until the start is over, and at the end."""
 
     def __init__(self, repository: Repository, limits: Limits, metrics: Metrics, threads: Executor) -> None:
         self.repository, self.limits, self.metrics = repository, limits, metrics

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import numpy as np
 
+from edgeinfer.devices import STAGES
 from edgeinfer.errors import EdgeInferError, EngineError
-from edgeinfer.pipeline import STAGES
 from edgeinfer.results import Detections
 from edgeinfer.serve.refusals import INTERNAL, OVERLOADED, UNAVAILABLE, Refusal
 from edgeinfer.serve.tally import Ran
@@ -182,7 +182,7 @@ class Station:
 
     def _images(self, works: list[Work]) -> tuple[list[Any], Steps]:
         results = self.pipeline.batch([work.data for work in works], pixels=works[0].key.split()[-1])
-        before, during, after = (int(results[0].timings_ms[stage] * 1e6) for stage in STAGES)
+        before, during, after = (int(results[0].timings_ms.get(stage, 0.0) * 1e6) for stage in STAGES)
         if self._score is not None:
             results = [one.above(self._score) if isinstance(one, Detections) else one for one in results]
         return results, (before, during, after)

@@ -68,7 +68,8 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> Te
 
 
 def _elements(name: str, data: Buffer) -> list[bytes]:
-    elements, at, view = [], 0, memoryview(data)
+    elements: list[bytes] = []
+    at, view = 0, memoryview(data)
     while at < len(view):
         end = at + _LENGTH.size
         if end <= len(view):

@@ -1,0 +1,154 @@
+"""`edgeinfer serve`: bundles behind the Open Inference Protocol, REST and gRPC, and a page for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeinfer import backends
+from edgeinfer.cli import _limits
+from edgeinfer.errors import BackendUnavailable, UsageError
+from edgeinfer.spec import PRECISIONS
+
+if TYPE_CHECKING:
+    import argparse
+
+    from edgeinfer.serve.limits import Limits
+
+HELP = "serve bundles over HTTP and gRPC, with a page for people"
+EXAMPLE = """\
+edgeinfer serve engines/yolov5s
+edgeinfer serve engines/ --host 0.0.0.0 --token-file token.txt --tls-cert cert.pem --tls-key key.pem
+curl --data-binary @street.jpg http://127.0.0.1:8000/v1/models/yolov5s/predict"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="+", type=Path, help="bundles, or folders of bundles")
+    listening = parser.add_argument_group("where it listens")
+    listening.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)")
+    listening.add_argument(
+        "--port", type=_port, default=8000, metavar="N", help="for HTTP (default: 8000; 0: a free one)"
+    )
+    listening.add_argument("--grpc-port", type=_port, default=8001, metavar="N", help="for gRPC (default: 8001)")
+    listening.add_argument("--no-grpc", action="store_true", help="HTTP only")
+    guarding = parser.add_argument_group("who may come in")
+    guarding.add_argument("--token-file", type=Path, metavar="FILE", help="requests must carry this bearer token")
+    guarding.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve over TLS with this certificate (PEM)")
+    guarding.add_argument("--tls-key", type=Path, metavar="FILE", help="and its key")
+    guarding.add_argument("--manage", action="store_true", help="let requests load, unload and roll back models")
+    running = parser.add_argument_group("how models run")
+    running.add_argument(
+        "--backend", choices=["auto", *backends.names()], default="auto", metavar="NAME", help="as for run"
+    )
+    running.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", metavar="P", help="as for run")
+    running.add_argument("--threads", type=_limits.count, default=0, metavar="N", help="CPU threads of a model")
+    running.add_argument("--contexts", type=_limits.count, default=1, metavar="N", help="batches at the same time")
+    running.add_argument("--conf", type=_limits.fraction, metavar="F", help="detectors: the lowest score")
+    running.add_argument("--iou", type=_limits.fraction, metavar="F", help="detectors: the overlap that is too much")
+    running.add_argument(
+        "--watch", type=_limits.above_zero, default=0, metavar="S", help="look for new versions so often"
+    )
+    bounds = parser.add_argument_group("limits")
+    bounds.add_argument("--max-batch", type=_limits.count, metavar="N", help="rows of a batch at most")
+    bounds.add_argument("--delay-ms", type=_limits.above_zero, metavar="MS", help="how long a batch waits for others")
+    bounds.add_argument("--queue", type=_limits.count, metavar="N", help="requests of a model that may wait")
+    bounds.add_argument("--timeout", type=_limits.above_zero, metavar="S", help="a request's time at most")
+    bounds.add_argument("--max-body-mb", type=_limits.above_zero, metavar="MB", help="a request's size at most")
+    bounds.add_argument("--max-pixels", type=_limits.count, metavar="N", help="a picture's pixels at most")
+    bounds.add_argument("--connections", type=_limits.count, metavar="N", help="connections at most")
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise UsageError(f"port {text!r} is not a number from 0 to 65535")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        import asyncio
+
+        from edgeinfer.serve import running
+    except ImportError as missing:
+        raise BackendUnavailable(
+            f"serving needs {missing.name}, which is not installed", hint='pip install "edgeinfer[serve]"'
+        ) from missing
+    from edgeinfer.serve.repository import Options, folders
+
+    _log(as_json=args.log_json)
+    options = Options(args.backend, args.precision, args.threads, args.contexts, args.conf, args.iou)
+    ports = running.Ports(args.host, args.port, -1 if args.no_grpc else args.grpc_port)
+    guard = running.Guard(_token(args.token_file), args.tls_cert, args.tls_key, args.manage)
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise UsageError("--tls-cert and --tls-key go together")
+    found = folders(args.bundle)
+
+    async def serve() -> None:
+        service = running.Running(found, options, _bounds(args), ports, guard, watch_s=args.watch, told=_told)
+        await service.run()
+
+    asyncio.run(serve())
+    return 0
+
+
+def _told(line: str) -> None:
+    print(line, flush=True)
+
+
+def _bounds(args: argparse.Namespace) -> Limits:
+    from edgeinfer.serve.limits import MIB, Limits
+
+    asked = {
+        "batch": args.max_batch,
+        "delay": args.delay_ms / 1e3 if args.delay_ms else None,
+        "queue": args.queue,
+        "timeout": args.timeout,
+        "body": int(args.max_body_mb * MIB) if args.max_body_mb else None,
+        "pixels": args.max_pixels,
+        "connections": args.connections,
+    }
+    return Limits(**{name: value for name, value in asked.items() if value is not None})
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--token-file {file} cannot be read: {error}", hint="one line with the token") from error
+    if not token or not token.isascii() or any(letter.isspace() for letter in token):
+        raise UsageError(f"--token-file {file} holds no token", hint="one line of ASCII letters without spaces")
+    return token
+
+
+class _Lines(logging.Formatter):
+    """A JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def _log(*, as_json: bool) -> None:
+    """The service's log goes to stderr, instead of the warning lines of other verbs."""
+    logger = logging.getLogger("edgeinfer")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

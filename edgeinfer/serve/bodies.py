@@ -1,0 +1,73 @@
+"""Request bodies, read within limits of size, memory and time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from edgeinfer.serve.refusals import ENCODED, INVALID, OVERLOADED, SLOW, TOO_LARGE, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+    from edgeinfer.serve.limits import Limits
+
+
+class Bodies:
+    """The bodies of all requests under way; they share `limits.memory`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._held = limits, 0
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """One request's body, counted while the block lasts. Refusal if it is too large, too slow or encoded."""
+        data, counted = bytearray(), 0
+        try:
+            declared = self._declared(request)
+            chunks = request.stream().__aiter__()
+            while True:
+                chunk = await self._next(chunks)
+                if chunk is None:
+                    break
+                self._held += len(chunk)
+                counted += len(chunk)
+                self._need_room(counted)
+                data += chunk
+            if declared is not None and declared != len(data):
+                raise Refusal(INVALID, f"the body is {len(data)} bytes, Content-Length says {declared}")
+            yield bytes(data)
+        finally:
+            self._held -= counted
+
+    def _declared(self, request: Request) -> int | None:
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise Refusal(ENCODED, f"content-encoding {encoding[:30]!r} is not supported; send the body as it is")
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            return None
+        if int(length) > self._limits.body:
+            raise Refusal(TOO_LARGE, f"the body is {length[:20]} bytes, more than the {self._limits.body} allowed")
+        return int(length)
+
+    def _need_room(self, counted: int) -> None:
+        if counted > self._limits.body:
+            raise Refusal(TOO_LARGE, f"the body is more than the {self._limits.body} bytes allowed")
+        if self._held > self._limits.memory:
+            raise Refusal(OVERLOADED, "too many large requests at once")
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        from starlette.requests import ClientDisconnect
+
+        try:
+            return await asyncio.wait_for(chunks.__anext__(), self._limits.slow)
+        except StopAsyncIteration:
+            return None
+        except (asyncio.TimeoutError, TimeoutError):
+            raise Refusal(SLOW, f"nothing of the body came for {self._limits.slow:g} s") from None
+        except ClientDisconnect:
+            raise Refusal(INVALID, "the client has gone") from None

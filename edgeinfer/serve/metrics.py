@@ -1,0 +1,122 @@
+"""What Prometheus is told: requests and their times as they happen, queues and sensors when it asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgeinfer.serve.repository import Found, Repository
+    from edgeinfer.serve.tally import Ran
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+STAGES = ("preprocess", "infer", "postprocess")
+# sensors worth a gauge: their field, and the metric's name and unit
+SENSORS = {
+    "process.memory_mb": ("edgeinfer_memory_megabytes", "Resident memory of the service"),
+    "cpu.temperature_c": ("edgeinfer_cpu_temperature_celsius", "Hottest thermal zone"),
+    "cpu.clock_mhz": ("edgeinfer_cpu_clock_megahertz", "Mean clock of the processor"),
+    "cpu.package_power_w": ("edgeinfer_cpu_power_watts", "Power of the processor's package"),
+    "gpu.temperature_c": ("edgeinfer_gpu_temperature_celsius", "Temperature of the GPU"),
+    "gpu.clock_mhz": ("edgeinfer_gpu_clock_megahertz", "Clock of the GPU"),
+    "gpu.power_w": ("edgeinfer_gpu_power_watts", "Power of the GPU"),
+    "gpu.memory_mb": ("edgeinfer_gpu_memory_megabytes", "Memory used on the GPU"),
+}
+
+
+class Metrics:
+    """Counts what the service does; `text` is the exposition that a scrape gets."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "edgeinfer_requests", "Requests by how they ended", ("model", "outcome"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "edgeinfer_request_seconds",
+            "From a request's arrival to its answer",
+            ("model",),
+            registry=self._registry,
+            buckets=SECONDS,
+        )
+        self._stages = Histogram(
+            "edgeinfer_stage_seconds",
+            "Time in each stage: queue for a request, the others for a batch",
+            ("model", "stage"),
+            registry=self._registry,
+            buckets=SECONDS,
+        )
+        self._rows = Histogram(
+            "edgeinfer_batch_rows", "Rows of the batches that ran", ("model",), registry=self._registry, buckets=ROWS
+        )
+        self._registry.register(_Present(repository))
+
+    def noting(self, found: Found) -> Callable[[Ran], None]:
+        """What a station calls with every batch it ran for this model."""
+
+        def note(ran: Ran) -> None:
+            found.tally.ran(ran)
+            self._rows.labels(found.name).observe(ran.rows)
+            for queued_ns in ran.queued_ns:
+                self._stages.labels(found.name, "queue").observe(queued_ns / 1e9)
+            for stage, ns in zip(STAGES, ran.steps_ns):
+                self._stages.labels(found.name, stage).observe(ns / 1e9)
+
+        return note
+
+    def answered(self, found: Found, outcome: str, ns: int) -> None:
+        """A request ended: ok, invalid, overload, timeout, cancelled or failed."""
+        self._requests.labels(found.name, outcome).inc()
+        if outcome == "ok":
+            self._seconds.labels(found.name).observe(ns / 1e9)
+
+    def text(self) -> bytes:
+        """The exposition, in Prometheus' text format."""
+        text: bytes = generate_latest(self._registry)
+        return text
+
+
+class _Present:
+    """What is true at the moment of the scrape: queues, versions, sensors."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._probes: list[Any] | None = None
+
+    def describe(self) -> Iterator[Any]:
+        return iter(())
+
+    def collect(self) -> Iterator[Any]:
+        rows = [
+            ("edgeinfer_queue_depth", "Requests that wait", lambda version: version.station.depth),
+            ("edgeinfer_queue_age_seconds", "How long the first of them has waited", lambda one: one.station.age),
+            ("edgeinfer_model_version", "The version that is served", lambda version: version.number),
+            ("edgeinfer_model_sound", "1 while the model passes its self-test", lambda one: int(not one.fault)),
+        ]
+        for name, told, read in rows:
+            gauge = GaugeMetricFamily(name, told, labels=("model",))
+            for model in list(self._repository.models.values()):
+                if model.current:
+                    gauge.add_metric((model.name,), read(model.current))
+            yield gauge
+        yield from self._sensors()
+
+    def _sensors(self) -> Iterator[Any]:
+        from edgeinfer.profiling import sensors
+
+        if self._probes is None:
+            self._probes = sensors.here()
+        fields: dict[str, float] = {}
+        for probe in self._probes:
+            try:
+                fields.update(probe.read())
+            except Exception:  # noqa: BLE001, S112 - a sensor that fails is no reason to hide the others
+                continue
+        for field, (name, told) in SENSORS.items():
+            if field in fields:
+                yield GaugeMetricFamily(name, told, value=fields[field])

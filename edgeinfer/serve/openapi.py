@@ -1,0 +1,76 @@
+"""The OpenAPI document of the service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+ERROR = {
+    "description": "what was wrong",
+    "content": {
+        "application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}},
+    },
+}
+PREDICTION = {
+    "type": "object",
+    "description": "detections or classes, as `edgeinfer run --json` writes them; boxes in the picture's pixels",
+    "properties": {
+        "task": {"type": "string", "enum": ["detect", "classify"]},
+        "height": {"type": "integer"},
+        "width": {"type": "integer"},
+        "detections": {"type": "array", "items": {"type": "object"}},
+        "classes": {"type": "array", "items": {"type": "object"}},
+        "timings_ms": {"type": "object"},
+        "model": {"type": "string"},
+        "model_version": {"type": "integer"},
+    },
+}
+
+
+def document(version: str) -> dict[str, Any]:
+    """OpenAPI 3.1."""
+    paths = {
+        "/v1/models": _get("the models that are served"),
+        "/v1/models/{name}/predict": _predict(),
+        "/v2": _get("server metadata"),
+        "/v2/health/live": _get("whether no worker is stuck"),
+        "/v2/health/ready": _get("whether models are served and passed their self-test"),
+        "/v2/models/{name}": _get("a model's inputs and outputs", NAME),
+        "/v2/models/{name}/ready": _get("whether the model would answer", NAME),
+        "/v2/models/{name}/config": _get("the model's configuration", NAME),
+        "/v2/models/{name}/stats": _get("the model's statistics", NAME),
+        "/v2/models/{name}/infer": _post("an inference request of the Open Inference Protocol", NAME),
+        "/v2/repository/index": _post("every model and its state (with --manage)"),
+        "/v2/repository/models/{name}/load": _post("load the folder's present version (with --manage)", NAME),
+        "/v2/repository/models/{name}/unload": _post("stop serving the model (with --manage)", NAME),
+        "/v1/models/{name}/rollback": _post("go back to the version before (with --manage)", NAME),
+        "/metrics": _get("Prometheus metrics"),
+    }
+    about = {"title": "edgeinfer", "version": version, "description": "The Open Inference Protocol, and pictures."}
+    return {"openapi": "3.1.0", "info": about, "paths": paths}
+
+
+def _operation(told: str, parameters: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    answers = {"200": {"description": "done"}, "4XX": ERROR, "5XX": ERROR}
+    return {"summary": told, "parameters": list(parameters), "responses": answers}
+
+
+def _get(told: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"get": _operation(told, parameters)}
+
+
+def _post(told: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"post": _operation(told, parameters)}
+
+
+def _predict() -> dict[str, Any]:
+    annotate = {"name": "annotate", "in": "query", "schema": {"type": "boolean"}}
+    operation = _operation("a picture file in the body or in a form", (NAME, annotate))
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    form = {"schema": {"type": "object", "properties": {"file": binary["schema"]}}}
+    operation["requestBody"] = {"content": {"image/*": binary, "multipart/form-data": form}}
+    operation["responses"]["200"] = {
+        "description": "what is in the picture, or the annotated picture",
+        "content": {"application/json": {"schema": PREDICTION}, "image/jpeg": binary},
+    }
+    return {"post": operation}

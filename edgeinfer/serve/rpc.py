@@ -1,0 +1,257 @@
+"""gRPC: the Open Inference Protocol, with Triton's repository and statistics calls."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import TYPE_CHECKING, Any, Callable
+
+import grpc
+from google.protobuf import json_format
+
+from edgeinfer.errors import ServiceError
+from edgeinfer.serve import messages, tensors
+from edgeinfer.serve.refusals import FORBIDDEN, INVALID, UNAUTHENTICATED, Refusal, refusal
+from edgeinfer.serve.service import Request
+from edgeinfer.serve.wire import PASSED_OVER
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+    from pathlib import Path
+
+    from edgeinfer.serve.service import Answer, Service
+    from edgeinfer.serve.tensors import Tensor
+
+    Call = Callable[[Any], Awaitable[Any]]
+
+LOG = logging.getLogger("edgeinfer.serve")
+SPARE = 1 << 20  # bytes of a message beside the tensors
+# where typed contents of each datatype stand
+CONTENTS = {
+    "FP32": "fp32_contents",
+    "UINT8": "uint_contents",
+    "INT8": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    tensors.BYTES: "bytes_contents",
+}
+# calls that need no token
+OPEN_CALLS = ("ServerLive", "ServerReady")
+
+
+class Started:
+    """A server that listens on `port`."""
+
+    def __init__(self, server: Any, port: int) -> None:
+        self._server, self.port = server, port
+
+    async def stop(self, grace: float) -> None:
+        """Take nothing more, and give what runs so many seconds."""
+        await self._server.stop(grace)
+
+
+async def start(
+    service: Service,
+    host: str,
+    port: int,
+    *,
+    tls: tuple[Path, Path] | None = None,
+    token: str = "",
+    managed: bool = False,
+) -> Started:
+    """Listen on host:port (0: a free one). ServiceError if that cannot be."""
+    most = service.limits.body + SPARE
+    options = [
+        ("grpc.max_receive_message_length", most),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_metadata_size", service.limits.head),
+    ]
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections)
+    handlers = Calls(service, token=token, managed=managed).handlers()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(messages.SERVICE, handlers),))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ServiceError(f"cannot listen on {address} for gRPC", hint="choose another with --grpc-port") from error
+    if not bound:
+        raise ServiceError(f"cannot listen on {address} for gRPC", hint="choose another with --grpc-port")
+    await server.start()
+    return Started(server, bound)
+
+
+def _credentials(tls: tuple[Path, Path]) -> Any:
+    certificate, key = tls
+    return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+
+
+class Calls:
+    """The protocol's calls, each from a message to a message."""
+
+    def __init__(self, service: Service, *, token: str, managed: bool) -> None:
+        self._service, self._managed = service, managed
+        self._token = f"Bearer {token}" if token else ""
+
+    def handlers(self) -> dict[str, Any]:
+        """What gRPC dispatches to, by the call's name."""
+        calls: dict[str, Call] = {
+            "ServerLive": self.live,
+            "ServerReady": self.ready,
+            "ServerMetadata": self.about,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": self.metadata,
+            "ModelConfig": self.config,
+            "ModelStatistics": self.statistics,
+            "ModelInfer": self.infer,
+            "RepositoryIndex": self.index,
+            "RepositoryModelLoad": self.load,
+            "RepositoryModelUnload": self.unload,
+        }
+        found = {name: self._unary(name, call) for name, call in calls.items()}
+        found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._stream,
+            request_deserializer=messages.message("ModelInferRequest").FromString,
+            response_serializer=messages.message("ModelStreamInferResponse").SerializeToString,
+        )
+        return found
+
+    def _unary(self, name: str, call: Call) -> Any:
+        async def answer(request: Any, context: Any) -> Any:
+            try:
+                self._need_token(name, context)
+                return await call(request)
+            except Exception as error:
+                told = refusal(error)
+                if told is not error and told.kind.http >= 500:
+                    LOG.exception("%s failed", name)
+                await context.abort(getattr(grpc.StatusCode, told.kind.grpc), str(told))
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer,
+            request_deserializer=messages.message(f"{name}Request").FromString,
+            response_serializer=messages.message(f"{name}Response").SerializeToString,
+        )
+
+    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        """Requests one after the other; an error is an answer, and the stream goes on."""
+        answer = messages.message("ModelStreamInferResponse")
+        try:
+            self._need_token("ModelStreamInfer", context)
+        except Refusal as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        async for request in requests:
+            try:
+                yield answer(infer_response=await self.infer(request))
+            except Exception as error:
+                told = refusal(error)
+                if told is not error and told.kind.http >= 500:
+                    LOG.exception("ModelStreamInfer failed")
+                yield answer(error_message=str(told), infer_response={"id": request.id})
+
+    def _need_token(self, name: str, context: Any) -> None:
+        if not self._token or name in OPEN_CALLS:
+            return
+        given = dict(context.invocation_metadata() or ()).get("authorization", "")
+        if not hmac.compare_digest(str(given).encode(), self._token.encode()):
+            raise Refusal(UNAUTHENTICATED, "the authorization metadata does not hold the token")
+
+    def _need_managed(self) -> None:
+        if not self._managed:
+            raise Refusal(FORBIDDEN, "the model repository is not open to requests; start with --manage")
+
+    async def live(self, _: Any) -> Any:
+        return messages.message("ServerLiveResponse")(live=self._service.live())
+
+    async def ready(self, _: Any) -> Any:
+        return messages.message("ServerReadyResponse")(ready=self._service.is_ready())
+
+    async def about(self, _: Any) -> Any:
+        return _filled("ServerMetadataResponse", self._service.about())
+
+    async def model_ready(self, request: Any) -> Any:
+        return messages.message("ModelReadyResponse")(ready=self._service.model_ready(request.name, request.version))
+
+    async def metadata(self, request: Any) -> Any:
+        return _filled("ModelMetadataResponse", self._service.metadata(request.name, request.version))
+
+    async def config(self, request: Any) -> Any:
+        config = self._service.config(request.name, request.version)
+        for slot in (*config["input"], *config["output"]):
+            slot["data_type"] = messages.DATA_TYPES[slot["data_type"].partition("_")[2]]
+        return _filled("ModelConfigResponse", {"config": config})
+
+    async def statistics(self, request: Any) -> Any:
+        return _filled("ModelStatisticsResponse", self._service.statistics(request.name, request.version))
+
+    async def infer(self, request: Any) -> Any:
+        """The protocol's inference call; answers are raw contents."""
+        return _answer(await self._service.infer(_request(request)))
+
+    async def index(self, request: Any) -> Any:
+        self._need_managed()
+        return _filled("RepositoryIndexResponse", {"models": self._service.repository.index(ready=request.ready)})
+
+    async def load(self, request: Any) -> Any:
+        self._need_managed()
+        await self._service.repository.load(request.model_name)
+        return messages.message("RepositoryModelLoadResponse")()
+
+    async def unload(self, request: Any) -> Any:
+        self._need_managed()
+        await self._service.repository.unload(request.model_name)
+        return messages.message("RepositoryModelUnloadResponse")()
+
+
+def _filled(name: str, record: dict[str, Any]) -> Any:
+    return json_format.ParseDict(record, messages.message(name)())
+
+
+def _request(request: Any) -> Request:
+    raw = list(request.raw_input_contents)
+    if raw and len(raw) != len(request.inputs):
+        raise Refusal(INVALID, f"raw_input_contents has {len(raw)} elements for {len(request.inputs)} inputs")
+    contents = raw or [None] * len(request.inputs)
+    inputs = tuple(_input(given, data) for given, data in zip(request.inputs, contents))
+    parameters = {name: _value(value) for name, value in request.parameters.items()}
+    timeout = parameters.pop("timeout", 0)
+    if isinstance(timeout, (bool, str)) or not 0 <= (timeout or 0) < 1e15:
+        raise Refusal(INVALID, "parameter timeout is not a number of microseconds")
+    for name in (*PASSED_OVER, "binary_data_output"):
+        parameters.pop(name, None)
+    names = tuple(output.name for output in request.outputs)
+    return Request(
+        request.model_name, inputs, request.model_version, request.id, names, (timeout or 0) / 1e6, parameters
+    )
+
+
+def _value(parameter: Any) -> Any:
+    chosen = parameter.WhichOneof("choice")
+    return getattr(parameter, chosen) if chosen else None
+
+
+def _input(given: Any, raw: bytes | None) -> Tensor:
+    shape = list(given.shape)
+    if raw is None:
+        return _typed(given, shape)
+    if given.HasField("contents"):
+        raise Refusal(INVALID, f"input {given.name[:100]!r} has both contents and raw_input_contents")
+    return tensors.from_raw(given.name, given.datatype, shape, raw)
+
+
+def _typed(given: Any, shape: list[int]) -> Tensor:
+    tensors.checked_shape(given.name, given.datatype, shape)
+    field = CONTENTS.get(given.datatype)
+    if field is None:
+        raise Refusal(INVALID, f"input {given.name[:100]!r}: {given.datatype} goes into raw_input_contents")
+    return tensors.from_list(given.name, given.datatype, shape, list(getattr(given.contents, field)))
+
+
+def _answer(answer: Answer) -> Any:
+    response = messages.message("ModelInferResponse")(
+        model_name=answer.model, model_version=answer.version, id=answer.id
+    )
+    for tensor in answer.outputs:
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        response.raw_output_contents.append(tensors.to_raw(tensor))
+    return response

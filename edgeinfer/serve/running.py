@@ -1,0 +1,232 @@
+"""The service as a process: sockets, signals, health checks, systemd; from the start to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+
+import uvicorn
+
+from edgeinfer.errors import EdgeInferError, ServiceError
+from edgeinfer.serve import notify, web
+from edgeinfer.serve.metrics import Metrics
+from edgeinfer.serve.refusals import Refusal
+from edgeinfer.serve.repository import Repository
+from edgeinfer.serve.service import Service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeinfer.serve.limits import Limits
+    from edgeinfer.serve.repository import Options, Version
+
+LOG = logging.getLogger("edgeinfer.serve")
+DECODERS = 4  # threads that decode pictures and answer scrapes
+CHECK_S = 0.5  # how often health is looked at
+
+
+class Ports(NamedTuple):
+    """Where the service listens; `grpc` -1: not at all; port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    http: int = 8000
+    grpc: int = 8001
+
+
+class Guard(NamedTuple):
+    """Who may come in: the token, the TLS files (both or none), and whether requests may load models."""
+
+    token: str = ""
+    certificate: Path | None = None
+    key: Path | None = None
+    managed: bool = False
+
+    @property
+    def files(self) -> tuple[Path, Path] | None:
+        """The TLS files, if there are both."""
+        return (self.certificate, self.key) if self.certificate and self.key else None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+class Running:
+    """A service between its start and its end; `told` gets one line when it is ready."""
+
+    def __init__(
+        self,
+        folders: list[Path],
+        options: Options,
+        limits: Limits,
+        ports: Ports,
+        guard: Guard,
+        *,
+        watch_s: float = 0,
+        told: Callable[[str], None] = print,
+    ) -> None:
+        self._limits, self._ports, self._guard = limits, ports, guard
+        self._watch_s, self._told = watch_s, told
+        self._repository = Repository(folders, options, limits)
+        self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
+        self._stop = asyncio.Event()
+        self._background: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises ServiceError if the service cannot start."""
+        tls = _tls(self._guard)
+        listening = _listen(self._ports.host, self._ports.http)
+        server = self._http(listening)
+        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+        rpc = None
+        try:
+            rpc = await self._grpc()
+            self._handle_signals()
+            await self._load()
+            self._announce(listening, rpc, secure=tls is not None)
+            self._background = [asyncio.ensure_future(task()) for task in (self._keep_well, self._watch)]
+            stopped = asyncio.ensure_future(self._stop.wait())
+            await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._end(server, serving, rpc)
+
+    def _http(self, listening: socket.socket) -> _Server:
+        application = web.app(self.service, token=self._guard.token, managed=self._guard.managed)
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=self._limits.connections,
+            h11_max_incomplete_event_size=self._limits.head,
+            http="h11",
+            ws="none",
+            timeout_keep_alive=int(self._limits.slow),
+            timeout_graceful_shutdown=int(self._limits.drain),
+            ssl_certfile=self._guard.certificate,
+            ssl_keyfile=self._guard.key,
+        )
+        del listening
+        return _Server(config)
+
+    async def _grpc(self) -> Any:
+        if self._ports.grpc < 0:
+            return None
+        from edgeinfer.serve import rpc
+
+        return await rpc.start(
+            self.service,
+            self._ports.host,
+            self._ports.grpc,
+            tls=self._guard.files,
+            token=self._guard.token,
+            managed=self._guard.managed,
+        )
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._background.append(asyncio.ensure_future(self._reload())))
+
+    async def _load(self) -> None:
+        """Open every model; what is refused is told and left out, but something must be served."""
+        reasons = []
+        for name in self._repository.models:
+            try:
+                await self._repository.load(name)
+            except Refusal as error:
+                reasons.append(str(error))
+        if not self._repository.served():
+            raise ServiceError(f"no model can be served: {'; '.join(reasons)}", hint="edgeinfer verify says more")
+        self.service.ready = True
+
+    def _announce(self, listening: socket.socket, rpc: Any, *, secure: bool) -> None:
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        also = f", gRPC on {shown}:{rpc.port}" if rpc else ""
+        names = ", ".join(dict.fromkeys(found.model.name for found in self._repository.served()))
+        self._told(f"serving {names} on {'https' if secure else 'http'}://{shown}:{port}{also}")
+        notify.say("READY=1")
+
+    async def _reload(self) -> None:
+        notify.say("RELOADING=1")
+        await self._repository.reload()
+        notify.say("READY=1")
+
+    async def _watch(self) -> None:
+        """Look at the folders now and then."""
+        while self._watch_s:
+            await asyncio.sleep(self._watch_s)
+            await self._repository.reload()
+
+    async def _keep_well(self) -> None:
+        """Test again what is suspect, and tell systemd's watchdog that all is well while it is."""
+        due = notify.watchdog_s()
+        period = min(CHECK_S, due) if due else CHECK_S
+        while True:
+            for found in self._repository.served():
+                if found.version.station.suspect:
+                    await self._test(found.version)
+            if due and self.service.live():
+                notify.say("WATCHDOG=1")
+            await asyncio.sleep(period)
+
+    async def _test(self, version: Version) -> None:
+        version.station.suspect = False
+        try:
+            await asyncio.to_thread(version.test)
+        except EdgeInferError as error:
+            version.fault = str(error)
+            LOG.error("version %d fails its self-test: %s", version.number, error)  # noqa: TRY400 - one line is enough
+
+    async def _end(self, server: _Server, serving: asyncio.Future[None], rpc: Any) -> None:
+        """Take nothing more, finish what is under way, close everything."""
+        notify.say("STOPPING=1")
+        self.service.ready = False
+        for task in self._background:
+            task.cancel()
+        server.should_exit = True
+        if rpc:
+            await rpc.stop(self._limits.drain)
+        await asyncio.wait((serving,), timeout=self._limits.drain)
+        await self._repository.close()
+        self._threads.shutdown(wait=False)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address. ServiceError if it is taken or not ours."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ServiceError(f"cannot listen on {host}:{port}: {reason}", hint="choose another with --port") from error
+    return listening
+
+
+def _tls(guard: Guard) -> ssl.SSLContext | None:
+    """A look at the certificate and key, so that a bad one is told before anything starts."""
+    if not guard.certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(guard.certificate, guard.key)
+    except (OSError, ssl.SSLError) as error:
+        hint = "--tls-cert takes a PEM file, --tls-key its key"
+        raise ServiceError(f"{guard.certificate} cannot be used: {error}", hint=hint) from error
+    return context
