@@ -92,7 +92,7 @@ class _Present:
         return iter(())
 
     def collect(self) -> Iterator[Any]:
-        rows = [
+        rows: list[tuple[str, str, Callable[[Any], float]]] = [
             ("edgeinfer_queue_depth", "Requests that wait", lambda version: version.station.depth),
             ("edgeinfer_queue_age_seconds", "How long the first of them has waited", lambda one: one.station.age),
             ("edgeinfer_model_version", "The version that is served", lambda version: version.number),

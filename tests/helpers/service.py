@@ -1,0 +1,73 @@
+"""A real service in a process of its own, on free ports of loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+
+START_S, STOP_S = 60, 60
+
+
+class Service:
+    """Addresses of a running service; `stderr` is its log so far."""
+
+    def __init__(self, process):
+        self.process, self.lines = process, []
+        self._reader = threading.Thread(target=lambda: self.lines.extend(process.stderr), daemon=True)
+        self._reader.start()
+        self.told = process.stdout.readline()
+        found = re.search(r"(https?://[^ ,\n]+)(?:, gRPC on (\S+))?", self.told)
+        assert found, self.log()
+        self.url, self.grpc = found.groups()
+        self.address = self.url.partition("//")[2]
+
+    def log(self):
+        """What it has logged."""
+        return "".join(self.lines)
+
+    def send(self, name):
+        """A signal."""
+        self.process.send_signal(getattr(signal, name))
+
+    def request(self, path, body=None, headers=None, method=None):
+        """(status, headers, body) of one HTTP request; errors too."""
+        asked = urllib.request.Request(self.url + path, body, headers or {}, method=method)
+        try:
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read()
+
+
+@contextlib.contextmanager
+def service(*words, env=None):
+    """`edgeinfer serve` with these words, ended when the block is; it must end well."""
+    line = [sys.executable, "-m", "edgeinfer", "serve", "--port", "0", "--grpc-port", "0", *map(str, words)]
+    process = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
+    )
+    guard = threading.Timer(START_S, process.kill)
+    guard.start()
+    try:
+        started = Service(process)
+        guard.cancel()
+        yield started
+        process.terminate()
+        assert process.wait(STOP_S) == 0, started.log()
+    finally:
+        guard.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        started_log = locals().get("started")
+        if started_log:
+            started_log._reader.join(STOP_S)
+        process.stderr.close()

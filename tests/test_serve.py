@@ -1,0 +1,421 @@
+"""The service as its users meet it: real processes, real clients, and people who send nonsense."""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_client
+import tritonclient.grpc.aio as grpc_aio
+import tritonclient.http as http_client
+from tritonclient.utils import InferenceServerException
+
+from helpers import bundles
+from helpers.service import service
+
+COLORS = bundles.COLORS
+
+
+def picture_file(color="red", suffix=".png"):
+    return cv2.imencode(suffix, bundles.picture(color, 48, 64))[1].tobytes()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    bundles.detect_bundle(folder / "finder")
+    bundles.classify_bundle(folder / "namer")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(models):
+    with service(models, "--manage") as running:
+        yield running
+
+
+@pytest.fixture(params=["http", "grpc"])
+def client(served, request):
+    if request.param == "http":
+        with http_client.InferenceServerClient(served.address) as opened:
+            yield opened, http_client
+    else:
+        with grpc_client.InferenceServerClient(served.grpc) as opened:
+            yield opened, grpc_client
+
+
+def tensor(module, name, array, datatype="FP32"):
+    given = module.InferInput(name, list(array.shape), datatype)
+    given.set_data_from_numpy(array)
+    return given
+
+
+def planes(color):
+    return (bundles.picture(color)[..., ::-1].transpose(2, 0, 1)[None] / 255).astype(np.float32)
+
+
+def test_a_server_tells_of_itself_and_of_its_models(client):
+    opened, _ = client
+    assert opened.is_server_live()
+    assert opened.is_server_ready()
+    assert all(opened.is_model_ready(name) for name in ("finder", "finder.image", "namer", "namer.image"))
+    about = opened.get_model_metadata("finder")
+    about = about if isinstance(about, dict) else {"outputs": [{"name": one.name} for one in about.outputs]}
+    assert [one["name"] for one in about["outputs"]] == ["output0"]
+    assert opened.get_model_config("finder.image")
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_raw_tensors_give_what_the_engine_gives(client, color):
+    opened, module = client
+    answer = opened.infer("namer", [tensor(module, "images", planes(color))], request_id="7")
+    logits = answer.as_numpy("logits")
+    assert logits.shape == (1, 3)
+    assert COLORS[int(logits.argmax())] == color
+    response = answer.get_response()
+    assert (response["id"] if isinstance(response, dict) else response.id) == "7"
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_a_picture_gives_boxes_in_its_own_pixels(client, color):
+    opened, module = client
+    file = np.array([picture_file(color)], dtype=np.object_)
+    answer = opened.infer("finder.image", [tensor(module, "image", file, "BYTES")])
+    assert answer.as_numpy("boxes").tolist() == [[16, 8, 48, 40]]
+    assert answer.as_numpy("labels").tolist() == [color.encode()]
+    frame = opened.infer("finder.image", [tensor(module, "frame", bundles.picture(color, 48, 64), "UINT8")])
+    assert frame.as_numpy("boxes").tolist() == [[16, 8, 48, 40]]
+
+
+def test_only_the_outputs_asked_for_come_back(client):
+    opened, module = client
+    outputs = [module.InferRequestedOutput("scores")]
+    frame = tensor(module, "frame", bundles.picture("blue"), "UINT8")
+    answer = opened.infer("finder.image", [frame], outputs=outputs)
+    assert answer.as_numpy("scores").shape == (1,)
+    assert answer.as_numpy("boxes") is None
+
+
+def test_plain_json_is_enough(served):
+    record = {
+        "id": "a",
+        "inputs": [{"name": "images", "shape": [1, 3, 32, 32], "datatype": "FP32", "data": planes("green").tolist()}],
+    }
+    status, _, body = served.request("/v2/models/namer/infer", json.dumps(record).encode())
+    answer = json.loads(body)
+    assert (status, answer["id"], answer["model_version"]) == (200, "a", "1")
+    assert int(np.argmax(answer["outputs"][0]["data"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "pictures"}, "inputs are pictures"),
+        ({"shape": [1, 3, 32, 31]}, "data has 3072 elements"),
+        ({"shape": [2, 3, 16, 32]}, "shape is"),
+        ({"shape": [-1]}, "is not a list of sizes"),
+        ({"datatype": "FP64"}, "datatype 'FP64'"),
+        ({"datatype": "UINT8"}, "other things than numbers of UINT8"),
+        ({"data": "abc"}, "data is not a list"),
+        ({"data": [[1], [2, 3]]}, "not a regular list"),
+        ({"parameters": {"binary_data_size": 12}}, "both data and binary"),
+        ({"shape": None}, "no list 'shape'"),
+    ],
+)
+def test_a_wrong_field_is_named(served, change, field):
+    given = {"name": "images", "shape": [1, 3, 32, 32], "datatype": "FP32", "data": planes("red").reshape(-1).tolist()}
+    body = json.dumps({"inputs": [{**given, **change}]}).encode()
+    status, _, answer = served.request("/v2/models/namer/infer", body)
+    assert status == 400
+    assert field in json.loads(answer)["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("/v2/models/nope/infer", b'{"inputs": []}', {}, 404),
+        ("/v2/models/namer/versions/9/infer", b'{"inputs": []}', {}, 404),
+        ("/v2/models/namer/infer", b"not json", {}, 400),
+        ("/v2/models/namer/infer", b"[" * 100_000, {}, 400),
+        ("/v2/models/namer/infer", b"{}", {"Inference-Header-Content-Length": "99"}, 400),
+        ("/v2/models/namer/infer", b"{}", {"Content-Encoding": "gzip"}, 415),
+        ("/v1/models/finder/predict", b"not a picture", {}, 400),
+        ("/v1/models/finder/predict", b"", {}, 400),
+        ("/v1/models/finder/predict", b"--x\r\n", {"Content-Type": "multipart/form-data; boundary=x"}, 400),
+        ("/v1/models/..%2f..%2fetc/predict", b"x", {}, 404),
+    ],
+)
+def test_nonsense_is_refused_in_json(served, path, body, headers, status):
+    found, _, answer = served.request(path, body, headers)
+    assert found == status
+    assert b"Traceback" not in answer
+
+
+def test_errors_over_grpc_have_their_own_codes(served):
+    with grpc_client.InferenceServerClient(served.grpc) as opened:
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+            opened.infer("nope", [tensor(grpc_client, "images", planes("red"))])
+        with pytest.raises(InferenceServerException, match=r"INVALID_ARGUMENT.*input 'images'"):
+            opened.infer("namer", [tensor(grpc_client, "images", planes("red")[..., :9])])
+
+
+def test_a_stream_answers_in_order_and_outlives_an_error(served):
+    answers = []
+    with grpc_client.InferenceServerClient(served.grpc) as opened:
+        opened.start_stream(lambda result, error: answers.append(error or result))
+        for color in COLORS:
+            opened.async_stream_infer("namer", [tensor(grpc_client, "images", planes(color))])
+        opened.async_stream_infer("nope", [tensor(grpc_client, "images", planes("red"))])
+        opened.async_stream_infer("namer", [tensor(grpc_client, "images", planes("blue"))])
+        opened.stop_stream()
+    assert [int(one.as_numpy("logits").argmax()) for one in answers[:3]] == [0, 1, 2]
+    assert isinstance(answers[3], InferenceServerException)
+    assert int(answers[4].as_numpy("logits").argmax()) == 2
+
+
+def test_the_asynchronous_client_works_too(served):
+    async def ask():
+        async with grpc_aio.InferenceServerClient(served.grpc) as opened:
+            calls = [opened.infer("namer", [tensor(grpc_aio, "images", planes(color))]) for color in COLORS]
+            return [int(one.as_numpy("logits").argmax()) for one in await asyncio.gather(*calls)]
+
+    assert asyncio.run(ask()) == [0, 1, 2]
+
+
+def test_predict_says_what_run_says(served):
+    status, _, body = served.request("/v1/models/finder/predict", picture_file("blue"))
+    found = json.loads(body)
+    assert (status, found["task"], found["height"], found["width"]) == (200, "detect", 48, 64)
+    assert [(one["label"], one["box"]) for one in found["detections"]] == [("blue", [16, 8, 48, 40])]
+    assert found["model"] == "finder"
+
+
+def test_predict_takes_a_form_and_gives_an_annotated_picture(served):
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n\r\n'
+        + picture_file()
+        + b"\r\n--b--\r\n"
+    )
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert json.loads(served.request("/v1/models/finder/predict", body, form)[2])["source"] == "x.png"
+    status, headers, drawn = served.request("/v1/models/finder/predict?annotate=1", body, form)
+    assert (status, headers["content-type"]) == (200, "image/jpeg")
+    assert cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_COLOR).shape == (48, 64, 3)
+
+
+def test_metrics_and_statistics_count(served):
+    before = json.loads(served.request("/v2/models/namer.image/stats")[2])["model_stats"][0]["inference_count"]
+    served.request("/v1/models/namer/predict", picture_file())
+    after = json.loads(served.request("/v2/models/namer.image/stats")[2])["model_stats"][0]["inference_count"]
+    assert after == before + 1
+    text = served.request("/metrics")[2].decode()
+    assert 'edgeinfer_requests_total{model="namer.image",outcome="ok"}' in text
+    assert 'edgeinfer_stage_seconds_bucket{le="0.001",model="namer.image",stage="infer"}' in text
+    assert 'edgeinfer_queue_depth{model="namer"} 0.0' in text
+    assert "edgeinfer_memory_megabytes" in text
+
+
+def test_the_document_describes_every_path_of_it(served):
+    document = json.loads(served.request("/openapi.json")[2])
+    assert document["openapi"].startswith("3.")
+    assert {"/v1/models/{name}/predict", "/v2/models/{name}/infer"} <= document["paths"].keys()
+
+
+def test_the_page_reaches_nothing_but_its_own_files(served):
+    status, headers, body = served.request("/")
+    assert (status, headers["content-type"].split(";")[0]) == (200, "text/html")
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert b"<title>" in body
+    for path in ("/page/..%2fweb.py", "/page/web.py", "/page/%2fetc%2fpasswd"):
+        assert served.request(path)[0] == 404
+
+
+def test_a_model_can_be_unloaded_and_loaded(served):
+    with http_client.InferenceServerClient(served.address) as opened:
+        opened.unload_model("namer")
+        assert not opened.is_model_ready("namer")
+        assert served.request("/v2/models/namer/infer", b'{"inputs": []}')[0] == 503
+        opened.load_model("namer")
+        assert opened.is_model_ready("namer")
+        assert {row["name"]: row["state"] for row in opened.get_model_repository_index()}["namer"] == "READY"
+
+
+def test_clients_that_hang_up_or_dawdle_do_no_harm(served):
+    host, port = served.address.split(":")
+    for sent in (b"", b"POST /v2/models/namer/infer HTTP/1.1\r\nContent-Length: 999\r\n\r\nhalf", b"\0" * 3000):
+        with socket.create_connection((host, int(port))) as opened:
+            opened.sendall(sent)
+    with socket.create_connection((host, int(port))) as opened:
+        opened.sendall(b"GET /v2 HTTP/1.1\r\nX: " + b"a" * 100_000)
+        opened.settimeout(10)
+        assert b"400" in opened.recv(100)
+    assert served.request("/v2/health/ready")[0] == 200
+
+
+def test_a_new_version_is_switched_to_without_a_failed_request(tmp_path):
+    bundle = bundles.detect_bundle(tmp_path / "finder")
+    with service(bundle, "--manage") as running:
+        failed, asked, over = [], [], threading.Event()
+
+        def ask():
+            while not over.is_set():
+                status, _, body = running.request("/v1/models/finder/predict", picture_file())
+                asked.append(json.loads(body).get("model_version"))
+                if status != 200:
+                    failed.append(body)
+
+        askers = [threading.Thread(target=ask) for _ in range(4)]
+        for asker in askers:
+            asker.start()
+        for number in range(3):
+            changed = json.loads((bundle / "model.json").read_text())
+            changed["provenance"]["license"] = f"version {number}"
+            (bundle / "model.json").write_text(json.dumps(changed))
+            running.send("SIGHUP")
+            end = time.monotonic() + 20
+            while (number + 2) not in asked[-4:] and time.monotonic() < end:
+                time.sleep(0.02)
+        over.set()
+        for asker in askers:
+            asker.join()
+        assert failed == []
+        assert {1, 2, 3, 4} <= set(asked)
+        assert running.request("/v1/models/finder/rollback", b"")[0] == 200
+        assert json.loads(running.request("/v1/models")[2])["models"][0]["version"] == 3
+
+
+def test_a_version_that_fails_its_self_test_is_refused_and_the_old_one_stays(tmp_path):
+    bundle = bundles.detect_bundle(tmp_path / "finder")
+    with service(bundle, "--watch", 0.2) as running:
+        changed = json.loads((bundle / "model.json").read_text())
+        changed["golden"][0]["expect"][0]["class_id"] = 2
+        (bundle / "model.json").write_text(json.dumps(changed))
+        end = time.monotonic() + 20
+        while "is refused" not in running.log() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert "version 1 stays" in running.log()
+        assert running.request("/v1/models/finder/predict", picture_file())[0] == 200
+
+
+def test_a_corrupt_bundle_among_good_ones_is_told_and_left_out(models, tmp_path):
+    shutil.copytree(models, tmp_path / "models")
+    (tmp_path / "models" / "namer" / "model.json").write_text("{")
+    with service(tmp_path / "models") as running:
+        assert "serving finder on" in running.told
+        rows = {row["name"]: row for row in json.loads(running.request("/v1/models")[2])["models"]}
+        assert rows["finder"]["state"] == "READY"
+        assert "model.json" in rows["namer"]["reason"]
+        assert running.request("/v2/models/namer/ready")[0] == 503
+        assert running.request("/v2/health/ready")[0] == 200
+        assert running.request("/v2/repository/index", b"")[0] == 403
+
+
+def test_a_token_is_asked_for_everywhere_but_at_the_health_checks(models, tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    with service(models / "namer", "--token-file", tmp_path / "token") as running:
+        assert running.request("/v2/health/ready")[0] == 200
+        assert running.request("/v2")[0] == 401
+        assert running.request("/v2", headers={"Authorization": "Bearer secret"})[0] == 200
+        with grpc_client.InferenceServerClient(running.grpc) as opened:
+            assert opened.is_server_ready()
+            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+                opened.get_server_metadata()
+            assert opened.get_server_metadata(headers={"authorization": "Bearer secret"}).name == "edgeinfer"
+
+
+def test_a_full_queue_is_told_at_once(models):
+    with service(models / "namer", "--queue", 1, "--connections", 200) as running:
+        found = []
+
+        def ask():
+            for _ in range(10):
+                status, headers, _ = running.request("/v1/models/namer/predict", picture_file())
+                found.append((status, headers.get("retry-after")))
+
+        askers = [threading.Thread(target=ask) for _ in range(16)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+        assert {status for status, _ in found} <= {200, 503}
+        assert (503, "1") in found
+        assert running.request("/v1/models/namer/predict", picture_file())[0] == 200
+
+
+def test_requests_share_batches_and_results_never_mix(tmp_path):
+    bundle = bundles.classify_bundle(tmp_path / "namer")
+    with service(bundle, "--delay-ms", 5) as running:
+        wrong = []
+
+        def ask(color):
+            for _ in range(20):
+                body = running.request("/v1/models/namer/predict", picture_file(color))[2]
+                if json.loads(body)["classes"][0]["label"] != color:
+                    wrong.append(body)
+
+        askers = [threading.Thread(target=ask, args=(COLORS[place % 3],)) for place in range(9)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+        assert wrong == []
+
+
+def test_systemd_is_told_and_its_watchdog_fed(models, tmp_path):
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.bind(str(tmp_path / "notify"))
+    listening.settimeout(20)
+    env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+    with service(models / "namer", env=env):
+        told = [listening.recv(100).decode() for _ in range(3)]
+    assert told == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
+    while told[-1] != "STOPPING=1":
+        told.append(listening.recv(100).decode())
+    listening.close()
+
+
+def fails(*words):
+    line = [sys.executable, "-m", "edgeinfer", "serve", *map(str, words)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr
+
+
+def test_what_keeps_it_from_starting_is_one_clear_error(models, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, told = fails(models, "--port", port)
+        assert (code, "Address already in use" in told, "hint: " in told) == (1, True, True)
+        code, told = fails(models, "--port", 0, "--grpc-port", port)
+        assert code == 1
+        assert "for gRPC" in told
+    assert fails(tmp_path / "nowhere", "--port", 0)[0] == 1
+    code, told = fails(models, "--port", 0, "--tls-cert", __file__, "--tls-key", __file__)
+    assert (code, "cannot be used" in told) == (1, True)
+    assert fails(models, "--tls-cert", __file__)[0] == 2
+    assert fails(models, "--token-file", tmp_path / "none")[0] == 2
+
+
+def test_the_log_can_be_json_and_holds_no_pictures(models):
+    with service(models / "namer", "--log-json") as running:
+        running.request("/v1/models/namer/predict", picture_file())
+        lines = [json.loads(line) for line in running.log().splitlines()]
+    assert any("is served" in line["message"] for line in lines)
+    assert all(set(line) >= {"time", "level", "message"} for line in lines)
+    assert max(len(line["message"]) for line in lines) < 300
+
+
+def test_it_needs_none_of_the_heavy_libraries():
+    heavy = "('torch', 'cv2', 'onnxruntime')"
+    code = f"import sys; from edgeinfer.serve import running; print([n for n in {heavy} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == "[]"
