@@ -11,7 +11,7 @@ setup: $(VENV)/ready
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade "pip>=25.1"
-	$(PIP) install -e ".[cpu,export,profile]" --group test --group lint
+	$(PIP) install -e ".[cpu,export,profile,serve]" --group test --group lint
 	@touch $@
 
 demo: setup

@@ -117,7 +117,7 @@ class Pipeline:
         """
         rows = self._rows(tensors)
         with self._lease() as lane:
-            return lane.device.download(lane.engine.run(lane.device.upload(tensors)), rows)
+            return lane.device.fetch(lane.engine.run(lane.device.send(tensors)), rows)
 
     def _rows(self, tensors: Mapping[str, Any]) -> int:
         """How many rows all the inputs have, once they are found as the spec declares them."""

@@ -62,13 +62,13 @@ class Device(Protocol):
     def join(self, engine: Any) -> Way:
         """The whole way of frames through this device and an engine on it."""
 
-    def upload(self, tensors: Tensors) -> Tensors:
+    def send(self, tensors: Tensors) -> Tensors:
         """Arrays in main memory, of the model's names, dtypes and shapes -> engine inputs, at least the smallest batch.
 
         They may share memory with the arrays, and are valid until the next call.
         """
 
-    def download(self, outputs: Tensors, rows: int) -> dict[str, Any]:
+    def fetch(self, outputs: Tensors, rows: int) -> dict[str, Any]:
         """The first `rows` rows of engine outputs as arrays of their own in main memory."""
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:

@@ -78,7 +78,7 @@ class Device:
         """The whole way of frames through this device and an engine on it."""
         return Stages(self, engine)
 
-    def upload(self, tensors: Tensors) -> Tensors:
+    def send(self, tensors: Tensors) -> Tensors:
         """The arrays themselves where an engine can read them; zeros fill up the smallest batch."""
         return {name: self._readable(array) for name, array in tensors.items()}
 
@@ -88,7 +88,7 @@ class Device:
             return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
         return np.require(array, requirements=["C", "A"])
 
-    def download(self, outputs: Tensors, rows: int) -> dict[str, Any]:
+    def fetch(self, outputs: Tensors, rows: int) -> dict[str, Any]:
         """Copies of the first `rows` rows."""
         return {name: np.array(output[:rows]) for name, output in outputs.items()}
 

@@ -81,6 +81,7 @@ class Device:
         self._tensor = self.empty(first.at(spec.batch.max), first.dtype)
         call("cuMemsetD8Async", self._tensor.pointer, 0, self._tensor.nbytes, self.handle)
         self._inputs: dict[int, Tensors] = {}
+        self._blocks: dict[str, NDArray[np.uint8]] = {}
         self._staging = Staging(spec.preprocess, self.memory, self.context, self.handle, mapped=mapped)
         self._places = Mirror(self.memory, spec.batch.max * launch.FRAME.itemsize, mapped=mapped)
         self.readout = readout(spec, self)
@@ -181,6 +182,38 @@ class Device:
             self.readout.enqueue(outputs, len(placements), self._places.pointer)
             self.wait()
             return self.readout.read(outputs, placements)
+
+    def send(self, tensors: Tensors) -> Tensors:
+        """The arrays, put into the model's input by way of page-locked memory; waits."""
+        name = self._spec.inputs[0].name
+        array = tensors[name]
+        with self.context:
+            block = self._pinned(name, self._tensor.nbytes)
+            self.wait()
+            block[: array.nbytes].view(array.dtype).reshape(array.shape)[...] = array
+            call("cuMemcpyHtoDAsync", self._tensor.pointer, block.ctypes.data, array.nbytes, self.handle)
+            self.wait()
+            return self._rows(max(len(array), self._spec.batch.min))
+
+    def fetch(self, outputs: Tensors, rows: int) -> dict[str, Any]:
+        """Copies of the first `rows` rows in main memory; waits."""
+        found: dict[str, Any] = {}
+        with self.context:
+            for name, output in outputs.items():
+                nbytes = output.rows(rows).nbytes
+                block = self._pinned(name, output.nbytes)
+                call("cuMemcpyDtoHAsync", block.ctypes.data, output.pointer, nbytes, self.handle)
+                found[name] = (block[:nbytes], output)
+            self.wait()
+            for name, (block, output) in found.items():
+                found[name] = block.view(output.dtype).reshape(rows, *output.shape[1:]).copy()
+        return found
+
+    def _pinned(self, name: str, nbytes: int) -> NDArray[np.uint8]:
+        """Page-locked memory for a tensor that goes to or from the caller, the same each time."""
+        if len(self._blocks.get(name, ())) < nbytes:
+            self._blocks[name] = self.pinned((nbytes,))
+        return self._blocks[name]
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         """An uninitialised tensor on the GPU, freed with the device."""

@@ -293,3 +293,14 @@ def test_a_gpu_that_shares_the_hosts_memory_copies_no_frame_and_finds_the_same(i
 
     assert through(lane, [pinned]) == expected(spec, function, [images[0]])
     assert copies == {"cuMemcpyHtoDAsync": 1, "cuMemcpyDtoHAsync": 1}  # the stand-in engine's own
+
+
+def test_tensors_of_the_caller_go_through_the_engine_alone(make, detector):
+    spec, function = detector
+    lane = make(spec, function)
+    generator = np.random.default_rng(3)
+    array = generator.random(spec.inputs[0].at(1), np.float32)
+    found = lane.device.fetch(lane.engine.run(lane.device.send({spec.inputs[0].name: array})), 1)
+    expected = function({spec.inputs[0].name: array})
+    for name, output in found.items():
+        assert np.array_equal(output, expected[name][:1])

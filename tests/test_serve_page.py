@@ -1,0 +1,63 @@
+"""The service's page in a real browser: a picture is chosen, and boxes are drawn."""
+
+from importlib import resources
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeinfer_export.export import export
+from helpers.service import service
+
+ASSETS = resources.files("edgeinfer_export") / "assets"
+# the canvas against the picture itself: how many pixels were drawn over
+DRAWN = """
+(async () => {
+  const file = document.getElementById("file").files[0], plain = await createImageBitmap(file);
+  const canvas = document.getElementById("canvas"), other = new OffscreenCanvas(canvas.width, canvas.height);
+  const pen = other.getContext("2d");
+  pen.drawImage(plain, 0, 0);
+  const size = [0, 0, canvas.width, canvas.height];
+  const [a, b] = [pen.getImageData(...size).data, canvas.getContext("2d").getImageData(...size).data];
+  return a.reduce((sum, value, place) => sum + (Math.abs(value - b[place]) > 40), 0);
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    bundle = export(str(ASSETS / "pictograms.pt"), tmp_path_factory.mktemp("models") / "pictograms")
+    with service(bundle) as started:
+        yield started
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+def test_boxes_are_drawn_over_a_picture_that_was_chosen(running, browser, width, tmp_path):
+    page = browser.open(running.url, width)
+    try:
+        page.until("document.getElementById('health').textContent == 'ready'")
+        page.until("document.getElementById('model').value == 'pictograms'")
+        page.choose("#file", ASSETS / "street-0.jpg")
+        page.until("document.querySelectorAll('#found li').length")
+        labels = page.evaluate("[...document.querySelectorAll('#found span')].map((one) => one.textContent)")
+        assert {"stop sign", "bus", "truck"} <= set(labels)
+        assert page.evaluate(DRAWN) > 5000
+        fewer = "const s = document.getElementById('score'); s.value = 95; s.dispatchEvent(new Event('input')); "
+        page.evaluate(fewer)
+        assert page.evaluate("document.querySelectorAll('#found li').length") < len(labels)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.screenshot(tmp_path / "page.png")
+        assert np.unique(cv2.imread(str(tmp_path / "page.png")).reshape(-1, 3), axis=0).shape[0] > 1000
+    finally:
+        page.close()
+
+
+def test_a_file_that_is_no_picture_is_told(running, browser, tmp_path):
+    (tmp_path / "not.png").write_text("no picture")
+    page = browser.open(running.url)
+    try:
+        page.until("document.getElementById('model').value == 'pictograms'")
+        page.choose("#file", tmp_path / "not.png")
+        assert page.until("document.querySelector('#said.bad') && document.getElementById('said').textContent")
+    finally:
+        page.close()
