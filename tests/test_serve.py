@@ -111,7 +111,7 @@ def test_plain_json_is_enough(served):
     }
     status, _, body = served.request("/v2/models/namer/infer", json.dumps(record).encode())
     answer = json.loads(body)
-    assert (status, answer["id"], answer["model_version"]) == (200, "a", "1")
+    assert (status, answer["id"], answer["model_name"]) == (200, "a", "namer")
     assert int(np.argmax(answer["outputs"][0]["data"])) == 1
 
 
