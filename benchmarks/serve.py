@@ -1,0 +1,263 @@
+"""What the service adds to its pipeline, and what it bears.
+
+Throughput and latency take turns with the bare pipeline in this process; ratios of one run are what counts.
+Usage: python benchmarks/serve.py [--seconds S] [--rounds N] [--requests N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import socket
+import sys
+import tempfile
+import threading
+import time
+from importlib import resources
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
+
+import edgeinfer
+from edgeinfer_export import graphs
+from edgeinfer_export.export import Options, export, write_bundle
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from cpu import context
+
+from helpers import bundles
+from helpers.fullsize import resnet50
+from helpers.service import service
+
+CLIENTS = 8
+
+
+def tensor_for(spec):
+    shape = spec.inputs[0].at(1)
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def asked(module, spec, array):
+    given = module.InferInput(spec.inputs[0].name, list(array.shape), "FP32")
+    given.set_data_from_numpy(array)
+    outputs = [module.InferRequestedOutput(spec.outputs[0].name)]
+    return [given], outputs
+
+
+def rate(call, seconds, clients=1):
+    """Calls a second by so many threads, each with what `call()` gives it to call."""
+    counts, over = [], threading.Event()
+
+    def work():
+        one, count = call(), 0
+        while not over.is_set():
+            one()
+            count += 1
+        counts.append(count)
+
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds)
+    over.set()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - start)
+
+
+def grpc_caller(running, name, spec, array):
+    def make():
+        client = grpc_client.InferenceServerClient(running.grpc)
+        inputs, outputs = asked(grpc_client, spec, array)
+        return lambda: client.infer(name, inputs, outputs=outputs)
+
+    return make
+
+
+def throughput(bundle, seconds, rounds):
+    """Raw tensors over gRPC from eight clients, beside the pipeline alone."""
+    with edgeinfer.load(bundle, "ort") as model, service(bundle, "--backend", "ort") as running:
+        array = tensor_for(model.spec)
+        name = model.spec.inputs[0].name
+        rates = {"pipeline": [], "service": []}
+        for _ in range(rounds):
+            rates["pipeline"].append(rate(lambda: lambda: model.infer({name: array}), seconds))
+            caller = grpc_caller(running, bundle.name, model.spec, array)
+            rates["service"].append(rate(caller, seconds, CLIENTS))
+    ratios = [ours / bare for ours, bare in zip(rates["service"], rates["pipeline"], strict=True)]
+    return {f"{key}_per_s": median(values) for key, values in rates.items()} | {"ratio": median(ratios)}
+
+
+def latency(bundle, rounds):
+    """Median milliseconds of one client, over the pipeline alone; blocks take turns."""
+    with edgeinfer.load(bundle, "ort") as model, service(bundle, "--backend", "ort") as running:
+        array, spec = tensor_for(model.spec), model.spec
+        with http_client.InferenceServerClient(running.address) as http:
+            inputs, outputs = asked(http_client, spec, array)
+            callers = {
+                "pipeline": lambda: model.infer({spec.inputs[0].name: array}),
+                "grpc": grpc_caller(running, bundle.name, spec, array)(),
+                "rest_binary": lambda: http.infer(bundle.name, inputs, outputs=outputs),
+            }
+            spans = {name: [] for name in callers}
+            for _ in range(rounds):
+                for name in random.sample(sorted(callers), len(callers)):
+                    for place in range(12):
+                        start = time.perf_counter()
+                        callers[name]()
+                        if place >= 3:
+                            spans[name].append((time.perf_counter() - start) * 1e3)
+    medians = {name: median(values) for name, values in spans.items()}
+    added = {f"{name}_added_ms": medians[name] - medians["pipeline"] for name in ("grpc", "rest_binary")}
+    return {**{f"{name}_ms": value for name, value in medians.items()}, **added}
+
+
+def resident_mb(running):
+    status = Path(f"/proc/{running.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def hostile(folder, requests):
+    """Valid and hostile requests in turns: crashes, wrong answers, and memory before and after."""
+    bundle, chance = bundles.detect_bundle(folder / "finder"), random.Random(1)
+    pictures = {color: bundles_file(color) for color in bundles.COLORS}
+    with service(bundle) as running:
+        wrong, path = 0, "/v1/models/finder/predict"
+
+        def one(place):
+            nonlocal wrong
+            kind = place % 5
+            if kind < 2:
+                color = chance.choice(bundles.COLORS)
+                body = json.loads(running.request(path, pictures[color])[2])
+                wrong += [found["label"] for found in body["detections"]] != [color]
+            elif kind == 2:
+                junk = bytes(chance.randrange(256) for _ in range(chance.randrange(200)))
+                wrong += running.request("/v2/models/finder/infer", junk)[0] not in (400, 415)
+            elif kind == 3:
+                data = bytearray(pictures["red"])
+                data[chance.randrange(len(data))] ^= 255
+                wrong += running.request(path, bytes(data))[0] not in (200, 400)
+            else:
+                host, port = running.address.split(":")
+                with socket.create_connection((host, int(port))) as opened:
+                    opened.sendall(b"POST /v2/models/finder/infer HTTP/1.1\r\nContent-Length: 9999\r\n\r\n" + b"x" * 99)
+
+        for place in range(500):
+            one(place)
+        before = resident_mb(running)
+        for place in range(requests):
+            one(place)
+        after = resident_mb(running)
+        alive = running.request("/v2/health/ready")[0] == 200
+    return {"requests": requests, "wrong": wrong, "alive": alive, "mb_before": before, "mb_after": after}
+
+
+def bundles_file(color):
+    import cv2
+
+    return cv2.imencode(".png", bundles.picture(color, 48, 64))[1].tobytes()
+
+
+def swaps(folder, seconds):
+    """A new version every second under load: failed requests."""
+    bundle = bundles.detect_bundle(folder / "swapped")
+    with service(bundle) as running:
+        failed, count, over = [], [0], threading.Event()
+
+        def ask():
+            while not over.is_set():
+                status, _, body = running.request("/v1/models/swapped/predict", bundles_file("red"))
+                count[0] += 1
+                if status != 200:
+                    failed.append(body)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(seconds):
+            record = json.loads((bundle / "model.json").read_text())
+            record["provenance"]["license"] = f"version {number}"
+            (bundle / "model.json").write_text(json.dumps(record))
+            running.send("SIGHUP")
+            time.sleep(1)
+        over.set()
+        for thread in threads:
+            thread.join()
+        version = json.loads(running.request("/v1/models")[2])["models"][0]["version"]
+    return {"seconds": seconds, "requests": count[0], "failed": len(failed), "last_version": version}
+
+
+def crowd(folder, seconds):
+    """Thirty-two clients on three models: answers of the wrong model or picture."""
+    for name in ("one", "two"):
+        bundles.detect_bundle(folder / "crowd" / name)
+    bundles.classify_bundle(folder / "crowd" / "three")
+    with service(folder / "crowd") as running:
+        mixed, count, over = [], [0], threading.Event()
+
+        def ask(place):
+            name, color = ("one", "two", "three")[place % 3], bundles.COLORS[place // 3 % 3]
+            while not over.is_set():
+                body = json.loads(running.request(f"/v1/models/{name}/predict", bundles_file(color))[2])
+                rows = body.get("detections") or body.get("classes") or [{"label": body}]
+                count[0] += 1
+                if rows[0]["label"] != color or body["model"] != name:
+                    mixed.append(body)
+
+        threads = [threading.Thread(target=ask, args=(place,)) for place in range(32)]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        over.set()
+        for thread in threads:
+            thread.join()
+    return {"seconds": seconds, "requests": count[0], "mixed": len(mixed)}
+
+
+def start(bundle):
+    """Seconds to the line that says it serves, and resident memory then."""
+    begin = time.perf_counter()
+    with service(bundle, "--backend", "ort") as running:
+        return {"ready_s": time.perf_counter() - begin, "resident_mb": resident_mb(running)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5, help="of each throughput block")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--swaps", type=int, default=60, help="seconds of swapping")
+    parser.add_argument("--crowd", type=float, default=300, help="seconds of the crowd")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    source = resources.files("edgeinfer_export") / "assets" / "pictograms.pt"
+    about = context()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        detector = export(str(source), folder / "yolov5n", Options())
+        built = graphs.build(resnet50(), name="resnet50")
+        classifier = write_bundle(built.model, built.spec, folder / "resnet50")
+        results = {
+            "start": start(detector),
+            "throughput yolov5n": throughput(detector, args.seconds, args.rounds),
+            "throughput resnet50": throughput(classifier, args.seconds, args.rounds),
+            "latency yolov5n": latency(detector, args.rounds),
+            "latency resnet50": latency(classifier, args.rounds),
+            "hostile": hostile(folder, args.requests),
+            "swaps": swaps(folder, args.swaps),
+            "crowd": crowd(folder, args.crowd),
+        }
+    print(json.dumps(results, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps({"context": about, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
