@@ -260,6 +260,27 @@ def test_clients_that_hang_up_or_dawdle_do_no_harm(served):
     assert served.request("/v2/health/ready")[0] == 200
 
 
+def test_slow_senders_are_hung_up_on(models):
+    with service(models / "namer", "--slow", 0.5) as running:
+        host, port = running.address.split(":")
+        kept = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
+        for sent, told in (
+            (b"GET /v2 HTTP/1.1\r\nX-Slow: ", b""),
+            (kept + b"GET /v2 HTTP/1.1\r\nX-Slow: ", b"200 OK"),
+            (b"POST /v2/models/namer/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf", b"408"),
+        ):
+            with socket.create_connection((host, int(port)), timeout=20) as opened:
+                opened.sendall(sent)
+                received = b""
+                while told != b"408" or told not in received:
+                    part = opened.recv(4096)
+                    received += part
+                    if not part:
+                        break
+                assert told in received
+        assert running.request("/v2/health/ready")[0] == 200
+
+
 def test_a_new_version_is_switched_to_without_a_failed_request(tmp_path):
     bundle = bundles.detect_bundle(tmp_path / "finder")
     with service(bundle, "--manage") as running:

@@ -15,6 +15,7 @@ import uvicorn
 
 from edgeinfer.errors import EdgeInferError, ServiceError
 from edgeinfer.serve import notify, web
+from edgeinfer.serve.connections import prompt
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.refusals import Refusal
 from edgeinfer.serve.repository import Repository
@@ -87,7 +88,7 @@ class Running:
         """Serve until SIGTERM or SIGINT. Raises ServiceError if the service cannot start."""
         tls = _tls(self._guard)
         listening = _listen(self._ports.host, self._ports.http)
-        server = self._http(listening)
+        server = self._http()
         serving = asyncio.ensure_future(server.serve(sockets=[listening]))
         rpc = None
         try:
@@ -101,7 +102,7 @@ class Running:
         finally:
             await self._end(server, serving, rpc)
 
-    def _http(self, listening: socket.socket) -> _Server:
+    def _http(self) -> _Server:
         application = web.app(self.service, token=self._guard.token, managed=self._guard.managed)
         config = uvicorn.Config(
             application,
@@ -111,14 +112,13 @@ class Running:
             server_header=False,
             limit_concurrency=self._limits.connections,
             h11_max_incomplete_event_size=self._limits.head,
-            http="h11",
+            http=prompt(self._limits),
             ws="none",
-            timeout_keep_alive=int(self._limits.slow),
+            timeout_keep_alive=max(1, int(self._limits.slow)),
             timeout_graceful_shutdown=int(self._limits.drain),
             ssl_certfile=self._guard.certificate,
             ssl_keyfile=self._guard.key,
         )
-        del listening
         return _Server(config)
 
     async def _grpc(self) -> Any:
