@@ -64,7 +64,7 @@ def yolov5n():
         *((2, 32, 32, 1), (4, 64, 64, 2), (6, 128, 128, 3), (8, 256, 256, 1)),
         *((13, 256, 128, 1), (17, 128, 64, 1), (20, 128, 128, 1), (23, 256, 256, 1)),
     ):
-        _c3(state, f"model.{layer}", inputs, outputs, repeats)
+        c3(state, f"model.{layer}", inputs, outputs, repeats)
     state.conv("model.9.cv1.conv", 256, 128, 1)
     state.conv("model.9.cv2.conv", 512, 256, 1)
     for level, inputs in enumerate((64, 128, 256)):
@@ -73,7 +73,7 @@ def yolov5n():
     return state.checkpoint("yolov5n")
 
 
-def _c3(state, path, inputs, outputs, repeats):
+def c3(state, path, inputs, outputs, repeats):
     half = outputs // 2
     state.conv(f"{path}.cv1.conv", inputs, half, 1)
     state.conv(f"{path}.cv2.conv", inputs, half, 1)
