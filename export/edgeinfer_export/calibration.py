@@ -55,7 +55,7 @@ def observe(model: Any, spec: ModelSpec, tensors: Iterable[str], pictures: Itera
         raise ExportError(f"calibration: ONNX Runtime refused the model: {error}", hint="export it again") from error
     device, seen = Device(spec), {name: Histogram() for name in names}
     for picture in pictures:
-        inputs, _ = device.preprocess([picture])
+        inputs, _ = device.preprocess([picture] * spec.batch.min)
         found = session.run(outputs, dict(inputs))
         _count(seen, names, found)
     device.close()
@@ -64,15 +64,15 @@ def observe(model: Any, spec: ModelSpec, tensors: Iterable[str], pictures: Itera
 
 def _count(seen: dict[str, Histogram], names: Sequence[str], found: Sequence[Any]) -> None:
     for place, name in enumerate(names):
-        low, high, sample = found[3 * place : 3 * place + 3]
+        low, high, sample, means = found[4 * place : 4 * place + 4]
         try:
-            seen[name].add(float(low.min()), float(high.max()), sample)
+            seen[name].add(float(low), float(high), sample, means.mean(axis=(0, 2, 3)) if means.ndim == 4 else None)
         except ExportError as error:
             raise ExportError(f"calibration: tensor {name} holds {error}", hint=error.hint) from error
 
 
 def _probed(model: Any, names: Sequence[str]) -> tuple[Any, list[str]]:
-    """The model with three outputs for each tensor: its least and greatest value, and a sample in steps."""
+    """The model with four outputs for each tensor: its least and greatest value, a sample, and each channel's mean."""
     shapes = precision.inferred(model)
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
@@ -80,11 +80,14 @@ def _probed(model: Any, names: Sequence[str]) -> tuple[Any, list[str]]:
     del graph.output[:]
     outputs = []
     for name in names:
-        least, most, sample = (f"{name}.{part}" for part in ("probe.least", "probe.most", "probe.sample"))
+        least, most, sample, means = (f"{name}.probe.{part}" for part in ("least", "most", "sample", "means"))
         graph.node.append(helper.make_node("ReduceMin", [name], [least], keepdims=0))
         graph.node.append(helper.make_node("ReduceMax", [name], [most], keepdims=0))
         _sample(graph, name, sample, _step(shapes[name]))
-        outputs += [least, most, sample]
+        # ReduceMean's axes have moved from attribute to input between versions of the standard
+        mean = "GlobalAveragePool" if len(shapes[name].shape.dim) == 4 else "Identity"
+        graph.node.append(helper.make_node(mean, [name], [means]))
+        outputs += [least, most, sample, means]
     graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
     return probed, outputs
 

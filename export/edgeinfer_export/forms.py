@@ -12,7 +12,7 @@ from edgeinfer_export.precision import WEIGHTED, title, to_half
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from edgeinfer_export.quantize import Range
+    from edgeinfer_export.ranges import Range
 
 
 @dataclass(frozen=True)

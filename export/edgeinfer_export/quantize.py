@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Range = tuple[float, float]
+    from edgeinfer_export.ranges import Range
 
 FLAVORS = ("cpu", "trt")
 # a bias in int32 takes the scale of its accumulator, which must not be so fine that it overflows
@@ -52,7 +52,7 @@ class _Scale:
 
 class _Quantizing:
     def __init__(self, net: Net, ranges: Mapping[str, Range], flavor: str) -> None:
-        self._net, self._flavor = net, flavor
+        self._net, self._flavor, self._ranges = net, flavor, ranges
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._points = net.points(flavor)
@@ -73,7 +73,7 @@ class _Quantizing:
         members: dict[str, list[Range]] = {}
         for name in parent:
             members.setdefault(root(name), []).append(ranges[name])
-        whole = {name: (min(low for low, _ in all_), max(high for _, high in all_)) for name, all_ in members.items()}
+        whole = {name: (min(one.low for one in all_), max(one.high for one in all_)) for name, all_ in members.items()}
         return {name: self._scale(*whole[root(name)]) for name in parent}
 
     def _scale(self, low: float, high: float) -> _Scale:
@@ -141,10 +141,28 @@ class _Quantizing:
         steps = np.where(largest > 0, largest, 1.0).astype(np.float32).clip(np.finfo(np.float32).tiny)
         rounded = np.round(weight / steps.reshape(-1, *[1] * (weight.ndim - 1))).clip(-127, 127).astype(np.int8)
         copy.input[1] = self._dequantized(node.input[1], rounded, steps)
+        if bias:
+            lost = rounded * steps.reshape(-1, *[1] * (weight.ndim - 1)) - weight
+            bias[0] = bias[0] - self._shift(node, lost)
+            if self._flavor == "trt":
+                copy.input[2] = self._constant(f"{node.input[2]}.corrected", bias[0].astype(np.float32))
         if self._flavor == "cpu" and bias:
             fine = (steps.astype(np.float64) * float(step)).astype(np.float32)
             whole = np.round(bias[0] / fine.astype(np.float64)).clip(-(2**31), 2**31 - 1).astype(np.int32)
             copy.input[2] = self._dequantized(node.input[2], whole, fine)
+
+    def _shift(self, node: Any, lost: NDArray[Any]) -> NDArray[np.float64] | float:
+        """By how much the rounding of its weights moves the mean of each output: what the bias makes good.
+
+        Nagel and others, "Data-free quantization through weight equalization and bias correction", 2019.
+        """
+        means = np.array(self._ranges[node.input[0]].means)
+        groups = next((one.i for one in node.attribute if one.name == "group"), 1)
+        if not len(means) or len(means) != lost.shape[1] * groups:
+            return 0.0
+        apart = lost.sum(axis=tuple(range(2, lost.ndim)), dtype=np.float64).reshape(groups, -1, lost.shape[1])
+        shift: NDArray[np.float64] = (apart * means.reshape(groups, 1, -1)).sum(-1).reshape(-1)
+        return shift
 
     def _dequantized(self, name: str, numbers: NDArray[Any], steps: NDArray[np.float32]) -> str:
         inputs = (

@@ -7,7 +7,7 @@ square error of rounding inside and clipping outside.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,14 @@ LEVELS = 256
 SHARES = np.linspace(0.1, 1.0, 91)
 
 
+class Range(NamedTuple):
+    """Least and greatest value to be told apart, 0 always between them, and the mean of each channel."""
+
+    low: float
+    high: float
+    means: tuple[float, ...] = ()
+
+
 class Histogram:
     """Counts of values in even bins round 0; when a value lies outside, the bins become twice as wide."""
 
@@ -36,9 +44,13 @@ class Histogram:
         self.low, self.high = np.inf, -np.inf
         self._reach = 0.0
         self._counts = np.zeros(BINS, np.int64)
+        self._means: list[NDArray[Any]] = []
 
-    def add(self, low: float, high: float, sample: NDArray[Any]) -> None:
-        """Least and greatest of all values seen now, and some of them. Raises ExportError for NaN and infinity."""
+    def add(self, low: float, high: float, sample: NDArray[Any], means: NDArray[Any] | None = None) -> None:
+        """Least and greatest of all values seen now, some of them, and the mean of each channel.
+
+        Raises ExportError for NaN and infinity.
+        """
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ExportError("values that are not finite", hint="the model itself overflows on this picture")
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -46,6 +58,7 @@ class Histogram:
         if self._reach:
             places = (sample.ravel() + self._reach) * (BINS / 2 / self._reach)
             self._counts += np.bincount(places.astype(np.int64).clip(0, BINS - 1), minlength=BINS)
+        self._means += [] if means is None else [means]
 
     def _widen(self, reach: float) -> None:
         self._reach = self._reach or reach
@@ -54,10 +67,11 @@ class Histogram:
             self._counts = np.pad(pairs, BINS // 4)
             self._reach *= 2
 
-    def range(self, method: str) -> tuple[float, float]:
-        """Least and greatest value to be told apart, 0 always between them."""
+    def range(self, method: str) -> Range:
+        """The range that this method chooses."""
         low, high = METHODS[method](self) if self._counts.any() else (self.low, self.high)
-        return min(low, 0.0), max(high, 0.0)
+        means = np.mean(self._means, axis=0, dtype=np.float64).ravel() if self._means else ()
+        return Range(min(low, 0.0), max(high, 0.0), tuple(map(float, means)))
 
     def _centres(self) -> Floats:
         return (np.arange(BINS, dtype=np.float64) + 0.5) * (2 * self._reach / BINS) - self._reach

@@ -64,6 +64,20 @@ def test_the_packaged_detector_stays_within_a_point_in_every_precision(tmp_path,
         assert model.artifact == "model.fp32.onnx"
 
 
+def test_a_classifier_stays_within_a_point_in_every_precision(tmp_path, pictogram_classifier):
+    made = pictogram_classifier
+    words = ("--imgsz", made.size.height, "--precision", "fp16,int8", "--calibrate", made.calibration)
+    assert run(tmp_path / "b", *words, "--held-out", made.held_out, source=made.checkpoint) == 0
+    found = Bundle.open(tmp_path / "b").spec.artifacts
+
+    assert [one.file for one in found] == ["model.fp16.onnx", "model.int8-cpu.onnx", "model.int8-trt.onnx"]
+    for one in found:
+        assert one.accuracy["images"] == 300
+        assert one.accuracy["top1_delta"] >= -1.0
+        assert one.accuracy["agreement"] > 0.95
+        assert "float32" not in one.made
+
+
 def test_fp16_is_judged_by_the_packaged_pictures_where_none_are_given(tmp_path):
     assert run(tmp_path / "b", "--precision", "fp16") == 0
     (artifact,) = Bundle.open(tmp_path / "b").spec.artifacts

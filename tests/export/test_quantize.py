@@ -215,7 +215,7 @@ def test_a_range_holds_zero_and_lies_within_what_was_seen(method):
         for grow in (0.3, 1.0):
             values = chance.uniform(low * grow, high * grow, 5000)
             histogram.add(values.min(), values.max(), values)
-        least, most = histogram.range(method)
+        least, most, _ = histogram.range(method)
         assert min(low, 0) <= least <= 0 <= most <= max(high, 0)
         assert most - least > 0.05 * (max(high, 0) - min(low, 0))
 
@@ -227,8 +227,8 @@ def test_one_value_far_out_does_not_decide(method):
     histogram = Histogram()
     histogram.add(values.min(), values.max(), values)
 
-    assert histogram.range("minmax")[1] == 400
-    assert histogram.range(method)[1] < 250
+    assert histogram.range("minmax").high == 400
+    assert histogram.range(method).high < 250
 
 
 def test_bins_that_grow_lose_no_value():
@@ -237,7 +237,7 @@ def test_bins_that_grow_lose_no_value():
         histogram.add(-size, size, np.linspace(-size, size, 101))
 
     assert histogram._counts.sum() == 404
-    assert histogram.range("minmax") == (-1000, 1000)
+    assert histogram.range("minmax")[:2] == (-1000, 1000)
 
 
 @pytest.mark.parametrize("make", [fullsize.yolov5n, fullsize.resnet50])
