@@ -62,7 +62,7 @@ class Measured:
         if one is None:
             return math.inf
         if one.difference is not None:
-            return -one.difference
+            return round(-one.difference, 6)  # 1 point in 100 is not above 1
         if self.drift <= STEADY:
             return 0.0
         changed = 1 - one.agreement if one.compared else max(self.errors.values())
