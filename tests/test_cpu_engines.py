@@ -185,4 +185,6 @@ def test_int8_graphs_run_in_int8_on_openvino(spec, tmp_path):
     engine = opened("ov", path, wide)
 
     assert "int8" in {layer.precision for layer in engine.profile_layers(noise())}
-    assert backends.load("ov").refuses(Artifact("net.onnx", "onnx", "int8", "0" * 64, flavor="trt")) == ""
+    assert backends.load("ov").refuses(Artifact("net.onnx", "onnx", "int8", "0" * 64, flavor="cpu")) == ""
+    refused = backends.load("ov").refuses(Artifact("net.onnx", "onnx", "int8", "0" * 64, flavor="trt"))
+    assert "flavor trt is for TensorRT" in refused

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import machine
@@ -114,6 +115,7 @@ class Listener:
         if self._file:
             with suppress(OSError):
                 self._file.close()
+            self._file = None
 
 
 def _opened(log_file: Path | None) -> Any:
@@ -129,9 +131,21 @@ def _opened(log_file: Path | None) -> Any:
 
 
 def _logger(trt: Any, listener: Listener) -> Any:
+    """The process's one logger of this library, which keeps the first it is given; it now speaks to `listener`."""
+    logger = _only_logger(trt)
+    logger.listener = listener
+    return logger
+
+
+@cache
+def _only_logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
+        listener: Listener
+
         def log(self, severity: Any, msg: str) -> None:
-            listener.hear(severity.name, msg)
+            # another part of the process may have come first; that is no fault of the engine
+            if "differs from one already registered" not in msg:
+                self.listener.hear(severity.name, msg)
 
     return Logger()
 
