@@ -132,22 +132,23 @@ def _opened(log_file: Path | None) -> Any:
 
 def _logger(trt: Any, listener: Listener) -> Any:
     """The process's one logger of this library, which keeps the first it is given; it now speaks to `listener`."""
-    logger = _only_logger(trt)
-    logger.listener = listener
+    logger, listeners = _only_logger(trt)
+    listeners[:] = [listener]
     return logger
 
 
-@cache
-def _only_logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        listener: Listener
+@lru_cache(maxsize=None)
+def _only_logger(trt: Any) -> tuple[Any, list[Listener]]:
+    listeners: list[Listener] = []
 
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def log(self, severity: Any, msg: str) -> None:
             # another part of the process may have come first; that is no fault of the engine
             if "differs from one already registered" not in msg:
-                self.listener.hear(severity.name, msg)
+                for listener in listeners:
+                    listener.hear(severity.name, msg)
 
-    return Logger()
+    return Logger(), listeners
 
 
 def _monitor(trt: Any, listener: Listener) -> Any:
