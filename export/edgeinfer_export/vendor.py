@@ -137,7 +137,7 @@ def _logger(trt: Any, listener: Listener) -> Any:
     return logger
 
 
-@lru_cache(maxsize=None)
+@cache
 def _only_logger(trt: Any) -> tuple[Any, list[Listener]]:
     listeners: list[Listener] = []
 
