@@ -32,6 +32,7 @@ from edgeinfer_export.export import write_bundle
 
 HEIGHT, WIDTH = 1080, 810
 BLOCK, SETTLE = 10, 3
+OPENCV_THREADS = cv2.getNumThreads()  # Ultralytics sets it to 1 for the whole process when it is imported
 PACKAGES = ("edgeinfer", "numpy", "onnxruntime", "opencv-python-headless", "ultralytics", "torch")
 
 
@@ -42,11 +43,12 @@ def picture():
     return cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), (WIDTH, HEIGHT))
 
 
-def interleaved(contenders, rounds):
-    """Milliseconds of every counted call by contender: {name: [float]}."""
+def interleaved(contenders, rounds, threads=None):
+    """Milliseconds of every counted call by contender: {name: [float]}; `threads` are OpenCV's, by contender."""
     chance, spans = random.Random(0), {name: [] for name in contenders}
     for _ in range(rounds):
         for name in chance.sample(sorted(contenders), len(contenders)):
+            cv2.setNumThreads((threads or {}).get(name, OPENCV_THREADS))
             for place in range(SETTLE + BLOCK):
                 start = time.perf_counter()
                 contenders[name]()
@@ -134,7 +136,7 @@ def overhead(bundle, image, rounds, *, peer=False):
         other = ultralytics_on(bundle, image) if peer else None
         if other:
             contenders["ultralytics"] = other
-        spans = interleaved(contenders, rounds)
+        spans = interleaved(contenders, rounds, {"ultralytics": 1})
         found = len(model(image))
     medians = {name: median(values) for name, values in spans.items()}
     row = {f"{name}_ms": value for name, value in medians.items()}

@@ -111,6 +111,8 @@ def _options(threads: int, execution: str, spinning: str) -> onnxruntime.Session
     options.intra_op_num_threads = threads
     if execution == "parallel":
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    # between frames the cores are for pre- and postprocessing: threads that spin on would take them from it
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if spinning == "off":
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
