@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import cache
-from edgeinfer.backends import Layer
+from edgeinfer.backends import Layer, _ovpairs
 from edgeinfer.errors import BackendUnavailable, EngineError
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ def _compiled(path: Path, spec: ModelSpec, config: Mapping[str, str]) -> Any:
         model = _library().read_model(path)
         _check(path, "input", spec.inputs, model.inputs)
         _check(path, "output", spec.outputs, model.outputs)
+        _ovpairs.join_activations(model)
         batch = spec.batch
         if batch.min != batch.max:
             rows = openvino.Dimension(batch.min, batch.max)

@@ -5,6 +5,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgeinfer import backends
+from edgeinfer.devices import cpu
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Size
 from edgeinfer_export import calibration, graphs, quantize
@@ -122,6 +124,27 @@ def test_for_tensorrt_additions_read_8_bits_on_the_residual_side_alone(quantized
     assert additions
     for node in additions:
         assert sum(scale(model, name) is not None for name in node.input) == 1
+
+
+@pytest.mark.parametrize("name", ["yolov5", "yolov5u"])
+def test_openvino_computes_silu_inside_the_int8_convolution_and_nearer_to_float32(quantized, name, tmp_path):
+    one, models = quantized(name)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(models["cpu"].SerializeToString())
+    device = cpu.Device(one.spec)
+    inputs, _ = device.preprocess(pictures(1, one.spec.preprocess.size))
+    engine = backends.load("ov")(path, one.spec, device)
+    kinds = [layer.kind for layer in engine.profile_layers(inputs) if layer.precision == "int8"]
+    (found,) = engine.run(inputs).values()
+    exact, rounded = (
+        graphmodels.seen(model, one.spec, pictures(1, one.spec.preprocess.size)) for model in (one.model, models["cpu"])
+    )
+
+    activations = sum(node.op_type == "Sigmoid" for node in models["cpu"].graph.node)
+    assert "Convolution" in kinds
+    # what OpenVINO compiles of operators between convolutions, as it must where something is rounded there
+    assert kinds.count("Subgraph") < activations / 2
+    assert np.linalg.norm(found - exact) < np.linalg.norm(rounded - exact)
 
 
 @pytest.mark.parametrize("name", NAMES)
