@@ -73,6 +73,11 @@ class Cascade:
         return self.detector.contexts
 
     @property
+    def group(self) -> int:
+        """How many pictures a call should have at most."""
+        return self.detector.group
+
+    @property
     def backend(self) -> str:
         return self.detector.backend
 

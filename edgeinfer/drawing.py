@@ -21,6 +21,7 @@ Color = tuple[int, int, int]
 DARK: Color = (24, 24, 24)
 LIGHT: Color = (255, 255, 255)
 TROUGH: Color = (90, 90, 90)
+ALARM: Color = (40, 30, 180)
 # a turn of the colour wheel by the golden ratio: neighbouring classes lie far apart, however many there are
 GOLDEN = 0.61803398875
 
@@ -68,9 +69,43 @@ def titled(image: Image, lines: Sequence[str]) -> Image:
     row = pen.text + 2 * pen.pad
     bar = np.full((row * len(lines) + pen.pad, *image.shape[1:]), DARK, np.uint8)
     for place, line in enumerate(lines, 1):
-        shown = "".join(letter if letter.isascii() else "?" for letter in line)
-        _write(bar, _fitted(shown, image.shape[1] - 2 * pen.pad, pen), (pen.pad, row * place - pen.pad), LIGHT, pen)
+        _write(
+            bar, _fitted(_plain(line), image.shape[1] - 2 * pen.pad, pen), (pen.pad, row * place - pen.pad), LIGHT, pen
+        )
     return np.concatenate([bar, image])
+
+
+def stamped(image: Image, text: str) -> Image:
+    """The picture itself, with this text on a plate in its lower right corner."""
+    import cv2
+
+    pen = _pen(image)
+    text = _fitted(_plain(text), image.shape[1] - 2 * pen.pad, pen)
+    across = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)[0][0] + 2 * pen.pad
+    height, width = image.shape[:2]
+    _show(image, Plate(text, width - across, height - pen.text - 2 * pen.pad, width, height), DARK, pen)
+    return image
+
+
+def crossed(image: Image, lines: Sequence[str]) -> Image:
+    """A grey, dimmed copy of the picture with a red bar across it that holds these lines: it shows no present."""
+    import cv2
+
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    canvas: Image = cv2.convertScaleAbs(grey, alpha=0.5)
+    pen = _pen(image)
+    row = pen.text + 4 * pen.pad
+    top = max(0, (image.shape[0] - row * len(lines)) // 2)
+    canvas[top : top + row * len(lines)] = ALARM
+    for place, line in enumerate(lines):
+        text = _fitted(_plain(line), image.shape[1] - 4 * pen.pad, pen)
+        _write(canvas, text, (2 * pen.pad, top + row * place + pen.text + 2 * pen.pad), LIGHT, pen)
+    return canvas
+
+
+def _plain(text: str) -> str:
+    """What OpenCV's letters can write."""
+    return "".join(letter if letter.isascii() else "?" for letter in text)
 
 
 def color_of(class_id: int) -> Color:

@@ -195,13 +195,13 @@ def signature(data: bytes) -> bool:
     return any(re.match(start, data, re.DOTALL) for start, _ in _READERS)
 
 
-def encode(image: Any, suffix: str) -> bytes:
-    """(h, w, 3) uint8 BGR -> the bytes of a file of this kind; JPEG and WebP at quality 95."""
+def encode(image: Any, suffix: str, quality: int = 95) -> bytes:
+    """(h, w, 3) uint8 BGR -> the bytes of a file of this kind; `quality` is for JPEG and WebP."""
     import cv2
 
     jpeg, webp = cv2.IMWRITE_JPEG_QUALITY, cv2.IMWRITE_WEBP_QUALITY
-    quality = {".jpg": jpeg, ".jpeg": jpeg, ".webp": webp}
-    options = [quality[suffix], 95] if suffix in quality else []
+    lossy = {".jpg": jpeg, ".jpeg": jpeg, ".webp": webp}
+    options = [lossy[suffix], quality] if suffix in lossy else []
     try:
         done, data = cv2.imencode(suffix, image, options)
         if done:

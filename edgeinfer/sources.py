@@ -181,7 +181,7 @@ def picture(path: Path, index: int = 0, max_pixels: int = MAX_PIXELS) -> Frame:
 
 def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
     """Frames of a video, camera or stream, which is released when this is closed."""
-    shown = _without_password(name)
+    shown = without_password(name)
     if name.startswith("gst:") and gstreamer.available():
         yield from _pipeline(name, shown)
         return
@@ -272,5 +272,6 @@ def _need_gstreamer(shown: str) -> None:
         )
 
 
-def _without_password(name: str) -> str:
-    return re.sub(r"^(\w+://)[^/@]*@", r"\1", name)
+def without_password(name: str) -> str:
+    """The source as it may be shown: without the password in it."""
+    return re.sub(r"(\w+://)[^/@\s]*@", r"\1", name)

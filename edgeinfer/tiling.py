@@ -104,6 +104,11 @@ class Tiled:
         return self.model.contexts
 
     @property
+    def group(self) -> int:
+        """How many pictures a call should have at most."""
+        return self.model.group
+
+    @property
     def backend(self) -> str:
         return self.model.backend
 

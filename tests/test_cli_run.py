@@ -311,7 +311,7 @@ def test_a_camera_that_falls_silent_is_told_once(detector, capsys):
     out, err = capsys.readouterr()
     found = records(out)
     assert [record["index"] for record in found] == sorted({record["index"] for record in found})
-    assert all(set(record["freshness"]) == {"age_ms", "sequence", "dropped"} for record in found)
+    assert all(set(record["freshness"]) == {"age_ms", "queue_ms", "sequence", "dropped"} for record in found)
     told = [line for line in err.splitlines() if "no picture for" in line or "well again" in line]
     assert len(told) == 2
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
+
+from edgeinfer.errors import UsageError
 
 
 def fraction(text: str) -> float:
@@ -33,6 +36,14 @@ def above_zero(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def age_ms(text: str) -> float:
+    """A time above 0 in milliseconds, written as 200, 200ms or 0.5s."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
+    if not match or not float(match[1]):
+        raise UsageError(f"--max-age {text!r} is not a time", hint="for example 200ms or 0.5s")
+    return float(match[1]) * (1000 if match[2] == "s" else 1)
 
 
 def points(text: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import sys
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
@@ -91,7 +90,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keeping.add_argument("--top", type=_limits.count, metavar="K", help="classifiers: how many classes")
     keeping.add_argument("--max-frames", type=_limits.count, metavar="N", help="stop after so many pictures")
     keeping.add_argument(
-        "--max-age", type=_age, default=0, metavar="MS", help="of cameras: drop results older than this, such as 200ms"
+        "--max-age",
+        type=_limits.age_ms,
+        default=0,
+        metavar="MS",
+        help="of cameras: drop results older than this, such as 200ms",
     )
     doing = parser.add_argument_group("what else is done")
     doing.add_argument("--classify", metavar="BUNDLE", help="run this classifier on what is in each box")
@@ -117,13 +120,6 @@ def run(args: argparse.Namespace) -> int:
     print(tally.table(model), file=said)
     tally.check()
     return 130 if interrupted else 0
-
-
-def _age(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
-    if not match or not float(match[1]):
-        raise UsageError(f"--max-age {text!r} is not a time", hint="for example 200ms or 0.5s")
-    return float(match[1]) * (1000 if match[2] == "s" else 1)
 
 
 def _model(args: argparse.Namespace) -> Pipeline:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HELP = "serve bundles over HTTP and gRPC, with a page for people"
 EXAMPLE = """\
 edgeinfer serve engines/yolov5s
+edgeinfer serve engines/yolov5s --camera door=rtsp://10.0.0.5/door --camera yard=camera:0
 edgeinfer serve engines/ --host 0.0.0.0 --token-file token.txt --tls-cert cert.pem --tls-key key.pem
 curl --data-binary @street.jpg http://127.0.0.1:8000/v1/models/yolov5s/predict"""
 
@@ -52,6 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--watch", type=_limits.above_zero, default=0, metavar="S", help="look for new versions so often"
     )
+    watching = parser.add_argument_group("cameras")
+    watching.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="NAME[@MODEL]=SOURCE",
+        help="follow camera:N, rtsp://..., http://... or gst:PIPELINE; may be given several times",
+    )
+    watching.add_argument(
+        "--max-age", type=_limits.age_ms, metavar="MS", help="older results are not the present (default: 1500ms)"
+    )
+    watching.add_argument("--viewers", type=_limits.count, metavar="N", help="who may watch at once (default: 16)")
     bounds = parser.add_argument_group("limits")
     bounds.add_argument("--max-batch", type=_limits.count, metavar="N", help="rows of a batch at most")
     bounds.add_argument("--delay-ms", type=_limits.above_zero, metavar="MS", help="how long a batch waits for others")
@@ -79,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         raise BackendUnavailable(
             f"serving needs {missing.name}, which is not installed", hint='pip install "edgeinfer[serve]"'
         ) from missing
+    from edgeinfer.serve.cameras import Mount
     from edgeinfer.serve.repository import Options, folders
 
     _log(as_json=args.log_json)
@@ -88,9 +102,11 @@ def run(args: argparse.Namespace) -> int:
     if (args.tls_cert is None) != (args.tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together")
     found = folders(args.bundle)
+    mounts = [Mount.parse(text) for text in args.camera]
 
     async def serve() -> None:
-        service = running.Running(found, options, _bounds(args), ports, guard, watch_s=args.watch, told=_told)
+        how = {"mounts": mounts, "watch_s": args.watch, "told": _told}
+        service = running.Running(found, options, _bounds(args), ports, guard, **how)
         await service.run()
 
     asyncio.run(serve())
@@ -113,6 +129,8 @@ def _bounds(args: argparse.Namespace) -> Limits:
         "body": int(args.max_body_mb * MIB) if args.max_body_mb else None,
         "pixels": args.max_pixels,
         "connections": args.connections,
+        "age": args.max_age / 1e3 if args.max_age else None,
+        "viewers": args.viewers,
     }
     return Limits(**{name: value for name, value in asked.items() if value is not None})
 

@@ -1,7 +1,9 @@
-"""HTTP connections whose request heads must come in time: uvicorn waits for them without end."""
+"""HTTP connections whose other end must keep up: uvicorn waits for heads, and for readers, without end."""
 
 from __future__ import annotations
 
+import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -12,16 +14,28 @@ if TYPE_CHECKING:
     from edgeinfer.serve.limits import Limits
 
 
+WAITING_BYTES = 16 * 1024  # that may lie in each buffer on the way to a reader: old pictures, if it is a slow one
+NOT_SENT_LOW_WATER = 25  # TCP_NOTSENT_LOWAT of Linux, which the socket module names from Python 3.12 on
+
+
+def lean(listening: socket.socket) -> None:
+    """Have the connections of this socket hold little that was not sent, where the system can."""
+    if sys.platform == "linux":
+        listening.setsockopt(socket.IPPROTO_TCP, NOT_SENT_LOW_WATER, WAITING_BYTES)
+
+
 def prompt(limits: Limits) -> type[asyncio.Protocol]:
-    """A protocol class for uvicorn that hangs up on a head that takes longer than `limits.slow`."""
+    """A protocol class for uvicorn that hangs up on heads and readers that pause for `limits.slow`."""
 
     class Connection(H11Protocol):
         """The clock runs from the connection, or from a head's first bytes, until the head is complete."""
 
         _clock: asyncio.TimerHandle | None = None
+        _reader_clock: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=WAITING_BYTES)
             self._await_head()
 
         def data_received(self, data: bytes) -> None:
@@ -34,7 +48,33 @@ def prompt(limits: Limits) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_clock()
+            self._stop_reader_clock()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._await_reader(self.transport.get_write_buffer_size())
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stop_reader_clock()
+
+        def _await_reader(self, unsent: int) -> None:
+            """Go on as long as every look finds that something was read."""
+
+            def look() -> None:
+                left = self.transport.get_write_buffer_size()
+                if left < unsent:
+                    self._await_reader(left)
+                else:
+                    self.transport.abort()
+
+            self._reader_clock = self.loop.call_later(limits.slow, look)
+
+        def _stop_reader_clock(self) -> None:
+            if self._reader_clock is not None:
+                self._reader_clock.cancel()
+                self._reader_clock = None
 
         def _await_head(self) -> None:
             if self._clock is None:

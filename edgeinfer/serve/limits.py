@@ -13,6 +13,8 @@ class Limits:
 
     `queue` counts the waiting requests of one model; `delay` is how long the first request of a batch waits for
     others (0: a batch is what came while the one before it ran); `memory` holds for all request bodies together.
+    `age` is how old the newest result of a camera may be before it counts as ill, `viewers` how many may watch the
+    cameras together.
     """
 
     body: int = 64 * MIB
@@ -27,3 +29,5 @@ class Limits:
     slow: float = 10.0
     stuck: float = 30.0
     drain: float = 30.0
+    age: float = 1.5
+    viewers: int = 16

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgeinfer.serve.cameras import Cameras
     from edgeinfer.serve.repository import Found, Repository
     from edgeinfer.serve.tally import Ran
 
@@ -54,7 +55,18 @@ class Metrics:
         self._rows = Histogram(
             "edgeinfer_batch_rows", "Rows of the batches that ran", ("model",), registry=self._registry, buckets=ROWS
         )
+        self.camera_ages = Histogram(
+            "edgeinfer_camera_age_seconds",
+            "From the capture of a camera's picture to its result",
+            ("camera",),
+            registry=self._registry,
+            buckets=SECONDS,
+        )
         self._registry.register(_Present(repository))
+
+    def follow(self, cameras: Cameras) -> None:
+        """Tell of these cameras too."""
+        self._registry.register(_Followed(cameras))
 
     def noting(self, found: Found) -> Callable[[Ran], None]:
         """What a station calls with every batch it ran for this model."""
@@ -79,6 +91,38 @@ class Metrics:
         """The exposition, in Prometheus' text format."""
         text: bytes = generate_latest(self._registry)
         return text
+
+
+class _Followed:
+    """What cameras say of themselves at the moment of the scrape."""
+
+    def __init__(self, cameras: Cameras) -> None:
+        self._cameras = cameras
+
+    def describe(self) -> Iterator[Any]:
+        return iter(())
+
+    def collect(self) -> Iterator[Any]:
+        looks = [(camera, camera.look()) for camera in self._cameras]
+        well = GaugeMetricFamily("edgeinfer_camera_well", "1 while the camera shows the present", labels=("camera",))
+        newest = GaugeMetricFamily(
+            "edgeinfer_camera_newest_result_age_seconds", "How old the newest result is now", labels=("camera",)
+        )
+        pictures = CounterMetricFamily("edgeinfer_camera_pictures", "Pictures that came", labels=("camera",))
+        results = CounterMetricFamily("edgeinfer_camera_results", "Pictures that got a result", labels=("camera",))
+        again = CounterMetricFamily("edgeinfer_camera_reconnects", "Connections made anew", labels=("camera",))
+        told = "Pictures that got no result, by cause: newer, repeated, overload, failed"
+        dropped = CounterMetricFamily("edgeinfer_camera_dropped", told, labels=("camera", "cause"))
+        for camera, look in looks:
+            name = (camera.name,)
+            well.add_metric(name, int(look.health.well))
+            newest.add_metric(name, look.age_s)
+            pictures.add_metric(name, camera.vitals.pictures)
+            results.add_metric(name, camera.results)
+            again.add_metric(name, camera.vitals.reconnects)
+            for cause, count in camera.drops().items():
+                dropped.add_metric((camera.name, cause), count)
+        yield from (well, newest, pictures, results, again, dropped)
 
 
 class _Present:

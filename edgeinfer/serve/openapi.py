@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+AFTER = {"name": "after", "in": "query", "schema": {"type": "string"}, "description": "X-Picture of the one before"}
 ERROR = {
     "description": "what was wrong",
     "content": {
@@ -44,6 +45,12 @@ def document(version: str) -> dict[str, Any]:
         "/v2/repository/models/{name}/load": _post("load the folder's present version (with --manage)", NAME),
         "/v2/repository/models/{name}/unload": _post("stop serving the model (with --manage)", NAME),
         "/v1/models/{name}/rollback": _post("go back to the version before (with --manage)", NAME),
+        "/v1/cameras": _get("how every camera is, and how fresh what it shows"),
+        "/v1/cameras/{name}": _get("how one camera is", NAME),
+        "/v1/cameras/{name}/health": _get("503 while the camera does not show the present", NAME),
+        "/v1/cameras/{name}/latest": _get("what is in the newest picture, with its age", NAME),
+        "/v1/cameras/{name}/picture": _get("the newest picture with its boxes, a JPEG", NAME, AFTER),
+        "/v1/cameras/{name}/live": _get("the camera's picture with its boxes, motion JPEG", NAME),
         "/metrics": _get("Prometheus metrics"),
     }
     about = {"title": "edgeinfer", "version": version, "description": "The Open Inference Protocol, and pictures."}

@@ -15,15 +15,18 @@ import uvicorn
 
 from edgeinfer.errors import EdgeInferError, ServiceError
 from edgeinfer.serve import notify, web
-from edgeinfer.serve.connections import prompt
+from edgeinfer.serve.cameras import Cameras
+from edgeinfer.serve.connections import lean, prompt
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.refusals import Refusal
 from edgeinfer.serve.repository import Repository
 from edgeinfer.serve.service import Service
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from edgeinfer.serve.cameras import Mount
     from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.repository import Options, Version
 
@@ -73,6 +76,7 @@ class Running:
         ports: Ports,
         guard: Guard,
         *,
+        mounts: Sequence[Mount] = (),
         watch_s: float = 0,
         told: Callable[[str], None] = print,
     ) -> None:
@@ -81,6 +85,7 @@ class Running:
         self._repository = Repository(folders, options, limits)
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
+        self.service.cameras = Cameras(mounts)
         self._stop = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
 
@@ -95,6 +100,7 @@ class Running:
             rpc = await self._grpc()
             self._handle_signals()
             await self._load()
+            self.service.start_cameras()
             self._announce(listening, rpc, secure=tls is not None)
             self._background = [asyncio.ensure_future(task()) for task in (self._keep_well, self._watch)]
             stopped = asyncio.ensure_future(self._stop.wait())
@@ -180,6 +186,7 @@ class Running:
             for found in self._repository.served():
                 if found.version.station.suspect:
                     await self._test(found.version)
+            self.service.cameras.note()
             if due and self.service.live():
                 notify.say("WATCHDOG=1")
             await asyncio.sleep(period)
@@ -199,6 +206,7 @@ class Running:
         for task in self._background:
             task.cancel()
         server.should_exit = True
+        await self.service.cameras.close()
         if rpc:
             await rpc.stop(self._limits.drain)
         await asyncio.wait((serving,), timeout=self._limits.drain)
@@ -213,6 +221,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        lean(listening)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ServiceError(f"cannot listen on {host}:{port}: {reason}", hint="choose another with --port") from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
 import edgeinfer
+from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.refusals import INVALID, NOT_FOUND, OVERLOADED, TIMEOUT, UNAVAILABLE, Refusal, refusal
 from edgeinfer.serve.station import Job
 
@@ -54,6 +55,7 @@ class Service:
     def __init__(self, repository: Repository, limits: Limits, metrics: Metrics, threads: Executor) -> None:
         self.repository, self.limits, self.metrics = repository, limits, metrics
         self.ready, self._threads = False, threads
+        self.cameras = Cameras(())
 
     async def infer(self, request: Request) -> Answer:
         """Run a request. Refusal says why not."""
@@ -76,6 +78,19 @@ class Service:
     async def see(self, name: str, look: Callable[[], Work]) -> tuple[Any, Found]:
         """Run the picture that `look` gives, off the event loop, through a model's face for pictures."""
         return await self._run(self.repository.find(name), look, slow=True)
+
+    def start_cameras(self) -> None:
+        """Follow the cameras, once models are served. UsageError if one asks for a model that is not there."""
+        self.metrics.follow(self.cameras)
+        self.cameras.start(self, self.metrics.camera_ages)
+
+    async def turn(self, name: str, work: Work) -> tuple[Any, Found]:
+        """Run a camera's frame: it queues like a request, but is not counted as one."""
+        found = self.repository.find(name)
+        try:
+            return await asyncio.wait_for(self._answer(found, lambda: work, slow=False), self.limits.timeout)
+        except asyncio.TimeoutError:
+            raise Refusal(TIMEOUT, f"no answer within {self.limits.timeout:g} s") from None
 
     async def _run(
         self, found: Found, accept: Callable[[], Work], *, slow: bool, timeout: float = 0.0

@@ -19,6 +19,7 @@ from edgeinfer import pictures
 from edgeinfer.serve import openapi, wire
 from edgeinfer.serve.bodies import Bodies
 from edgeinfer.serve.faces import IMAGE, Work
+from edgeinfer.serve.live import Motion, described
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from edgeinfer.serve.cameras import Camera
     from edgeinfer.serve.service import Service
 
     Handler = Callable[[Request], Awaitable[Response]]
@@ -36,6 +38,8 @@ MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".s
 # what the page may do: nothing that is not of this service
 POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
 SAFE = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+NO_STORE = {"cache-control": "no-store"}
+PATIENCE_S = 1.0  # that a request for the next picture waits
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 
 
@@ -84,6 +88,12 @@ class Web:
             self._route("/v1/models", self.models),
             self._route("/v1/models/{name:str}/predict", self.predict, "POST"),
             self._route("/v1/models/{name:str}/rollback", self.rollback, "POST"),
+            self._route("/v1/cameras", self.cameras),
+            self._route("/v1/cameras/{name:str}", self.camera),
+            self._route("/v1/cameras/{name:str}/health", self.camera_health),
+            self._route("/v1/cameras/{name:str}/latest", self.camera_latest),
+            self._route("/v1/cameras/{name:str}/picture", self.camera_picture),
+            self._route("/v1/cameras/{name:str}/live", self.camera_live),
             self._route("/metrics", self.metrics),
             self._route("/openapi.json", self.openapi),
             self._route("/", self.page),
@@ -207,6 +217,41 @@ class Web:
         if not self._managed:
             raise Refusal(FORBIDDEN, "the model repository is not open to requests; start with --manage")
 
+    async def cameras(self, _: Request) -> Response:
+        """How every camera is."""
+        return _fresh({"cameras": [camera.state() for camera in self._service.cameras]})
+
+    async def camera(self, request: Request) -> Response:
+        return _fresh(self._camera(request).state())
+
+    async def camera_health(self, request: Request) -> Response:
+        """503 while the camera does not show the present."""
+        health = self._camera(request).look().health
+        return _fresh({"color": health.color, "reason": health.reason}, 200 if health.well else 503)
+
+    async def camera_latest(self, request: Request) -> Response:
+        """What is in the newest picture, how old that is, and how the camera is."""
+        return _fresh(self._camera(request).latest())
+
+    async def camera_picture(self, request: Request) -> Response:
+        """The newest picture as a JPEG; with `after`, the next that is not the one of that name, or 204 for none."""
+        live = self._service.cameras.gallery.of(self._camera(request))
+        coming = live.after(request.query_params.get("after", ""))
+        try:
+            shown = await asyncio.wait_for(coming, PATIENCE_S)
+        except asyncio.TimeoutError:
+            return Response(status_code=204)
+        return Response(shown.jpeg, media_type="image/jpeg", headers={**NO_STORE, **described(shown)})
+
+    async def camera_live(self, request: Request) -> Response:
+        """Motion JPEG."""
+        gallery = self._service.cameras.gallery
+        gallery.need_place()
+        return Motion(gallery.of(self._camera(request)), gallery)
+
+    def _camera(self, request: Request) -> Camera:
+        return self._service.cameras.find(request.path_params["name"])
+
     async def metrics(self, _: Request) -> Response:
         text = await self._service.off_loop(self._service.metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4")
@@ -222,6 +267,10 @@ class Web:
         if name not in files or suffix not in MEDIA:
             return JSONResponse({"error": f"there is no page {name[:50]!r}"}, 404)
         return Response(files[name].read_bytes(), media_type=MEDIA[suffix], headers=SAFE)
+
+
+def _fresh(record: Any, status: int = 200) -> Response:
+    return JSONResponse(record, status, NO_STORE)
 
 
 def _model(request: Request) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeinfer import sources
 from edgeinfer.errors import UsageError
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from edgeinfer.pipeline import Pipeline
     from edgeinfer.results import Result
     from edgeinfer.sources import Frame, OnError
-    from edgeinfer.streams.vitals import Health
+    from edgeinfer.streams.vitals import Health, Vitals
 
 STOP_S = 3.0  # how long closing waits for a capture thread whose read is under way
 
@@ -33,19 +32,22 @@ class Freshness:
     """How much of the present a result shows.
 
     `captured_ns` is the monotonic clock when the frame came out of its source, `age_ms` how long ago that was when
-    the result was handed over; `sequence` counts the source's frames from 0; `dropped` of them came since the
-    result before and were left for newer ones; `fault` says what is wrong with the picture ("black"), or nothing.
+    the result was handed over, and `queue_ms` the part of it that was spent waiting, not in the model; `sequence`
+    counts the source's frames from 0; `dropped` of them came since the result before and were left for newer ones;
+    `fault` says what is wrong with the picture ("black"), or nothing.
     """
 
     captured_ns: int
     age_ms: float
+    queue_ms: float
     sequence: int
     dropped: int
     fault: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that goes beside a result."""
-        record = {"age_ms": round(self.age_ms, 1), "sequence": self.sequence, "dropped": self.dropped}
+        times = {"age_ms": round(self.age_ms, 1), "queue_ms": round(self.queue_ms, 1)}
+        record = {**times, "sequence": self.sequence, "dropped": self.dropped}
         return {**record, "fault": self.fault} if self.fault else record
 
 
@@ -59,6 +61,21 @@ class Seen:
     live: bool
 
 
+class Model(Protocol):
+    """What a stream asks of a model, such as `Pipeline`, `Cascade` or `Tiled`."""
+
+    @property
+    def group(self) -> int:
+        """How many pictures a call should have at most."""
+
+    @property
+    def contexts(self) -> int:
+        """How many calls may run at the same time."""
+
+    def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> Sequence[Result]:
+        """A result a picture."""
+
+
 class Stream:
     """Iterate to get `Seen`: every frame of files, in order; the newest frame of each camera, never an older one later.
 
@@ -70,7 +87,7 @@ class Stream:
     def __init__(
         self,
         names: Sequence[str | Path],
-        model: Pipeline,
+        model: Model,
         *,
         max_age_ms: float = 0,
         patient: bool = False,
@@ -96,7 +113,11 @@ class Stream:
 
     def health(self) -> dict[str, Health]:
         """How each source is, by the name it was given under."""
-        return {capture.source: capture.vitals.health() for capture in self._captures}
+        return {name: vitals.health() for name, vitals in self.vitals().items()}
+
+    def vitals(self) -> dict[str, Vitals]:
+        """What each source has shown so far, by the name it was given under."""
+        return {capture.source: capture.vitals for capture in self._captures}
 
     def __iter__(self) -> Iterator[Seen]:
         running: deque[tuple[list[Captured], Future[list[Result]]]] = deque()
@@ -115,9 +136,14 @@ class Stream:
         """Run what waits, as far as there is room; wait for a frame or for the oldest result."""
         if len(running) >= self._depth:
             return
-        taken = self._inbox.take(self._model.spec.batch.max, lambda: bool(running) and running[0][1].done())
+        taken = self._inbox.take(self._model.group, lambda: bool(running) and running[0][1].done())
         if taken:
-            future = self._pool.submit(self._results, [one.frame for one in taken])
+            try:
+                future = self._pool.submit(self._results, [one.frame for one in taken])
+            except RuntimeError:
+                if self._closed:  # meanwhile
+                    return
+                raise
             future.add_done_callback(lambda _: self._inbox.wake())
             running.append((taken, future))
 
@@ -135,8 +161,9 @@ class Stream:
             self._late[camera] += 1 + captured.dropped
             return
         dropped, self._late[camera] = captured.dropped + self._late[camera], 0
-        freshness = Freshness(captured.frame.captured_ns, age_ms, captured.sequence, dropped, captured.fault)
-        yield Seen(captured.frame, result, freshness, self._live[camera])
+        queue_ms = max(0.0, age_ms - sum(result.timings_ms.values()))
+        shown = captured.frame.captured_ns, age_ms, queue_ms, captured.sequence, dropped, captured.fault
+        yield Seen(captured.frame, result, Freshness(*shown), self._live[camera])
 
     def _raise(self) -> None:
         """The first error that ended a source, once everything else is done."""
@@ -162,7 +189,7 @@ class Stream:
 
 
 def stream(
-    source: str | Path | Sequence[str | Path], model: Pipeline, *, max_age_ms: float = 0, patient: bool = False
+    source: str | Path | Sequence[str | Path], model: Model, *, max_age_ms: float = 0, patient: bool = False
 ) -> Stream:
     """The model on a camera, stream or video, or on several at once.
 

@@ -24,8 +24,8 @@ BACK_OFF_S = (0.1, 0.25, 0.5, 1.0)  # the waits before trying again; the last on
 class Capture(threading.Thread):
     """Puts one source's frames into the inbox until the source ends, fails for good, or the inbox closes.
 
-    A camera or stream that was lost is opened again and again; one that cannot be opened the first time is
-    an error unless `patient`. A picture that came before is not put in again.
+    A camera or stream that was lost is opened again and again. One that cannot be opened the first time is an error,
+    and one that comes to its own end is over, unless `patient`. A picture that came before is not put in again.
     """
 
     def __init__(
@@ -57,6 +57,9 @@ class Capture(threading.Thread):
         except EdgeInferError as error:
             self.vitals.lost(str(error))
             self.error = error
+        except Exception as error:
+            self.vitals.lost(f"reading it failed: {type(error).__name__}: {error}")
+            raise
         finally:
             self._inbox.end(self._camera)
 
@@ -71,16 +74,18 @@ class Capture(threading.Thread):
             before = self._sequence
             try:
                 self._read()
+                told = "it came to its end"
             except SourceError as error:
                 if not (self._sequence or self._patient):
                     raise
-                tries = tries + 1 if self._sequence == before else 0
-                wait = BACK_OFF_S[min(tries, len(BACK_OFF_S) - 1)]
-                self.vitals.lost(f"{error}; trying again")
-                self._stopped.wait(wait)
+                told = str(error)
             else:
-                self.vitals.ended()  # it came to its own end
-                return
+                if not self._patient:
+                    self.vitals.ended()
+                    return
+            tries = tries + 1 if self._sequence == before else 0
+            self.vitals.lost(f"{told}; trying again")
+            self._stopped.wait(BACK_OFF_S[min(tries, len(BACK_OFF_S) - 1)])
 
     def _read(self) -> None:
         live = sources.live(self.source)
@@ -88,7 +93,7 @@ class Capture(threading.Thread):
         with closing(found):
             for frame in found:
                 self.vitals.connected(frame.fps)
-                fault = self.vitals.saw(frame.image, time.monotonic()) if live else ""
+                fault = self.vitals.saw(frame.image, time.monotonic(), frame.pixels) if live else ""
                 if self._stopped.is_set() or not self._offer(frame, fault):
                     return
 

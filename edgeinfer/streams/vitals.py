@@ -39,19 +39,29 @@ class Vitals:
         self._lost = ""
         self._ended = self._dark = False
         self._last: NDArray[Any] | None = None
+        # since the start: pictures that came, those that were like the one before, connections made anew
+        self.pictures = self.repeated = self.reconnects = 0
 
     def connected(self, fps: float) -> None:
         """The source was opened and gives so many frames a second (0: unknown)."""
         with self._lock:
             self._patience = max(PATIENCE_S, INTERVALS / fps) if fps else PATIENCE_S
 
-    def saw(self, image: NDArray[Any], now: float) -> str:
+    @property
+    def patience(self) -> float:
+        """Seconds without a new picture after which the source counts as ill."""
+        return self._patience
+
+    def saw(self, image: NDArray[Any], now: float, pixels: str = "bgr") -> str:
         """Note a picture that came at `now`; what is wrong with it: "repeated", "black" or nothing."""
         repeated = _same(self._last, image)
         self._last = image
         if not repeated:
-            self._dark = _black(image)
+            self._dark = _black(image, pixels)
         with self._lock:
+            self.pictures += 1
+            self.repeated += repeated
+            self.reconnects += bool(self._lost and self._read)
             self._read, self._lost = now, ""
             self._changed = self._changed if repeated else now
             self._lit = self._lit if self._dark else now
@@ -93,7 +103,9 @@ def _same(last: NDArray[Any] | None, image: NDArray[Any]) -> bool:
     return np.array_equal(last[::STEP, ::STEP], image[::STEP, ::STEP]) and np.array_equal(last, image)
 
 
-def _black(image: NDArray[Any]) -> bool:
-    sample = image[::STEP, ::STEP]
+def _black(image: NDArray[Any], pixels: str) -> bool:
+    # of nv12 the upper two thirds are brightness, from 16 on; a fourth channel is no colour
+    light = np.maximum(image[: len(image) * 2 // 3], 16) - 16 if pixels == "nv12" else image[..., :3]
+    sample = light[::STEP, ::STEP]
     brightest, mean = BLACK
     return bool(sample.max() <= brightest and sample.mean() <= mean)
