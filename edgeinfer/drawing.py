@@ -93,7 +93,7 @@ def crossed(image: Image, lines: Sequence[str]) -> Image:
 
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     canvas: Image = cv2.convertScaleAbs(grey, alpha=0.5)
-    pen = _pen(image)
+    pen = _pen(image, larger=2)
     row = pen.text + 4 * pen.pad
     top = max(0, (image.shape[0] - row * len(lines)) // 2)
     canvas[top : top + row * len(lines)] = ALARM
@@ -123,11 +123,11 @@ def _ink(color: Color) -> Color:
     return DARK if 0.114 * blue + 0.587 * green + 0.299 * red > 110 else LIGHT
 
 
-def _pen(image: Image) -> Pen:
+def _pen(image: Image, larger: float = 1) -> Pen:
     import cv2
 
     side = (image.shape[0] * image.shape[1]) ** 0.5
-    text = max(8, round(side / 48))
+    text = max(8, round(side * larger / 48))
     weight = max(1, round(text / 11))
     scale = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, text, weight)
     return Pen(max(1, round(side / 330)), text, max(2, text // 3), scale, weight)

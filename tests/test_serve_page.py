@@ -1,5 +1,7 @@
 """The service's page in a real browser: a picture is chosen, and boxes are drawn."""
 
+import contextlib
+import time
 from importlib import resources
 
 import cv2
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgeinfer_export.export import export
+from helpers.camera import camera
 from helpers.service import service
 
 ASSETS = resources.files("edgeinfer_export") / "assets"
@@ -25,8 +28,12 @@ DRAWN = """
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    bundle = export(str(ASSETS / "pictograms.pt"), tmp_path_factory.mktemp("models") / "pictograms")
+def bundle(tmp_path_factory):
+    return export(str(ASSETS / "pictograms.pt"), tmp_path_factory.mktemp("models") / "pictograms")
+
+
+@pytest.fixture(scope="module")
+def running(bundle):
     with service(bundle) as started:
         yield started
 
@@ -61,3 +68,32 @@ def test_a_file_that_is_no_picture_is_told(running, browser, tmp_path):
         assert page.until("document.querySelector('#said.bad') && document.getElementById('said').textContent")
     finally:
         page.close()
+
+
+# what stands on each camera's picture
+BADGES = """Object.fromEntries([...document.querySelectorAll("figure")].map(
+  (one) => [one.dataset.name, one.querySelector("button span").textContent]))"""
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_cameras_are_shown_with_their_age_and_an_ill_one_is_marked(bundle, browser, width):
+    with camera() as door, camera() as yard:
+        words = [f"--camera={name}={opened.address}" for name, opened in (("door", door), ("yard", yard))]
+        with service(bundle, *words) as served, contextlib.closing(browser.open(served.url, width)) as page:
+            page.until("document.querySelectorAll('figure.good').length == 2")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            sources = "[...document.querySelectorAll('figure img')].map((one) => one.src)"
+            before = page.evaluate(sources)
+            page.until(f"{sources}.every((one, place) => one != {before}[place])")
+            yard.mode, start = "frozen", time.monotonic()
+            page.until("document.querySelectorAll('figure[data-name=yard].bad').length")
+            assert time.monotonic() - start < 2
+            page.until("/^the same picture/.test(document.querySelector('figure[data-name=yard] small').textContent)")
+            badges = page.evaluate(BADGES)
+            assert badges["yard"].startswith("not live")
+            assert badges["door"].startswith("live")
+            yard.mode = "moving"
+            page.until("document.querySelectorAll('figure.good').length == 2")
+            # a service that is gone is no live picture
+            served.send("SIGTERM")
+            page.until("document.querySelectorAll('figure.bad').length == 2")
