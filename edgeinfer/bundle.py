@@ -101,7 +101,7 @@ def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
     `.name.*` folder beside it, which the next write removes.
     """
     target = target.absolute()
-    _check_replaceable(target, mark)
+    check_replaceable(target, mark)
     fresh = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +121,8 @@ def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _check_replaceable(target: Path, mark: str) -> None:
-    """Only a folder of the same kind or an empty one may be replaced."""
+def check_replaceable(target: Path, mark: str = SPEC_FILE) -> None:
+    """Only a folder of the same kind or an empty one may be replaced. Raises BundleError."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise BundleError(f"{target} exists and is not a folder", hint="choose another -o DIR")
     if target.is_dir() and any(target.iterdir()) and not (target / mark).is_file():

@@ -13,7 +13,6 @@ from edgeinfer.spec import COLORS, PLACES, PRECISIONS, Batch, Size
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
 HELP = "turn a checkpoint or an ONNX file into a bundle that every device can run"
 EXAMPLE = """\
@@ -115,7 +114,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     args = _recipe.applied(args)
     exporter, heldout = _exporter.part("export"), _exporter.part("heldout")
-    compiler = _compiler(args.compile, args.nms) if args.compile else None
+    targets = _targets(args)
     options = exporter.Options(
         size=_size(args.imgsz),
         batch=_batch(args.batch),
@@ -130,14 +129,15 @@ def run(args: argparse.Namespace) -> int:
         via=_exporter.part("via").check(args.via, args.via_python),
         via_python=args.via_python,
         recipe=args.recipe,
+        targets=targets,
     )
     if args.plan:
-        return _show(_exporter.part("planning").plan(args.source, args.output, options, args.compile or ""), args.json)
+        return _show(_exporter.part("planning").plan(args.source, args.output, options), args.json)
     progress = _progress if sys.stderr.isatty() else None
     path = exporter.export(args.source, args.output, options, progress=progress, warn=_warn, tell=_tell)
     _report(path, args.json)
-    if compiler:
-        compiler(path, build.printer(args.json))
+    if targets:
+        _exporter.part("engines").add_engines(path, targets, done=build.printer(args.json))
     return 0
 
 
@@ -154,12 +154,14 @@ def _variant(args: argparse.Namespace) -> Any:
     )
 
 
-def _compiler(text: str, nms: str) -> Callable[[Path, Callable[[Any], None]], Any]:
-    """What compiles the engines asked for; a target that cannot be is refused before anything is written."""
-    targets, engines = _exporter.part("targets"), _exporter.part("engines")
-    wanted, options = targets.parse(text), _exporter.part("buildoptions").Options()
-    targets.check_nms(wanted, nms)
-    return lambda path, done: engines.add_engines(path, wanted, options, done=done)
+def _targets(args: argparse.Namespace) -> tuple[Any, ...]:
+    """What engines are asked for; those that cannot suppress boxes are refused before a source is looked at."""
+    if not args.compile:
+        return ()
+    targets = _exporter.part("targets")
+    wanted: tuple[Any, ...] = targets.parse(args.compile)
+    targets.check_nms(wanted, args.nms)
+    return wanted
 
 
 def _size(text: str) -> Size | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import edgeinfer
 from edgeinfer import modeljson
-from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of, writing
+from edgeinfer.bundle import SPEC_FILE, Bundle, check_replaceable, sha256_of, writing
 from edgeinfer.errors import ExportError
 from edgeinfer.loading import load
 from edgeinfer.results import Classification
@@ -26,6 +27,8 @@ from edgeinfer_export import (
     onnxgraph,
     ranges,
     sources,
+    targets,
+    vendor,
 )
 from edgeinfer_export.gate import Gate
 from edgeinfer_export.onnxsource import UNTOLD, Told
@@ -39,8 +42,10 @@ if TYPE_CHECKING:
     from edgeinfer.spec import ModelSpec
     from edgeinfer_export.gate import Trial
     from edgeinfer_export.recipes import Recipe
+    from edgeinfer_export.targets import Target
 
 PLAIN = graphs.Variant()
+GOLDEN_PICTURES = 2
 # a golden sample's most findings, and the confidences tried until something is found
 GOLDEN_LIMIT = 20
 GOLDEN_SCORES = (0.25, 0.05, 0.01)
@@ -54,7 +59,8 @@ class Options:
     `precisions`, each but the source's own measured on `pictures` and kept within `budget` points of accuracy;
     `method` chooses the ranges of int8. `told`: what an .onnx or .engine file does not say itself. `via`: the tool
     that exports a checkpoint the builders do not know, run by `via_python`. `variant`: what is moved into the graph,
-    and a detector's thresholds.
+    and a detector's thresholds. `targets`: what the bundle is to be compiled for; `export` compiles nothing, but
+    refuses what could not be.
     """
 
     size: Size | None = None
@@ -70,6 +76,7 @@ class Options:
     via: str = ""
     via_python: str = ""
     recipe: Recipe | None = None
+    targets: tuple[Target, ...] = ()
 
 
 def export(
@@ -84,14 +91,15 @@ def export(
     """Export a source (a file, or a known name) to the bundle `out` (default engines/NAME); gives its path.
 
     `warn` is told what works and yet may surprise, `tell` what was tried to keep a precision within its budget.
-    Raises CheckpointError, ExportError, FetchError, BundleError, DatasetError.
+    Raises CheckpointError, ExportError, FetchError, BundleError, DatasetError, BackendUnavailable.
     """
+    if out:
+        check_replaceable(Path(out))
+    for library in dict.fromkeys(target.library for target in options.targets):
+        vendor.check_able(library)
     if Path(source).suffix.lower() in enginefile.SUFFIXES:
-        if options.variant != PLAIN or options.via:
-            raise ExportError(f"{source} is compiled: its graph cannot be changed", hint="export its ONNX instead")
-        engine = enginefile.read(Path(source), options)
-        spec = _signed(engine.spec, options)
-        return write_engine(dataclasses.replace(engine, spec=spec), _target(out, spec.name))
+        engine = read_engine(source, options)
+        return write_engine(engine, _target(out, engine.spec.name))
     built = read(source, options, progress)
     for note in built.notes:
         if warn:
@@ -105,8 +113,18 @@ def read(
     """The source's graph and spec, with all that is known of where it comes from."""
     built = graphs.vary(sources.read(source, options, progress), options.variant)
     _check_precisions(onnxgraph.precision(built.model), options)
+    targets.check_nms(options.targets, "graph" if onnxgraph.suppresses(built.model) else "runtime")
     onnxgraph.add_facts(built.model, {"license": built.spec.provenance.license})
     return dataclasses.replace(built, spec=_signed(built.spec, options))
+
+
+def read_engine(source: str | Path, options: Options) -> enginefile.Engine:
+    """A compiled source and its spec, with who exported it."""
+    if options.variant != PLAIN or options.via or options.targets:
+        what = "it cannot be compiled again" if options.targets else "its graph cannot be changed"
+        raise ExportError(f"{source} is compiled: {what}", hint="export its ONNX instead")
+    engine = enginefile.read(Path(source), options)
+    return dataclasses.replace(engine, spec=_signed(engine.spec, options))
 
 
 def _check_precisions(held: str, options: Options) -> None:
@@ -148,12 +166,14 @@ def write_bundle(
     with what is left, and ExportError raised. `tell` hears what was tried for each.
     """
     held = onnxgraph.precision(model)
-    with writing(target) as folder:
+    precisions = options.precisions or (held,)
+    # pictures that will not do are refused before anything is written
+    needed = heldout.pictures(options.pictures, spec) if forms.forms(precisions, but=held) else nullcontext()
+    with needed as pictures, writing(target) as folder:
         source = _write(model, folder, held)
         _describe(folder, spec, (source,))
         golden = _golden_samples(folder, held)
-        precisions = options.precisions or (held,)
-        trials = _tried(model, spec, folder, [one for one in forms.forms(precisions) if one.precision != held], options)
+        trials = _tried(model, spec, folder / source.file, pictures, options) if pictures else []
         if tell:
             for trial in trials:
                 tell(trial)
@@ -171,19 +191,18 @@ def write_bundle(
 
 
 def _tried(
-    model: onnx.ModelProto, spec: ModelSpec, folder: Path, wanted: list[forms.Form], options: Options
+    model: onnx.ModelProto,
+    spec: ModelSpec,
+    reference: Path,
+    pictures: heldout.Pictures,
+    options: Options,
 ) -> list[Trial]:
-    """Every form made and measured; the files of those that are admitted are in the folder."""
-    if not wanted:
-        return []
-    with heldout.pictures(options.pictures, spec) as pictures:
-        seen = None
-        if pictures.calibration and any(form.precision == "int8" for form in wanted):
-            seen = calibration.ranges(model, spec, pictures.calibration, options.method)
-        judge = Gate(
-            folder, spec, folder / f"model.{onnxgraph.precision(model)}.onnx", pictures.heldout, options.budget
-        )
-        return [judge.admit(model, form, seen) for form in wanted]
+    """Every form made and measured; the files of those that are admitted lie beside the reference."""
+    wanted, seen = forms.forms(options.precisions, but=onnxgraph.precision(model)), None
+    if pictures.calibration and any(form.precision == "int8" for form in wanted):
+        seen = calibration.ranges(model, spec, pictures.calibration, options.method)
+    judge = Gate(reference.parent, spec, reference, pictures.heldout, options.budget)
+    return [judge.admit(model, form, seen) for form in wanted]
 
 
 def _refusal(refused: list[Trial], rest: str) -> ExportError:
@@ -214,6 +233,11 @@ def write_engine(engine: enginefile.Engine, target: Path) -> Path:
     return target
 
 
+def golden_files() -> tuple[str, ...]:
+    """The pictures of a bundle's golden samples."""
+    return tuple(f"golden/{place}.png" for place in range(GOLDEN_PICTURES))
+
+
 def _golden_samples(folder: Path, precision: str) -> tuple[Golden, ...]:
     """Run the graph on the packaged pictures and record what it finds."""
     import cv2
@@ -222,8 +246,7 @@ def _golden_samples(folder: Path, precision: str) -> tuple[Golden, ...]:
     samples = []
     scores = _scores(Bundle.open(folder).spec)
     with load(folder, backend="ort", precision=precision, conf=min(scores, default=None)) as pipeline:
-        for place, picture in enumerate(_pictures()):
-            name = f"golden/{place}.png"
+        for name, picture in zip(golden_files(), _pictures(), strict=True):
             # encoded here and written by us: libpng tells the terminal, not the caller, that the disk is full
             (folder / name).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
             samples.append(_record(name, pipeline(picture), scores))
@@ -261,5 +284,5 @@ def _pictures() -> list[Any]:
     import numpy as np
 
     assets = resources.files("edgeinfer_export") / "assets"
-    files = sorted(entry.name for entry in assets.iterdir() if entry.name.endswith(".jpg"))[:2]
+    files = sorted(entry.name for entry in assets.iterdir() if entry.name.endswith(".jpg"))[:GOLDEN_PICTURES]
     return [cv2.imdecode(np.frombuffer((assets / file).read_bytes(), np.uint8), cv2.IMREAD_COLOR) for file in files]

@@ -39,10 +39,10 @@ class Made:
     how: Mapping[str, str]
 
 
-def forms(precisions: Sequence[str]) -> tuple[Form, ...]:
-    """The forms that these precisions have, in order."""
+def forms(precisions: Sequence[str], but: str = "") -> tuple[Form, ...]:
+    """The forms that these precisions have, in order; `but` without those of the precision that is there already."""
     flavors = {"int8": quantize.FLAVORS}
-    return tuple(Form(one, flavor) for one in precisions for flavor in flavors.get(one, ("",)))
+    return tuple(Form(one, flavor) for one in precisions if one != but for flavor in flavors.get(one, ("",)))
 
 
 @dataclass(frozen=True)

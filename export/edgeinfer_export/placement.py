@@ -1,6 +1,7 @@
 """Where a graph is quantised: which tensors get a QuantizeLinear / DequantizeLinear pair, for what will run it.
 
-`cpu`: a pair round every operator that ONNX Runtime has in 8 bits. `trt`: pairs where TensorRT fuses them: at what
+`cpu`: a pair round every operator that ONNX Runtime is faster at in 8 bits: thin convolutions stay float32, and what
+reads nothing but float32. `trt`: pairs where TensorRT fuses them: at what
 convolutions read, at the residual side of additions (the other side stays in the convolution before), and with one
 scale round pools, resizing and concatenation. The last convolutions and all behind them stay float32.
 """
@@ -24,6 +25,8 @@ PASSING = ("MaxPool", "Resize", "Reshape", "Transpose", "Flatten", "Split", "Sli
 JOINING = ("MaxPool", "Resize", "Concat")
 # what ONNX Runtime has a kernel of 8 bits for
 ON_CPU = ("Conv", "Sigmoid", "Mul", "Add", "Relu", "LeakyRelu", "Concat", "MaxPool", "Resize", "GlobalAveragePool")
+# a convolution from or to so few channels is no faster in 8 bits, and the activation behind it twice as slow
+THIN = 16
 # its clipping at 0 is part of the pair behind it
 CLIPPING = ("Conv", "Add")
 
@@ -72,8 +75,9 @@ class Net:
     def _fits(self, node: Any, flavor: str) -> bool:
         if not all(name in self.constants for name in node.input[1:] if name) or node.input[0] not in self.floats:
             return False
-        # of a picture's three channels ONNX Runtime makes columns of bytes one by one: twice as slow as float32
-        return bool(flavor == "trt" or self.constants[node.input[1]].dims[1] not in (2, 3))
+        outputs, inputs = self.constants[node.input[1]].dims[:2]
+        # one channel for each group has kernels of its own
+        return bool(flavor == "trt" or (outputs > THIN and (inputs > THIN or inputs == 1)))
 
     def points(self, flavor: str) -> set[str]:
         """The tensors that are quantised."""
@@ -82,12 +86,12 @@ class Net:
     def _for_cpu(self) -> set[str]:
         ours = {precision.title(node) for node in self.convolutions("cpu")}
         points: set[str] = set()
+        eight: set[str] = set()
         for node in self.nodes:
-            able = (
-                node.op_type in ON_CPU and self.free(node) and (node.op_type != "Conv" or precision.title(node) in ours)
-            )
-            if able and self._whole(node):
+            begins = precision.title(node) in ours or (node.op_type != "Conv" and not eight.isdisjoint(node.input))
+            if begins and node.op_type in ON_CPU and self.free(node) and self._whole(node):
                 points.update((*self.activations(node), *node.output))
+                eight.update(node.output)
         return points - self._clipped()
 
     def _whole(self, node: Any) -> bool:
@@ -145,10 +149,9 @@ class Net:
         gate = self.maker.get(sides[-1])
         return len(sides) == 2 and gate is not None and gate.op_type == "Sigmoid" and gate.input[0] == sides[0]
 
-    def together(self, points: set[str], flavor: str) -> Iterator[tuple[str, str]]:
-        """Pairs of points that must have one scale."""
-        kinds = (*PASSING, *(("Concat",) if flavor == "trt" else ()))
+    def together(self, points: set[str]) -> Iterator[tuple[str, str]]:
+        """Pairs of points that have one scale, so that 8 bits are moved as they are."""
         for node in self.nodes:
-            if node.op_type in kinds:
+            if node.op_type in (*PASSING, "Concat"):
                 for name in self.activations(node):
                     yield from ((name, out) for out in node.output if {name, out} <= points)

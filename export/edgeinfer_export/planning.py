@@ -7,8 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer.bundle import SPEC_FILE, check_replaceable
 from edgeinfer.errors import BackendUnavailable
-from edgeinfer_export import enginefile, export, forms, onnxgraph, recipes, sources, targets, vendor, via
+from edgeinfer.spec import Boxes
+from edgeinfer_export import compile as compiling
+from edgeinfer_export import (
+    enginefile,
+    engines,
+    export,
+    forms,
+    heldout,
+    onnxgraph,
+    recipes,
+    sources,
+    targets,
+    vendor,
+    via,
+)
+from edgeinfer_export.buildoptions import Options as BuildOptions
 
 if TYPE_CHECKING:
     from edgeinfer.spec import Batch, ModelSpec, Size
@@ -16,9 +32,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """Pictures that are run: so many of a folder, None while that cannot be known; `layout` of their labels."""
+
+    path: str
+    images: int | None = None
+    layout: str = ""
+
+    def __str__(self) -> str:
+        of = f"pictures of {self.path}" if self.path else "street scenes of the package"
+        labels = {"": "", "pictures": ", without labels"}.get(self.layout, f", {self.layout} labels")
+        return f"{'' if self.images is None else f'{self.images} '}{of}{labels}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What would be done. `size`, `batch` and what is about the architecture are empty while they cannot be known:
     the source has to be downloaded, trained or converted first. `missing` says what has to be there before.
+
+    `calibration` (by `method`, for int8) and `judged` (within `budget` points of float32) are the pictures that
+    artifacts are made with and measured on, None where none is; `in_graph` is what the model does itself; `files`
+    are all that the bundle would hold.
     """
 
     source: str
@@ -33,8 +67,14 @@ class Plan:
     size: Size | None = None
     batch: Batch | None = None
     license: str = ""
+    in_graph: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
+    calibration: Shown | None = None
+    method: str = ""
+    judged: Shown | None = None
+    budget: float | None = None
     engines: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     writes: str = ""
     replaces: bool = False
     missing: tuple[str, ...] = ()
@@ -60,42 +100,49 @@ class Plan:
             ("model", ", ".join(filter(None, (self.name, *model, count)))),
             ("input", ", ".join(filter(None, (str(self.size or ""), span)))),
             ("licence", self.license),
+            ("in the graph", ", ".join(self.in_graph)),
             ("artifacts", ", ".join(self.artifacts)),
+            ("calibrated", f"with {self.calibration}, ranges by {self.method}" if self.calibration else ""),
+            ("judged", f"within {self.budget:g} points of float32, on {self.judged}" if self.judged else ""),
             ("engines", ", ".join(self.engines)),
             ("writes", f"{self.writes}{replaced}"),
+            ("files", ", ".join(self.files)),
             *(("note", note) for note in self.notes),
             *(("missing", one) for one in self.missing),
         ]
         return [row for row in rows if row[1]]
 
 
-def plan(source: str, out: str | None, options: Options, engines: str = "") -> Plan:
-    """What `export.export` would do of this source, and `engines.add_engines` with the targets in `engines`.
+def plan(source: str, out: str | None, options: Options) -> Plan:
+    """What `export.export` would do of this source, and `engines.add_engines` with the targets of `options`.
 
     Raises what they would raise as far as that shows without writing.
     """
-    wanted = targets.parse(engines) if engines else ()
     found = _source(source, options)
     folder = Path(out) if out else Path("engines") / found.name
+    check_replaceable(folder)
     recipe = options.recipe
+    compiled = [
+        (target, _precision(one)) for target in options.targets for one in found.artifacts if "-cpu." not in one
+    ]
     return dataclasses.replace(
         found,
         recipe=recipe.name if recipe else "",
         recipe_sha256=recipe.sha256 if recipe else "",
-        engines=tuple(
-            f"{target} {_precision(one)}" for target in wanted for one in found.artifacts if "-cpu." not in one
-        ),
+        engines=tuple(f"{target} {held}" for target, held in compiled),
+        files=(*found.files, *(_engine_file(target, held) for target, held in compiled)),
         writes=str(folder),
         replaces=folder.is_dir(),
-        missing=(*found.missing, *_libraries(wanted)),
+        missing=(*found.missing, *_libraries(options.targets)),
     )
 
 
 def _source(source: str, options: Options) -> Plan:
     precisions = options.precisions or ("fp32",)
-    artifacts = tuple(form.file for form in forms.forms(precisions))
-    asked = Plan(source, "", options.name or sources.plain(Path(source).stem), artifacts=artifacts)
-    asked = dataclasses.replace(asked, size=options.size, batch=options.batch)
+    asked = Plan(source, "", options.name or sources.plain(Path(source).stem), size=options.size, batch=options.batch)
+    asked = _with_forms(
+        dataclasses.replace(asked, in_graph=_asked_in_graph(options)), precisions, "fp32", None, options
+    )
     if options.recipe and recipes.is_file(source) and not Path(source).exists():
         return dataclasses.replace(asked, kind="a file", missing=(f"{source} is not there",))
     path, known = sources.find(source)
@@ -105,17 +152,63 @@ def _source(source: str, options: Options) -> Plan:
         kind = f"downloaded from {known.url}"
         return dataclasses.replace(asked, name=options.name or known.name, kind=kind, license=known.license)
     if path.suffix.lower() in enginefile.SUFFIXES:
-        engine = enginefile.read(path, options)
+        engine = export.read_engine(path, options)
         kind = f"a TensorRT engine, {path.stat().st_size / 1e6:.1f} MB"
-        return _known(asked, kind, engine.spec, (f"trt.{engine.precision}.plan",))
+        plans = (f"trt.{engine.precision}.plan",)
+        return dataclasses.replace(_known(asked, kind, engine.spec), artifacts=plans, files=(SPEC_FILE, *plans))
     built = export.read(source, options)
     held = onnxgraph.precision(built.model)
-    artifacts = artifacts if options.precisions else (f"model.{held}.onnx",)
     kind = f"{'downloaded' if known else 'a file'}, {path.stat().st_size / 1e6:.1f} MB"
-    return dataclasses.replace(_known(asked, kind, built.spec, artifacts), notes=built.notes)
+    found = dataclasses.replace(_known(asked, kind, built.spec), notes=built.notes)
+    return _with_forms(found, options.precisions or (held,), held, built.spec, options)
 
 
-def _known(asked: Plan, kind: str, spec: ModelSpec, artifacts: tuple[str, ...]) -> Plan:
+def _with_forms(plan: Plan, precisions: tuple[str, ...], held: str, spec: ModelSpec | None, options: Options) -> Plan:
+    """The plan with the files of these precisions, and the pictures they take; of a model without spec, uncounted."""
+    artifacts = tuple(f"model.{held}.onnx" if one.precision == held else one.file for one in forms.forms(precisions))
+    artifacts = tuple(dict.fromkeys(artifacts))
+    plan = dataclasses.replace(plan, artifacts=artifacts, files=(SPEC_FILE, *artifacts, *export.golden_files()))
+    made = {form.precision for form in forms.forms(precisions, but=held)}
+    if not made:
+        return plan
+    calibration, judged = _shown(options.pictures, spec)
+    if "int8" in made:
+        plan = dataclasses.replace(plan, calibration=calibration, method=options.method)
+    return dataclasses.replace(plan, judged=judged, budget=options.budget)
+
+
+def _shown(given: heldout.Sources, spec: ModelSpec | None) -> tuple[Shown | None, Shown]:
+    """The pictures to calibrate with, if there are any, and those to judge by."""
+    if spec is None:
+        return Shown(given.calibrate) if given.calibrate else None, Shown(given.heldout or given.calibrate)
+    with heldout.pictures(given, spec) as pictures:
+        seen, judging = pictures.calibration, pictures.heldout
+        path = given.heldout or given.calibrate
+        return (
+            Shown(given.calibrate, len(seen), seen.layout) if seen else None,
+            Shown(path, len(judging), judging.layout),
+        )
+
+
+def _asked_in_graph(options: Options) -> tuple[str, ...]:
+    variant = options.variant
+    return (
+        *((f"uint8 {variant.frames} frames",) if variant.frames else ()),
+        *(("suppression",) if variant.nms else ()),
+    )
+
+
+def _in_graph(spec: ModelSpec) -> tuple[str, ...]:
+    found = []
+    if spec.preprocess.where == "graph":
+        found.append(f"uint8 {spec.preprocess.color} frames")
+    if isinstance(spec.decode, Boxes) and spec.decode.where == "graph":
+        one = spec.decode
+        found.append(f"suppression: score {one.score:g}, overlap {one.iou:g}, {one.limit} boxes at most")
+    return tuple(found)
+
+
+def _known(asked: Plan, kind: str, spec: ModelSpec) -> Plan:
     return dataclasses.replace(
         asked,
         kind=kind,
@@ -127,7 +220,7 @@ def _known(asked: Plan, kind: str, spec: ModelSpec, artifacts: tuple[str, ...]) 
         size=spec.preprocess.size,
         batch=spec.batch,
         license=spec.provenance.license,
-        artifacts=artifacts,
+        in_graph=_in_graph(spec),
     )
 
 
@@ -135,14 +228,23 @@ def _precision(file: str) -> str:
     return file.split(".")[1].split("-", maxsplit=1)[0]
 
 
+def _engine_file(target: targets.Target, held: str) -> str:
+    """What the engine will be called; of one for this GPU, where there is none, as far as that goes."""
+    options = BuildOptions(library=target.library, precision=held, capabilities=target.capabilities)
+    try:
+        facts = compiling.key(options)
+        version = vendor.load(target.library).__version__ if target.library == "trt" else ""
+    except BackendUnavailable:
+        return f"{target.library}-GPU-VERSION.{held}.plan"
+    return engines.file_name(options, facts, version)
+
+
 def _libraries(wanted: tuple[targets.Target, ...]) -> list[str]:
     """What the compilers need and this machine lacks."""
     found = []
     for library in dict.fromkeys(target.library for target in wanted):
         try:
-            vendor.load(library)
-            if library == "trt":
-                vendor.gpu()
+            vendor.check_able(library)
         except BackendUnavailable as error:
             found.append(f"{error}; {error.hint}")
     return found

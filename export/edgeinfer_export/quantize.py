@@ -68,7 +68,7 @@ class _Quantizing:
                 name = parent[name]
             return name
 
-        for one, other in self._net.together(self._points, self._flavor):
+        for one, other in self._net.together(self._points):
             parent[root(other)] = root(one)
         members: dict[str, list[Range]] = {}
         for name in parent:

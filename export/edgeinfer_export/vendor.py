@@ -56,6 +56,13 @@ def gpu() -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
+def check_able(library: str) -> None:
+    """Raises BackendUnavailable where `trt` or `rtx` cannot compile on this machine."""
+    load(library)
+    if library == "trt":
+        gpu()
+
+
 class Listener:
     """Hears what the library says during one build: `errors`, `warnings`, all of it in `log_file`.
 

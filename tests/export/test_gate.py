@@ -14,7 +14,6 @@ from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
 from edgeinfer_export import export as exporting
 from edgeinfer_export import forms, graphs
-from edgeinfer_export.planning import plan
 from helpers import fullsize
 from helpers.scenery import SOURCE, TRUTH, write_scenes
 
@@ -255,16 +254,6 @@ def test_another_precision_than_the_files_cannot_be_made_of_half(tmp_path, capsy
     capsys.readouterr()
     assert run(tmp_path / "c", "--precision", "fp32", source=tmp_path / "b" / "model.fp16.onnx") == 1
     assert "cannot be made from a model in fp16" in capsys.readouterr().err
-
-
-def test_a_plan_names_both_flavours_and_compiles_one(few, tmp_path):
-    options = exporting.Options(
-        precisions=("fp32", "int8"), pictures=exporting.heldout.Sources(str(few), "", True), size=exporting.Size(96, 96)
-    )
-    found = plan(str(SOURCE), str(tmp_path / "b"), options, "rtx:sm86")
-
-    assert found.artifacts == ("model.fp32.onnx", "model.int8-cpu.onnx", "model.int8-trt.onnx")
-    assert found.engines == ("rtx:sm86 fp32", "rtx:sm86 int8")
 
 
 def test_layers_have_the_names_people_know():

@@ -1,5 +1,7 @@
 """int8 graphs: pairs where TensorRT and ONNX Runtime want them, near float32, valid, the same bytes every time."""
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import pytest
@@ -156,19 +158,47 @@ def test_for_cpus_onnx_runtime_makes_whole_kernels_of_it(quantized, name, tmp_pa
     options.optimized_model_filepath = str(tmp_path / "fused.onnx")
     model = quantized(name)[1]["cpu"]
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
-    floats = sum(kind in ("Conv", "FusedConv") for kind in kinds)
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node)
 
     heads = {"yolov5": 6, "yolov5u": 6}.get(name, 1)
-    assert kinds.count("QLinearConv") > 5
-    assert floats == 1 + heads
-    assert kinds.count("Add") + kinds.count("Sigmoid") + kinds.count("MaxPool") <= 2 + heads
+    assert kinds["QLinearConv"] == sum(eight for _, _, eight in convolutions(model)) > 10
+    # numbers of 8 bits are made once, behind the first convolutions and the thin ones, and left again for the heads
+    assert kinds["QuantizeLinear"] <= 2
+    assert kinds["DequantizeLinear"] <= 2 + heads
+    assert kinds["Add"] + kinds["Sigmoid"] + kinds["MaxPool"] <= 1 + heads
 
 
-def test_for_cpus_the_first_convolution_stays_float32(quantized):
-    first = next(node for node in quantized("yolov5")[1]["cpu"].graph.node if node.op_type == "Conv")
+def convolutions(model):
+    """(channels out, channels in, whether its weights are int8) of every convolution."""
+    made, numbers = makers(model), constants(model)
+    rows = []
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            eight = node.input[1] in made
+            rows.append((*numbers[made[node.input[1]].input[0] if eight else node.input[1]].shape[:2], eight))
+    return rows
 
-    assert first.input[0] == "images"
+
+@pytest.mark.parametrize("name", ["yolov5", "yolov5u"])
+def test_for_cpus_thin_convolutions_and_what_stands_between_them_stay_float32(quantized, name):
+    model = quantized(name)[1]["cpu"]
+    thin = {min(outputs, inputs) <= 16 for outputs, inputs, eight in convolutions(model) if eight}
+    rounded = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+
+    assert thin == {False}
+    # the first with more than 16 channels on both sides
+    assert [eight for _, _, eight in convolutions(model)].index(True) == 14
+    assert rounded[0] == "model.4.concat"
+
+
+def test_for_cpus_what_is_joined_has_one_scale_so_that_it_is_copied(quantized):
+    model = quantized("yolov5")[1]["cpu"]
+    joined = [node for node in model.graph.node if node.op_type == "Concat" and ".decode" not in node.name]
+    scales = [[scale(model, name) for name in (*node.input, f"{node.output[0]}.dequantized")] for node in joined]
+    eight = [set(one) for one in scales if set(one[:-1]) != {None}]
+
+    assert len(eight) >= 8
+    assert all(len(one) == 1 and None not in one for one in eight)
 
 
 @pytest.mark.parametrize("flavor", quantize.FLAVORS)

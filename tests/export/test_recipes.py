@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from edgeinfer.cli import main
 from edgeinfer.errors import ExportError
 from edgeinfer_export import fetch, recipes, zoo
 from helpers import foreign
+from helpers.scenery import SOURCE, TRUTH
 
 ENGINES = Path(__file__).parent.parent.parent / "engines"
 SHIPPED = sorted(ENGINES.glob("*.toml"))
@@ -138,6 +140,11 @@ def test_a_plan_tells_what_is_known_and_writes_nothing(tmp_path, model, capsys, 
     assert (plan["task"], plan["classes"], plan["size"], plan["batch"]) == ("detect", 3, [64, 96], [1, 2])
     assert plan["artifacts"] == ["model.fp32.onnx"]
     assert plan["engines"] == ["trt fp32", "rtx:sm86+sm89 fp32"]
+    assert plan["files"] == [
+        *("model.json", "model.fp32.onnx", "golden/0.png", "golden/1.png"),
+        *("trt-GPU-VERSION.fp32.plan", "rtx-sm86-sm89.fp32.plan"),
+    ]
+    assert plan["calibration"] is plan["judged"] is plan["budget"] is None
     assert (plan["writes"], plan["replaces"]) == ("engines/tiny", False)
     assert any("tensorrt" in one.lower() for one in plan["missing"])
     assert sorted(tmp_path.rglob("*")) == before
@@ -172,3 +179,68 @@ def test_a_plan_by_way_of_ultralytics_says_when_it_is_not_there(tmp_path, capsys
     assert main(["export", str(tmp_path / "best.pt"), *words]) == 0
 
     assert said(capsys)["missing"] == [f"{tmp_path / 'python'} is not a program"]
+
+
+def detector(tmp_path, *words):
+    """The packaged detector with everything asked for, and the bundle it would be."""
+    words = ["--imgsz", "64", "--precision", "fp32,fp16,int8", "--calibrate", str(TRUTH), "--budget", "90", *words]
+    return [str(SOURCE), *words, "-o", str(tmp_path / "out")]
+
+
+def test_a_plan_shows_how_precisions_are_made_and_judged_and_what_the_graph_does(tmp_path, capsys):
+    words = detector(tmp_path, "--preprocess=graph", "--nms=graph", "--limit=50", "--calibrate-method=minmax")
+    assert main(["export", *words, "--plan", "--json"]) == 0
+    plan = said(capsys)
+    pictures = len(list(TRUTH.glob("*.jpg")))
+
+    assert plan["calibration"]["path"] == plan["judged"]["path"] == str(TRUTH)
+    assert plan["calibration"]["images"] + plan["judged"]["images"] == pictures
+    assert (plan["method"], plan["budget"], plan["judged"]["layout"]) == ("minmax", 90, "COCO")
+    assert plan["in_graph"] == ["uint8 bgr frames", "suppression: score 0.25, overlap 0.45, 50 boxes at most"]
+
+    assert main(["export", *words, "--plan"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert f"with {plan['calibration']['images']} pictures of {TRUTH}, COCO labels, ranges by minmax" in page
+    assert f"within 90 points of float32, on {plan['judged']['images']} pictures" in page
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_is_judged_by_the_packaged_scenes_where_no_pictures_are_given(capsys):
+    assert main(["export", str(SOURCE), "--precision", "fp16", "--plan"]) == 0
+
+    assert "within 1 points of float32, on 4 street scenes of the package" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_written_is_what_was_planned(tmp_path, capsys):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: NVIDIA has no wheel for this machine")
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted(TRUTH.glob("*.jpg"))[:8]:
+        shutil.copy(file, few)
+    words = detector(tmp_path, "--compile=rtx:sm86", "--few-calibration-images", f"--calibrate={few}")
+    assert main(["export", *words, "--plan", "--json"]) == 0
+    plan = said(capsys)
+    assert main(["export", *words]) == 0
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+    assert plan["artifacts"] == [f"model.{form}.onnx" for form in ("fp32", "fp16", "int8-cpu", "int8-trt")]
+    assert plan["engines"] == [f"rtx:sm86 {precision}" for precision in ("fp32", "fp16", "int8")]
+    assert sorted(plan["files"]) == sorted(str(path.relative_to(tmp_path / "out")) for path in written)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--calibrate", "/nothing"], "/nothing does not exist"),
+        (["--compile", "rtx:sm86", "--nms", "graph"], "no NonMaxSuppression"),
+        (["-o", "{taken}"], "holds other files"),
+    ],
+    ids=["pictures", "target", "place"],
+)
+def test_a_plan_refuses_what_could_not_be_done(tmp_path, capsys, words, message):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("x")
+    words = [word.format(taken=tmp_path / "taken") for word in words]
+    assert main(["export", *detector(tmp_path), *words, "--plan"]) == 1
+
+    assert message in capsys.readouterr().err
