@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.errors import InputError, UsageError
+from edgeinfer.devices._pictures import picture
+from edgeinfer.errors import UsageError
 from edgeinfer.results import Classification, Detections
 
 if TYPE_CHECKING:
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgeinfer.devices._pictures import Picture
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.spec import ModelSpec
+    from edgeinfer.tiling import Tiled
 
 MOST = 100  # boxes of a picture that are classified, best first
 
@@ -49,13 +52,15 @@ class Inspected(Detections):
 
 
 class Cascade:
-    """A detector and a classifier, called like one model. Any thread may call it.
+    """A detector, or one on tiles, and a classifier, called like one model. Any thread may call it.
 
     Each box is cut out of the picture with `margin` of its sides around it, and all of a call go through the
     classifier in batches of its own. `timings` has `classify` beside the detector's stages.
     """
 
-    def __init__(self, detector: Pipeline, classifier: Pipeline, *, margin: float = 0.05, most: int = MOST) -> None:
+    def __init__(
+        self, detector: Pipeline | Tiled, classifier: Pipeline, *, margin: float = 0.05, most: int = MOST
+    ) -> None:
         for model, task in ((detector, "detect"), (classifier, "classify")):
             if model.spec.task != task:
                 raise UsageError(f"{model.spec.name} has task {model.spec.task}, a cascade needs {task} here")
@@ -95,10 +100,9 @@ class Cascade:
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Inspected]:
         """Any number of pictures -> a result each; all their boxes are classified together."""
-        if pixels == "nv12":
-            raise InputError("a cascade cuts boxes out of packed pixels, not nv12", hint="convert the frame to BGR")
+        shown = [picture(image, pixels) for image in images]
         found = [result for result in self.detector.batch(images, pixels=pixels) if isinstance(result, Detections)]
-        crops = [self.cut(image, box) for image, one in zip(images, found) for box in one.boxes[: self._most]]
+        crops = [self._cut(one, box) for one, result in zip(shown, found) for box in result.boxes[: self._most]]
         clock = self.classifier.device
         start = clock.mark()
         said = iter(self.classifier.batch(crops, pixels=pixels))
@@ -113,14 +117,14 @@ class Cascade:
             found.boxes, found.scores, found.class_ids, found.labels, found.source, timings, classes=tuple(classes)
         )
 
-    def cut(self, image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The part of the picture (h, w, ...) under a box with its margin, at least a pixel; a view."""
+    def _cut(self, image: Picture, box: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The part of the picture under a box with its margin, at least a pixel."""
         x1, y1, x2, y2 = (float(side) for side in box)
         across, down = (x2 - x1) * self._margin, (y2 - y1) * self._margin
-        height, width = image.shape[:2]
+        height, width = image.size.height, image.size.width
         left, top = min(max(0, int(x1 - across)), width - 1), min(max(0, int(y1 - down)), height - 1)
         right, bottom = min(width, int(x2 + across) + 1), min(height, int(y2 + down) + 1)
-        return image[top : max(bottom, top + 1), left : max(right, left + 1)]
+        return image.part(*image.sides(left, top, max(right, left + 1), max(bottom, top + 1)))
 
     def close(self) -> None:
         """Close both models."""

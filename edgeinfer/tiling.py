@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgeinfer.devices._pictures import picture
 from edgeinfer.devices._suppression import suppress
 from edgeinfer.errors import InputError, UsageError
 from edgeinfer.results import Detections
@@ -121,13 +122,12 @@ class Tiled:
         return self.model.artifact
 
     def __call__(self, image: Any, *, pixels: str = "bgr") -> Detections:
-        """image (h, w, 3) uint8 -> boxes in its pixels."""
-        if pixels == "nv12" or not isinstance(image, np.ndarray) or image.ndim < 2 or 0 in image.shape:
-            raise InputError("tiles are cut out of packed pixels (h, w, 3) uint8", hint="convert the frame to BGR")
-        size = Size(*image.shape[:2])
-        views = [Tile(0, 0, size.width, size.height), *self.grid.tiles(size)]
-        views = list(dict.fromkeys(views))
-        parts = [image[view.top : view.bottom, view.left : view.right] for view in views]
+        """image (h, w, 3) uint8, or as `pixels` says -> boxes in its pixels."""
+        shown = picture(image, pixels)
+        size = shown.size
+        tiles = [Tile(0, 0, size.width, size.height), *self.grid.tiles(size)]
+        views = list(dict.fromkeys(Tile(*shown.sides(*tile)) for tile in tiles))
+        parts = [shown.part(*view) for view in views]
         found = [result for result in self.model.batch(parts, pixels=pixels) if isinstance(result, Detections)]
         return self._merged(list(zip(views, found)), size)
 

@@ -1,5 +1,6 @@
 """The cascade: every box gets the classes of what is in it, and of nothing else."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from edgeinfer.cascade import Cascade
 from edgeinfer.errors import InputError, UsageError
 from edgeinfer.results import Detections
 from edgeinfer.spec import Size
+from edgeinfer.tiling import Grid, Tiled
 from helpers import bundles
 
 
@@ -86,6 +88,41 @@ def test_two_detectors_are_no_cascade(models):
         Cascade(models[0], models[0])
 
 
-def test_a_cascade_refuses_nv12(models):
-    with pytest.raises(InputError, match="nv12"):
-        Cascade(*models)(np.zeros((6, 4), np.uint8), pixels="nv12")
+def nv12(image):
+    """A picture whose sides are even, (h, w, 3) BGR, as (h * 3 / 2, w): brightness, then blue and red by turns."""
+    planar = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
+    height, width = image.shape[:2]
+    colors = planar[height:].reshape(2, -1).T.reshape(height // 2, width)
+    return np.concatenate([planar[:height], colors])
+
+
+@pytest.mark.parametrize("margin", [0, 0.05])
+def test_boxes_are_cut_out_of_nv12_frames_too(models, margin):
+    boxes = [[63, 5, 87, 51], [3, 5, 27, 51], [33, 7, 57, 50], [89.5, 59.5, 90, 60], [0, 0, 0, 0]]
+    frame = nv12(stripes())
+    finder = Finder(models[0], boxes)
+    finder.batch = lambda images, pixels: Finder.batch(finder, [stripes() for _ in images], pixels)
+    found = Cascade(finder, models[1], margin=margin)(frame, pixels="nv12")
+    assert [next(iter(one))[1] for one in found.classes] == ["blue", "red", "green", "blue", "red"]
+
+
+def test_a_whole_cascade_sees_the_same_in_nv12_as_in_bgr(models):
+    frames = [bundles.picture(color, 48, 64) for color in bundles.COLORS]
+    cascade = Cascade(*models)
+    for plain, packed in zip(cascade.batch(frames), cascade.batch([*map(nv12, frames)], pixels="nv12"), strict=True):
+        assert [next(iter(one))[1] for one in packed.classes] == [next(iter(one))[1] for one in plain.classes]
+        np.testing.assert_allclose(packed.boxes, plain.boxes)
+
+
+def test_a_detector_on_tiles_may_come_first(models):
+    tiled = Tiled(models[0], Grid.parse("1x2:0"))
+    image = np.concatenate([bundles.picture("red", 64, 32), bundles.picture("blue", 64, 32)], axis=1)
+    found = Cascade(tiled, models[1])(image)
+    said = {tuple(box): next(iter(one))[1] for box, one in zip(found.boxes.tolist(), found.classes, strict=True)}
+    assert said[0, 16, 32, 48] == "red"
+    assert said[32, 16, 64, 48] == "blue"
+
+
+def test_a_cascade_takes_arrays_of_the_host_only(models):
+    with pytest.raises(InputError, match="got list"):
+        Cascade(*models)([[0]])

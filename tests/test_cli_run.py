@@ -294,7 +294,17 @@ def test_tiles_find_something_in_each_and_in_the_whole(detector, tmp_path, capsy
     ]
 
 
-@pytest.mark.parametrize("flags", [("--tile", "2by2"), ("--max-age", "soon"), ("--tile", "2x2", "--classify", "x")])
+def test_a_cascade_on_tiles_names_what_is_in_each(detector, classifier, tmp_path, capsys):
+    wide = np.concatenate([bundles.picture("red", 64, 32), bundles.picture("blue", 64, 32)], axis=1)
+    cv2.imwrite(str(tmp_path / "wide.png"), wide)
+    words = ("--tile", "1x2:0", "--classify", classifier, "--top", 1, "--json", "-")
+    assert run(detector, tmp_path / "wide.png", *words) == 0
+    (record,) = records(capsys.readouterr().out)
+    said = {one["box"][0]: one["classes"][0]["label"] for one in record["detections"] if one["box"][1] == 16}
+    assert (said[0], said[32]) == ("red", "blue")
+
+
+@pytest.mark.parametrize("flags", [("--tile", "2by2"), ("--max-age", "soon")])
 def test_wrong_words_for_tiles_and_ages_are_wrong_usage(detector, photos, flags, capsys):
     assert run(detector, photos, *flags) == 2
     assert "hint: " in capsys.readouterr().err

@@ -2,16 +2,18 @@
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import edgeinfer
+from edgeinfer.devices._pictures import picture
 from edgeinfer.errors import InputError, UsageError
 from edgeinfer.results import Detections
 from edgeinfer.spec import Size
-from edgeinfer.tiling import MOST, Grid, Tiled
+from edgeinfer.tiling import MOST, Grid, Tile, Tiled
 
 SIDES = st.integers(1, 4000)
 
@@ -109,6 +111,26 @@ def test_a_small_object_inside_a_large_one_of_its_class_stays(blobs):
     image[30:50, 30:50] = 7  # of the same class, not at a tile's edge
     found = Tiled(blobs, Grid.parse("2x2"))(image)
     assert sorted(found.boxes.tolist()) == [[5, 5, 195, 195], [30, 30, 50, 50]]
+
+
+@pytest.mark.parametrize("grid", ["2x2", "3x3:0.1", "97:0.3"])
+def test_tiles_of_nv12_frames_are_those_of_the_picture(detector, grid):
+    generator = np.random.default_rng(5)
+    size = Size(238, 318)
+    frame = generator.integers(0, 256, (size.height * 3 // 2, size.width), np.uint8)
+    bgr = cv2.cvtColor(frame, cv2.COLOR_YUV2BGR_NV12)
+    for tile in Grid.parse(grid).tiles(size):
+        shown = picture(frame, "nv12")
+        view = Tile(*shown.sides(*tile))
+        assert view.left <= tile.left <= tile.right <= view.right <= size.width
+        assert view.top <= tile.top <= tile.bottom <= view.bottom <= size.height
+        part = cv2.cvtColor(shown.part(*view), cv2.COLOR_YUV2BGR_NV12)
+        assert np.array_equal(part, bgr[view.top : view.bottom, view.left : view.right])
+    with edgeinfer.load(detector) as model:
+        plain, packed = (
+            Tiled(model, Grid.parse(grid))(one, pixels=kind) for one, kind in ((bgr, "bgr"), (frame, "nv12"))
+        )
+    assert packed.source == plain.source == size
 
 
 def test_a_classifier_has_no_tiles(classifier):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgeinfer import backends, sources
 from edgeinfer.cli import _limits
-from edgeinfer.errors import EdgeInferError, SourceError, UsageError
+from edgeinfer.errors import EdgeInferError, SourceError
 from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ edgeinfer run engines/resnet50 'photos/*.jpg' --top 3 --json results.jsonl
 edgeinfer run engines/yolov5s camera:0 --show
 edgeinfer run engines/yolov5s rtsp://10.0.0.5/door rtsp://10.0.0.6/yard --max-age 200ms --json -
 edgeinfer run engines/yolov5s bus.jpg --classify engines/resnet50
-edgeinfer run engines/yolov5s aerial.png --tile 640:0.2
+edgeinfer run engines/yolov5s aerial.png --tile 640:0.2 --classify engines/resnet50
 edgeinfer run engines/yolov5s clip.mp4 --json - | jq .detections"""
 
 
@@ -126,21 +126,19 @@ def _model(args: argparse.Namespace) -> Pipeline:
     """The bundle, with its classifier or on tiles where that was asked for: they are all called alike."""
     from edgeinfer.loading import load
 
-    if args.classify and args.tile:
-        raise UsageError("--classify and --tile do not go together yet", hint="leave one of them out")
     of_classifier = {"top": args.top} if args.classify else {}
     of_model = {name: getattr(args, name) for name in ("conf", "iou", "top") if name not in of_classifier}
     how = {"threads": args.threads, "build": args.build, "self_test": not args.no_self_test, "plan": not args.no_plan}
     model: Any = load(args.bundle, args.backend, args.precision, **how, **of_model)
     try:
+        if args.tile:
+            from edgeinfer.tiling import Grid, Tiled
+
+            model = Tiled(model, Grid.parse(args.tile))
         if args.classify:
             from edgeinfer.cascade import Cascade
 
             model = Cascade(model, load(args.classify, threads=args.threads, plan=not args.no_plan, **of_classifier))
-        elif args.tile:
-            from edgeinfer.tiling import Grid, Tiled
-
-            model = Tiled(model, Grid.parse(args.tile))
     except EdgeInferError:
         model.close()
         raise

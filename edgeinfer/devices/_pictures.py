@@ -31,6 +31,20 @@ class Picture(NamedTuple):
         """The channel each of the model's channels is read from."""
         return self.rgb if color == "rgb" else self.rgb[::-1]
 
+    def sides(self, left: int, top: int, right: int, bottom: int) -> tuple[int, int, int, int]:
+        """The smallest part that holds this one and can be cut out: nv12 has one colour for two by two pixels."""
+        if not self.nv12:
+            return left, top, right, bottom
+        return left & ~1, top & ~1, right + (right & 1), bottom + (bottom & 1)
+
+    def part(self, left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
+        """The pixels between `sides`, of the same kind: a view, or for nv12 a copy."""
+        if not self.nv12:
+            return self.pixels[top:bottom, left:right]
+        colors = self.size.height
+        planes = self.pixels[top:bottom, left:right], self.pixels[colors + top // 2 : colors + bottom // 2, left:right]
+        return np.concatenate(planes)
+
 
 def picture(image: Any, pixels: str) -> Picture:
     """The picture in `image`, read as `pixels` says; InputError if it holds none."""
