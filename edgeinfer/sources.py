@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from edgeinfer import gstreamer, pictures
+from edgeinfer import answers, gstreamer, pictures
 from edgeinfer.errors import SourceError
 from edgeinfer.pictures import MAX_PIXELS
 
@@ -243,13 +243,14 @@ def _open(name: str, shown: str) -> Any:
     elif name.startswith(SCHEMES):
         opening, reading = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, OPEN_MS, reading, READ_MS])
-        hint = "check the address, the password and the network"
+        hint = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
     else:
         capture = cv2.VideoCapture(name)
         hint = "it is damaged, or its codec is unknown: convert it to H.264 with ffmpeg"
     if not capture.isOpened():
         capture.release()
-        raise SourceError(f"{shown} cannot be opened by OpenCV", hint=hint)
+        why = f": {answers.why(name)}" if name.startswith(SCHEMES) else " by OpenCV"
+        raise SourceError(f"{shown} cannot be opened{why}", hint=hint)
     return capture
 
 

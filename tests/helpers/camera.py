@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
 import time
 from contextlib import contextmanager
@@ -90,3 +91,31 @@ def camera(**how):
         yield opened
     finally:
         opened.stop()
+
+
+@contextmanager
+def answering(line=None):
+    """An address that answers every request with this status line, hangs up at once (""), or says nothing (None)."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            if line == "":
+                return
+            while asked := list(iter(lambda: self.rfile.readline().strip(), b"")):
+                if line is None:
+                    continue
+                numbers = [one for one in asked if one.lower().startswith(b"cseq")]
+                self.wfile.write(
+                    b"\r\n".join([line.encode(), *numbers, b'WWW-Authenticate: Basic realm="x"', b"", b""])
+                )
+                if line.startswith("HTTP"):
+                    return
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()

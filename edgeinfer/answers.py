@@ -1,0 +1,49 @@
+"""Why a network stream cannot be opened, as its address answers: libraries that open streams do not say."""
+
+from __future__ import annotations
+
+import re
+import socket
+from urllib.parse import urlsplit
+
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+PATIENCE_S = 2.0  # for the connection, and for the answer
+ASK = {"rtsp": "DESCRIBE {url} RTSP/1.0\r\nCSeq: 1\r\n\r\n", "http": "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n"}
+
+
+def why(address: str) -> str:
+    """A few words about `rtsp://...` or `http://...`, without its password, which is not sent either."""
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return "it is not an address"
+    try:
+        with socket.create_connection((host, port), PATIENCE_S) as opened:
+            if parts.scheme not in ASK:
+                return f"{host} can be reached, but gives no video that can be decoded"
+            netloc = f"{host}:{port}"
+            path = parts._replace(scheme="", netloc="").geturl() or "/"
+            url = parts._replace(netloc=netloc).geturl()
+            opened.sendall(ASK[parts.scheme].format(url=url, path=path, host=netloc).encode("utf-8", "replace"))
+            return _told(opened.recv(200), host, password=parts.password is not None)
+    except socket.gaierror:
+        return f"no host is called {host!r}"
+    except socket.timeout:
+        return f"{host} does not answer"
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return f"{host}:{port}: {reason}"
+
+
+def _told(answer: bytes, host: str, *, password: bool) -> str:
+    """What the first line of an answer means."""
+    match = re.match(rb"(?:RTSP|HTTP)/\d\.\d (\d{3})[ ]?([ -~]*)", answer)
+    if not match:
+        return f"{host} hangs up" if not answer else f"{host} speaks another protocol"
+    status = int(match[1])
+    if status in (401, 403):
+        return f"{host} refuses the user or the password" if password else f"{host} asks for a user and a password"
+    if status >= 400:
+        return f"{host} says {status} {match[2].decode()}".rstrip()
+    return f"{host} answers, but gives no video that can be decoded"
