@@ -25,7 +25,8 @@ class Bodies:
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
         """One request's body, counted while the block lasts. Refusal if it is too large, too slow or encoded."""
-        data, counted = bytearray(), 0
+        received: list[bytes] = []
+        counted = 0
         try:
             declared = self._declared(request)
             chunks = request.stream().__aiter__()
@@ -36,10 +37,12 @@ class Bodies:
                 self._held += len(chunk)
                 counted += len(chunk)
                 self._need_room(counted)
-                data += chunk
-            if declared is not None and declared != len(data):
-                raise Refusal(INVALID, f"the body is {len(data)} bytes, Content-Length says {declared}")
-            yield bytes(data)
+                received.append(chunk)
+            if declared is not None and declared != counted:
+                raise Refusal(INVALID, f"the body is {counted} bytes, Content-Length says {declared}")
+            body = b"".join(received)
+            received.clear()
+            yield body
         finally:
             self._held -= counted
 

@@ -10,17 +10,17 @@ import grpc
 from google.protobuf import json_format
 
 from edgeinfer.errors import ServiceError
-from edgeinfer.serve import messages, tensors
+from edgeinfer.serve import contents, messages, tensors
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, UNAUTHENTICATED, Refusal, refusal
 from edgeinfer.serve.service import Request
 from edgeinfer.serve.wire import PASSED_OVER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Sequence
     from pathlib import Path
 
     from edgeinfer.serve.service import Answer, Service
-    from edgeinfer.serve.tensors import Tensor
+    from edgeinfer.serve.tensors import Buffer, Tensor
 
     Call = Callable[[Any], Awaitable[Any]]
 
@@ -103,20 +103,24 @@ class Calls:
             "ModelMetadata": self.metadata,
             "ModelConfig": self.config,
             "ModelStatistics": self.statistics,
-            "ModelInfer": self.infer,
             "RepositoryIndex": self.index,
             "RepositoryModelLoad": self.load,
             "RepositoryModelUnload": self.unload,
         }
-        found = {name: self._unary(name, call) for name, call in calls.items()}
-        found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream,
-            request_deserializer=messages.message("ModelInferRequest").FromString,
-            response_serializer=messages.message("ModelStreamInferResponse").SerializeToString,
-        )
+        found = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._answered(name, call),
+                request_deserializer=messages.message(f"{name}Request").FromString,
+                response_serializer=messages.message(f"{name}Response").SerializeToString,
+            )
+            for name, call in calls.items()
+        }
+        # these two take and give messages as bytes: see contents
+        found["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._answered("ModelInfer", self.infer))
+        found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return found
 
-    def _unary(self, name: str, call: Call) -> Any:
+    def _answered(self, name: str, call: Call) -> Any:
         async def answer(request: Any, context: Any) -> Any:
             try:
                 self._need_token(name, context)
@@ -127,27 +131,26 @@ class Calls:
                     LOG.exception("%s failed", name)
                 await context.abort(getattr(grpc.StatusCode, told.kind.grpc), str(told))
 
-        return grpc.unary_unary_rpc_method_handler(
-            answer,
-            request_deserializer=messages.message(f"{name}Request").FromString,
-            response_serializer=messages.message(f"{name}Response").SerializeToString,
-        )
+        return answer
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Requests one after the other; an error is an answer, and the stream goes on."""
         answer = messages.message("ModelStreamInferResponse")
         try:
             self._need_token("ModelStreamInfer", context)
         except Refusal as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        async for request in requests:
+        async for data in requests:
+            identity = ""
             try:
-                yield answer(infer_response=await self.infer(request))
+                request, raw = contents.split(data)
+                identity = request.id
+                yield contents.streamed(*_answer(await self._service.infer(_request(request, raw))))
             except Exception as error:
                 told = refusal(error)
                 if told is not error and told.kind.http >= 500:
                     LOG.exception("ModelStreamInfer failed")
-                yield answer(error_message=str(told), infer_response={"id": request.id})
+                yield answer(error_message=str(told), infer_response={"id": identity}).SerializeToString()
 
     def _need_token(self, name: str, context: Any) -> None:
         if not self._token or name in OPEN_CALLS:
@@ -184,9 +187,9 @@ class Calls:
     async def statistics(self, request: Any) -> Any:
         return _filled("ModelStatisticsResponse", self._service.statistics(request.name, request.version))
 
-    async def infer(self, request: Any) -> Any:
-        """The protocol's inference call; answers are raw contents."""
-        return _answer(await self._service.infer(_request(request)))
+    async def infer(self, data: bytes) -> bytes:
+        """The protocol's inference call, message to message; answers are raw contents."""
+        return contents.response(*_answer(await self._service.infer(_request(*contents.split(data)))))
 
     async def index(self, request: Any) -> Any:
         self._need_managed()
@@ -207,12 +210,10 @@ def _filled(name: str, record: dict[str, Any]) -> Any:
     return json_format.ParseDict(record, messages.message(name)())
 
 
-def _request(request: Any) -> Request:
-    raw = list(request.raw_input_contents)
+def _request(request: Any, raw: Sequence[Buffer]) -> Request:
     if raw and len(raw) != len(request.inputs):
         raise Refusal(INVALID, f"raw_input_contents has {len(raw)} elements for {len(request.inputs)} inputs")
-    contents = raw or [None] * len(request.inputs)
-    inputs = tuple(_input(given, data) for given, data in zip(request.inputs, contents))
+    inputs = tuple(_input(given, data) for given, data in zip(request.inputs, raw or [None] * len(request.inputs)))
     parameters = {name: _value(value) for name, value in request.parameters.items()}
     timeout = parameters.pop("timeout", 0)
     if isinstance(timeout, (bool, str)) or not 0 <= (timeout or 0) < 1e15:
@@ -230,7 +231,7 @@ def _value(parameter: Any) -> Any:
     return getattr(parameter, chosen) if chosen else None
 
 
-def _input(given: Any, raw: bytes | None) -> Tensor:
+def _input(given: Any, raw: Buffer | None) -> Tensor:
     shape = list(given.shape)
     if raw is None:
         return _typed(given, shape)
@@ -247,11 +248,9 @@ def _typed(given: Any, shape: list[int]) -> Tensor:
     return tensors.from_list(given.name, given.datatype, shape, list(getattr(given.contents, field)))
 
 
-def _answer(answer: Answer) -> Any:
-    response = messages.message("ModelInferResponse")(
-        model_name=answer.model, model_version=answer.version, id=answer.id
-    )
+def _answer(answer: Answer) -> tuple[Any, list[Buffer]]:
+    """The message without raw contents, and those."""
+    head = messages.message("ModelInferResponse")(model_name=answer.model, model_version=answer.version, id=answer.id)
     for tensor in answer.outputs:
-        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        response.raw_output_contents.append(tensors.to_raw(tensor))
-    return response
+        head.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    return head, [tensors.to_raw(tensor) for tensor in answer.outputs]

@@ -131,11 +131,11 @@ def _need_count(name: str, sides: tuple[int, ...], wanted: int, found: int) -> N
         raise Refusal(INVALID, f"input {name!r}: data has {found} elements, shape {list(sides)} has {wanted}")
 
 
-def to_raw(tensor: Tensor) -> bytes:
-    """The bytes of the binary extension."""
+def to_raw(tensor: Tensor) -> Buffer:
+    """The bytes of the binary extension; an array's own memory where it lies in one piece."""
     if isinstance(tensor.data, list):
         return b"".join(part for element in tensor.data for part in (_LENGTH.pack(len(element)), element))
-    return tensor.data.tobytes()
+    return np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8).data
 
 
 def to_list(tensor: Tensor) -> list[Any]:
