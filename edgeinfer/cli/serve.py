@@ -70,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bounds.add_argument("--delay-ms", type=_limits.above_zero, metavar="MS", help="how long a batch waits for others")
     bounds.add_argument("--queue", type=_limits.count, metavar="N", help="requests of a model that may wait")
     bounds.add_argument("--timeout", type=_limits.above_zero, metavar="S", help="a request's time at most")
+    bounds.add_argument(
+        "--stuck", type=_limits.above_zero, metavar="S", help="how long a batch may run before health turns red"
+    )
     bounds.add_argument("--slow", type=_limits.above_zero, metavar="S", help="how long a sender may pause")
     bounds.add_argument("--max-body-mb", type=_limits.above_zero, metavar="MB", help="a request's size at most")
     bounds.add_argument("--max-pixels", type=_limits.count, metavar="N", help="a picture's pixels at most")
@@ -125,6 +128,7 @@ def _bounds(args: argparse.Namespace) -> Limits:
         "delay": args.delay_ms / 1e3 if args.delay_ms else None,
         "queue": args.queue,
         "timeout": args.timeout,
+        "stuck": args.stuck,
         "slow": args.slow,
         "body": int(args.max_body_mb * MIB) if args.max_body_mb else None,
         "pixels": args.max_pixels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
@@ -11,9 +12,9 @@ from google.protobuf import json_format
 
 from edgeinfer.errors import ServiceError
 from edgeinfer.serve import contents, messages, tensors
-from edgeinfer.serve.refusals import FORBIDDEN, INVALID, UNAUTHENTICATED, Refusal, refusal
+from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
 from edgeinfer.serve.service import Request
-from edgeinfer.serve.wire import PASSED_OVER
+from edgeinfer.serve.wire import PASSED_OVER, need_known
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -35,6 +36,7 @@ CONTENTS = {
     "INT64": "int64_contents",
     tensors.BYTES: "bytes_contents",
 }
+RETRY = "grpc-retry-pushback-ms"  # metadata that clients with a retry policy wait for
 # calls that need no token
 OPEN_CALLS = ("ServerLive", "ServerReady")
 
@@ -129,7 +131,8 @@ class Calls:
                 told = refusal(error)
                 if told is not error and told.kind.http >= 500:
                     LOG.exception("%s failed", name)
-                await context.abort(getattr(grpc.StatusCode, told.kind.grpc), str(told))
+                hint = ((RETRY, str(1000 * RETRY_AFTER_S)),) if told.again else ()
+                await context.abort(getattr(grpc.StatusCode, told.kind.grpc), str(told), hint)
 
         return answer
 
@@ -213,13 +216,15 @@ def _filled(name: str, record: dict[str, Any]) -> Any:
 def _request(request: Any, raw: Sequence[Buffer]) -> Request:
     if raw and len(raw) != len(request.inputs):
         raise Refusal(INVALID, f"raw_input_contents has {len(raw)} elements for {len(request.inputs)} inputs")
-    inputs = tuple(_input(given, data) for given, data in zip(request.inputs, raw or [None] * len(request.inputs)))
+    inputs = tuple(_input(given, data) for given, data in zip_longest(request.inputs, raw))
     parameters = {name: _value(value) for name, value in request.parameters.items()}
     timeout = parameters.pop("timeout", 0)
     if isinstance(timeout, (bool, str)) or not 0 <= (timeout or 0) < 1e15:
         raise Refusal(INVALID, "parameter timeout is not a number of microseconds")
     for name in (*PASSED_OVER, "binary_data_output"):
         parameters.pop(name, None)
+    for output in request.outputs:
+        need_known(output.parameters, f"output {output.name[:100]!r}")
     names = tuple(output.name for output in request.outputs)
     return Request(
         request.model_name, inputs, request.model_version, request.id, names, (timeout or 0) / 1e6, parameters
@@ -232,6 +237,7 @@ def _value(parameter: Any) -> Any:
 
 
 def _input(given: Any, raw: Buffer | None) -> Tensor:
+    need_known(given.parameters, f"input {given.name[:100]!r}")
     shape = list(given.shape)
     if raw is None:
         return _typed(given, shape)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.serve.cameras import Mount
     from edgeinfer.serve.limits import Limits
-    from edgeinfer.serve.repository import Options, Version
+    from edgeinfer.serve.repository import Found, Options
 
 LOG = logging.getLogger("edgeinfer.serve")
 DECODERS = 4  # threads that decode pictures and answer scrapes
@@ -102,7 +102,7 @@ class Running:
             await self._load()
             self.service.start_cameras()
             self._announce(listening, rpc, secure=tls is not None)
-            self._background = [asyncio.ensure_future(task()) for task in (self._keep_well, self._watch)]
+            self._background = [asyncio.ensure_future(task()) for task in (self._keep_well, self._beat, self._watch)]
             stopped = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -179,25 +179,32 @@ class Running:
             await self._repository.reload()
 
     async def _keep_well(self) -> None:
-        """Test again what is suspect, and tell systemd's watchdog that all is well while it is."""
-        due = notify.watchdog_s()
-        period = min(CHECK_S, due) if due else CHECK_S
+        """Test again what is suspect."""
         while True:
             for found in self._repository.served():
                 if found.version.station.suspect:
-                    await self._test(found.version)
+                    await self._test(found)
             self.service.cameras.note()
-            if due and self.service.live():
-                notify.say("WATCHDOG=1")
-            await asyncio.sleep(period)
+            await asyncio.sleep(CHECK_S)
 
-    async def _test(self, version: Version) -> None:
+    async def _test(self, found: Found) -> None:
+        version = found.version
         version.station.suspect = False
         try:
             await asyncio.to_thread(version.test)
         except EdgeInferError as error:
             version.fault = str(error)
-            LOG.error("version %d fails its self-test: %s", version.number, error)  # noqa: TRY400 - one line is enough
+            LOG.error("%s: version %d fails its self-test: %s", found.model.name, version.number, error)  # noqa: TRY400
+        else:
+            LOG.warning("%s: version %d was suspect and passes its self-test", found.model.name, version.number)
+
+    async def _beat(self) -> None:
+        """Tell systemd's watchdog that all is well while it is."""
+        due = notify.watchdog_s()
+        while due:
+            if self.service.live():
+                notify.say("WATCHDOG=1")
+            await asyncio.sleep(min(CHECK_S, due))
 
     async def _end(self, server: _Server, serving: asyncio.Future[None], rpc: Any) -> None:
         """Take nothing more, finish what is under way, close everything."""

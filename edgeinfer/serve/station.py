@@ -18,7 +18,7 @@ from edgeinfer.serve.tally import Ran
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.serve.faces import Work
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("edgeinfer.serve")
 Steps = tuple[int, int, int]
+LOOK_S = 1.0  # how often raw outputs are looked at; of pictures all are
 
 
 class Job:
@@ -47,7 +48,7 @@ class Ended(NamedTuple):
 class Station:
     """Takes jobs from the event loop and runs them on threads of its own, in the order they came.
 
-    `suspect` is set when the engine failed on a picture: somebody should test it again. Above `score` lies what
+    `suspect` is set when the engine failed, or gave NaN: somebody should test it again. Above `score` lies what
     detectors report, whatever confidence the pipeline was opened with.
     """
 
@@ -59,6 +60,7 @@ class Station:
         self._changed = threading.Condition()
         self._closing = False
         self._began: dict[int, float] = {}
+        self._looked = 0.0
         self._workers = [
             threading.Thread(target=self._work, args=(place,), name=f"{pipeline.spec.name}-{place}", daemon=True)
             for place in range(pipeline.contexts)
@@ -127,6 +129,18 @@ class Station:
             ended = self._run(batch)
             del self._began[place]
             self._settle(batch, began_ns, ended)
+            if batch[0].work.key == "raw":
+                self._look_at(ended.answers)
+
+    def _look_at(self, answers: Sequence[Mapping[str, Any]]) -> None:
+        """Suspect the engine if these outputs are not finite; their requests have been answered already."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        for answer in answers:
+            if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in answer.values()):
+                self.suspect = True
 
     def _take(self) -> list[Job]:
         """The next batch: jobs of one key, from the head of the queue; empty when the station closes."""
@@ -156,7 +170,7 @@ class Station:
         try:
             answers, steps = self._tensors(works) if works[0].key == "raw" else self._images(works)
         except EdgeInferError as error:
-            if isinstance(error, EngineError) and works[0].key != "raw":
+            if isinstance(error, EngineError):
                 self.suspect = True
             LOG.warning("%s: %s", self.pipeline.spec.name, error)
             return Ended((), error, (0, 0, 0))

@@ -11,13 +11,13 @@ from edgeinfer.serve.refusals import INVALID, Refusal
 from edgeinfer.serve.service import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from edgeinfer.serve.service import Answer
     from edgeinfer.serve.tensors import Tensor
 
 JSON_LENGTH = "inference-header-content-length"
-BINARY_SIZE = "binary_data_size"
+BINARY_SIZE, BINARY_DATA = "binary_data_size", "binary_data"
 # parameters of requests that Triton's clients send and that mean nothing here
 PASSED_OVER = ("priority", "sequence_id", "sequence_start", "sequence_end")
 
@@ -94,7 +94,7 @@ def _input(given: dict[str, Any], place: int, rest: memoryview, at: int, model: 
     datatype = given.get("datatype")
     if not isinstance(datatype, str):
         raise Refusal(INVALID, f"input {name[:100]!r} has no datatype")
-    size = _object(given.get("parameters", {}), f"parameters of input {name[:100]!r}").get(BINARY_SIZE)
+    size = _parameters(given, f"input {name[:100]!r}", BINARY_SIZE).get(BINARY_SIZE)
     if size is None:
         values = given.get("data")
         if datatype == tensors.BYTES and model.endswith(IMAGE) and isinstance(values, list):
@@ -105,6 +105,19 @@ def _input(given: dict[str, Any], place: int, rest: memoryview, at: int, model: 
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(rest) - at:
         raise Refusal(INVALID, f"input {name[:100]!r}: {BINARY_SIZE} {str(size)[:20]} is not within the body")
     return tensors.from_raw(name, datatype, shape, rest[at : at + size]), at + size
+
+
+def _parameters(record: dict[str, Any], what: str, *known: str) -> dict[str, Any]:
+    parameters = _object(record.get("parameters", {}), f"parameters of {what}")
+    need_known(parameters, what, *known)
+    return parameters
+
+
+def need_known(parameters: Iterable[str], what: str, *known: str) -> None:
+    """Refusal if an input or output has a parameter that would be passed over in silence."""
+    for name in parameters:
+        if name not in known:
+            raise Refusal(INVALID, f"parameter {name[:50]!r} of {what} is not supported")
 
 
 def _timeout(value: Any) -> float:
@@ -124,10 +137,10 @@ def _outputs(record: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, bool]]:
         name = output.get("name")
         if not isinstance(name, str):
             raise Refusal(INVALID, f"outputs[{place}] has no name")
-        parameters = _object(output.get("parameters", {}), f"parameters of output {name[:100]!r}")
+        parameters = _parameters(output, f"output {name[:100]!r}", BINARY_DATA)
         names.append(name)
-        if "binary_data" in parameters:
-            named[name] = parameters["binary_data"] is True
+        if BINARY_DATA in parameters:
+            named[name] = parameters[BINARY_DATA] is True
     return tuple(names), named
 
 

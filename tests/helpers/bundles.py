@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 COLORS = ("red", "green", "blue")
 BGR = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}
 SIDE = 32
+# the types of tensors besides float32, as NumPy and ONNX call them
+CASTS = {
+    "float16": TensorProto.FLOAT16,
+    "uint8": TensorProto.UINT8,
+    "int8": TensorProto.INT8,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+}
+ELEMENTS = {"float32": TensorProto.FLOAT, **CASTS}
 
 
 def picture(color="red", height=SIDE, width=SIDE):
@@ -74,7 +83,11 @@ def classify_bundle(folder: Path, batch=1) -> Path:
         helper.make_node("ReduceMean", ["images"], ["color"], axes=[2, 3], keepdims=0),
         helper.make_node("Mul", ["color", "ten"], ["logits"]),
     ]
-    spec = ModelSpec(
+    return _write(folder, _classifier(batch), nodes, {"ten": np.float32(10)}, Expected(0, 0.9999))
+
+
+def _classifier(batch=1):
+    return ModelSpec(
         name="colors-classify",
         task="classify",
         inputs=(TensorSpec("images", (batch, 3, SIDE, SIDE)),),
@@ -83,7 +96,69 @@ def classify_bundle(folder: Path, batch=1) -> Path:
         decode=TopK(2),
         labels=COLORS,
     )
-    return _write(folder, spec, nodes, {"ten": np.float32(10)}, Expected(0, 0.9999))
+
+
+def patient_bundle(folder: Path) -> Path:
+    """Write a classifier that thinks for about a second for each million of its input's largest value.
+
+    Pictures, whose values are at most one, are answered at once.
+    """
+    carried = helper.make_tensor_value_info("was", TensorProto.FLOAT, [])
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["color"], axes=[2, 3], keepdims=0),
+        helper.make_node("ReduceMax", ["images"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["rounds"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["rounds", "", "nothing"], ["spent"], body=_round(carried)),
+        helper.make_node("Mul", ["color", "ten"], ["seen"]),
+        helper.make_node("Add", ["seen", "spent"], ["logits"]),
+    ]
+    return _write(folder, _classifier(), nodes, {"ten": np.float32(10), "nothing": np.float32(0)}, Expected(0, 0.9999))
+
+
+def _round(carried):
+    nodes = [
+        helper.make_node("Identity", ["more"], ["again"]),
+        helper.make_node("Sin", ["was"], ["is"]),
+    ]
+    given = [helper.make_tensor_value_info("round", TensorProto.INT64, [])]
+    given += [helper.make_tensor_value_info("more", TensorProto.BOOL, []), carried]
+    made = [helper.make_tensor_value_info("again", TensorProto.BOOL, [])]
+    return helper.make_graph(nodes, "round", given, [*made, helper.make_tensor_value_info("is", TensorProto.FLOAT, [])])
+
+
+def root_bundle(folder: Path) -> Path:
+    """Write a classifier whose outputs are NaN where a picture is mostly blue, as a damaged engine's may be."""
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["color"], axes=[2, 3], keepdims=0),
+        helper.make_node("Sub", ["limit", "color"], ["left"]),
+        helper.make_node("Sqrt", ["left"], ["sound"]),
+        helper.make_node("Mul", ["color", "sound"], ["logits"]),
+    ]
+    constants = {"limit": np.array([[9, 9, 0.5]], np.float32)}
+    return _write(folder, _classifier(), nodes, constants, Expected(0, 0.9))
+
+
+def casts_bundle(folder: Path, dtype: str) -> Path:
+    """Write a classifier that takes `dtype` and gives the mean colours times ten in every type there is."""
+    graph = dtype == "uint8"
+    axes = [1, 2] if graph else [2, 3]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["values"], ["color"], axes=axes, keepdims=0),
+        helper.make_node("Mul", ["color", "ten"], ["logits"]),
+    ]
+    nodes += [helper.make_node("Cast", ["logits"], [one], to=kind) for one, kind in CASTS.items()]
+    given = TensorSpec("images", (1, SIDE, SIDE, 3) if graph else (1, 3, SIDE, SIDE), dtype)
+    made = [TensorSpec(one, (1, len(COLORS)), one) for one in CASTS]
+    preprocess = Preprocess(Size(SIDE, SIDE), fit="resize-crop", resize=SIDE, where="graph" if graph else "runtime")
+    spec = dataclasses.replace(
+        _classifier(),
+        inputs=(given,),
+        outputs=(TensorSpec("logits", (1, len(COLORS))), *made),
+        preprocess=preprocess,
+    )
+    scale = np.float32(10 / 255 if graph else 10)
+    return _write(folder, spec, nodes, {"ten": scale}, Expected(0, 0.9999))
 
 
 def add_plan(folder, library, *, name="", precision="fp32", content=None, built_with="", **target):
@@ -128,4 +203,4 @@ def _write(folder, spec, nodes, constants, expect):
 
 def _value(tensor):
     shape = ["batch" if isinstance(side, Batch) else side for side in tensor.shape]
-    return helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, shape)
+    return helper.make_tensor_value_info(tensor.name, ELEMENTS[tensor.dtype], shape)

@@ -1,0 +1,248 @@
+"""What gRPC has of its own: typed contents, deadlines, cancelled calls, the hint when to come again."""
+
+import json
+import struct
+import time
+
+import cv2
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2 as pb
+
+from edgeinfer.serve import contents, messages
+from edgeinfer.serve.refusals import Refusal
+from helpers import bundles
+from helpers.service import service
+
+PATH = "/inference.GRPCInferenceService/ModelInfer"
+SHAPE = [1, 3, bundles.SIDE, bundles.SIDE]
+VALUES = int(np.prod(SHAPE))
+BUSY = 1e6  # what makes the patient one think for some seconds
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")
+    bundles.classify_bundle(path / "namer")
+    bundles.patient_bundle(path / "patient")
+    bundles.casts_bundle(path / "casts", "uint8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    with service(folder, "--queue", 2) as running:
+        yield running
+
+
+@pytest.fixture
+def infer(served):
+    with grpc.insecure_channel(served.grpc) as channel:
+        yield channel.unary_unary(PATH, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString)
+
+
+def request(name="namer", datatype="FP32", shape=SHAPE, raw=None, **fields):
+    """A message with one input of typed contents, or of raw ones."""
+    made = pb.ModelInferRequest(model_name=name)
+    item = made.inputs.add(name="images", datatype=datatype, shape=shape)
+    for field, values in fields.items():
+        getattr(item.contents, field).extend(values)
+    if raw is not None:
+        made.raw_input_contents.extend(raw)
+    return made
+
+
+def full(value, name="namer"):
+    return request(name, raw=[np.full(SHAPE, value, np.float32).tobytes()])
+
+
+def planes(color):
+    return (bundles.picture(color)[..., ::-1].transpose(2, 0, 1) / 255).astype(np.float32)
+
+
+def logits(answer):
+    return np.frombuffer(answer.raw_output_contents[0], np.float32)
+
+
+@pytest.mark.parametrize("color", bundles.COLORS)
+def test_typed_contents_are_read_as_raw_ones(infer, color):
+    typed = infer(request(fp32_contents=planes(color).ravel().tolist()))
+    raw = infer(request(raw=[planes(color).tobytes()]))
+    assert logits(typed).tolist() == logits(raw).tolist()
+    assert bundles.COLORS[logits(typed).argmax()] == color
+    frame = bundles.picture(color)[None, ..., ::-1]
+    counted = infer(request("casts", "UINT8", frame.shape, uint_contents=frame.ravel().tolist()))
+    assert bundles.COLORS[logits(counted).argmax()] == color
+
+
+def test_typed_bytes_are_a_picture(infer):
+    made = pb.ModelInferRequest(model_name="namer.image")
+    file = cv2.imencode(".png", bundles.picture("blue"))[1].tobytes()
+    made.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(file)
+    labels = infer(made).raw_output_contents[2]
+    assert labels[: struct.unpack("<I", labels[:4])[0] + 4][4:] == b"blue"
+
+
+ZEROS = [0.0] * VALUES
+WRONG = {
+    "both kinds of contents": (request(fp32_contents=ZEROS, raw=[bytes(4 * VALUES)]), "'images' has both contents"),
+    "raw contents for one too many": (request(raw=[bytes(4 * VALUES), b""]), "raw_input_contents has 2"),
+    "contents of another type": (request(int_contents=[0] * VALUES), "'images': data has 0 elements"),
+    "contents too short": (request(fp32_contents=ZEROS[1:]), f"'images': data has {VALUES - 1} elements"),
+    "raw contents too short": (request(raw=[bytes(4 * VALUES - 1)]), f"'images': its data is {4 * VALUES - 1} bytes"),
+    "no contents": (request(), "'images': data has 0 elements"),
+    "numbers beyond the type": (
+        request("casts", "UINT8", [1, 32, 32, 3], uint_contents=[256] * VALUES),
+        "'images': data holds numbers outside UINT8",
+    ),
+    "half floats, which have no field": (request(datatype="FP16"), "'images': FP16 goes into raw_input_contents"),
+    "another type than the model's": (
+        request(datatype="INT64", int64_contents=[0] * VALUES),
+        "'images': datatype is INT64",
+    ),
+    "a type there is not": (request(datatype="FP31"), "'images': datatype 'FP31'"),
+    "shared memory": (request(), "'shared_memory_region' of input 'images'"),
+    "classification": (request(raw=[bytes(4 * VALUES)]), "'classification' of output 'logits'"),
+    "a side below zero": (request(shape=[-1], fp32_contents=[]), "'images': shape"),
+}
+
+WRONG["shared memory"][0].inputs[0].parameters["shared_memory_region"].string_param = "x"
+WRONG["classification"][0].outputs.add(name="logits").parameters["classification"].int64_param = 2
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_contents_that_do_not_fit_are_refused_and_the_input_is_named(infer, case):
+    message, told = WRONG[case]
+    with pytest.raises(grpc.RpcError) as caught:
+        infer(message)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert told in caught.value.details()
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff", b"\x0a\x7f", b"\x0b", b"\x08" + b"\xff" * 11, b"\x10\x00" * 2000, b"\x0a\x01\xff"]
+)
+def test_what_is_no_message_is_refused(served, data):
+    with grpc.insecure_channel(served.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(PATH)(data)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "ModelInferRequest" in caught.value.details()
+
+
+raws = st.lists(st.sampled_from([0, 1, 127, 128, 300, 16383, 16384, 70000]).map(bytes), max_size=3)
+texts = st.text(max_size=5)
+inputs = st.builds(pb.ModelInferRequest.InferInputTensor, name=texts, shape=st.lists(st.integers(-3, 1 << 40)))
+requests = st.builds(
+    pb.ModelInferRequest,
+    model_name=texts,
+    id=texts,
+    inputs=st.lists(inputs, max_size=3),
+    raw_input_contents=raws,
+)
+
+
+@given(requests)
+def test_a_message_is_split_as_protobuf_reads_it(made):
+    head, raw = contents.split(made.SerializeToString())
+    assert [bytes(one) for one in raw] == list(made.raw_input_contents)
+    del made.raw_input_contents[:]
+    assert head.SerializeToString() == made.SerializeToString()
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=300)
+def test_any_bytes_are_split_or_refused(data):
+    try:
+        head, raw = contents.split(data)
+    except Refusal:
+        return
+    theirs = pb.ModelInferRequest.FromString(data)
+    assert [bytes(one) for one in raw] == list(theirs.raw_input_contents)
+    assert head.model_name == theirs.model_name
+
+
+@given(texts, raws)
+def test_an_answer_is_written_as_protobuf_writes_it(name, raw):
+    head = messages.message("ModelInferResponse")(model_name=name)
+    theirs = pb.ModelInferResponse(model_name=name, raw_output_contents=raw)
+    assert contents.response(head, raw) == theirs.SerializeToString()
+    assert contents.streamed(head, raw) == pb.ModelStreamInferResponse(infer_response=theirs).SerializeToString()
+
+
+def depth(served, name):
+    (line,) = (
+        one for one in served.request("/metrics")[2].decode().splitlines() if f'queue_depth{{model="{name}"' in one
+    )
+    return float(line.split()[-1])
+
+
+def outcomes(served, name):
+    rows = [one for one in served.request("/metrics")[2].decode().splitlines() if "edgeinfer_requests_total{" in one]
+    return {one.split('outcome="')[1].split('"')[0]: float(one.split()[-1]) for one in rows if f'"{name}"' in one}
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def occupied(served, infer):
+    """A call that the patient one is at work on, for some seconds."""
+    running = infer.future(full(BUSY, "patient"))
+    infer(full(0, "namer"))  # arrives after it
+    until(lambda: depth(served, "patient") == 0)
+    return running
+
+
+def test_a_call_that_is_cancelled_or_too_late_leaves_the_queue(served, infer):
+    running = occupied(served, infer)
+    waiting = [infer.future(full(0.5, "patient")), infer.future(full(0.5, "patient"), timeout=1)]
+    until(lambda: depth(served, "patient") == 2)
+    waiting[0].cancel()
+    until(lambda: depth(served, "patient") < 2)
+    assert waiting[1].code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    until(lambda: depth(served, "patient") == 0)
+    assert not running.done()
+    # both places are free again
+    again = [infer.future(full(0.5, "patient")) for _ in range(2)]
+    until(lambda: depth(served, "patient") == 2)
+    assert not running.done()
+    assert [len(one.result().raw_output_contents) for one in (running, *again)] == [1, 1, 1]
+    assert outcomes(served, "patient")["cancelled"] == 2
+
+
+def test_overload_is_told_at_once_with_the_time_to_come_again(served, infer):
+    before = outcomes(served, "patient").get("overload", 0)
+    running = occupied(served, infer)
+    waiting = [infer.future(full(0.5, "patient")) for _ in range(2)]
+    until(lambda: depth(served, "patient") == 2)
+    with pytest.raises(grpc.RpcError) as caught:
+        infer(full(0.5, "patient"))
+    assert not running.done()
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "queue is full" in caught.value.details()
+    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+    assert outcomes(served, "patient")["overload"] == before + 1
+    assert all(one.result().outputs for one in (running, *waiting))
+
+
+def test_a_client_with_a_retry_policy_comes_again_when_it_was_told_to(served):
+    policy = {
+        "maxAttempts": 5,
+        "initialBackoff": "0.01s",
+        "maxBackoff": "0.01s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+    }
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+    channel = grpc.insecure_channel(served.grpc, options=[("grpc.service_config", json.dumps(config))])
+    infer = channel.unary_unary(PATH, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString)
+    with channel:
+        busy = infer.future(full(BUSY / 5, "patient"))
+        waiting = [infer.future(full(0.5, "patient")) for _ in range(6)]
+        assert all(one.result(timeout=30).outputs for one in (busy, *waiting))

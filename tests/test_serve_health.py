@@ -1,0 +1,96 @@
+"""Health that means something: an engine that gives NaN or hangs turns it red, and starves systemd's watchdog."""
+
+import json
+import socket
+import threading
+import time
+
+import cv2
+import numpy as np
+import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
+
+from helpers import bundles
+from helpers.service import service
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def ask(running, name, array):
+    item = http_client.InferInput("images", list(array.shape), "FP32")
+    item.set_data_from_numpy(array)
+    with http_client.InferenceServerClient(running.address, network_timeout=60) as client:
+        return client.infer(name, [item]).as_numpy("logits")
+
+
+def health(running, *names):
+    return [running.request(f"/v2/{name}")[0] for name in ("health/live", "health/ready", *names)]
+
+
+BLUE = np.stack([np.zeros((32, 32)), np.zeros((32, 32)), np.ones((32, 32))])[None].astype(np.float32)
+
+
+def test_outputs_that_are_nan_turn_health_red_if_the_engine_is_to_blame(tmp_path):
+    bundle = bundles.root_bundle(tmp_path / "root")
+    with service(bundle) as running:
+        assert np.isnan(ask(running, "root", BLUE)).any()
+        until(lambda: "suspect and passes its self-test" in running.log())
+        assert health(running, "models/root/ready") == [200, 200, 200]
+        # from now on the engine gives NaN for its golden sample as well
+        cv2.imwrite(str(bundle / "golden" / "0.png"), bundles.picture("blue"))
+        time.sleep(1)  # raw outputs are looked at once a second
+        ask(running, "root", BLUE)
+        until(lambda: health(running, "models/root/ready") == [503, 503, 503])
+        with grpc_client.InferenceServerClient(running.grpc) as client:
+            assert not client.is_server_ready()
+            assert not client.is_model_ready("root")
+        (row,) = json.loads(running.request("/v1/models")[2])["models"]
+        assert (row["state"], "NaN" in row["reason"]) == ("UNAVAILABLE", True)
+        assert 'edgeinfer_model_sound{model="root"} 0.0' in running.request("/metrics")[2].decode()
+        assert "fails its self-test" in running.log()
+
+
+def test_a_picture_that_gives_nan_is_an_error_and_makes_the_engine_suspect(tmp_path):
+    bundle = bundles.root_bundle(tmp_path / "root")
+    with service(bundle) as running:
+        cv2.imwrite(str(bundle / "golden" / "0.png"), bundles.picture("blue"))
+        status, _, body = running.request("/v1/models/root/predict", (bundle / "golden" / "0.png").read_bytes())
+        assert (status, "NaN" in json.loads(body)["error"]) == (500, True)
+        until(lambda: health(running) == [503, 503])
+
+
+def test_a_stuck_worker_turns_health_red_and_starves_the_watchdog(tmp_path):
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.bind(str(tmp_path / "notify"))
+    listening.settimeout(20)
+    env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000"}
+    with listening, service(bundles.patient_bundle(tmp_path / "patient"), "--stuck", 0.3, env=env) as running:
+        assert [listening.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+        long = threading.Thread(target=ask, args=(running, "patient", np.full((1, 3, 32, 32), 1e6, np.float32)))
+        long.start()
+        until(lambda: health(running, "models/patient/ready") == [503, 503, 503])
+        drained(listening)
+        time.sleep(0.5)  # ten times as long as a sign of life is due
+        told = drained(listening)
+        assert health(running) == [503, 503]
+        assert len(told) <= 1  # one may have been on its way
+        long.join()
+        until(lambda: health(running, "models/patient/ready") == [200, 200, 200])
+        assert listening.recv(100) == b"WATCHDOG=1"
+
+
+def drained(listening):
+    """What has come so far."""
+    told = []
+    listening.setblocking(False)
+    try:
+        while True:
+            told.append(listening.recv(100))
+    except BlockingIOError:
+        listening.settimeout(20)
+        return told

@@ -1,0 +1,208 @@
+"""Every type of tensor, in and out, by JSON, the binary extension and gRPC; and what the statistics count."""
+
+import base64
+import json
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from edgeinfer.serve import tensors
+from edgeinfer.spec import Batch
+from helpers import bundles
+from helpers.service import service
+
+WAYS = ("json", "binary", "grpc")
+INPUTS = ("float32", "float16", "uint8")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for dtype in INPUTS:
+        bundles.casts_bundle(folder / dtype, dtype)
+    with service(folder) as running:
+        yield running
+
+
+def asked(way, served, name, given, **how):
+    """The outputs of a model for (name of the input, array), by one of the ways."""
+    label, array = given
+    datatype = np_to_triton_dtype(array.dtype)
+    if way == "grpc":
+        item = grpc_client.InferInput(label, list(array.shape), datatype)
+        item.set_data_from_numpy(array)
+        with grpc_client.InferenceServerClient(served.grpc) as client:
+            answer = client.infer(name, [item], **how)
+            return {one.name: (one.datatype, answer.as_numpy(one.name)) for one in answer.get_response().outputs}
+    binary = way == "binary"
+    item = http_client.InferInput(label, list(array.shape), datatype)
+    # the client itself cannot write halves, or bytes that are no text, as JSON
+    if binary or array.dtype not in (np.float16, np.object_):
+        item.set_data_from_numpy(array, binary_data=binary)
+    else:
+        values = [base64.b64encode(one).decode() for one in array] if array.dtype == np.object_ else array.ravel()
+        item._data = values if isinstance(values, list) else values.tolist()
+    with http_client.InferenceServerClient(served.address) as client:
+        about = client.get_model_metadata(name)["outputs"]
+        outputs = [http_client.InferRequestedOutput(one["name"], binary_data=binary) for one in about]
+        answer = client.infer(name, [item], outputs=outputs, **how)
+        rows = answer.get_response()["outputs"]
+        assert all(("data" in row) != binary for row in rows)
+        return {row["name"]: (row["datatype"], answer.as_numpy(row["name"])) for row in rows}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", INPUTS)
+def test_numbers_of_every_type_go_in_and_come_out(served, way, dtype):
+    frame = bundles.picture("green")[None, ..., ::-1]
+    array = frame if dtype == "uint8" else (frame.transpose(0, 3, 1, 2) / 255).astype(dtype)
+    found = asked(way, served, dtype, ("images", np.ascontiguousarray(array)))
+    assert {name: kind for name, (kind, _) in found.items()} == {
+        "logits": "FP32",
+        **{one: tensors.DATATYPES[one] for one in bundles.CASTS},
+    }
+    for name, (_, values) in found.items():
+        assert values.shape == (1, 3)
+        assert values.dtype == ("float32" if name == "logits" else name)
+        np.testing.assert_allclose(values.astype(float), [[0, 10, 0]], atol=0.01)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_bytes_go_in_and_come_out(served, way):
+    file = cv2.imencode(".png", bundles.picture("blue"))[1].tobytes()
+    found = asked(way, served, "float16.image", ("image", np.array([file], np.object_)))
+    kind, labels = found["labels"]
+    assert kind == "BYTES"
+    assert labels[0] in (b"blue", "blue")
+    frames = asked(way, served, "uint8.image", ("frame", bundles.picture("blue")), parameters={"pixels": "rgb"})
+    assert frames["classes"][1][0] == bundles.COLORS.index("red")
+
+
+numbers = st.sampled_from(sorted(tensors.DATATYPES)).flatmap(
+    lambda dtype: arrays.arrays(
+        dtype,
+        arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5),
+        elements={"allow_nan": False} if "float" in dtype else None,
+    )
+)
+
+
+@given(numbers)
+def test_raw_bytes_and_lists_give_back_the_array(array):
+    tensor = tensors.of("x", array)
+    raw = tensors.from_raw("x", tensor.datatype, tensor.shape, tensors.to_raw(tensor))
+    assert raw.data.dtype == array.dtype
+    np.testing.assert_array_equal(raw.data, array)
+    spoken = json.loads(json.dumps(tensors.to_list(tensor)))
+    listed = tensors.from_list("x", tensor.datatype, tensor.shape, spoken)
+    assert listed.data.dtype == array.dtype
+    np.testing.assert_array_equal(listed.data, array)
+
+
+@given(st.lists(st.binary(max_size=9), max_size=5))
+def test_byte_strings_give_back_themselves(elements):
+    tensor = tensors.Tensor("x", "BYTES", (len(elements),), elements)
+    assert tensors.from_raw("x", "BYTES", [len(elements)], tensors.to_raw(tensor)).data == elements
+
+
+def body(item, data=b""):
+    text = json.dumps({"inputs": [item]}).encode()
+    return text + data, {"Inference-Header-Content-Length": str(len(text))}
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", struct.pack("<I", 5) + b"abc", struct.pack("<I", 2**32 - 1) + b"abc"])
+def test_broken_byte_strings_are_refused(served, data):
+    item = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(data)}}
+    status, _, answer = served.request("/v2/models/uint8.image/infer", *body(item, data))
+    assert status == 400
+    assert "'image'" in json.loads(answer)["error"]
+
+
+PLAIN = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0] * 3072}
+BINARY = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "parameters": {"binary_data_size": 3072}}
+REFUSED = {
+    "too large a number": ({"inputs": [{**PLAIN, "data": [256] + [0] * 3071}]}, "outside UINT8"),
+    "a fraction": ({"inputs": [{**PLAIN, "data": [0.5] + [0] * 3071}]}, "numbers of UINT8"),
+    "truth": ({"inputs": [{**PLAIN, "data": [True] * 3072}]}, "numbers of UINT8"),
+    "words": ({"inputs": [{**PLAIN, "data": ["1"] * 3072}]}, "numbers of UINT8"),
+    "no data": ({"inputs": [{**PLAIN, "data": None}]}, "'images': data"),
+    "an enormous shape": ({"inputs": [{**PLAIN, "shape": [2147483647] * 8}]}, "'images': data has 3072 elements"),
+    "sides that are words": ({"inputs": [{**PLAIN, "shape": ["a"]}]}, "'images': shape"),
+    "no inputs": ({"inputs": []}, "inputs are none"),
+    "inputs that are no list": ({"inputs": {}}, "'inputs'"),
+    "an input that is no object": ({"inputs": [3]}, "inputs[0]"),
+    "an input without a name": ({"inputs": [{**PLAIN, "name": None}]}, "inputs[0] has no name"),
+    "an input without a datatype": ({"inputs": [{**PLAIN, "datatype": None}]}, "'images' has no datatype"),
+    "an input twice": ({"inputs": [PLAIN, PLAIN]}, "same name"),
+    "an output there is not": ({"inputs": [PLAIN], "outputs": [{"name": "boxes"}]}, "output 'boxes'"),
+    "an output twice": ({"inputs": [PLAIN], "outputs": [{"name": "logits"}] * 2}, "same name"),
+    "an output without a name": ({"inputs": [PLAIN], "outputs": [{}]}, "outputs[0] has no name"),
+    "an id that is a number": ({"inputs": [PLAIN], "id": 3}, "id is not"),
+    "a time-out in words": ({"inputs": [PLAIN], "parameters": {"timeout": "now"}}, "parameter timeout"),
+    "a parameter there is not": ({"inputs": [PLAIN], "parameters": {"speed": 3}}, "parameter 'speed'"),
+    "shared memory": (
+        {"inputs": [{**PLAIN, "parameters": {"shared_memory_region": "x"}}]},
+        "'shared_memory_region' of input 'images'",
+    ),
+    "classification": (
+        {"inputs": [PLAIN], "outputs": [{"name": "logits", "parameters": {"classification": 2}}]},
+        "parameter 'classification' of output 'logits'",
+    ),
+    "binary data that is not there": ({"inputs": [BINARY]}, "binary_data_size 3072"),
+    "a negative size of binary data": ({"inputs": [{**BINARY, "parameters": {"binary_data_size": -1}}]}, "size -1"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(REFUSED))
+def test_a_field_that_is_wrong_is_named(served, case):
+    record, told = REFUSED[case]
+    status, _, answer = served.request("/v2/models/uint8/infer", json.dumps(record).encode())
+    assert status == 400
+    assert told in json.loads(answer)["error"]
+
+
+def test_binary_data_that_belongs_to_nobody_is_refused(served):
+    status, _, answer = served.request("/v2/models/uint8/infer", *body(BINARY, bytes(3073)))
+    assert (status, json.loads(answer)["error"]) == (400, "1 bytes of binary data belong to no input")
+
+
+def test_statistics_count_rows_runs_and_requests_as_triton_defines_them(tmp_path):
+    bundle = bundles.classify_bundle(tmp_path / "namer", Batch(1, 4))
+    with service(bundle) as running:
+        for rows in (2, 1, 1):
+            asked("binary", running, "namer", ("images", np.zeros((rows, 3, 32, 32), np.float32)))
+        with pytest.raises(InferenceServerException):
+            asked("binary", running, "namer", ("images", np.zeros((5, 3, 32, 32), np.float32)))
+        with http_client.InferenceServerClient(running.address) as client:
+            (http,) = client.get_inference_statistics("namer")["model_stats"]
+            (images,) = client.get_inference_statistics("namer.image")["model_stats"]
+            assert {row["name"] for row in client.get_inference_statistics()["model_stats"]} == {"namer", "namer.image"}
+        with grpc_client.InferenceServerClient(running.grpc) as client:
+            (grpc,) = client.get_inference_statistics("namer", as_json=True)["model_stats"]
+    # a request of two rows is one execution, two inferences, one success
+    assert (http["inference_count"], http["execution_count"], http["version"]) == (4, 3, "1")
+    spans = {name: span["count"] for name, span in http["inference_stats"].items()}
+    assert spans == {
+        "success": 3,
+        "fail": 1,
+        "queue": 3,
+        "compute_input": 3,
+        "compute_infer": 3,
+        "compute_output": 3,
+    }
+    took = {name: span["ns"] for name, span in http["inference_stats"].items()}
+    assert took["success"] >= took["queue"] + took["compute_input"] + took["compute_infer"] + took["compute_output"] > 0
+    sizes = [(row["batch_size"], row["compute_infer"]["count"]) for row in http["batch_stats"]]
+    assert sizes == [(1, 2), (2, 1)]
+    assert sum(row["compute_infer"]["ns"] for row in http["batch_stats"]) == took["compute_infer"]
+    assert images["inference_count"] == 0
+    assert (grpc["inference_count"], grpc["execution_count"]) == ("4", "3")
+    assert grpc["inference_stats"]["success"] == {key: str(n) for key, n in http["inference_stats"]["success"].items()}
