@@ -25,6 +25,7 @@ import numpy as np
 
 import edgeinfer
 from edgeinfer.cascade import Cascade
+from edgeinfer.devices._pictures import picture as checked
 from edgeinfer.spec import Batch
 from edgeinfer_export import graphs
 from edgeinfer_export.export import Options, export, write_bundle
@@ -217,7 +218,7 @@ def cascade(detector, folder, rounds):
     with edgeinfer.load(detector, conf=0.001, iou=0.9, limit=20) as first, edgeinfer.load(classifier) as second:
         model = Cascade(first, second)
         found = first(image)
-        crops = [model.cut(image, box) for box in found.boxes]
+        crops = [model.cut(checked(image, "bgr"), box) for box in found.boxes]
 
         def parts():
             first(image)

@@ -102,7 +102,7 @@ class Cascade:
         """Any number of pictures -> a result each; all their boxes are classified together."""
         shown = [picture(image, pixels) for image in images]
         found = [result for result in self.detector.batch(images, pixels=pixels) if isinstance(result, Detections)]
-        crops = [self._cut(one, box) for one, result in zip(shown, found) for box in result.boxes[: self._most]]
+        crops = [self.cut(one, box) for one, result in zip(shown, found) for box in result.boxes[: self._most]]
         clock = self.classifier.device
         start = clock.mark()
         said = iter(self.classifier.batch(crops, pixels=pixels))
@@ -117,7 +117,7 @@ class Cascade:
             found.boxes, found.scores, found.class_ids, found.labels, found.source, timings, classes=tuple(classes)
         )
 
-    def _cut(self, image: Picture, box: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def cut(self, image: Picture, box: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The part of the picture under a box with its margin, at least a pixel."""
         x1, y1, x2, y2 = (float(side) for side in box)
         across, down = (x2 - x1) * self._margin, (y2 - y1) * self._margin

@@ -97,3 +97,20 @@ def test_cameras_are_shown_with_their_age_and_an_ill_one_is_marked(bundle, brows
             # a service that is gone is no live picture
             served.send("SIGTERM")
             page.until("document.querySelectorAll('figure.bad').length == 2")
+            served.process.wait(60)
+
+
+def test_a_service_with_a_token_asks_for_it_on_the_page(bundle, browser, tmp_path):
+    (tmp_path / "token").write_text("a-secret")
+    with camera() as opened:
+        words = ("--token-file", tmp_path / "token", "--camera", f"door={opened.address}")
+        with service(bundle, *words) as served, contextlib.closing(browser.open(served.url)) as page:
+            enter = "document.getElementById('token').value = {!r}; document.querySelector('dialog button').click()"
+            page.until("document.getElementById('door').open")
+            page.evaluate(enter.format("wrong"))
+            page.until("document.getElementById('door').open")
+            assert page.evaluate("document.querySelectorAll('figure').length") == 0
+            page.evaluate(enter.format("a-secret"))
+            page.until("document.getElementById('model').value == 'pictograms'")
+            page.until("document.querySelectorAll('figure.good').length == 1")
+            assert not page.evaluate("document.getElementById('door').open")

@@ -40,11 +40,13 @@ POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'
 SAFE = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 NO_STORE = {"cache-control": "no-store"}
 PATIENCE_S = 1.0  # that a request for the next picture waits
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+# what anybody may see: health, and the page itself, which holds nothing and asks for the token
+OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/")
+OPEN_FOLDER = "/page/"
 
 
 def app(service: Service, *, token: str = "", managed: bool = False) -> ASGIApp:
-    """The application; every request but health checks must carry the `token`, `managed` lets them load models."""
+    """The application; requests must carry the `token`, `managed` lets them load models."""
     return _Guarded(Starlette(routes=Web(service, managed=managed).routes()), token)
 
 
@@ -59,7 +61,9 @@ class _Guarded:
             await self._inner(scope, receive, send)
             return
         given = dict(scope["headers"]).get(b"authorization", b"")
-        if self._token and scope["path"] not in OPEN_PATHS and not hmac.compare_digest(given, self._token):
+        path = scope["path"]
+        known = not self._token or hmac.compare_digest(given, self._token)
+        if not known and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
             error = Refusal(UNAUTHENTICATED, "the authorization header does not hold the token")
             await _refused(error)(scope, receive, send)
             return

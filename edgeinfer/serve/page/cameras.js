@@ -48,7 +48,7 @@ async function follow(one) {
 
 async function next(one) {
   const path = `/v1/cameras/${encodeURIComponent(one.name)}/picture?after=${encodeURIComponent(one.key)}`;
-  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE_MS) });
+  const answer = await reach(path, { signal: AbortSignal.timeout(PATIENCE_MS) });
   if (answer.status === 204) return;
   if (!answer.ok) throw new Error(`the service answered ${answer.status}`);
   const age = Number(answer.headers.get("x-age-ms")), came = performance.now();

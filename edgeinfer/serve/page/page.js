@@ -23,8 +23,16 @@ function say(text, bad = false) {
   at("said").className = bad ? "bad" : "";
 }
 
+// every request goes through here: a service with a token wants it each time
+async function reach(path, options = {}) {
+  const token = sessionStorage.getItem("token");
+  const answer = await fetch(path, token ? { ...options, headers: { authorization: `Bearer ${token}` } } : options);
+  if (answer.status === 401 && !at("door").open) at("door").showModal();
+  return answer;
+}
+
 async function asked(path, options) {
-  const answer = await fetch(path, options);
+  const answer = await reach(path, options);
   const record = await answer.json().catch(() => ({ error: `the service answered ${answer.status}` }));
   if (!answer.ok) throw new Error(record.error || `the service answered ${answer.status}`);
   return record;
@@ -160,5 +168,9 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 document.addEventListener("paste", (event) => look(event.clipboardData.files[0]));
+at("door").addEventListener("close", () => {
+  sessionStorage.setItem("token", at("token").value.trim());
+  watch();
+});
 watch();
 setInterval(watch, 2000);
