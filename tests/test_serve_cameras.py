@@ -306,6 +306,35 @@ def test_several_cameras_share_batches_and_leave_room_for_requests(tmp_path):
     assert batches > alone
 
 
+def test_neither_requests_nor_cameras_crowd_the_others_out(tmp_path):
+    folder = bundles.classify_bundle(tmp_path / "namer")
+    file = cv2.imencode(".png", bundles.picture("red"))[1].tobytes()
+    with camera(fps=60) as one, camera(fps=60) as two:
+        words = ["--queue", 1, f"--camera=a={one.address}", f"--camera=b={two.address}"]
+        with service(folder, *words) as running:
+            eventually(lambda: color(running, "a") == "green" == color(running, "b"))
+            # as many requests at a time as the queue has room for are never refused
+            assert {running.request("/v1/models/namer/predict", file)[0] for _ in range(100)} == {200}
+            over = threading.Event()
+
+            def flood():
+                while not over.is_set():
+                    running.request("/v1/models/namer/predict", file)
+
+            threads = [threading.Thread(target=flood) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            before = state(running, "a")["results"]
+            eventually(lambda: state(running, "a")["results"] > before + 30)
+            assert color(running, "a") == "green"
+            over.set()
+            for thread in threads:
+                thread.join()
+            text = running.request("/metrics")[2].decode()
+    assert 'outcome="overload"' in text  # the flood was one
+    assert re.findall(r'camera_dropped_total\{camera="\w",cause="failed"\} (\S+)', text) == ["0.0", "0.0"]
+
+
 def test_a_new_version_takes_over_under_a_camera(tmp_path):
     folder = bundles.detect_bundle(tmp_path / "finder")
     with camera() as opened, service(folder, "--camera", f"door={opened.address}", "--manage") as running:

@@ -16,7 +16,7 @@ from edgeinfer import sources
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.serve.faces import IMAGE, Work
 from edgeinfer.serve.live import Gallery
-from edgeinfer.serve.refusals import NOT_FOUND, OVERLOADED, UNAVAILABLE, Refusal
+from edgeinfer.serve.refusals import NOT_FOUND, UNAVAILABLE, Refusal
 from edgeinfer.streams import Stream
 from edgeinfer.streams.vitals import Health
 
@@ -32,7 +32,7 @@ LOG = logging.getLogger("edgeinfer.serve")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 REST_S = 0.05  # after a frame that was refused; the next one is the newest then
 GRACE_S = 2.0  # in which a camera may give its first picture
-CAUSES = ("newer", "repeated", "overload", "failed")
+CAUSES = ("newer", "repeated", "failed")
 
 
 class Mount(NamedTuple):
@@ -75,6 +75,7 @@ class Look:
 class Turns:
     """A served model as a stream meets it: one frame at a time, behind the requests that came before it.
 
+    Each camera has one place of its own in the model's queue: neither requests nor cameras can crowd the others out.
     Frames of several cameras that wait together share a batch, and a new version of the model takes over between two.
     """
 
@@ -85,7 +86,7 @@ class Turns:
         self.found: Any = None  # the version that gave the newest result
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Any]:
-        """Results from the queue's other end; Refusal where there is no room, or no model."""
+        """Results from the queue's other end; Refusal where there is no model."""
         return [self._one(Work(f"image {pixels}", image)) for image in images]
 
     def _one(self, work: Work) -> Any:
@@ -132,8 +133,7 @@ class Camera:
     def _refuse(self, error: EdgeInferError) -> None:
         self._trouble = str(error)
         self._refused += 1
-        overloaded = isinstance(error, Refusal) and error.kind == OVERLOADED
-        self.dropped["overload" if overloaded else "failed"] += 1
+        self.dropped["failed"] += 1
 
     def look(self) -> Look:
         """What there is to see now. Any thread may ask."""

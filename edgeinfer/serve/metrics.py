@@ -111,7 +111,7 @@ class _Followed:
         pictures = CounterMetricFamily("edgeinfer_camera_pictures", "Pictures that came", labels=("camera",))
         results = CounterMetricFamily("edgeinfer_camera_results", "Pictures that got a result", labels=("camera",))
         again = CounterMetricFamily("edgeinfer_camera_reconnects", "Connections made anew", labels=("camera",))
-        told = "Pictures that got no result, by cause: newer, repeated, overload, failed"
+        told = "Pictures that got no result, by cause: newer, repeated, failed"
         dropped = CounterMetricFamily("edgeinfer_camera_dropped", told, labels=("camera", "cause"))
         for camera, look in looks:
             name = (camera.name,)

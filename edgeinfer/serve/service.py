@@ -85,10 +85,12 @@ class Service:
         self.cameras.start(self, self.metrics.camera_ages)
 
     async def turn(self, name: str, work: Work) -> tuple[Any, Found]:
-        """Run a camera's frame: it queues like a request, but is not counted as one."""
+        """Run a camera's frame: it waits behind the requests that came before it, and is not counted as one."""
         found = self.repository.find(name)
         try:
-            return await asyncio.wait_for(self._answer(found, lambda: work, slow=False), self.limits.timeout)
+            return await asyncio.wait_for(
+                self._answer(found, lambda: work, slow=False, seated=True), self.limits.timeout
+            )
         except asyncio.TimeoutError:
             raise Refusal(TIMEOUT, f"no answer within {self.limits.timeout:g} s") from None
 
@@ -111,7 +113,9 @@ class Service:
         self._count(found, came, "ok")
         return result, found
 
-    async def _answer(self, found: Found, accept: Callable[[], Work], slow: bool) -> tuple[Any, Found]:
+    async def _answer(
+        self, found: Found, accept: Callable[[], Work], slow: bool, *, seated: bool = False
+    ) -> tuple[Any, Found]:
         if slow:
             found.version.station.check_room()
             work = await asyncio.get_running_loop().run_in_executor(self._threads, accept)
@@ -119,7 +123,7 @@ class Service:
             found = self.repository.find(found.name)
         else:
             work = accept()
-        job = Job(work, asyncio.get_running_loop().create_future(), self.metrics.noting(found))
+        job = Job(work, asyncio.get_running_loop().create_future(), self.metrics.noting(found), seated=seated)
         found.version.station.submit(job)
         try:
             return await job.answer, found

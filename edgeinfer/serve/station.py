@@ -30,10 +30,15 @@ LOOK_S = 1.0  # how often raw outputs are looked at; of pictures all are
 
 
 class Job:
-    """Work on its way through a station; `answer` is a future of the event loop that submitted it."""
+    """Work on its way through a station; `answer` is a future of the event loop that submitted it.
 
-    def __init__(self, work: Work, answer: asyncio.Future[Any], note: Callable[[Ran], None]) -> None:
-        self.work, self.answer, self.note = work, answer, note
+    One that is `seated` has a place of its own in every queue: it takes no room from others, and needs none.
+    """
+
+    def __init__(
+        self, work: Work, answer: asyncio.Future[Any], note: Callable[[Ran], None], *, seated: bool = False
+    ) -> None:
+        self.work, self.answer, self.note, self.seated = work, answer, note, seated
         self.entered_ns = time.monotonic_ns()
 
 
@@ -73,7 +78,8 @@ class Station:
         with self._changed:
             if self._closing:
                 raise Refusal(UNAVAILABLE, "the model is being unloaded")
-            self._check_room()
+            if not job.seated:
+                self._check_room()
             self._queue.append(job)
             self._changed.notify()
 
@@ -83,8 +89,11 @@ class Station:
             self._check_room()
 
     def _check_room(self) -> None:
-        if len(self._queue) >= self._limits.queue:
-            raise Refusal(OVERLOADED, f"the model's queue is full: {len(self._queue)} requests wait")
+        if len(self._queue) < self._limits.queue:
+            return
+        waiting = sum(not job.seated for job in self._queue)
+        if waiting >= self._limits.queue:
+            raise Refusal(OVERLOADED, f"the model's queue is full: {waiting} requests wait")
 
     def withdraw(self, job: Job) -> None:
         """Take back a job whose caller has gone; without effect when it runs already."""
