@@ -54,18 +54,24 @@ class Inspected(Detections):
 class Cascade:
     """A detector, or one on tiles, and a classifier, called like one model. Any thread may call it.
 
-    Each box is cut out of the picture with `margin` of its sides around it, and all of a call go through the
-    classifier in batches of its own. `timings` has `classify` beside the detector's stages.
+    Boxes below `score` are left out. Each other is cut out of the picture with `margin` of its sides around it, and all
+    of a call go through the classifier in batches of its own. `timings` has `classify` beside the detector's stages.
     """
 
     def __init__(
-        self, detector: Pipeline | Tiled, classifier: Pipeline, *, margin: float = 0.05, most: int = MOST
+        self,
+        detector: Pipeline | Tiled,
+        classifier: Pipeline,
+        *,
+        margin: float = 0.05,
+        most: int = MOST,
+        score: float = 0.0,
     ) -> None:
         for model, task in ((detector, "detect"), (classifier, "classify")):
             if model.spec.task != task:
                 raise UsageError(f"{model.spec.name} has task {model.spec.task}, a cascade needs {task} here")
         self.detector, self.classifier = detector, classifier
-        self._margin, self._most = margin, most
+        self._margin, self._most, self._score = margin, most, score
 
     @property
     def spec(self) -> ModelSpec:
@@ -101,7 +107,8 @@ class Cascade:
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Inspected]:
         """Any number of pictures -> a result each; all their boxes are classified together."""
         shown = [picture(image, pixels) for image in images]
-        found = [result for result in self.detector.batch(images, pixels=pixels) if isinstance(result, Detections)]
+        boxed = [result for result in self.detector.batch(images, pixels=pixels) if isinstance(result, Detections)]
+        found = [result.above(self._score) for result in boxed]
         crops = [self.cut(one, box) for one, result in zip(shown, found) for box in result.boxes[: self._most]]
         clock = self.classifier.device
         start = clock.mark()

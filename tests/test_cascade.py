@@ -71,6 +71,12 @@ def test_a_box_without_area_is_classified_by_the_pixel_under_it(models, box):
     assert len(found.classes[0]) == 1
 
 
+def test_boxes_below_the_score_are_not_even_looked_at(models):
+    found = Cascade(Finder(models[0], [[0, 0, 20, 20]] * 5), models[1], score=0.65)(stripes())
+    assert [round(float(score), 1) for score in found.scores] == [0.9, 0.8, 0.7]
+    assert len(found.classes) == 3
+
+
 def test_boxes_beyond_the_limit_have_no_classes(models):
     found = Cascade(Finder(models[0], [[0, 0, 20, 20]] * 5), models[1], most=3)(stripes())
     assert [one is not None for one in found.classes] == [True] * 3 + [False] * 2

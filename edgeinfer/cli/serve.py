@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     import argparse
 
     from edgeinfer.serve.limits import Limits
+    from edgeinfer.serve.versions import Options
 
 HELP = "serve bundles over HTTP and gRPC, with a page for people"
 EXAMPLE = """\
 edgeinfer serve engines/yolov5s
 edgeinfer serve engines/yolov5s --camera door=rtsp://10.0.0.5/door --camera yard=camera:0
+edgeinfer serve engines/yolov5s --classify engines/resnet50
 edgeinfer serve engines/ --host 0.0.0.0 --token-file token.txt --tls-cert cert.pem --tls-key key.pem
 curl --data-binary @street.jpg http://127.0.0.1:8000/v1/models/yolov5s/predict"""
 
@@ -48,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", metavar="P", help="as for run")
     running.add_argument("--threads", type=_limits.count, default=0, metavar="N", help="CPU threads of a model")
     running.add_argument("--contexts", type=_limits.count, default=1, metavar="N", help="batches at the same time")
+    running.add_argument(
+        "--classify", type=Path, metavar="BUNDLE", help="detectors: run this classifier on what is in each box"
+    )
     running.add_argument("--conf", type=_limits.fraction, metavar="F", help="detectors: the lowest score")
     running.add_argument("--iou", type=_limits.fraction, metavar="F", help="detectors: the overlap that is too much")
     running.add_argument(
@@ -96,10 +101,9 @@ def run(args: argparse.Namespace) -> int:
             f"serving needs {missing.name}, which is not installed", hint='pip install "edgeinfer[serve]"'
         ) from missing
     from edgeinfer.serve.cameras import Mount
-    from edgeinfer.serve.repository import Options, folders
+    from edgeinfer.serve.repository import folders
 
     _log(as_json=args.log_json)
-    options = Options(args.backend, args.precision, args.threads, args.contexts, args.conf, args.iou)
     ports = running.Ports(args.host, args.port, -1 if args.no_grpc else args.grpc_port)
     guard = running.Guard(_token(args.token_file), args.tls_cert, args.tls_key, args.manage)
     if (args.tls_cert is None) != (args.tls_key is None):
@@ -109,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def serve() -> None:
         how = {"mounts": mounts, "watch_s": args.watch, "told": _told}
-        service = running.Running(found, options, _bounds(args), ports, guard, **how)
+        service = running.Running(found, _options(args), _bounds(args), ports, guard, **how)
         await service.run()
 
     asyncio.run(serve())
@@ -118,6 +122,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _told(line: str) -> None:
     print(line, flush=True)
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from edgeinfer.serve.versions import Options
+
+    classify = args.classify.resolve() if args.classify else None
+    how = {"threads": args.threads, "contexts": args.contexts, "conf": args.conf, "iou": args.iou}
+    return Options(args.backend, args.precision, **how, classify=classify)
 
 
 def _bounds(args: argparse.Namespace) -> Limits:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeinfer.spec import ModelSpec, TensorSpec
 
 IMAGE = ".image"
+NOBODY = (0.0, -1, "")  # the class of a box that no classifier looked at
 
 
 class Slot(NamedTuple):
@@ -47,8 +48,6 @@ class Work(NamedTuple):
 class Face(Protocol):
     """One way to speak to a model."""
 
-    suffix: str
-
     def inputs(self, spec: ModelSpec) -> list[Slot]: ...
 
     def outputs(self, spec: ModelSpec) -> list[Slot]: ...
@@ -67,8 +66,6 @@ class Face(Protocol):
 
 class Raw:
     """The engine's own inputs and outputs."""
-
-    suffix = ""
 
     def inputs(self, spec: ModelSpec) -> list[Slot]:
         return [_slot(tensor) for tensor in spec.inputs]
@@ -118,8 +115,6 @@ class Image:
     Detectors give boxes FP32 [n, 4] x1 y1 x2 y2 in the picture's pixels; all give scores FP32 [n], classes INT32 [n]
     and labels BYTES [n].
     """
-
-    suffix = IMAGE
 
     def inputs(self, spec: ModelSpec) -> list[Slot]:  # noqa: ARG002
         return [
@@ -183,7 +178,32 @@ class Image:
         ]
 
 
-FACES: tuple[Face, ...] = (Raw(), Image())
+class Inspected(Image):
+    """A picture in, its boxes out, and what a classifier finds in each.
+
+    Beside what detectors give: top_scores FP32 [n], top_classes INT32 [n] and top_labels BYTES [n]; 0, -1 and "" for
+    boxes that the classifier did not look at.
+    """
+
+    def outputs(self, spec: ModelSpec) -> list[Slot]:
+        more = {"top_scores": "FP32", "top_classes": "INT32", "top_labels": tensors.BYTES}
+        return [*super().outputs(spec), *(Slot(name, datatype, (-1,)) for name, datatype in more.items())]
+
+    def give(self, answer: Any) -> list[Tensor]:
+        first = [
+            (one.scores[0], one.class_ids[0], one.labels[one.class_ids[0]]) if one else NOBODY for one in answer.classes
+        ]
+        return [
+            *super().give(answer),
+            tensors.of("top_scores", np.array([score for score, _, _ in first], np.float32)),
+            tensors.of("top_classes", np.array([class_id for _, class_id, _ in first], np.int32)),
+            tensors.of_text("top_labels", [label for _, _, label in first]),
+        ]
+
+
+# by what stands behind the model's name
+FACES: Mapping[str, Face] = {"": Raw(), IMAGE: Image()}
+INSPECTED: Mapping[str, Face] = {**FACES, IMAGE: Inspected()}
 
 
 def unpacked(name: str, text: Any) -> bytes:

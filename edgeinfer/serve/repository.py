@@ -4,61 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
-from edgeinfer.errors import EdgeInferError, EngineError, ServiceError, UsageError
-from edgeinfer.serve.faces import FACES, IMAGE, Face
+from edgeinfer.bundle import SPEC_FILE
+from edgeinfer.errors import EdgeInferError, ServiceError, UsageError
+from edgeinfer.serve import versions
+from edgeinfer.serve.faces import FACES, IMAGE
 from edgeinfer.serve.refusals import INVALID, NOT_FOUND, UNAVAILABLE, Refusal
-from edgeinfer.serve.station import Station
-from edgeinfer.serve.tally import Tally
-from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from edgeinfer.pipeline import Pipeline
+    from edgeinfer.serve.faces import Face
     from edgeinfer.serve.limits import Limits
-    from edgeinfer.spec import ModelSpec
+    from edgeinfer.serve.tally import Tally
+    from edgeinfer.serve.versions import Options, Version
 
 LOG = logging.getLogger("edgeinfer.serve")
-
-
-class Options(NamedTuple):
-    """How bundles are opened; `keep` holds the version before the running one ready for `rollback`."""
-
-    backend: str = "auto"
-    precision: str = "auto"
-    threads: int = 0
-    contexts: int = 1
-    conf: float | None = None
-    iou: float | None = None
-    keep: bool = True
-
-
-class Version:
-    """A bundle as it was when it was opened: its station, and a tally for each face."""
-
-    def __init__(self, number: int, bundle: Bundle, digest: str, station: Station) -> None:
-        self.number, self.bundle, self.digest, self.station = number, bundle, digest, station
-        self.tallies = {face.suffix: Tally() for face in FACES}
-        self.fault = ""
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self.station.pipeline.spec
-
-    def test(self) -> None:
-        """Run the golden samples; EngineError if they are not found."""
-        _test(self.station.pipeline, self.bundle)
 
 
 class Model:
     """A folder, and the version of it that is served. `reason` says why there is none, or why the last was refused."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.name, self.path = name, path
+    def __init__(self, path: Path, classify: Path | None) -> None:
+        self.name, self.path, self._classify = path.name, path, classify
         self.current: Version | None = None
         self.previous: Version | None = None
         self.state, self.reason = "UNAVAILABLE", "not loaded yet"
@@ -66,11 +36,8 @@ class Model:
         self.lock = asyncio.Lock()
 
     def digest(self) -> str:
-        """What tells one version of the folder from another; empty while there is none."""
-        try:
-            return sha256_of(self.path / SPEC_FILE)
-        except OSError:
-            return ""
+        """What tells the version that the folder holds now from others; empty while there is none."""
+        return versions.digest(self.path, self._classify)
 
     def changed(self) -> bool:
         """Whether the folder holds a version that is neither served nor was refused."""
@@ -82,16 +49,20 @@ class Found(NamedTuple):
     """What a model's name in a request means."""
 
     model: Model
-    face: Face
+    suffix: str
     version: Version
 
     @property
+    def face(self) -> Face:
+        return self.version.faces[self.suffix]
+
+    @property
     def name(self) -> str:
-        return self.model.name + self.face.suffix
+        return self.model.name + self.suffix
 
     @property
     def tally(self) -> Tally:
-        return self.version.tallies[self.face.suffix]
+        return self.version.tallies[self.suffix]
 
 
 class Repository:
@@ -99,8 +70,9 @@ class Repository:
 
     def __init__(self, folders: Sequence[Path], options: Options, limits: Limits) -> None:
         self._options, self._limits = options, limits
-        self.models = {folder.resolve().name: Model(folder.resolve().name, folder.resolve()) for folder in folders}
-        served = [folder.resolve().name + face.suffix for folder in folders for face in FACES]
+        models = [Model(folder.resolve(), options.classify) for folder in folders]
+        self.models = {model.name: model for model in models}
+        served = [model.name + suffix for model in models for suffix in FACES]
         twice = sorted({name for name in served if served.count(name) > 1})
         if twice:
             raise UsageError(f"two models would be called {twice[0]}", hint="a model is called as its folder")
@@ -121,12 +93,11 @@ class Repository:
             raise Refusal(
                 NOT_FOUND, f"model {name!r} has no version {version[:20]!r}; {model.current.number} is served"
             )
-        face = next(face for face in FACES if face.suffix == name[len(model.name) :])
-        return Found(model, face, model.current)
+        return Found(model, name[len(model.name) :], model.current)
 
     def served(self) -> list[Found]:
         """Every face of every model that has a version."""
-        return [Found(model, face, model.current) for model in self.models.values() if model.current for face in FACES]
+        return [Found(model, one, model.current) for model in self.models.values() if model.current for one in FACES]
 
     def index(self, *, ready: bool = False) -> list[dict[str, str]]:
         """The repository extension's list."""
@@ -139,7 +110,7 @@ class Repository:
                 continue
             number = str(version.number) if version else ""
             row = {"version": number, "state": state, "reason": fault or model.reason}
-            rows += [{"name": model.name + face.suffix, **row} for face in FACES]
+            rows += [{"name": model.name + suffix, **row} for suffix in FACES]
         return rows
 
     async def load(self, name: str) -> None:
@@ -151,7 +122,8 @@ class Repository:
             model.opened += 1
             digest = model.digest()
             try:
-                version = await asyncio.to_thread(_open, model, digest, self._options, self._limits)
+                what = model.opened, digest, model.path, self._options, self._limits
+                version = await asyncio.to_thread(versions.opened, *what)
             except EdgeInferError as error:
                 model.refused, model.reason = digest, str(error)
                 model.state = "READY" if model.current else "UNAVAILABLE"
@@ -161,7 +133,7 @@ class Repository:
             dropped = model.previous
             model.current, model.previous = version, model.current
             model.state, model.reason, model.refused = "READY", "", ""
-            LOG.info("%s: version %d is served, %s", model.name, version.number, _about(version))
+            LOG.info("%s: version %d is served, %s", model.name, version.number, version)
             if not self._options.keep and model.previous is not None:
                 dropped, model.previous = model.previous, None
             await self._close(dropped)
@@ -209,53 +181,6 @@ class Repository:
     async def _close(self, version: Version | None) -> None:
         if version:
             await asyncio.to_thread(version.station.close, self._limits.drain)
-
-
-def _open(model: Model, digest: str, options: Options, limits: Limits) -> Version:
-    from edgeinfer import golden
-    from edgeinfer.loading import load
-
-    bundle = Bundle.open(model.path)
-    decode, conf = bundle.spec.decode, options.conf
-    score = None
-    if isinstance(decode, Boxes):
-        # golden samples may be recorded below the confidence that is served; boxes below it hide none above it
-        score = decode.score if conf is None else conf
-        lowest = golden.lowest_score(bundle)
-        conf = score if lowest is None else min(score, lowest)
-        score = None if conf == score else score
-    facts: dict[str, Any] = {"threads": options.threads, "contexts": options.contexts}
-    if isinstance(decode, Boxes):
-        facts.update(conf=conf, iou=options.iou)
-    pipeline = load(bundle, options.backend, options.precision, **facts)
-    try:
-        _test(pipeline, bundle)
-    except EdgeInferError:
-        pipeline.close()
-        raise
-    return Version(model.opened, bundle, digest, Station(pipeline, limits, score))
-
-
-def _test(pipeline: Pipeline, bundle: Bundle) -> None:
-    """The golden samples on every context; a bundle that has none must bear a grey picture."""
-    from edgeinfer import golden
-
-    if not bundle.spec.golden:
-        import numpy as np
-
-        pipeline(np.full((64, 64, 3), 114, np.uint8))
-        return
-    precision = next((one.precision for one in bundle.spec.artifacts if one.file == pipeline.artifact), "fp32")
-    for report in golden.check(pipeline, bundle, precision):
-        if not report.passed:
-            raise EngineError(f"golden sample {report.image}: {report.detail}", hint="export the bundle again")
-
-
-def _about(version: Version) -> str:
-    pipeline = version.station.pipeline
-    golden = len(version.bundle.spec.golden)
-    tested = f"{golden} golden samples passed" if golden else "it has no golden samples"
-    return f"{pipeline.backend} {pipeline.artifact or '(no file)'}, {tested}"
 
 
 def folders(paths: Sequence[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import uvicorn
 
-from edgeinfer.errors import EdgeInferError, ServiceError
+from edgeinfer.errors import EdgeInferError, ServiceError, UsageError
 from edgeinfer.serve import notify, web
 from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.connections import lean, prompt
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from edgeinfer.serve.cameras import Mount
     from edgeinfer.serve.limits import Limits
-    from edgeinfer.serve.repository import Found, Options
+    from edgeinfer.serve.repository import Found
+    from edgeinfer.serve.versions import Options
 
 LOG = logging.getLogger("edgeinfer.serve")
 DECODERS = 4  # threads that decode pictures and answer scrapes
@@ -82,7 +83,7 @@ class Running:
     ) -> None:
         self._limits, self._ports, self._guard = limits, ports, guard
         self._watch_s, self._told = watch_s, told
-        self._repository = Repository(folders, options, limits)
+        self._repository, self._classify = Repository(folders, options, limits), options.classify
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
         self.service.cameras = Cameras(mounts)
@@ -155,7 +156,10 @@ class Running:
                 await self._repository.load(name)
             except Refusal as error:
                 reasons.append(str(error))
-        if not self._repository.served():
+        served = [found.version for found in self._repository.served()]
+        if self._classify and served and not reasons and not any(version.inspects for version in served):
+            raise UsageError("--classify says more of boxes, and none of these models finds any")
+        if not served:
             raise ServiceError(f"no model can be served: {'; '.join(reasons)}", hint="edgeinfer verify says more")
         self.service.ready = True
 

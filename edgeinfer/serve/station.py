@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping, Sequence
 
+    from edgeinfer.cascade import Cascade
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.serve.faces import Work
     from edgeinfer.serve.limits import Limits
@@ -53,12 +54,16 @@ class Ended(NamedTuple):
 class Station:
     """Takes jobs from the event loop and runs them on threads of its own, in the order they came.
 
-    `suspect` is set when the engine failed, or gave NaN: somebody should test it again. Above `score` lies what
+    `suspect` is set when the engine failed, or gave NaN: somebody should test it again. `sight` is what
+    looks at pictures, the pipeline itself or with a classifier behind it. Above `score` lies what
     detectors report, whatever confidence the pipeline was opened with.
     """
 
-    def __init__(self, pipeline: Pipeline, limits: Limits, score: float | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, limits: Limits, *, sight: Cascade | None = None, score: float | None = None
+    ) -> None:
         self.pipeline, self.suspect = pipeline, False
+        self.sight: Pipeline | Cascade = sight or pipeline
         self._limits, self._score = limits, score
         self._most = min(pipeline.spec.batch.max, max(limits.batch, pipeline.spec.batch.min))
         self._queue: deque[Job] = deque()
@@ -129,7 +134,7 @@ class Station:
         if any(worker.is_alive() for worker in self._workers):
             LOG.error("%s: a worker is stuck; its engine stays open", self.pipeline.spec.name)
             return
-        self.pipeline.close()
+        self.sight.close()
 
     def _work(self, place: int) -> None:
         while batch := self._take():
@@ -204,11 +209,11 @@ class Station:
         return answers, (marks[1] - marks[0], marks[2] - marks[1], time.perf_counter_ns() - marks[2])
 
     def _images(self, works: list[Work]) -> tuple[list[Any], Steps]:
-        results = self.pipeline.batch([work.data for work in works], pixels=works[0].key.split()[-1])
-        before, during, after = (int(results[0].timings_ms.get(stage, 0.0) * 1e6) for stage in STAGES)
+        results = self.sight.batch([work.data for work in works], pixels=works[0].key.split()[-1])
+        before, during, after, again = (int(results[0].timings_ms.get(one, 0.0) * 1e6) for one in (*STAGES, "classify"))
         if self._score is not None:
             results = [one.above(self._score) if isinstance(one, Detections) else one for one in results]
-        return results, (before, during, after)
+        return results, (before, during + again, after)
 
     def _settle(self, batch: list[Job], began_ns: int, ended: Ended) -> None:
         if not ended.error:

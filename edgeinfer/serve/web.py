@@ -161,14 +161,13 @@ class Web:
         for model in self._service.repository.models.values():
             row: dict[str, Any] = {"name": model.name, "state": model.state, "reason": model.reason}
             if version := model.current:
-                pipeline = version.station.pipeline
                 row.update(
                     version=version.number,
                     state="UNAVAILABLE" if version.fault else model.state,
                     reason=version.fault or model.reason,
                     task=version.spec.task,
                     labels=len(version.spec.labels),
-                    runs_on=f"{pipeline.backend} {pipeline.artifact}".strip(),
+                    runs_on=version.runs_on,
                     rollback=model.previous is not None,
                 )
             rows.append(row)

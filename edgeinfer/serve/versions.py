@@ -1,0 +1,149 @@
+"""Versions of a model: a bundle as it was when it was opened, with the classifier of its boxes if there is one."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
+from edgeinfer.errors import EdgeInferError, EngineError
+from edgeinfer.serve.faces import FACES, INSPECTED
+from edgeinfer.serve.station import Station
+from edgeinfer.serve.tally import Tally
+from edgeinfer.spec import Boxes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgeinfer.pipeline import Pipeline
+    from edgeinfer.serve.limits import Limits
+    from edgeinfer.spec import ModelSpec
+
+
+class Options(NamedTuple):
+    """How bundles are opened; `keep` holds the version before the running one ready for `rollback`.
+
+    `classify` is the classifier that says more of what is in the boxes of every detector; it is opened as
+    `edgeinfer run --classify` opens it.
+    """
+
+    backend: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    contexts: int = 1
+    conf: float | None = None
+    iou: float | None = None
+    keep: bool = True
+    classify: Path | None = None
+
+
+class Half(NamedTuple):
+    """A bundle and what runs it."""
+
+    bundle: Bundle
+    pipeline: Pipeline
+
+    def test(self) -> None:
+        """The golden samples; a bundle that has none must bear a grey picture. EngineError if they are not found."""
+        from edgeinfer import golden
+
+        if not self.bundle.spec.golden:
+            import numpy as np
+
+            self.pipeline(np.full((64, 64, 3), 114, np.uint8))
+            return
+        artifacts = self.bundle.spec.artifacts
+        precision = next((one.precision for one in artifacts if one.file == self.pipeline.artifact), "fp32")
+        for report in golden.check(self.pipeline, self.bundle, precision):
+            if not report.passed:
+                told = f"golden sample {report.image} of {self.bundle.spec.name}: {report.detail}"
+                raise EngineError(told, hint="export the bundle again")
+
+
+class Version:
+    """A model as it was opened: its halves, the station where they work, and a face and a tally for each name."""
+
+    def __init__(self, number: int, digest: str, halves: Sequence[Half], station: Station) -> None:
+        self.number, self.digest, self.halves, self.station = number, digest, halves, station
+        self.faces = INSPECTED if self.inspects else FACES
+        self.tallies = {suffix: Tally() for suffix in self.faces}
+        self.fault = ""
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.station.pipeline.spec
+
+    @property
+    def inspects(self) -> bool:
+        """Whether a classifier says more of what is in its boxes."""
+        return len(self.halves) > 1
+
+    @property
+    def runs_on(self) -> str:
+        """Backend and artifact, for people."""
+        sight = self.station.sight
+        return f"{sight.backend} {sight.artifact}".strip()
+
+    def test(self) -> None:
+        """Run the golden samples; EngineError if they are not found."""
+        for half in self.halves:
+            half.test()
+
+    def __str__(self) -> str:
+        golden = sum(len(half.bundle.spec.golden) for half in self.halves)
+        tested = f"{golden} golden samples passed" if golden else "it has no golden samples"
+        return f"{self.runs_on}, {tested}"
+
+
+def digest(folder: Path, classify: Path | None) -> str:
+    """What tells one version of a folder from another, with the classifier's if it uses it; empty if there is none."""
+    from edgeinfer import modeljson
+
+    file = folder / SPEC_FILE
+    try:
+        own = sha256_of(file)
+        if classify and modeljson.read(file).task == "detect":
+            own += sha256_of(classify / SPEC_FILE)
+    except (OSError, EdgeInferError):
+        return ""
+    return own
+
+
+def opened(number: int, digest: str, folder: Path, options: Options, limits: Limits) -> Version:
+    """Open what is in the folder, and test it. Raises EdgeInferError, and leaves nothing open then."""
+    from edgeinfer.loading import load
+
+    bundle = Bundle.open(folder)
+    facts: dict[str, Any] = {"threads": options.threads, "contexts": options.contexts}
+    first, score = facts, None
+    if isinstance(bundle.spec.decode, Boxes):
+        conf, score = _confidence(bundle, options.conf)
+        first = {**facts, "conf": conf, "iou": options.iou}
+    with ExitStack() as stack:
+        pipeline = stack.enter_context(load(bundle, options.backend, options.precision, **first))
+        halves, sight = [Half(bundle, pipeline)], None
+        if options.classify and bundle.spec.task == "detect":
+            from edgeinfer.cascade import Cascade
+
+            second = Bundle.open(options.classify)
+            halves.append(Half(second, stack.enter_context(load(second, **facts))))
+            sight, score = Cascade(pipeline, halves[1].pipeline, score=score or 0.0), None
+        for half in halves:
+            half.test()
+        stack.pop_all()
+    return Version(number, digest, halves, Station(pipeline, limits, sight=sight, score=score))
+
+
+def _confidence(bundle: Bundle, asked: float | None) -> tuple[float, float | None]:
+    """What a detector is opened with, and the score below which nothing is served, where that is another.
+
+    Golden samples may be recorded below the confidence that is served; boxes below it hide none above it.
+    """
+    from edgeinfer import golden
+
+    assert isinstance(bundle.spec.decode, Boxes)
+    score = bundle.spec.decode.score if asked is None else asked
+    lowest = golden.lowest_score(bundle)
+    conf = score if lowest is None else min(score, lowest)
+    return conf, (None if conf == score else score)
