@@ -428,6 +428,13 @@ def test_two_cameras_of_one_name_are_refused():
         Cameras([Mount("door", "camera:0"), Mount("door", "camera:1")])
 
 
+def test_a_file_of_cameras_that_is_not_there_is_told(finder, tmp_path):
+    line = [sys.executable, "-m", "edgeinfer", "serve", finder, "--camera-file", tmp_path / "none"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "cannot be read" in done.stderr
+
+
 @pytest.mark.parametrize(("word", "told"), [("door@other", "'other' is not served"), ("door", "which model")])
 def test_a_camera_needs_a_model_that_is_served(finder, tmp_path, word, told):
     other = bundles.classify_bundle(tmp_path / "namer")
@@ -438,8 +445,9 @@ def test_a_camera_needs_a_model_that_is_served(finder, tmp_path, word, told):
     assert "hint: --camera door@finder=..." in done.stderr
 
 
-def test_a_password_is_not_shown(finder):
-    with service(finder, "--camera", "door=rtsp://me:secret@127.0.0.1:9/x") as running:
+def test_a_password_is_not_shown(finder, tmp_path):
+    (tmp_path / "cameras").write_text("# the door\n\ndoor=rtsp://me:secret@127.0.0.1:9/x\n")
+    with service(finder, "--camera-file", tmp_path / "cameras") as running:
         eventually(lambda: "trying again" in state(running)["health"]["reason"], 20)
         assert state(running)["source"] == "rtsp://127.0.0.1:9/x"
         assert "secret" not in json.dumps(state(running))

@@ -252,6 +252,37 @@ def test_a_dark_picture_with_a_light_in_it_is_not_black():
     assert Vitals().saw(image, 1.0) == ""
 
 
+def test_darkness_is_told_whatever_the_pixels_are():
+    packed = np.zeros((48, 64, 4), np.uint8)
+    packed[..., 3] = 255  # no colour
+    assert Vitals().saw(packed, 1.0) == "black"
+    nv12 = np.full((72, 64), 128, np.uint8)  # no colour either
+    nv12[:48] = 16
+    assert Vitals().saw(nv12, 1.0, "nv12") == "black"
+    nv12[8:24, 8:24] = 90
+    assert Vitals().saw(nv12, 1.0, "nv12") == ""
+
+
+def test_a_patient_stream_opens_a_source_again_that_came_to_its_end(model, monkeypatch):
+    opened = []
+
+    def frames(*_, **__):
+        opened.append(len(opened))
+        yield from (frame(10 * len(opened) + place) for place in range(2))
+
+    monkeypatch.setattr(sources, "frames", frames)
+    with stream("gst:fakesrc", model) as seen:
+        assert [one.freshness.sequence for one in seen][-1] == 1
+        assert seen.health()["gst:fakesrc"].well
+    opened.clear()
+    with stream("gst:fakesrc", model, patient=True) as seen:
+        sequences = [
+            one.freshness.sequence for one in itertools.takewhile(lambda one: one.freshness.sequence < 6, seen)
+        ]
+        assert seen.vitals()["gst:fakesrc"].reconnects >= 2
+    assert sequences == sorted(set(sequences))
+
+
 def test_a_camera_of_one_frame_a_second_has_more_patience():
     vitals = Vitals()
     vitals.connected(1.0)

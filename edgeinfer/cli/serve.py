@@ -67,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="follow camera:N, rtsp://..., http://... or gst:PIPELINE; may be given several times",
     )
     watching.add_argument(
+        "--camera-file",
+        type=Path,
+        metavar="FILE",
+        help="the same, one a line: keeps passwords out of the list of processes",
+    )
+    watching.add_argument(
         "--max-age", type=_limits.age_ms, metavar="MS", help="older results are not the present (default: 1500ms)"
     )
     watching.add_argument("--viewers", type=_limits.count, metavar="N", help="who may watch at once (default: 16)")
@@ -109,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.tls_cert is None) != (args.tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together")
     found = folders(args.bundle)
-    mounts = [Mount.parse(text) for text in args.camera]
+    mounts = [Mount.parse(text) for text in [*args.camera, *_cameras(args.camera_file)]]
 
     async def serve() -> None:
         how = {"mounts": mounts, "watch_s": args.watch, "told": _told}
@@ -149,6 +155,17 @@ def _bounds(args: argparse.Namespace) -> Limits:
         "viewers": args.viewers,
     }
     return Limits(**{name: value for name, value in asked.items() if value is not None})
+
+
+def _cameras(file: Path | None) -> list[str]:
+    """The lines of the file that name cameras; empty ones and comments (#) are passed over."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--camera-file {file} cannot be read: {error}", hint="NAME[@MODEL]=SOURCE a line") from error
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _token(file: Path | None) -> str:
