@@ -452,3 +452,12 @@ def test_a_password_is_not_shown(finder, tmp_path):
         assert state(running)["source"] == "rtsp://127.0.0.1:9/x"
         assert "secret" not in json.dumps(state(running))
     assert "secret" not in running.log()
+
+
+def test_a_cascade_looks_at_cameras_too(finder, shown, tmp_path):
+    namer = bundles.classify_bundle(tmp_path / "namer")
+    with service(finder, "--classify", namer, "--camera", f"door={shown.address}") as running:
+        eventually(lambda: color(running) == "green")
+        (found,) = asked(running, "/v1/cameras/door/latest")[1]["detections"]
+        assert {one["label"] for one in found["classes"]} <= {"red", "green", "blue"}
+        assert found["classes"]
