@@ -272,7 +272,7 @@ class Artifact:
 
     `accuracy`: beside float32 on `images` pictures, `agreement` (0-1), `map_delta` or `top1_delta` in points where
     there were labels, and by output `error.NAME`, relative. `made`: how its precision came to be: the method of
-    `calibration` and its number of `images`, layers left in `float32`, how many numbers were `clamped`.
+    `calibration` and its number of `images`, layers left in `float32` or `float16`, how many numbers were `clamped`.
     """
 
     file: str

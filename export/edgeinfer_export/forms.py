@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer_export import quantize
-from edgeinfer_export.precision import WEIGHTED, title, to_half
+from edgeinfer_export.precision import LARGEST, WEIGHTED, title, to_half
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -29,6 +29,11 @@ class Form:
     @property
     def file(self) -> str:
         return f"model.{self.name}.onnx"
+
+    @property
+    def rest(self) -> str:
+        """What layers go back to that suffer from it: for TensorRT from int8 to float16, which is all but as exact."""
+        return "float16" if self.flavor == "trt" else "float32"
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,31 @@ class Ranges:
 
 
 def make(model: Any, form: Form, ranges: Ranges | None, keep: Collection[str] = ()) -> Made:
-    """The float32 `model` in this form, nodes of the titles in `keep` left in float32; `ranges` are for int8."""
+    """The float32 `model` in this form, nodes of the titles in `keep` left in its `rest`; `ranges` are for int8."""
     if form.precision == "fp16":
         half = to_half(model, keep)
         return Made(half.model, {"clamped": str(half.clamped)} if half.clamped else {})
     assert form.precision == "int8"
     assert ranges is not None
     how = {"calibration": ranges.method, "images": str(ranges.images)}
-    return Made(quantize.quantize(model, ranges.of, form.flavor, keep), how)
+    made = quantize.quantize(model, ranges.of, form.flavor, keep)
+    if keep and form.rest == "float16":
+        made = _islands(made, ranges, keep)
+    return Made(made, how)
+
+
+def _islands(model: Any, ranges: Ranges, titles: Collection[str]) -> Any:
+    """The quantised `model` with the nodes of these titles in float16, but for those whose values it cannot hold.
+
+    Scales of Q/DQ are float32 up to opset 18: there are casts between them and an island.
+    """
+    beyond = {name for name, one in ranges.of.items() if max(-one.low, one.high) > LARGEST}
+    small = {
+        title(node)
+        for node in model.graph.node
+        if beyond.isdisjoint(name.removesuffix(".dequantized") for name in (*node.input, *node.output))
+    }
+    return to_half(model, {title(node) for node in model.graph.node} - small.intersection(titles)).model
 
 
 def groups(model: Any) -> dict[str, set[str]]:

@@ -1,7 +1,7 @@
 """The accuracy gate: no artifact leaves that is further from float32 than its budget, and each carries what it scored.
 
-An artifact over its budget is made again with the layers that it suffers most from left in float32, one after another;
-if half of them do not help, it is refused.
+An artifact over its budget is made again with the layers that it suffers most from left in float32, or for TensorRT in
+float16, one after another; if half of them do not help, it is refused.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try: the layers left in float32, and what came of it."""
+    """One try: the layers left in a higher precision, and what came of it."""
 
     kept: tuple[str, ...]
     measured: Measured
@@ -105,7 +105,7 @@ class Trial:
     def rows(self) -> list[tuple[str, ...]]:
         """A table of what was tried."""
         rows: list[tuple[str, ...]] = [
-            (self.form.name, "left in float32", "agreement", "loss, points", f"within {self.budget:g}")
+            (self.form.name, f"left in {self.form.rest}", "agreement", "loss, points", f"within {self.budget:g}")
         ]
         for attempt in self.attempts:
             one = attempt.measured
@@ -142,7 +142,7 @@ class Gate:
             file = self._write(made.model, form)
             attempts.append(Attempt(kept, self._measure(file)))
             if attempts[-1].measured.loss <= self._budget:
-                how = {**made.how, **({"float32": " ".join(kept)} if kept else {})}
+                how = {**made.how, **({form.rest: " ".join(kept)} if kept else {})}
                 numbers = attempts[-1].measured.numbers(self._spec.task)
                 artifact = Artifact(
                     file.name, "onnx", form.precision, sha256_of(file), form.flavor, made=how, accuracy=numbers

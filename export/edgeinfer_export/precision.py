@@ -7,6 +7,7 @@ no half, and constants that would vanish. Larger ones are clamped, and counted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def inferred(model: Any) -> dict[str, Any]:
     bare.graph.CopyFrom(onnx.GraphProto(name=model.graph.name, node=model.graph.node, input=model.graph.input))
     for one in model.graph.initializer:
         # large ones decide on no type or shape, and copying them takes room
-        if np.prod(one.dims, dtype=np.int64) <= SHAPES:
+        if math.prod(one.dims) <= SHAPES:
             bare.graph.initializer.append(one)
         else:
             bare.graph.input.append(helper.make_tensor_value_info(one.name, one.data_type, one.dims))
