@@ -20,11 +20,15 @@ import numpy as np
 ROOT = Path(__file__).parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "export"), str(ROOT / "tests")]
 
-from edgeinfer import load  # noqa: E402
+from edgeinfer import load, modeljson  # noqa: E402
+from edgeinfer.backends.ort import Engine  # noqa: E402
+from edgeinfer.devices.cpu import Device  # noqa: E402
+from edgeinfer.pipeline import Lane  # noqa: E402
+from edgeinfer_export import heldout  # noqa: E402
 from edgeinfer_export.export import Options, export  # noqa: E402
 
 PICTURES = 12
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def main(folder: Path) -> None:
@@ -36,11 +40,14 @@ def main(folder: Path) -> None:
 
     models = folder / "models"
     detector = Path(str(resources.files("edgeinfer_export"))) / "assets" / "pictograms.pt"
-    photos = sorted((ROOT / "tests" / "data" / "pictograms").glob("*.jpg"))[:PICTURES]
-    pack(models / "pictograms", detector, Options(precisions=PRECISIONS), photos)
+    scenes = ROOT / "tests" / "data" / "pictograms"
+    options = Options(precisions=PRECISIONS, pictures=heldout.Sources(calibrate=str(scenes), few=True))
+    pack(models / "pictograms", detector, options, sorted(scenes.glob("*.jpg"))[:PICTURES])
     classifier = pictogram_classifier.cached(folder / "classifier")
     glyphs = sorted(classifier.held_out.rglob("*.*"))[:: 300 // PICTURES][:PICTURES]
-    pack(models / "resnet50", classifier.checkpoint, Options(size=classifier.size, precisions=PRECISIONS), glyphs)
+    known = heldout.Sources(calibrate=str(classifier.calibration), heldout=str(classifier.held_out))
+    options = Options(size=classifier.size, precisions=PRECISIONS, pictures=known)
+    pack(models / "resnet50", classifier.checkpoint, options, glyphs)
     shutil.rmtree(folder / "classifier")
     print(f"packed {folder}; there, in the kit's Python: {folder}/prove.py")
 
@@ -52,15 +59,29 @@ def pack(target: Path, source: Path, options: Options, pictures: list[Path]) -> 
 
 
 def cases(bundle: Path, images: list) -> None:
-    """Put `cases.npz` and `cases.json` into a bundle: pictures, what the first becomes, and every picture's result."""
+    """Put `cases.npz` and `cases.json` into a bundle: pictures, what the first becomes, and every picture's results.
+
+    Those of float32, which a float16 engine must find too; and those of int8 for TensorRT, if the bundle has it.
+    """
     with load(bundle, "ort", "fp32") as model:
         tensors, _ = model.device.preprocess(images[:1])
         (tensor,) = (array.copy() for array in tensors.values())
         raw = {f"raw_{name}": array.copy() for name, array in model.engine.run(tensors).items()}
-        results = [record(model(image)) for image in images]
+        results = {"fp32": [record(model(image)) for image in images]}
+    spec = modeljson.read(bundle / "model.json")
+    for artifact in spec.artifacts:
+        if artifact.flavor == "trt":
+            results["int8"] = rounded(bundle / artifact.file, spec, images)
     arrays = {f"image_{at}": image for at, image in enumerate(images)}
     np.savez_compressed(bundle / "cases.npz", tensor=tensor, **raw, **arrays)
     (bundle / "cases.json").write_text(json.dumps(results))
+
+
+def rounded(onnx: Path, spec, images: list) -> list:
+    """What the CPU makes of the graph that TensorRT gets; slowly, which is why no pipeline does it."""
+    device = Device(spec)
+    way = Lane(device, Engine(onnx, spec, device)).way
+    return [record(way.run([image], "bgr")[0][0]) for image in images]
 
 
 def record(result) -> list[dict]:

@@ -4,8 +4,8 @@
 
 It stands in a folder that `pack.py` made. For each model: the kernels against the CPU's tensors and boxes, to the bit;
 then an engine of each precision, built here, with our kernels around it in one CUDA graph, against the CPU's results
-within `golden.TOLERANCE`, and each replay against the first, plain run, to the bit. What is missing is skipped by
-name; anything wrong ends in exit code 1. Imports on Python 3.9.
+within `golden.TOLERANCE` (int8 against the same graph on the CPU), and each replay against the first, plain run, to
+the bit. What is missing is skipped by name; anything wrong ends in exit code 1. Imports on Python 3.9.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from edgeinfer.spec import Expected, Golden  # noqa: E402
 
 # a result so near the threshold may fall to either side in another precision
 CLEAR = 0.15
+# of the results of an int8 graph: roundings that fall to the other side go on to the end
+LOST = 20
 RUNS = 200
 
 
@@ -55,7 +57,8 @@ class Cases:
     def __init__(self, folder):
         self.folder, self.spec = folder, modeljson.read(folder / "model.json")
         self._arrays = np.load(folder / "cases.npz")
-        self.expected = json.loads((folder / "cases.json").read_text())
+        self._expected = json.loads((folder / "cases.json").read_text())
+        self.expected = self._expected["fp32"]
         self.images = [self._arrays[f"image_{at}"] for at in range(len(self.expected))]
         self.tensor = self._arrays["tensor"]
 
@@ -63,13 +66,16 @@ class Cases:
         return {one.name: self._arrays["raw_" + one.name] for one in self.spec.outputs}
 
     def wrong(self, results, precision):
-        """What the results miss of the CPU's clear ones."""
-        reports = []
-        for found, expected in zip(results, self.expected):
-            clear = [one for one in expected if self.spec.task == "classify" or one["score"] >= 0.25 + CLEAR]
-            wanted = [Expected(one["class_id"], one["score"], tuple(one.get("box", ()))) for one in clear]
-            reports.append(golden.compare(Golden("picture", tuple(wanted)), found, precision))
-        return [report.detail for report in reports if not report.passed]
+        """What the results miss of the CPU's clear ones; its own in int8, where one in `LOST` may be missed."""
+        missing, due = [], 0
+        for found, expected in zip(results, self._expected.get(precision, self.expected)):
+            for one in expected:
+                if self.spec.task == "classify" or one["score"] >= 0.25 + CLEAR:
+                    wanted = Expected(one["class_id"], one["score"], tuple(one.get("box", ())))
+                    report = golden.compare(Golden("picture", (wanted,)), found, precision)
+                    missing += [] if report.passed else [report.detail]
+                    due += 1
+        return missing if len(missing) > (due / LOST if precision == "int8" else 0) else []
 
 
 def rows(result):
