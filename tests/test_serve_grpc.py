@@ -172,11 +172,13 @@ def test_an_answer_is_written_as_protobuf_writes_it(name, raw):
     assert contents.streamed(head, raw) == pb.ModelStreamInferResponse(infer_response=theirs).SerializeToString()
 
 
+def gauge(served, name, model="patient"):
+    lines = served.request("/metrics")[2].decode().splitlines()
+    return next(float(one.split()[-1]) for one in lines if one.startswith(f'edgeinfer_{name}{{model="{model}"}}'))
+
+
 def depth(served, name):
-    (line,) = (
-        one for one in served.request("/metrics")[2].decode().splitlines() if f'queue_depth{{model="{name}"' in one
-    )
-    return float(line.split()[-1])
+    return gauge(served, "queue_depth", name)
 
 
 def outcomes(served, name):
@@ -194,8 +196,7 @@ def until(condition):
 def occupied(served, infer):
     """A call that the patient one is at work on, for some seconds."""
     running = infer.future(full(BUSY, "patient"))
-    infer(full(0, "namer"))  # arrives after it
-    until(lambda: depth(served, "patient") == 0)
+    until(lambda: gauge(served, "busy_seconds") > 0)
     return running
 
 

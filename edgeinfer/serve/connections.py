@@ -11,6 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 if TYPE_CHECKING:
     import asyncio
 
+    from starlette.types import ASGIApp
+
     from edgeinfer.serve.limits import Limits
 
 
@@ -24,8 +26,11 @@ def lean(listening: socket.socket) -> None:
         listening.setsockopt(socket.IPPROTO_TCP, NOT_SENT_LOW_WATER, WAITING_BYTES)
 
 
-def prompt(limits: Limits) -> type[asyncio.Protocol]:
-    """A protocol class for uvicorn that hangs up on heads and readers that pause for `limits.slow`."""
+def prompt(limits: Limits, crowded: ASGIApp) -> type[asyncio.Protocol]:
+    """A protocol class for uvicorn that hangs up on heads and readers that pause for `limits.slow`.
+
+    Connections beyond `limits.connections` are answered by `crowded`.
+    """
 
     class Connection(H11Protocol):
         """The clock runs from the connection, or from a head's first bytes, until the head is complete."""
@@ -35,6 +40,8 @@ def prompt(limits: Limits) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                self.app = crowded
             transport.set_write_buffer_limits(high=WAITING_BYTES)
             self._await_head()
 

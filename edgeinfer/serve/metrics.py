@@ -139,6 +139,7 @@ class _Present:
         rows: list[tuple[str, str, Callable[[Any], float]]] = [
             ("edgeinfer_queue_depth", "Requests that wait", lambda version: version.station.depth),
             ("edgeinfer_queue_age_seconds", "How long the first of them has waited", lambda one: one.station.age),
+            ("edgeinfer_busy_seconds", "How long the longest running batch has run", lambda one: one.station.busy),
             ("edgeinfer_model_version", "The version that is served", lambda version: version.number),
             ("edgeinfer_model_sound", "1 while the model passes its self-test", lambda one: int(not one.fault)),
         ]

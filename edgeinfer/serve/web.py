@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -20,7 +21,7 @@ from edgeinfer.serve import openapi, wire
 from edgeinfer.serve.bodies import Bodies
 from edgeinfer.serve.faces import IMAGE, Work
 from edgeinfer.serve.live import Motion, described
-from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
+from edgeinfer.serve.refusals import FORBIDDEN, INVALID, OVERLOADED, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
@@ -47,11 +48,19 @@ OPEN_FOLDER = "/page/"
 
 def app(service: Service, *, token: str = "", managed: bool = False) -> ASGIApp:
     """The application; requests must carry the `token`, `managed` lets them load models."""
-    return _Guarded(Starlette(routes=Web(service, managed=managed).routes()), token)
+    routes = Web(service, managed=managed).routes()
+    return _Guarded(Starlette(routes=routes, exception_handlers={HTTPException: _stray}), token)
+
+
+async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application of connections beyond the limit."""
+    answer = _refused(Refusal(OVERLOADED, "too many connections"))
+    answer.headers["connection"] = "close"
+    await answer(scope, receive, send)
 
 
 class _Guarded:
-    """Asks for the token, and says the protocol's own words where Starlette would say its own."""
+    """Asks for the token."""
 
     def __init__(self, inner: ASGIApp, token: str) -> None:
         self._inner, self._token = inner, f"Bearer {token}".encode() if token else b""
@@ -274,6 +283,13 @@ class Web:
 
 def _fresh(record: Any, status: int = 200) -> Response:
     return JSONResponse(record, status, NO_STORE)
+
+
+async def _stray(request: Request, error: Exception) -> Response:
+    """What Starlette itself says of a request: there is no such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    told = f"{request.method} {request.url.path[:100]}: {error.detail}"
+    return JSONResponse({"error": told}, error.status_code, error.headers)
 
 
 def _model(request: Request) -> tuple[str, str]:

@@ -1,0 +1,330 @@
+"""What keeps a service safe that runs for months: its limits, who may come in, and how it ends."""
+
+import contextlib
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import cv2
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
+from tritonclient.utils import InferenceServerException
+
+from helpers import bundles
+from helpers.service import service
+
+ROOT = Path(__file__).parent.parent
+TLS = Path(__file__).parent / "data" / "tls"
+
+
+def file_of(height=48, width=64):
+    return cv2.imencode(".png", bundles.picture("red", height, width))[1].tobytes()
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")
+    bundles.classify_bundle(path / "namer")
+    bundles.patient_bundle(path / "patient")
+    return path
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    with service(folder, "--max-body-mb", 0.1, "--max-pixels", 10_000) as running:
+        yield running
+
+
+def test_it_is_there_for_this_machine_only_unless_asked(served):
+    assert served.url.startswith("http://127.0.0.1:")
+    assert served.grpc.startswith("127.0.0.1:")
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_sent(served):
+    host, port = served.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as opened:
+        opened.sendall(b"POST /v1/models/namer/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 104858\r\n\r\n")
+        assert b"413" in opened.recv(100)
+
+
+def test_a_body_of_unknown_length_is_cut_off_where_it_gets_too_large(served):
+    host, port = served.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as opened:
+        opened.sendall(b"POST /v1/models/namer/predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(30):
+                opened.sendall(b"1000\r\n" + bytes(4096) + b"\r\n")
+        assert b"413" in opened.recv(100)
+
+
+def test_a_message_that_is_too_large_is_refused(served):
+    item = grpc_client.InferInput("images", [120, 3, 32, 32], "FP32")
+    item.set_data_from_numpy(np.zeros((120, 3, 32, 32), np.float32))
+    with grpc_client.InferenceServerClient(served.grpc) as client:
+        with pytest.raises(InferenceServerException, match="RESOURCE_EXHAUSTED"):
+            client.infer("namer", [item])
+        assert client.is_server_ready()
+
+
+@pytest.mark.parametrize("way", ["predict", "image", "frame", "nv12"])
+def test_a_picture_of_too_many_pixels_is_refused_whichever_way_it_comes(served, way):
+    if way == "predict":
+        status, _, body = served.request("/v1/models/namer/predict", file_of(101, 100))
+        assert (status, "pixels" in json.loads(body)["error"]) == (400, True)
+        return
+    array = np.array([file_of(101, 100)], np.object_) if way == "image" else bundles.picture("red", 101, 100)
+    array = np.zeros((153, 100), np.uint8) if way == "nv12" else array
+    item = http_client.InferInput(
+        "image" if way == "image" else "frame", list(array.shape), "BYTES" if way == "image" else "UINT8"
+    )
+    item.set_data_from_numpy(array)
+    with (
+        http_client.InferenceServerClient(served.address) as client,
+        pytest.raises(InferenceServerException, match="pixels"),
+    ):
+        client.infer("namer.image", [item], parameters={"pixels": "nv12"} if way == "nv12" else None)
+
+
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_requests_change_no_models_unless_that_was_asked_for(served, way):
+    module, address = (http_client, served.address) if way == "http" else (grpc_client, served.grpc)
+    with module.InferenceServerClient(address) as client:
+        for call in (
+            client.get_model_repository_index,
+            lambda: client.load_model("namer"),
+            lambda: client.unload_model("namer"),
+        ):
+            with pytest.raises(InferenceServerException, match="--manage"):
+                call()
+    assert served.request("/v1/models/namer/rollback", b"")[0] == 403
+    assert served.request("/v2/models/namer/ready")[0] == 200
+
+
+NAMES = ["../outside", "../../outside", "/etc", "..", ".", "", "namer/../../outside", "namer\0", "{folder}/../outside"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_reaches_the_file_system(managed, name):
+    name = name.format(folder=managed.folder)
+    quoted = urllib.parse.quote(name, safe="")
+    for path in (f"/v2/repository/models/{quoted}/load", f"/v1/models/{quoted}/predict", f"/v2/models/{quoted}/infer"):
+        status, _, body = managed.request(path, b"{}")
+        assert status in (400, 404, 405)
+        assert json.loads(body)["error"]
+    with grpc_client.InferenceServerClient(managed.grpc) as client:
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+            client.load_model(name)
+        assert {row.name for row in client.get_model_repository_index().models} == {"namer", "namer.image"}
+
+
+@pytest.fixture(scope="module")
+def managed(tmp_path_factory):
+    """A service that loads models when asked, with a bundle outside of what it serves."""
+    folder = tmp_path_factory.mktemp("managed")
+    bundles.classify_bundle(folder / "models" / "namer")
+    bundles.classify_bundle(folder / "outside")
+    with service(folder / "models", "--manage") as running:
+        running.folder = folder / "models"
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [("/nowhere", "GET", 404), ("/v2/models/namer/infer", "GET", 405), ("/v2", "DELETE", 405)],
+)
+def test_paths_and_methods_there_are_not_have_an_error_in_json(served, path, method, status):
+    found, _, body = served.request(path, method=method)
+    assert found == status
+    assert path in json.loads(body)["error"]
+
+
+def test_connections_beyond_the_limit_are_told_to_come_again(folder):
+    with service(folder / "namer", "--connections", 3) as running, contextlib.ExitStack() as stack:
+        host, port = running.address.split(":")
+        for _ in range(3):
+            opened = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            opened.sendall(b"POST /v1/models/namer/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        status, headers, body = running.request("/v2/models/namer")
+        assert (status, headers["retry-after"], json.loads(body)) == (503, "1", {"error": "too many connections"})
+        stack.close()
+        until(lambda: running.request("/v2/health/ready")[0] == 200)
+
+
+def infer(running, value, way="http", **how):
+    module = http_client if way == "http" else grpc_client
+    item = module.InferInput("images", [1, 3, 32, 32], "FP32")
+    item.set_data_from_numpy(np.full((1, 3, 32, 32), value, np.float32))
+    made = {"url": running.address, "network_timeout": 60} if way == "http" else {"url": running.grpc}
+    with module.InferenceServerClient(**made) as client:
+        return client.infer("patient", [item], **how).as_numpy("logits")
+
+
+def gauge(running, name):
+    lines = running.request("/metrics")[2].decode().splitlines()
+    return next(float(one.split()[-1]) for one in lines if one.startswith(f'edgeinfer_{name}{{model="patient"}}'))
+
+
+def depth(running):
+    return gauge(running, "queue_depth")
+
+
+def busy(running, way="http"):
+    """A request that is answered some seconds from now."""
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(infer(running, 1e6, way)))
+    asking.start()
+    until(lambda: gauge(running, "busy_seconds") > 0)
+    return asking, answers
+
+
+def test_a_request_that_takes_too_long_is_answered_so_and_leaves_the_queue(folder):
+    with service(folder / "patient") as running:
+        asking, answers = busy(running)
+        with pytest.raises(InferenceServerException, match=r"no answer within 0\.2 s"):
+            infer(running, 0.5, timeout=200_000)
+        assert asking.is_alive()
+        assert depth(running) == 0
+        asking.join()
+        assert len(answers) == 1
+
+
+def test_nobody_waits_longer_than_the_service_allows(folder):
+    with service(folder / "patient", "--timeout", 0.3) as running:
+        item = np.full((1, 3, 32, 32), 3e5, np.float32).tolist()
+        body = json.dumps(
+            {
+                "inputs": [{"name": "images", "datatype": "FP32", "shape": [1, 3, 32, 32], "data": item}],
+                "parameters": {"timeout": 9_000_000},
+            }
+        )
+        status, _, answer = running.request("/v2/models/patient/infer", body.encode())
+        assert (status, json.loads(answer)["error"]) == (504, "no answer within 0.3 s")
+
+
+def test_a_client_that_hangs_up_leaves_the_queue(folder):
+    with service(folder / "patient") as running:
+        asking, _ = busy(running)
+        host, port = running.address.split(":")
+        body = file_of()
+        with socket.create_connection((host, int(port)), timeout=20) as opened:
+            opened.sendall(
+                b"POST /v1/models/patient/predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+            until(lambda: depth(running) == 1)
+        until(lambda: depth(running) == 0)
+        assert asking.is_alive()
+        asking.join()
+
+
+@pytest.mark.parametrize(("name", "way"), [("SIGTERM", "http"), ("SIGTERM", "grpc"), ("SIGINT", "http")])
+def test_what_is_under_way_is_finished_before_the_end(folder, name, way):
+    with service(folder / "patient") as running:
+        asking, answers = busy(running, way)
+        running.send(name)
+        until(lambda: refuses(running.address))
+        assert asking.is_alive()
+        asking.join()
+        assert len(answers) == 1
+        assert running.process.wait(30) == 0
+
+
+def refuses(address):
+    host, port = address.split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionError:
+        return True
+    return False
+
+
+def test_tls_and_a_token_guard_both_protocols(folder, tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    words = ["--tls-cert", TLS / "cert.pem", "--tls-key", TLS / "key.pem", "--token-file", tmp_path / "token"]
+    trusted = ssl.create_default_context(cafile=str(TLS / "cert.pem"))
+    with service(folder / "namer", *words) as running:
+        assert running.url.startswith("https://127.0.0.1:")
+        asked = urllib.request.Request(running.url + "/v2", headers={"Authorization": "Bearer secret"})
+        with urllib.request.urlopen(asked, timeout=20, context=trusted) as answer:
+            assert json.loads(answer.read())["name"] == "edgeinfer"
+        with pytest.raises(OSError, match="certificate verify failed"):
+            urllib.request.urlopen(running.url + "/v2", timeout=20, context=ssl.create_default_context())
+        host, port = running.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as opened, contextlib.suppress(ConnectionError):
+            opened.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"edgeinfer" not in opened.recv(1000)
+        with grpc_client.InferenceServerClient(
+            running.grpc, ssl=True, root_certificates=str(TLS / "cert.pem")
+        ) as client:
+            assert client.is_server_ready()
+            item = grpc_client.InferInput("images", [1, 3, 32, 32], "FP32")
+            item.set_data_from_numpy(np.zeros((1, 3, 32, 32), np.float32))
+            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+                client.infer("namer", [item])
+            assert (
+                client.infer("namer", [item], headers={"authorization": "Bearer secret"}).as_numpy("logits").any() == 0
+            )
+        with grpc.insecure_channel(running.grpc) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--tls-cert", "{tmp}/none.pem", "--tls-key", TLS / "key.pem"], 1, "none.pem cannot be used"),
+        (["--tls-cert", TLS / "cert.pem", "--tls-key", TLS / "cert.pem"], 1, "cannot be used"),
+        (["--tls-cert", TLS / "cert.pem"], 2, "go together"),
+        (["--token-file", "{tmp}"], 2, "cannot be read"),
+        (["--token-file", "{tmp}/empty"], 2, "holds no token"),
+        (["--token-file", "{tmp}/two"], 2, "holds no token"),
+        (["--port", "70000"], 2, "port '70000'"),
+        (["--max-body-mb", "0"], 2, "0"),
+        (["--host", "192.0.2.1"], 1, "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_what_it_is_started_with_is_checked_first(folder, tmp_path, words, code, told):
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "two").write_text("one two\n")
+    line = [str(word).replace("{tmp}", str(tmp_path)) for word in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeinfer", "serve", str(folder / "namer"), "--port", "0", "--grpc-port", "0", *line],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert told in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_the_wheel_holds_the_page(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    page = {str(file.relative_to(ROOT)) for file in (ROOT / "edgeinfer" / "serve" / "page").iterdir()}
+    assert {Path(file).name for file in page} >= {"index.html", "page.js", "page.css", "mark.svg"}
+    assert page <= held
