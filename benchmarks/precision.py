@@ -1,13 +1,15 @@
 """What precision costs and brings: int8 beside float32 in ONNX Runtime on this CPU, and the time and memory of export.
 
 The engines take turns, one run each, so that whatever else the machine does falls on all alike; a ratio is that of
-the medians. Exports run in processes of their own, which tell their wall time and their peak memory.
+the medians. Exports and builds run in processes of their own, which tell their wall time and their peak memory; beside
+what was found stands what is asked on two cores.
 Usage: python benchmarks/precision.py [--rounds N] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -34,7 +36,15 @@ from helpers import fullsize
 from helpers.scenery import SOURCE, TRUTH, write_scenes
 
 SIZES = {"yolov5n": (0.25, 0.33), "yolov5x": (1.25, 1.33)}
+# at most, by the name of what is measured
+ASKED = {
+    "yolov5n": {"seconds": 4},
+    "yolov5x": {"peak_mb": 2000},
+    "engine": {"seconds": 20},
+    "calibration": {"seconds": 60},
+}
 SETTLE = 3
+PACKAGES = ("onnx", "onnxruntime", "numpy", "tensorrt-rtx-cu13")
 
 
 def state(width, depth):
@@ -61,26 +71,28 @@ def state(width, depth):
     return tensors
 
 
+def spent(*words):
+    """Seconds and peak MB of `edgeinfer WORDS`, the whole process."""
+    start = time.perf_counter()
+    child = os.posix_spawn(sys.executable, [sys.executable, "-m", "edgeinfer", *map(str, words)], os.environ)
+    _, status, usage = os.wait4(child, 0)
+    assert status == 0, f"edgeinfer {words} failed"
+    return {"seconds": round(time.perf_counter() - start, 2), "peak_mb": round(usage.ru_maxrss / 1e3)}
+
+
 def exported(name, folder):
-    """Seconds and peak MB of `edgeinfer export NAME --precision fp32,fp16`, the whole process."""
+    """A checkpoint's export to float32 and float16."""
     file = folder / f"{name}.safetensors"
     save_file({key: np.ascontiguousarray(value) for key, value in state(*SIZES[name]).items()}, file)
-    words = [
-        sys.executable,
-        "-m",
-        "edgeinfer",
-        "export",
-        str(file),
-        "-o",
-        str(folder / name),
-        "--precision",
-        "fp32,fp16",
-    ]
-    start = time.perf_counter()
-    child = os.posix_spawn(sys.executable, words, os.environ)
-    _, status, usage = os.wait4(child, 0)
-    assert status == 0, f"{name} was not exported"
-    return {"seconds": round(time.perf_counter() - start, 2), "peak_mb": round(usage.ru_maxrss / 1e3)}
+    return {**spent("export", file, "-o", folder / name, "--precision", "fp32,fp16"), "asked": ASKED[name]}
+
+
+def compiled(bundle):
+    """An engine for one GPU in each precision of a bundle that `exported` has written."""
+    if not importlib.util.find_spec("tensorrt_rtx"):
+        return {"missing": "tensorrt-rtx is not installed"}
+    words = ("build", bundle, "--compile", "rtx:sm86", "--precision")
+    return {one: {**spent(*words, one), "asked": ASKED["engine"]} for one in ("fp32", "fp16")}
 
 
 def ranged(built, pictures):
@@ -145,6 +157,7 @@ def calibrated(folder):
     return {
         "seconds": round(time.perf_counter() - start, 1),
         "grown_mb": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3),
+        "asked": ASKED["calibration"],
     }
 
 
@@ -166,7 +179,9 @@ def main():
         scenes = folder / "scenes"
         scenes.mkdir()
         load = os.getloadavg()[0]
-        found = {"export": {one: exported(one, folder) for one in SIZES}, "calibration": calibrated(scenes)}
+        found = {"export": {one: exported(one, folder) for one in SIZES}}
+        found["engine for sm86"] = compiled(folder / "yolov5n")
+        found["calibration"] = calibrated(scenes)
         found["accuracy"] = accuracy(folder, scenes)
         found["speed"] = speed(args.rounds, [cv2.imread(str(file)) for file in sorted(scenes.glob("*.png"))[:8]])
     flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
@@ -176,7 +191,7 @@ def main():
         "instructions": sorted({flag for flag in flags if "vnni" in flag or flag.startswith("amx")}),
         "load_before": round(load, 1),
         "load_after": round(os.getloadavg()[0], 1),
-        "packages": {one: metadata.version(one) for one in ("onnx", "onnxruntime", "numpy")},
+        "packages": {one.name: one.version for one in metadata.distributions() if one.name in PACKAGES},
     }
     print(json.dumps(found, indent=1))
     if args.json:

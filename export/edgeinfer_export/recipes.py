@@ -3,7 +3,9 @@
 source = "yolov5s"                  a known name, or a path from the recipe's own folder
 imgsz = 640                         or [height, width]
 batch = "1-8"                       or 4
-precision = ["fp32", "fp16"]
+precision = ["fp32", "fp16", "int8"]
+calibrate = "pictures"              100 or more for int8, from the recipe's own folder; a fifth of them is held out
+budget = 1.0                        points of accuracy that each precision may lose
 compile = ["rtx:sm86", "rtx:sm89"]
 """
 
