@@ -8,12 +8,13 @@ from edgeinfer.errors import ExportError
 from edgeinfer_export.targets import RUNTIME_NMS
 
 SYMMETRIC = "export int8 again: the `trt` flavour has symmetric int8 weights and activations, and unquantised biases"
+GEMM = "leave sm75 out, use --precision fp16, or write the Gemm as a 1x1 convolution"
 MEMORY = "stop other programs that use memory, or lower --workspace"
 # words of the library -> what to do about them; the first that is found is told
 REMEDIES = (
     (r"within workspace limit|workspace size", "raise --workspace"),
     (r"[Oo]ut ?[Oo]f ?[Mm]emory|(insufficient|not enough)( GPU| device)? memory|bad_alloc|MemoryError", MEMORY),
-    (r"FP32 GEMM is not supported", "leave sm75 out, use --precision fp16, or write the Gemm as a 1x1 convolution"),
+    (r"FP32 GEMM is not supported", GEMM),
     (r"NonMaxSuppression|NonZero|EfficientNMS|is of type NMS", RUNTIME_NMS),
     (r"[Pp]lugin", "edgeinfer uses no TensorRT plugins: export the model without them"),
     (r"[Qq]uantizeLinear|[Zz]ero.?point|quantized", SYMMETRIC),

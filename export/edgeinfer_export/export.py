@@ -19,6 +19,7 @@ from edgeinfer.spec import Artifact, Batch, Boxes, Expected, Golden, Size
 from edgeinfer_export import (
     calibration,
     enginefile,
+    fitness,
     forms,
     gate,
     graphs,
@@ -27,7 +28,6 @@ from edgeinfer_export import (
     onnxgraph,
     ranges,
     sources,
-    targets,
     vendor,
 )
 from edgeinfer_export.gate import Gate
@@ -112,8 +112,9 @@ def read(
 ) -> graphs.Built:
     """The source's graph and spec, with all that is known of where it comes from."""
     built = graphs.vary(sources.read(source, options, progress), options.variant)
-    _check_precisions(onnxgraph.precision(built.model), options)
-    targets.check_nms(options.targets, "graph" if onnxgraph.suppresses(built.model) else "runtime")
+    held = onnxgraph.precision(built.model)
+    _check_precisions(held, options)
+    fitness.check(built.model, options.targets, options.precisions or (held,))
     onnxgraph.add_facts(built.model, {"license": built.spec.provenance.license})
     return dataclasses.replace(built, spec=_signed(built.spec, options))
 

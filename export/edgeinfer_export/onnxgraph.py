@@ -130,11 +130,6 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 waiting += attribute.graphs
 
 
-def suppresses(model: Any) -> bool:
-    """Whether boxes are suppressed in it, by whichever tool."""
-    return any(node.op_type == "NonMaxSuppression" for node in _nodes(model.graph))
-
-
 def precision(model: Any) -> str:
     """What most of its weights are: fp32, fp16, or int8 where tensors are quantised."""
     if any(node.op_type in QUANTIZED for node in _nodes(model.graph)):

@@ -6,7 +6,8 @@ import pytest
 
 from edgeinfer.cli import main
 from edgeinfer_export import export as exporting
-from edgeinfer_export import modelfile
+from edgeinfer_export import modelfile, quantize
+from edgeinfer_export.ranges import Range
 from helpers import foreign
 from helpers.scenery import SOURCE, TRUTH
 
@@ -110,6 +111,21 @@ def test_an_onnx_that_suppresses_its_boxes_is_not_for_rtx(tmp_path, refused):
     options = exporting.Options(size=exporting.Size(64, 64), variant=exporting.graphs.Variant(nms=True))
     modelfile.write(exporting.read(SOURCE, options).model, tmp_path / "model.onnx")
     assert "TensorRT-RTX has no NonMaxSuppression" in refused(tmp_path / "model.onnx", "--compile", "rtx:sm86")
+
+
+def test_int8_for_cpus_is_not_compiled(tmp_path, refused):
+    built = exporting.read(SOURCE, exporting.Options(size=exporting.Size(64, 64)))
+    names = quantize.points(built.model)
+    ranges = dict.fromkeys(names, Range(-1.0, 3.0))
+    modelfile.write(quantize.quantize(built.model, ranges, "cpu"), tmp_path / "cpu.onnx")
+    said = refused(tmp_path / "cpu.onnx", "--compile", "rtx:sm86")
+    assert "with a zero point, which TensorRT does not take" in said
+    assert "`trt` flavour" in said
+
+
+def test_a_float32_head_of_another_tool_is_not_for_turing(tmp_path, refused):
+    source = foreign.save(foreign.classifier(gemm=True), tmp_path / "models" / "resnet.onnx")
+    assert "is a Gemm, which TensorRT-RTX has not in float32 for sm75" in refused(source, "--compile", "rtx:sm75+sm86")
 
 
 @pytest.mark.parametrize(("target", "module"), [("rtx:sm86", "tensorrt_rtx"), ("trt", "tensorrt")])

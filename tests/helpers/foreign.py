@@ -37,11 +37,11 @@ def end2end(boxes=300, **how):
     return _model(nodes, weights, **how)
 
 
-def classifier(classes=1000, softmax=False, **how):
+def classifier(classes=1000, softmax=False, gemm=False, **how):
     """(n, classes) from the mean colour, as torchvision's exports: no metadata."""
     random = np.random.RandomState(1)
     nodes = [_node("GlobalAveragePool", ["images"], "color"), _node("Flatten", ["color"], "flat")]
-    nodes.append(_node("MatMul", ["flat", "weight"], "logits" if softmax else "output0"))
+    nodes.append(_node("Gemm" if gemm else "MatMul", ["flat", "weight"], "logits" if softmax else "output0"))
     nodes += [_node("Softmax", ["logits"], "output0", axis=1)] if softmax else []
     how = {"metadata": {}, "size": (224, 224), **how}
     return _model(nodes, {"weight": random.normal(0, 3, (3, classes)).astype(np.float32)}, **how)
