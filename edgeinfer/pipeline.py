@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import InputError
@@ -26,8 +26,8 @@ class Lane:
         self.way = device.join(engine)
 
     def close(self) -> None:
-        self.engine.close()
-        self.device.close()
+        with closing(self.device):
+            self.engine.close()
 
 
 class _Fleet:
@@ -41,9 +41,10 @@ class _Fleet:
         return len(self.idle) == len(self.lanes)
 
     def close(self) -> None:
-        # contexts before the weights they share: the first lane holds those
-        for lane in reversed(self.lanes):
-            lane.close()
+        # contexts before the weights they share, which the first lane holds; a failure stops none of the rest
+        with ExitStack() as each:
+            for lane in self.lanes:
+                each.callback(lane.close)
 
 
 class Pipeline:

@@ -3,6 +3,7 @@
 import ctypes.util
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -318,6 +319,19 @@ def test_a_closed_engine_lets_go_of_the_library_and_says_so(on, detector):
         engine.run({"images": fake_gpu.Tensor(np.zeros((1, 3, 32, 32), np.float32))})
 
 
+def test_what_the_library_holds_it_frees_in_the_gpus_context(on, detector):
+    model = engine_of(detector, on(), contexts=2)
+    current = []
+    for lane in model._fleet.lanes:
+        for ready in lane.engine._ready.values():
+            weakref.finalize(ready.context, lambda: current.append(fake_gpu.Context.depth))
+    weakref.finalize(model.engine._plan.engine, lambda: current.append(fake_gpu.Context.depth))
+    del lane, ready
+    model.close()
+
+    assert current == [1, 1, 1]
+
+
 def test_the_lean_runtime_takes_the_place_of_a_missing_tensorrt(on, monkeypatch):
     library = on()
     library.__name__ = "tensorrt_lean"
@@ -337,6 +351,7 @@ def test_a_missing_library_names_the_command_that_brings_it(monkeypatch):
 
 REAL = """
 import sys
+import weakref
 from edgeinfer import backends, load
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EdgeInferError
@@ -368,6 +383,7 @@ def test_the_real_library_without_a_driver_is_refused_and_not_touched(detector):
 
 UNSTARTED = """
 import sys
+import weakref
 from types import SimpleNamespace
 from pathlib import Path
 from edgeinfer import backends, machine

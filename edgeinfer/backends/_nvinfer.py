@@ -6,11 +6,12 @@ once, one scratch memory for all contexts of a lane, since a lane runs one at a 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgeinfer import machine
 from edgeinfer.backends._nvplan import Plan
-from edgeinfer.errors import EngineError
+from edgeinfer.errors import DeviceLost, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,9 +77,10 @@ class Engine:
     def run(self, inputs: Tensors) -> Tensors:
         """Inputs by name (n, ...) on the device -> outputs, there too once the device's stream has come so far."""
         images = next(iter(inputs.values())).shape[0]
-        ready = self._ready.get(images) or self._prepare(images)
-        ready.point(inputs)
-        ready.execute(self._device.stream)
+        with self._device.context:
+            ready = self._ready.get(images) or self._prepare(images)
+            ready.point(inputs)
+            ready.execute(self._device.stream)
         self._last = inputs
         return ready.outputs
 
@@ -129,9 +131,12 @@ class Engine:
         return ready
 
     def close(self) -> None:
-        self._ready, self._last, self._outputs, self._scratch = {}, {}, {}, None
         plan, self._plan = self._plan, None
-        if plan is not None:
+        if plan is None:
+            return
+        # what the library holds it frees in the context that is current; on a lost GPU that cannot be
+        with suppress(DeviceLost), self._device.context:
+            self._ready, self._last, self._outputs, self._scratch = {}, {}, {}, None
             plan.release()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from edgeinfer.backends import _ortmodel
-from edgeinfer.errors import BackendUnavailable, EngineError
+from edgeinfer.errors import BackendUnavailable, DeviceLost, EngineError
 
 try:
     import onnxruntime
@@ -44,7 +45,7 @@ class Engine:
     capturable = "ONNX Runtime allocates memory while it runs"
 
     def __init__(self, path: Path, spec: ModelSpec, device: Any, *, threads: int = 0) -> None:
-        self._path, self._spec, self._threads = path, spec, threads
+        self._path, self._spec, self._device, self._threads = path, spec, device, threads
         with device.context:
             self._session = self._opened(device)
         _ortmodel.check(path, spec, self._session)
@@ -90,13 +91,14 @@ class Engine:
         """Inputs by name (n, ...) on the device -> outputs, there too once the device's stream has come so far."""
         images = next(iter(inputs.values())).shape[0]
         bound = (images, *(tensor.pointer for tensor in inputs.values()))
-        if self._bound != bound:
-            self._bind(inputs, images)
-            self._bound = bound
-        try:
-            self._session.run_with_iobinding(self._binding, self._options)
-        except Exception as error:
-            raise EngineError(f"ONNX Runtime failed: {error}", hint="run edgeinfer verify on the bundle") from error
+        with self._device.context:
+            if self._bound != bound:
+                self._bind(inputs, images)
+                self._bound = bound
+            try:
+                self._session.run_with_iobinding(self._binding, self._options)
+            except Exception as error:
+                raise EngineError(f"ONNX Runtime failed: {error}", hint="run edgeinfer verify on the bundle") from error
         return self._views
 
     def _bind(self, inputs: Tensors, images: int) -> None:
@@ -109,5 +111,9 @@ class Engine:
                 bind(name, "cuda", 0, np.dtype(tensor.dtype).type, tensor.shape, tensor.pointer)
 
     def close(self) -> None:
-        self._session = self._binding = None
+        if self._session is None:
+            return
+        # what the library holds it frees in the context that is current; on a lost GPU that cannot be
+        with suppress(DeviceLost), self._device.context:
+            self._session = self._binding = None
         self._outputs, self._views, self._bound = {}, {}, ()

@@ -43,10 +43,10 @@ class FrameGraph:
         device = self._device
         with device.context:
             device.record(self._marks[0])
-            batch = device.stage(images, pixels)
             try:
+                batch = device.stage(images, pixels)
                 self._start(batch)
-            finally:  # the next batch may not meet this one in the block that frames go through
+            finally:  # what reads the caller's memory, and the block that the next batch goes through, is done
                 device.wait()
             waited = time.perf_counter()
             results = device.readout.read(self._outputs_of(batch), batch.placements)

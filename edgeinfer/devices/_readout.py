@@ -5,6 +5,7 @@ Which of the three ways a model takes is settled by its spec: `of(spec)`.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -156,8 +157,9 @@ class _Detections:
         """The record of a picture with more candidates than there was room for, from the same output."""
         needed = int(record["candidates"])
         if self._roomy is None or self._roomy.capacity < needed:
-            if self._roomy is not None:
-                self._roomy.free()
+            outgrown, self._roomy = self._roomy, None  # whatever becomes of the next one
+            if outgrown is not None:
+                outgrown.free()
             self._roomy = _Roomy(self._spec, self._gpu, needed)
         tensor = outputs[self._name]
         return self._roomy.run(tensor.pointer + row * (tensor.nbytes // tensor.shape[0]), place)
@@ -177,9 +179,13 @@ class _Roomy:
         self._gpu = gpu
         self._plan = launch.Detect(spec, 1, capacity=1 << (needed - 1).bit_length())
         self.capacity = self._plan.capacity
-        self._frames = Mirror(gpu.memory, launch.FRAME.itemsize, mapped=gpu.integrated)
-        self._results = Mirror(gpu.memory, self._plan.result.itemsize, mapped=gpu.integrated)
-        self._workspace = gpu.memory.on_device(self._plan.workspace_bytes)
+        with ExitStack() as undo:  # where memory is short, nothing stays taken
+            self._frames = Mirror(gpu.memory, launch.FRAME.itemsize, mapped=gpu.integrated)
+            undo.callback(self._frames.free)
+            self._results = Mirror(gpu.memory, self._plan.result.itemsize, mapped=gpu.integrated)
+            undo.callback(self._results.free)
+            self._workspace = gpu.memory.on_device(self._plan.workspace_bytes)
+            undo.pop_all()
 
     def run(self, output: int, place: Placement) -> Any:
         stream = self._gpu.handle

@@ -56,7 +56,14 @@ def find(image: Any, context: Context, stream: Any, join: Callable[[int], None])
     if kind is not None and kind()[0] in (_CUDA, _MANAGED):
         return _checked(_dlpack(image, int(stream)), context)
     facts = getattr(image, "__cuda_array_interface__", None)
-    return None if facts is None else _checked(_cuda_array(image, facts, join), context)
+    if facts is None:
+        return None
+    frame = _checked(_cuda_array(image, facts), context)
+    # version 3 says None for "nothing to wait for"; before it no stream was told: work may be on the default one
+    producer = facts.get("stream", _LEGACY)
+    if producer is not None and not frame.context:  # another context's work is waited for as a whole
+        join(int(producer))
+    return frame
 
 
 def pinned(image: NDArray[Any]) -> int:
@@ -69,13 +76,9 @@ def pinned(image: NDArray[Any]) -> int:
     return int(probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_DEVICE_POINTER, address) or 0)
 
 
-def _cuda_array(image: Any, facts: dict[str, Any], join: Callable[[int], None]) -> Resident:
+def _cuda_array(image: Any, facts: dict[str, Any]) -> Resident:
     if facts.get("mask") is not None:
         raise InputError("a frame on the GPU may not be masked")
-    # version 3 says None for "nothing to wait for"; before it no stream was told: work may be on the default one
-    stream = facts.get("stream", _LEGACY)
-    if stream is not None:
-        join(int(stream))
     address = int(facts["data"][0])
     described = _Elsewhere(address, tuple(facts["shape"]), facts["typestr"], facts.get("strides"))
     return Resident(np.asarray(described), owner=image)

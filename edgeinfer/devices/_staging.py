@@ -103,7 +103,7 @@ class Staging:
             else:
                 self._fetch(arrival, place)
         key = (len(images), layout.sent, self._generation)
-        return Batch(layout.placements, layout.sent, key, tuple(one.resident for one in arrivals if one.resident))
+        return Batch(layout.placements, layout.sent, key, tuple(one for one in arrivals if one.way != HOST))
 
     def push(self, batch: Batch) -> None:
         """Send the block: records, whose counters this sets to zero, and the pixels of the host's frames."""

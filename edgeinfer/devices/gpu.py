@@ -211,8 +211,11 @@ class Device:
 
     def _pinned(self, name: str, nbytes: int) -> NDArray[np.uint8]:
         """Page-locked memory for a tensor that goes to or from the caller, the same each time."""
-        if len(self._blocks.get(name, ())) < nbytes:
+        block = self._blocks.get(name)
+        if block is None or len(block) < nbytes:
             self._blocks[name] = self.pinned((nbytes,))
+            if block is not None:
+                self.memory.free(block.ctypes.data)
         return self._blocks[name]
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:

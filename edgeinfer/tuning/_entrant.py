@@ -65,9 +65,11 @@ def tensors(asked: dict[str, Any], say: Say) -> None:
     with load(Bundle.open(asked["bundle"]), plan=Choice(**asked["choice"])) as model:
         say({"ready": {}})
         for place, picture in enumerate(asked["pictures"]):
-            inputs, _ = model.device.preprocess([sources.picture(Path(picture)).image])
-            file = Path(asked["folder"], f"{place}.npz")
-            np.savez(file, **inputs, **model.engine.run(inputs))
+            device, file = model.device, Path(asked["folder"], f"{place}.npz")
+            inputs, _ = device.preprocess([sources.picture(Path(picture)).image])
+            outputs = model.engine.run(inputs)
+            rows = model.spec.batch.min
+            np.savez(file, **device.fetch(inputs, rows), **device.fetch(outputs, rows))
             files.append(str(file))
     say({"files": files})
 

@@ -3,7 +3,8 @@
 // "Device memory" is main memory and the kernels are the very ones of kernels/*.cu, built by g++. It is as unkind
 // as a driver may be: nothing put on a stream is done before someone waits for it; fresh memory is full of garbage;
 // a copy must lie inside live allocations, its host side page-locked; the host that touches device memory crashes;
-// what may not be called during a capture fails; every call but a few needs a current context. A graph replays what was captured, at the addresses it had then.
+// what may not be called during a capture fails; every call but a few needs a current context; an event is of its
+// context's streams. A graph replays what was captured, at the addresses it had then.
 //
 // standin_*() lets tests make calls fail, lose the GPU, and count what is alive.
 
@@ -44,6 +45,7 @@ struct Stream {
   unsigned long long given = 0, done = 0;
   Graph* capture = nullptr;
   bool spoilt = false;
+  void* context = nullptr;  // none: the default stream, of whichever context is current
 };
 
 struct Event {
@@ -51,6 +53,7 @@ struct Event {
   unsigned long long ticket = 0;
   bool timed = true, inside = false;  // inside: captured, and so no event one can ask
   double at = -1;
+  void* context = nullptr;
 };
 
 struct Module { std::string code; };
@@ -192,6 +195,7 @@ CUresult copy(uintptr_t to, const char* to_kinds, uintptr_t from, const char* fr
 
 CUresult record(Event* event, void* handle, unsigned flags) {
   Stream* stream = stream_of(handle);
+  if (event->context != (stream->context ? stream->context : current.back())) return INVALID_HANDLE;
   event->inside = stream->capture && !flags;
   put(handle, [=] { event->at = now(); return OK; });
   event->stream = stream;
@@ -317,6 +321,7 @@ API cuPointerGetAttribute(void* data, int attribute, CUdeviceptr pointer) {
 API cuStreamCreate(void** stream, unsigned) {
   ENTER(CONTEXT);
   Stream* made = new Stream;
+  made->context = current.back();
   streams.insert(made);
   *stream = made;
   live["stream"]++;
@@ -369,6 +374,7 @@ API cuEventCreate(void** event, unsigned flags) {
   ENTER(CONTEXT);
   Event* made = new Event;
   made->timed = !(flags & 2);
+  made->context = current.back();
   *event = made;
   live["event"]++;
   return OK;

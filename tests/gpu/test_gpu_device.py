@@ -113,6 +113,19 @@ def test_sixteen_threads_never_get_each_others_results():
     assert wrong == []
 
 
+def test_a_lane_that_does_not_close_keeps_no_other_from_closing():
+    devices = [gpu.Device(CLASSES) for _ in range(3)]
+    lanes = [Lane(device, hostengine.HostEngine(brightness, CLASSES, device)) for device in devices]
+    model = Pipeline(CLASSES, lanes)
+    lanes[1].engine.failure = ValueError("a callback that failed")
+
+    with pytest.raises(ValueError, match="a callback that failed"):
+        model.close()
+    for device in devices:
+        with pytest.raises(DeviceError, match="the device is closed"):
+            device.mark()
+
+
 def test_a_context_is_left_as_it_was_found(make):
     lane = make(CLASSES, brightness)
     before = call("cuCtxGetCurrent")
@@ -216,6 +229,52 @@ def test_memory_that_is_not_there_names_the_bytes(driver):
     ) as caught:
         gpu.Device(CLASSES)
     assert "smaller batch" in caught.value.hint
+
+
+def test_where_memory_has_no_room_for_a_crowd_the_next_crowd_is_found_all_the_same(driver, make, small_room):
+    spec = boxes_spec(Boxes("yolov5"), 300, 2)
+    raw = np.zeros((1, 300, 7), np.float32)
+    raw[..., :4] = (4, 4, 2, 2)
+    lane = make(spec, lambda _: {"output0": raw})
+
+    def crowd(candidates):
+        raw[0, :candidates, 4:], raw[0, candidates:, 4:] = 1, 0
+        return models.rows(lane.way.run([plain(1)], "bgr")[0][0])
+
+    wanted = crowd(100)
+    for call_of in ("cuMemAlloc", "cuMemHostAlloc"):
+        crowd(100)
+        before = driver.live()
+        for _ in range(3):  # more than there is room for, and none to be had
+            for after in (0, 1):
+                driver.fail(call_of, after, NO_MEMORY)
+                with pytest.raises(DeviceError, match="bytes were asked for"):
+                    crowd(300)
+        driver.fail(call_of, 1 << 30, NO_MEMORY)
+        assert driver.live()["device"] < before["device"]  # what was too small is given back, nothing else is taken
+        assert crowd(100) == wanted
+        assert driver.live() == before
+
+
+def test_a_batch_whose_staging_fails_leaves_nothing_reading_its_frames(driver, make):
+    lane = make(CLASSES, brightness)
+    frames = lane.device.pinned((2, 20, 20, 3))
+    driver.fail("cuMemcpyHtoDAsync", 1, NO_MEMORY)
+    before = driver.calls()["cuStreamSynchronize"]
+    with pytest.raises(DeviceError, match="cuMemcpyHtoDAsync failed"):
+        lane.way.run(list(frames), "bgr")
+
+    assert driver.calls()["cuStreamSynchronize"] == before + 1
+
+
+def test_tensors_that_grow_take_no_memory_but_the_largest(driver, make):
+    device = make(CLASSES).device
+    for rows in range(1, 10):
+        device.fetch({"logits": device.empty((rows, 6), "float32")}, rows)
+        if rows == 1:
+            before = driver.live()["host"]
+
+    assert driver.live()["host"] == before
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def nvidia(monkeypatch, tmp_path, driver):
     def install(release="10.3.0"):
         trt = fake_nvinfer.install(monkeypatch, release, sm=machine.gpu().sm)
         trt.enqueue = through_the_driver(memory, kept)
-        trt.current = lambda: int(call("cuCtxGetCurrent"))
+        trt.current = lambda: int(call("cuCtxGetCurrent")) == int(context.handle)
         return trt
 
     yield install
@@ -100,6 +100,22 @@ def test_an_engine_runs_in_one_graph_and_finds_what_the_cpu_finds(bundle):
             assert found.class_ids.tolist() == wanted.class_ids.tolist()
             assert np.allclose(found.boxes, wanted.boxes, atol=0.5)
         assert model.graph == ""
+
+
+def test_an_engine_alone_runs_whichever_context_is_current(bundle, driver):
+    pointer = driver.foreign(64)
+    with load(bundle, self_test=False) as model, load(bundle, "ort") as reference:
+        with model.device.context:
+            other = call("cuPointerGetAttribute", library().CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT, pointer)
+        tensors = {"images": np.random.default_rng(0).random(model.spec.inputs[0].at(2), np.float32)}
+        call("cuCtxPushCurrent", other)
+        try:
+            found = model.infer(tensors)
+            assert int(call("cuCtxGetCurrent")) == int(other)
+        finally:
+            call("cuCtxPopCurrent")
+        for name, array in reference.infer(tensors).items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-4)
 
 
 def test_batches_in_turns_do_not_mix(bundle):

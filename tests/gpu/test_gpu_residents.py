@@ -1,12 +1,13 @@
 """Frames that already live where the GPU reaches them: no upload, the producer waited for, the same result."""
 
 import ctypes
+import weakref
 
 import numpy as np
 import pytest
 
 from edgeinfer.devices import cpu
-from edgeinfer.devices._driver import call
+from edgeinfer.devices._driver import call, library
 from edgeinfer.errors import InputError
 from edgeinfer.spec import Preprocess, Size
 from gpu import models
@@ -182,6 +183,34 @@ def test_memory_of_another_context_is_copied(lane, driver):
     frame = Frame({"shape": image.shape, "typestr": "|u1", "data": (pointer, False), "stream": None, "version": 3})
     for _ in range(3):
         np.testing.assert_array_equal(tensor(lane, [frame]), expected([image]))
+
+
+def test_a_stream_of_another_context_is_no_hindrance(lane, driver):
+    image = models.noise(4, 30, 31)
+    pointer = driver.foreign(image.nbytes)
+    ctypes.memmove(pointer, image.ctypes.data, image.nbytes)
+    with lane.device.context:
+        context = call("cuPointerGetAttribute", library().CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT, pointer)
+    call("cuCtxPushCurrent", context)
+    stream = call("cuStreamCreate", 0)
+    call("cuCtxPopCurrent")
+    facts = {"shape": image.shape, "typestr": "|u1", "data": (pointer, False), "version": 3}
+    for told in (int(stream), 1):
+        np.testing.assert_array_equal(tensor(lane, [Frame({**facts, "stream": told})]), expected([image]))
+    with lane.device.context:
+        call("cuStreamDestroy", stream)
+
+
+def test_a_page_locked_frame_lives_until_the_gpu_has_it(lane):
+    frames = lane.device.pinned((2, 20, 30, 3))
+    first = frames[0]
+    held = weakref.ref(first)
+    lane.device.preprocess([first])
+    del first
+    assert held() is not None
+    lane.device.preprocess([frames[1]])
+
+    assert held() is None
 
 
 @pytest.mark.parametrize(

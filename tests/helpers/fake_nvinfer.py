@@ -118,6 +118,7 @@ def _runtime(trt):
         return [(batch, *shape(engine, name)[1:]) for batch in engine.profiles[place]]
 
     def context(engine, *chosen):
+        assert trt.current(), "no context is current"
         made = trt.IExecutionContext().put(engine=engine, shapes={}, addresses={}, memory=0, chosen=chosen)
         exclusive = trt.__version__.startswith("8.") and engine.profiles
         free = not (exclusive and engine.taken)
@@ -155,6 +156,7 @@ def _runtime(trt):
         context.put(memory=address)
 
     def execute(context, stream):
+        assert trt.current(), "no context is current"
         engine = context.engine
         assert context.addresses.keys() == engine.values.keys(), "a tensor has no address"
         assert context.memory or context.__dict__.get("device_memory"), "the context has no memory"
