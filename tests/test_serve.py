@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -220,7 +221,7 @@ def test_metrics_and_statistics_count(served):
     assert 'edgeinfer_requests_total{model="namer.image",outcome="ok"}' in text
     assert 'edgeinfer_stage_seconds_bucket{le="0.001",model="namer.image",stage="infer"}' in text
     assert 'edgeinfer_queue_depth{model="namer"} 0.0' in text
-    assert "edgeinfer_memory_megabytes" in text
+    assert 2e7 < float(re.search(r"^edgeinfer_memory_bytes (\S+)$", text, re.MULTILINE)[1]) < 2e10
 
 
 def test_the_document_describes_every_path_of_it(served):

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 STAGES = ("preprocess", "infer", "postprocess")
-# sensors worth a gauge: their field, and the metric's name and unit
+# sensors worth a gauge: their field; the metric's name, in a base unit, and how many of it one of the field's is
 SENSORS = {
-    "process.memory_mb": ("edgeinfer_memory_megabytes", "Resident memory of the service"),
-    "cpu.temperature_c": ("edgeinfer_cpu_temperature_celsius", "Hottest thermal zone"),
-    "cpu.clock_mhz": ("edgeinfer_cpu_clock_megahertz", "Mean clock of the processor"),
-    "cpu.package_power_w": ("edgeinfer_cpu_power_watts", "Power of the processor's package"),
-    "gpu.temperature_c": ("edgeinfer_gpu_temperature_celsius", "Temperature of the GPU"),
-    "gpu.clock_mhz": ("edgeinfer_gpu_clock_megahertz", "Clock of the GPU"),
-    "gpu.power_w": ("edgeinfer_gpu_power_watts", "Power of the GPU"),
-    "gpu.memory_mb": ("edgeinfer_gpu_memory_megabytes", "Memory used on the GPU"),
+    "process.memory_mb": ("edgeinfer_memory_bytes", 1e6, "Resident memory of the service"),
+    "cpu.temperature_c": ("edgeinfer_cpu_temperature_celsius", 1, "Hottest thermal zone"),
+    "cpu.clock_mhz": ("edgeinfer_cpu_clock_hertz", 1e6, "Clock of the fastest processor"),
+    "cpu.package_power_w": ("edgeinfer_cpu_power_watts", 1, "Power of the processor's package"),
+    "gpu.temperature_c": ("edgeinfer_gpu_temperature_celsius", 1, "Temperature of the GPU"),
+    "gpu.clock_mhz": ("edgeinfer_gpu_clock_hertz", 1e6, "Clock of the GPU"),
+    "gpu.power_w": ("edgeinfer_gpu_power_watts", 1, "Power of the GPU"),
+    "gpu.memory_mb": ("edgeinfer_gpu_memory_bytes", 1e6, "Memory used on the GPU"),
 }
 
 
@@ -162,6 +162,6 @@ class _Present:
                 fields.update(probe.read())
             except Exception:  # noqa: BLE001, S112 - a sensor that fails is no reason to hide the others
                 continue
-        for field, (name, told) in SENSORS.items():
+        for field, (name, of_one, told) in SENSORS.items():
             if field in fields:
-                yield GaugeMetricFamily(name, told, value=fields[field])
+                yield GaugeMetricFamily(name, told, value=fields[field] * of_one)
