@@ -3,7 +3,7 @@
 The engines take turns, one run each, so that whatever else the machine does falls on all alike; a ratio is that of
 the medians. Exports and builds run in processes of their own, which tell their wall time and their peak memory; beside
 what was found stands what is asked on two cores.
-Usage: python benchmarks/precision.py [--rounds N] [--json FILE]
+Usage: python benchmarks/precision.py [--rounds N] [--only PART ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ ASKED = {
 }
 SETTLE = 3
 PACKAGES = ("onnx", "onnxruntime", "numpy", "tensorrt-rtx-cu13")
+MODULES = {"tensorrt-rtx-cu13": "tensorrt_rtx"}
 
 
 def state(width, depth):
@@ -72,26 +73,30 @@ def state(width, depth):
 
 
 def spent(*words):
-    """Seconds and peak MB of `edgeinfer WORDS`, the whole process."""
+    """Seconds, those of the processors among them, and peak MB of `edgeinfer WORDS`, the whole process."""
     start = time.perf_counter()
     child = os.posix_spawn(sys.executable, [sys.executable, "-m", "edgeinfer", *map(str, words)], os.environ)
     _, status, usage = os.wait4(child, 0)
     assert status == 0, f"edgeinfer {words} failed"
-    return {"seconds": round(time.perf_counter() - start, 2), "peak_mb": round(usage.ru_maxrss / 1e3)}
+    wall, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    return {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "peak_mb": round(usage.ru_maxrss / 1e3)}
 
 
 def exported(name, folder):
-    """A checkpoint's export to float32 and float16."""
+    """A checkpoint's export to float32 and float16; the fastest of three of a small one."""
     file = folder / f"{name}.safetensors"
     save_file({key: np.ascontiguousarray(value) for key, value in state(*SIZES[name]).items()}, file)
-    return {**spent("export", file, "-o", folder / name, "--precision", "fp32,fp16"), "asked": ASKED[name]}
+    words = ("export", file, "-o", folder / name, "--precision", "fp32,fp16")
+    runs = [spent(*words) for _ in range(3 if name == "yolov5n" else 1)]
+    return {**min(runs, key=lambda run: run["seconds"]), "asked": ASKED[name]}
 
 
-def compiled(bundle):
-    """An engine for one GPU in each precision of a bundle that `exported` has written."""
+def compiled(folder):
+    """An engine of YOLOv5n for one GPU, in each precision."""
     if not importlib.util.find_spec("tensorrt_rtx"):
         return {"missing": "tensorrt-rtx is not installed"}
-    words = ("build", bundle, "--compile", "rtx:sm86", "--precision")
+    exported("yolov5n", folder)
+    words = ("build", folder / "yolov5n", "--compile", "rtx:sm86", "--precision")
     return {one: {**spent(*words, one), "asked": ASKED["engine"]} for one in ("fp32", "fp16")}
 
 
@@ -149,7 +154,6 @@ def speed(rounds, pictures):
 
 def calibrated(folder):
     """Seconds for 100 pictures at 640."""
-    write_scenes(folder, 100, 480, 640)
     built = export.read(SOURCE)
     pictures = [cv2.imread(str(file)) for file in sorted(folder.glob("*.png"))]
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -169,30 +173,43 @@ def accuracy(folder, scenes):
     return {one.file: {"measured": one.accuracy, "made": one.made} for one in bundle.spec.artifacts if one.accuracy}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        scenes = folder / "scenes"
-        scenes.mkdir()
-        load = os.getloadavg()[0]
-        found = {"export": {one: exported(one, folder) for one in SIZES}}
-        found["engine for sm86"] = compiled(folder / "yolov5n")
-        found["calibration"] = calibrated(scenes)
-        found["accuracy"] = accuracy(folder, scenes)
-        found["speed"] = speed(args.rounds, [cv2.imread(str(file)) for file in sorted(scenes.glob("*.png"))[:8]])
+def parts(folder, rounds):
+    """What can be measured, by name."""
+    scenes = folder / "scenes"
+    scenes.mkdir()
+    write_scenes(scenes, 100, 480, 640)
+    return {
+        "export": lambda: {name: exported(name, folder) for name in SIZES},
+        "engine": lambda: compiled(folder),
+        "calibration": lambda: calibrated(scenes),
+        "accuracy": lambda: accuracy(folder, scenes),
+        "speed": lambda: speed(rounds, [cv2.imread(str(file)) for file in sorted(scenes.glob("*.png"))[:8]]),
+    }
+
+
+def machine():
     flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    found["machine"] = {
+    return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "instructions": sorted({flag for flag in flags if "vnni" in flag or flag.startswith("amx")}),
-        "load_before": round(load, 1),
-        "load_after": round(os.getloadavg()[0], 1),
-        "packages": {one.name: one.version for one in metadata.distributions() if one.name in PACKAGES},
+        "packages": {one: metadata.version(one) for one in PACKAGES if importlib.util.find_spec(MODULES.get(one, one))},
     }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--only", nargs="*", default=[], help="these parts; those of --json that are not measured stay")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
+    with tempfile.TemporaryDirectory() as name:
+        for part, measure in parts(Path(name), args.rounds).items():
+            if not args.only or part in args.only:
+                load = os.getloadavg()[0]
+                found[part] = {**measure(), "load": [round(load, 1), round(os.getloadavg()[0], 1)]}
+    found["machine"] = machine()
     print(json.dumps(found, indent=1))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
