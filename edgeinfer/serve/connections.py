@@ -17,13 +17,8 @@ if TYPE_CHECKING:
 
 
 WAITING_BYTES = 16 * 1024  # that may lie in each buffer on the way to a reader: old pictures, if it is a slow one
+CAMERAS = "/v1/cameras/"  # paths whose readers want the present, and no more of the past than must be
 NOT_SENT_LOW_WATER = 25  # TCP_NOTSENT_LOWAT of Linux, which the socket module names from Python 3.12 on
-
-
-def lean(listening: socket.socket) -> None:
-    """Have the connections of this socket hold little that was not sent, where the system can."""
-    if sys.platform == "linux":
-        listening.setsockopt(socket.IPPROTO_TCP, NOT_SENT_LOW_WATER, WAITING_BYTES)
 
 
 def prompt(limits: Limits, crowded: ASGIApp) -> type[asyncio.Protocol]:
@@ -42,16 +37,25 @@ def prompt(limits: Limits, crowded: ASGIApp) -> type[asyncio.Protocol]:
             super().connection_made(transport)
             if len(self.connections) > limits.connections:
                 self.app = crowded
-            transport.set_write_buffer_limits(high=WAITING_BYTES)
             self._await_head()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            cycle: Any = self.cycle  # None before the first request
+            scope: Any = self.scope  # None before the first request, as is the cycle
+            if scope and scope["path"].startswith(CAMERAS):
+                self._hold_little()
+            cycle: Any = self.cycle
             if cycle is None or cycle.response_complete:
                 self._await_head()
             else:
                 self._stop_clock()
+
+        def _hold_little(self) -> None:
+            """Have the connection hold little that was not sent, where the system can: large answers take longer so."""
+            self.transport.set_write_buffer_limits(high=WAITING_BYTES)
+            if sys.platform == "linux":
+                sock = self.transport.get_extra_info("socket")
+                sock.setsockopt(socket.IPPROTO_TCP, NOT_SENT_LOW_WATER, WAITING_BYTES)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_clock()

@@ -16,7 +16,7 @@ import uvicorn
 from edgeinfer.errors import EdgeInferError, ServiceError, UsageError
 from edgeinfer.serve import notify, web
 from edgeinfer.serve.cameras import Cameras
-from edgeinfer.serve.connections import lean, prompt
+from edgeinfer.serve.connections import prompt
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.refusals import Refusal
 from edgeinfer.serve.repository import Repository
@@ -231,7 +231,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        lean(listening)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ServiceError(f"cannot listen on {host}:{port}: {reason}", hint="choose another with --port") from error
