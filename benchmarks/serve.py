@@ -7,16 +7,20 @@ Usage: python benchmarks/serve.py [--seconds S] [--rounds N] [--requests N] [--j
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 import tritonclient.grpc as grpc_client
@@ -94,28 +98,48 @@ def throughput(bundle, seconds, rounds):
     return {f"{key}_per_s": median(values) for key, values in rates.items()} | {"ratio": median(ratios)}
 
 
+@contextlib.contextmanager
+def transport(size):
+    """Addresses of a service that only answers with so many bytes: what the protocols cost by themselves."""
+    line = [sys.executable, Path(__file__).parent / "transport.py", str(size)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        http, rpc = (f"127.0.0.1:{port}" for port in process.stdout.readline().split())
+        try:
+            yield SimpleNamespace(address=http, grpc=rpc)
+        finally:
+            process.kill()
+
+
 def latency(bundle, rounds):
-    """Median milliseconds of one client, over the pipeline alone; blocks take turns."""
-    with edgeinfer.load(bundle, "ort") as model, service(bundle, "--backend", "ort") as running:
+    """Median milliseconds of one client; blocks take turns.
+
+    `added` is over the pipeline alone; `own` over the pipeline and the protocol, its client, and the tensors' bytes.
+    """
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(edgeinfer.load(bundle, "ort"))
+        running = stack.enter_context(service(bundle, "--backend", "ort"))
         array, spec = tensor_for(model.spec), model.spec
-        with http_client.InferenceServerClient(running.address) as http:
-            inputs, outputs = asked(http_client, spec, array)
-            callers = {
-                "pipeline": lambda: model.infer({spec.inputs[0].name: array}),
-                "grpc": grpc_caller(running, bundle.name, spec, array)(),
-                "rest_binary": lambda: http.infer(bundle.name, inputs, outputs=outputs),
-            }
-            spans = {name: [] for name in callers}
-            for _ in range(rounds):
-                for name in random.sample(sorted(callers), len(callers)):
-                    for place in range(12):
-                        start = time.perf_counter()
-                        callers[name]()
-                        if place >= 3:
-                            spans[name].append((time.perf_counter() - start) * 1e3)
-    medians = {name: median(values) for name, values in spans.items()}
-    added = {f"{name}_added_ms": medians[name] - medians["pipeline"] for name in ("grpc", "rest_binary")}
-    return {**{f"{name}_ms": value for name, value in medians.items()}, **added}
+        answered = model.infer({spec.inputs[0].name: array})
+        bare = stack.enter_context(transport(answered[spec.outputs[0].name].nbytes))
+        inputs, outputs = asked(http_client, spec, array)
+        callers = {"pipeline": lambda: model.infer({spec.inputs[0].name: array})}
+        for name, where in (("", running), ("bare_", bare)):
+            http = stack.enter_context(http_client.InferenceServerClient(where.address))
+            callers[f"{name}grpc"] = grpc_caller(where, bundle.name, spec, array)()
+            callers[f"{name}rest_binary"] = partial(http.infer, bundle.name, inputs, outputs=outputs)
+        spans = {name: [] for name in callers}
+        for _ in range(rounds):
+            for name in random.sample(sorted(callers), len(callers)):
+                for place in range(12):
+                    start = time.perf_counter()
+                    callers[name]()
+                    if place >= 3:
+                        spans[name].append((time.perf_counter() - start) * 1e3)
+    figures = {f"{name}_ms": median(values) for name, values in spans.items()}
+    for name in ("grpc", "rest_binary"):
+        figures[f"{name}_added_ms"] = figures[f"{name}_ms"] - figures["pipeline_ms"]
+        figures[f"{name}_own_ms"] = figures[f"{name}_added_ms"] - figures[f"bare_{name}_ms"]
+    return figures
 
 
 def resident_mb(running):

@@ -206,6 +206,28 @@ def test_a_request_that_takes_too_long_is_answered_so_and_leaves_the_queue(folde
         assert len(answers) == 1
 
 
+def test_requests_share_the_memory_they_may_fill_whichever_way_they_come(folder):
+    frame = bundles.picture("red", 400, 500)  # 600 kB
+    words = folder / "patient", "--max-memory-mb", 1
+    with service(*words) as running, grpc_client.InferenceServerClient(running.grpc) as client:
+        item = grpc_client.InferInput("frame", list(frame.shape), "UINT8")
+        item.set_data_from_numpy(frame)
+        asking, _ = busy(running)
+        held = []
+        client.async_infer("patient.image", [item], lambda result, error: held.append(error or result))
+        until(lambda: depth(running) == 1)
+        with pytest.raises(InferenceServerException, match=r"RESOURCE_EXHAUSTED.*too many large requests"):
+            client.infer("patient.image", [item])
+        status, headers, body = running.request("/v1/models/patient/predict", bytes(frame))
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert "too many large requests" in json.loads(body)["error"]
+        until(lambda: held)
+        asking.join()
+        # there is room again
+        assert client.infer("patient.image", [item]).as_numpy("labels")[0] == b"red"
+        assert held[0].as_numpy("labels")[0] == b"red"
+
+
 def test_nobody_waits_longer_than_the_service_allows(folder):
     with service(folder / "patient", "--timeout", 0.3) as running:
         item = np.full((1, 3, 32, 32), 3e5, np.float32).tolist()

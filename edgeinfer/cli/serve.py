@@ -86,6 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     bounds.add_argument("--slow", type=_limits.above_zero, metavar="S", help="how long a sender may pause")
     bounds.add_argument("--max-body-mb", type=_limits.above_zero, metavar="MB", help="a request's size at most")
+    bounds.add_argument(
+        "--max-memory-mb", type=_limits.above_zero, metavar="MB", help="all requests under way together at most"
+    )
     bounds.add_argument("--max-pixels", type=_limits.count, metavar="N", help="a picture's pixels at most")
     bounds.add_argument("--connections", type=_limits.count, metavar="N", help="connections at most")
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
@@ -149,6 +152,7 @@ def _bounds(args: argparse.Namespace) -> Limits:
         "stuck": args.stuck,
         "slow": args.slow,
         "body": int(args.max_body_mb * MIB) if args.max_body_mb else None,
+        "memory": int(args.max_memory_mb * MIB) if args.max_memory_mb else None,
         "pixels": args.max_pixels,
         "connections": args.connections,
         "age": args.max_age / 1e3 if args.max_age else None,

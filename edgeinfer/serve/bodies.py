@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from edgeinfer.serve.refusals import ENCODED, INVALID, OVERLOADED, SLOW, TOO_LARGE, Refusal
+from edgeinfer.serve.refusals import ENCODED, INVALID, SLOW, TOO_LARGE, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -14,37 +14,33 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from edgeinfer.serve.limits import Limits
+    from edgeinfer.serve.memory import Memory
 
 
 class Bodies:
-    """The bodies of all requests under way; they share `limits.memory`."""
+    """The bodies of all requests under way; each has its share of the memory."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits, self._held = limits, 0
+    def __init__(self, limits: Limits, memory: Memory) -> None:
+        self._limits, self._memory = limits, memory
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
         """One request's body, counted while the block lasts. Refusal if it is too large, too slow or encoded."""
         received: list[bytes] = []
-        counted = 0
-        try:
-            declared = self._declared(request)
-            chunks = request.stream().__aiter__()
-            while True:
-                chunk = await self._next(chunks)
-                if chunk is None:
-                    break
-                self._held += len(chunk)
+        counted, declared = 0, self._declared(request)
+        chunks = request.stream().__aiter__()
+        with self._memory.share() as take:
+            while (chunk := await self._next(chunks)) is not None:
                 counted += len(chunk)
-                self._need_room(counted)
+                if counted > self._limits.body:
+                    raise Refusal(TOO_LARGE, f"the body is more than the {self._limits.body} bytes allowed")
+                take(len(chunk))
                 received.append(chunk)
             if declared is not None and declared != counted:
                 raise Refusal(INVALID, f"the body is {counted} bytes, Content-Length says {declared}")
             body = b"".join(received)
             received.clear()
             yield body
-        finally:
-            self._held -= counted
 
     def _declared(self, request: Request) -> int | None:
         encoding = request.headers.get("content-encoding", "identity")
@@ -56,12 +52,6 @@ class Bodies:
         if int(length) > self._limits.body:
             raise Refusal(TOO_LARGE, f"the body is {length[:20]} bytes, more than the {self._limits.body} allowed")
         return int(length)
-
-    def _need_room(self, counted: int) -> None:
-        if counted > self._limits.body:
-            raise Refusal(TOO_LARGE, f"the body is more than the {self._limits.body} bytes allowed")
-        if self._held > self._limits.memory:
-            raise Refusal(OVERLOADED, "too many large requests at once")
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
         from starlette.requests import ClientDisconnect

@@ -146,9 +146,12 @@ class Calls:
         async for data in requests:
             identity = ""
             try:
-                request, raw = contents.split(data)
-                identity = request.id
-                yield contents.streamed(*_answer(await self._service.infer(_request(request, raw))))
+                with self._service.memory.share() as take:
+                    take(len(data))
+                    request, raw = contents.split(data)
+                    identity = request.id
+                    answered = await self._service.infer(_request(request, raw))
+                yield contents.streamed(*_answer(answered))
             except Exception as error:
                 told = refusal(error)
                 if told is not error and told.kind.http >= 500:
@@ -192,7 +195,9 @@ class Calls:
 
     async def infer(self, data: bytes) -> bytes:
         """The protocol's inference call, message to message; answers are raw contents."""
-        return contents.response(*_answer(await self._service.infer(_request(*contents.split(data)))))
+        with self._service.memory.share() as take:
+            take(len(data))
+            return contents.response(*_answer(await self._service.infer(_request(*contents.split(data)))))
 
     async def index(self, request: Any) -> Any:
         self._need_managed()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import edgeinfer
 from edgeinfer.serve.cameras import Cameras
+from edgeinfer.serve.memory import Memory
 from edgeinfer.serve.refusals import INVALID, NOT_FOUND, OVERLOADED, TIMEOUT, UNAVAILABLE, Refusal, refusal
 from edgeinfer.serve.station import Job
 
@@ -54,7 +55,7 @@ class Service:
 
     def __init__(self, repository: Repository, limits: Limits, metrics: Metrics, threads: Executor) -> None:
         self.repository, self.limits, self.metrics = repository, limits, metrics
-        self.ready, self._threads = False, threads
+        self.ready, self._threads, self.memory = False, threads, Memory(limits.memory)
         self.cameras = Cameras(())
 
     async def infer(self, request: Request) -> Answer:

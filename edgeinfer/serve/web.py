@@ -84,7 +84,7 @@ class Web:
 
     def __init__(self, service: Service, *, managed: bool) -> None:
         self._service, self._managed = service, managed
-        self._bodies = Bodies(service.limits)
+        self._bodies = Bodies(service.limits, service.memory)
 
     def routes(self) -> list[Route]:
         """Every path there is."""
