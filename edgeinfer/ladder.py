@@ -2,8 +2,8 @@
 
 Engines that fit this GPU exactly come first, then those that merely run on it, then ONNX Runtime on the GPU, then the
 CPU, which is taken unasked only where there is no GPU. A refusal's `code` is one of: no-gpu, no-library, no-file,
-precision (another was asked for), backend (its own reason), cpu-unasked, quarantined, no-device, cannot-open, and
-those of `keys`.
+precision (another was asked for), backend (its own reason), cpu-unasked, gpu-asked, quarantined, no-device,
+cannot-open, and those of `keys`.
 """
 
 from __future__ import annotations
@@ -58,10 +58,18 @@ def rungs(bundle: Bundle, backend: str = "auto", precision: str = "auto", *, qua
     return list(climb(bundle, backend, precision, quarantine=quarantine))
 
 
-def climb(bundle: Bundle, backend: str = "auto", precision: str = "auto", *, quarantine: bool = True) -> Iterator[Rung]:
+def climb(
+    bundle: Bundle,
+    backend: str = "auto",
+    precision: str = "auto",
+    *,
+    quarantine: bool = True,
+    gpu: int | None = None,
+) -> Iterator[Rung]:
     """As `rungs`, one after the other: libraries of backends below the one that runs are never imported.
 
-    Without `quarantine`, engines that failed their self-test are no longer refused for it.
+    Without `quarantine`, engines that failed their self-test are no longer refused for it. With `gpu`, that GPU and
+    no CPU is meant; without, the first.
     """
     if precision != "auto" and precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not one of auto, {', '.join(PRECISIONS)}")
@@ -69,7 +77,7 @@ def climb(bundle: Bundle, backend: str = "auto", precision: str = "auto", *, qua
     if backend != "auto" and backend not in present:
         raise UsageError(f"backend {backend!r} is not one of auto, {', '.join(present)}")
     wanted = [backend] if backend != "auto" else [name for name in ORDER if name in present]
-    look = _Look(bundle, precision, quarantine, unasked=backend == "auto")
+    look = _Look(bundle, precision, quarantine, unasked=backend == "auto", gpu=gpu)
     compiled = [rung for name in wanted if name in COMPILED for rung in look.at(name)]
     yield from sorted(compiled, key=lambda rung: bool(rung.caveat))
     for name in wanted:
@@ -84,6 +92,7 @@ class _Look(NamedTuple):
     precision: str
     quarantine: bool
     unasked: bool  # nobody named a backend
+    gpu: int | None
 
     def at(self, name: str) -> Iterator[Rung]:
         """The rungs of one backend."""
@@ -95,6 +104,10 @@ class _Look(NamedTuple):
         except BackendUnavailable as missing:
             yield Rung(name, None, Refusal("no-library", str(missing), hint=missing.hint))
             return
+        if engine.device == "cpu" and self.gpu is not None:
+            text = f"gpu:{self.gpu} was asked for, and this backend runs on the CPU"
+            yield Rung(name, None, Refusal("gpu-asked", text, asked=self.gpu))
+            return
         if not engine.formats:
             yield Rung(name, None, FITS)
             return
@@ -103,7 +116,7 @@ class _Look(NamedTuple):
             yield Rung(name, None, Refusal("no-file", f"the bundle holds no {' or '.join(engine.formats)} file"))
         for artifact in artifacts:
             reason = self.reason(engine, artifact)
-            yield Rung(name, artifact, reason, FITS if reason else _caveat(name, engine, artifact))
+            yield Rung(name, artifact, reason, FITS if reason else self.caveat(name, engine, artifact))
 
     def reason(self, engine: type[Engine], artifact: Artifact) -> str:
         if self.precision not in ("auto", artifact.precision):
@@ -120,7 +133,7 @@ class _Look(NamedTuple):
     def reason_on_gpu(self, engine: type[Engine], artifact: Artifact) -> str:
         library = _library(engine)
         try:
-            gpu = machine.gpu()
+            gpu = machine.gpu(self.gpu or 0)
             devices.load(engine.device)
         except BackendUnavailable as missing:
             return Refusal("no-device", str(missing), hint=missing.hint)
@@ -128,18 +141,18 @@ class _Look(NamedTuple):
             refusal = keys.refusal(artifact, self.bundle.spec, keys.Here(library, machine.system(), gpu, machine.l4t()))
             if refusal:
                 return refusal
-        verdict = verdicts.read(artifact, library) if self.quarantine else None
+        verdict = verdicts.read(artifact, library, gpu) if self.quarantine else None
         if verdict and not verdict.passed:
             again = f"edgeinfer verify {self.bundle.path} tries it again"
             text = f"failed its self-test here on {verdict.when}: {verdict.detail}; {again}"
             return Refusal("quarantined", text, when=verdict.when, detail=verdict.detail)
         return FITS
 
-
-def _caveat(name: str, engine: type[Engine], artifact: Artifact) -> str:
-    if name not in COMPILED:
-        return FITS
-    return keys.caveat(artifact, keys.Here(_library(engine), machine.system(), machine.gpu(), machine.l4t()))
+    def caveat(self, name: str, engine: type[Engine], artifact: Artifact) -> str:
+        if name not in COMPILED:
+            return FITS
+        gpu = machine.gpu(self.gpu or 0)
+        return keys.caveat(artifact, keys.Here(_library(engine), machine.system(), gpu, machine.l4t()))
 
 
 def _library(engine: type[Engine]) -> str:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeinfer import backends, devices, ladder, plans, verdicts
+from edgeinfer import backends, devices, ladder, machine, plans, verdicts
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, BundleError, DeviceError, EngineError, SpecError, UsageError
 from edgeinfer.keys import Refusal
@@ -36,6 +36,7 @@ class Manner(NamedTuple):
     threads: int = 0
     contexts: int = 1
     self_test: bool = True
+    gpu: int | None = None  # which one; None: the first, where it is a GPU at all
 
 
 def load(
@@ -52,6 +53,7 @@ def load(
     plan: bool | Choice = True,
     self_test: bool = True,
     build: str = "never",
+    device: str = "auto",
 ) -> Pipeline:
     """Open a bundle, ready to run: `model(image)`.
 
@@ -60,7 +62,8 @@ def load(
     (detectors) and `top` (classifiers) replace the bundle's own numbers; `threads` 0 leaves the count to the
     backend; `contexts` is how many calls may run at the same time. On a GPU an engine must first find the bundle's
     golden samples, once on each machine, unless `self_test` is False. `build` "background": where no engine fits this
-    GPU exactly, one is built while another serves, and takes over when it is ready and tested. An engine that had to
+    GPU exactly, one is built while another serves, and takes over when it is ready and tested. `device` "gpu:1" is
+    the second GPU in CUDA's order, "gpu" the first, and neither ever the CPU. An engine that had to
     be passed by is logged as a warning. Raises BundleError, SpecError, BackendUnavailable, EngineError, DeviceError,
     UsageError.
     """
@@ -69,8 +72,12 @@ def load(
         raise UsageError(f"contexts {contexts} is below 1")
     if build not in BUILDS:
         raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")
+    gpu = _ordinal(device)
+    if build == "background" and gpu:
+        hint = f"CUDA_VISIBLE_DEVICES={gpu} makes it the first of the process"
+        raise UsageError(f"engines are built in the background for the first GPU, not for {device}", hint=hint)
     spec = with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)
-    manner = Manner(threads, contexts, self_test)
+    manner = Manner(threads, contexts, self_test, gpu)
     pipeline = _first_that_runs(opened, spec, manner, backend=backend, precision=precision, plan=plan)
     if build == "background":
         from edgeinfer import building
@@ -79,25 +86,39 @@ def load(
     return pipeline
 
 
+def _ordinal(device: str) -> int | None:
+    """Which GPU is meant; None if any device will do. Raises UsageError, BackendUnavailable where it is not here."""
+    if device == "auto":
+        return None
+    kind, _, number = device.partition(":")
+    if kind != "gpu" or not (number or device == "gpu") or not (number or "0").isdecimal():
+        raise UsageError(f"device {device!r} is not auto, gpu or such as gpu:1")
+    ordinal = int(number or 0)
+    if ordinal and machine.has_gpu():
+        machine.gpu(ordinal)
+    return ordinal
+
+
 def choose(bundle: Bundle, backend: str, precision: str, plan: bool | Choice) -> tuple[Choice, str]:
     """What `load` would try first, and the plan that says so in words, if one does; imports its library on the way."""
     refused: list[Rung] = []
-    for found in _candidates(bundle, backend, precision, plan, refused):
+    for found in _candidates(bundle, backend, precision, plan, refused, manner=Manner()):
         return found
     raise _nothing_runs(bundle, refused)
 
 
 def _candidates(
-    bundle: Bundle, backend: str, precision: str, plan: bool | Choice, refused: list[Rung], *, quarantine: bool = True
+    bundle: Bundle, backend: str, precision: str, plan: bool | Choice, refused: list[Rung], *, manner: Manner
 ) -> Iterator[tuple[Choice, str]]:
     """What can be tried, best first, and the words of the plan that says so; `refused` takes the other rungs."""
     if isinstance(plan, Choice):
         yield plan, ""
         return
-    found = plans.current(bundle) if plan and (backend, precision) == ("auto", "auto") else None
+    unasked = (backend, precision, manner.gpu) == ("auto", "auto", None)
+    found = plans.current(bundle) if plan and unasked else None
     if found:
         yield found.choice, found.words()
-    for rung in ladder.climb(bundle, backend, precision, quarantine=quarantine):
+    for rung in ladder.climb(bundle, backend, precision, quarantine=manner.self_test, gpu=manner.gpu):
         if rung.reason:
             refused.append(rung)
         else:
@@ -110,8 +131,7 @@ def _first_that_runs(
     """An engine that cannot be opened, or finds the wrong things, gives way to the next, unless it was asked for."""
     refused: list[Rung] = []
     asked = backend != "auto" or isinstance(plan, Choice)
-    candidates = _candidates(bundle, backend, precision, plan, refused, quarantine=manner.self_test)
-    for choice, words in candidates:
+    for choice, words in _candidates(bundle, backend, precision, plan, refused, manner=manner):
         try:
             return open_choice(bundle, spec, choice, manner, plan=words)
         except (EngineError, DeviceError, BundleError) as error:
@@ -138,17 +158,17 @@ def open_choice(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner,
     `spec` is the bundle's, perhaps with other thresholds. Raises BundleError, EngineError, DeviceError.
     """
     if manner.self_test:
-        _test_once(bundle, choice)
-    lanes = _lanes(bundle, spec, dataclasses.replace(choice, threads=manner.threads or choice.threads), manner.contexts)
+        _test_once(bundle, choice, manner.gpu or 0)
+    lanes = _lanes(bundle, spec, choice, manner)
     return Pipeline(spec, lanes, backend=choice.backend, artifact=choice.artifact, batch=choice.batch, plan=plan)
 
 
-def _test_once(bundle: Bundle, choice: Choice) -> None:
+def _test_once(bundle: Bundle, choice: Choice, gpu: int) -> None:
     engine, artifact = backends.load(choice.backend), choice.artifact_in(bundle)
     if engine.device == "cpu" or artifact is None or not bundle.spec.golden:
         return
-    known = verdicts.read(artifact, engine.library)
-    failed = "" if known and known.passed else known.detail if known else _faults(examine(bundle, choice))
+    known = verdicts.read(artifact, engine.library, machine.gpu(gpu))
+    failed = "" if known and known.passed else known.detail if known else _faults(examine(bundle, choice, gpu))
     if failed:
         raise EngineError(
             f"{choice.name} failed its self-test: {failed}",
@@ -156,19 +176,19 @@ def _test_once(bundle: Bundle, choice: Choice) -> None:
         )
 
 
-def examine(bundle: Bundle, choice: Choice) -> list[GoldenReport]:
-    """Run the bundle's golden samples on this choice, now; on a GPU the verdict is remembered."""
+def examine(bundle: Bundle, choice: Choice, gpu: int = 0) -> list[GoldenReport]:
+    """Run the bundle's golden samples on this choice, now; on a GPU, of this number, the verdict is remembered."""
     from edgeinfer import golden
 
     artifact = choice.artifact_in(bundle)
     assert artifact
     lowest = golden.lowest_score(bundle) if isinstance(bundle.spec.decode, Boxes) else None
     spec = with_thresholds(bundle.spec, conf=lowest, iou=None, limit=None, top=None)
-    with open_choice(bundle, spec, choice, Manner(self_test=False)) as pipeline:
+    with open_choice(bundle, spec, choice, Manner(self_test=False, gpu=gpu)) as pipeline:
         reports = golden.check(pipeline, bundle, artifact.precision)
     engine = backends.load(choice.backend)
     if engine.device != "cpu":
-        verdicts.write(artifact, engine.library, _faults(reports))
+        verdicts.write(artifact, engine.library, machine.gpu(gpu), _faults(reports))
     return reports
 
 
@@ -185,27 +205,27 @@ def _exact(spec: ModelSpec, manner: Manner, bundle: Bundle, precision: str) -> P
     return None
 
 
-def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, contexts: int) -> list[Lane]:
+def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner) -> list[Lane]:
     engine_class = backends.load(choice.backend)
-    device_class = devices.load(engine_class.device)
+    where = {} if engine_class.device == "cpu" else {"ordinal": manner.gpu or 0}
+    take = partial(devices.load(engine_class.device), spec, **where)
     artifact = choice.artifact_in(bundle)
     path = bundle.artifact_file(artifact) if artifact else bundle.path
-    settings: dict[str, Any] = {"threads": choice.threads, **choice.settings}
+    settings: dict[str, Any] = {"threads": manner.threads or choice.threads, **choice.settings}
     first = partial(engine_class, path, spec, **settings)
     lanes: list[Lane] = []
     with ExitStack() as undo:
-        for _ in range(contexts):
-            make = lanes[0].engine.fork if lanes else first
-            lanes.append(_lane(device_class, spec, make))
+        for _ in range(manner.contexts):
+            lanes.append(_lane(take, lanes[0].engine.fork if lanes else first))
             undo.callback(lanes[-1].close)
         undo.pop_all()
     return lanes
 
 
-def _lane(device_class: type[Device], spec: ModelSpec, make: Callable[[Device], Engine]) -> Lane:
+def _lane(take: Callable[[], Device], make: Callable[[Device], Engine]) -> Lane:
     """A device and an engine on it, or nothing left of either."""
     with ExitStack() as undo:
-        device = device_class(spec)
+        device = take()
         undo.callback(device.close)
         engine = make(device)
         undo.callback(engine.close)

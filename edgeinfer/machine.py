@@ -24,7 +24,7 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MIN
 
 
 class Gpu(NamedTuple):
-    """The first CUDA device: `sm` is its compute capability without the dot, `cuda` the newest the driver takes.
+    """A CUDA device: `sm` is its compute capability without the dot, `cuda` the newest the driver takes.
 
     `name` is the model of GPU; on a Jetson, of the board.
     """
@@ -41,9 +41,12 @@ def has_gpu() -> bool:
     return any((ROOT / node).exists() for node in NODES)
 
 
-@lru_cache(maxsize=1)
-def gpu() -> Gpu:
-    """The GPU that engines run on. Raises BackendUnavailable; some NVIDIA libraries crash where this does."""
+@lru_cache(maxsize=16)
+def gpu(ordinal: int = 0) -> Gpu:
+    """The GPU that engines run on, by its place in CUDA's own order.
+
+    Raises BackendUnavailable; some NVIDIA libraries crash where this does.
+    """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -53,7 +56,14 @@ def gpu() -> Gpu:
         ) from error
     _check(cuda.cuInit(0), "cuInit")
     device, number, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    _check(cuda.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
+    if ordinal:
+        _check(cuda.cuDeviceGetCount(ctypes.byref(number)), "cuDeviceGetCount")
+        if ordinal >= number.value:
+            raise BackendUnavailable(
+                f"there is no gpu:{ordinal} here: CUDA counts {number.value}, from gpu:0",
+                hint="nvidia-smi -L lists them; CUDA_VISIBLE_DEVICES hides and renumbers them",
+            )
+    _check(cuda.cuDeviceGet(ctypes.byref(device), ordinal), "cuDeviceGet")
     _check(cuda.cuDeviceGetName(name, len(name), device), "cuDeviceGetName")
     capability = ""
     for attribute in (_MAJOR, _MINOR):

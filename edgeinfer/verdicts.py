@@ -15,6 +15,7 @@ import edgeinfer
 from edgeinfer import cache, machine
 
 if TYPE_CHECKING:
+    from edgeinfer.machine import Gpu
     from edgeinfer.spec import Artifact
 
 KIND = "verdicts"
@@ -28,9 +29,9 @@ class Verdict(NamedTuple):
     when: str
 
 
-def read(artifact: Artifact, library: str) -> Verdict | None:
+def read(artifact: Artifact, library: str, gpu: Gpu) -> Verdict | None:
     """What is remembered of this engine; None if it was not tested here yet."""
-    _, verdict = _parsed(cache.read(KIND, _name(artifact, library)))
+    _, verdict = _parsed(cache.read(KIND, _name(artifact, _on(library, gpu))))
     return verdict
 
 
@@ -53,16 +54,16 @@ def _parsed(data: bytes | None) -> tuple[dict[str, Any], Verdict | None]:
         return {}, None
 
 
-def write(artifact: Artifact, library: str, faults: str) -> None:
+def write(artifact: Artifact, library: str, gpu: Gpu, faults: str) -> None:
     """Remember that this engine passed, or its faults, as far as the cache can be written."""
     verdict = Verdict(not faults, faults, datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"))
-    record = {**verdict._asdict(), "file": artifact.file, "on": _here(library)}
-    cache.write(KIND, _name(artifact, library), json.dumps(record).encode())
+    record = {**verdict._asdict(), "file": artifact.file, "on": _on(library, gpu)}
+    cache.write(KIND, _name(artifact, _on(library, gpu)), json.dumps(record).encode())
 
 
-def _here(library: str) -> list[str]:
-    return [*machine.gpu(), machine.driver(), library, edgeinfer.__version__]
+def _on(library: str, gpu: Gpu) -> list[str]:
+    return [*gpu, machine.driver(), library, edgeinfer.__version__]
 
 
-def _name(artifact: Artifact, library: str) -> str:
-    return hashlib.sha256("\n".join([artifact.sha256, *_here(library)]).encode()).hexdigest()
+def _name(artifact: Artifact, on: list[str]) -> str:
+    return hashlib.sha256("\n".join([artifact.sha256, *on]).encode()).hexdigest()

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from edgeinfer import cache, cli, devices, ladder, load, machine, modeljson
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import _machine as _machine_looks
-from edgeinfer.errors import BackendUnavailable, EngineError
+from edgeinfer.errors import BackendUnavailable, EngineError, UsageError
 from helpers import bundles, fake_gpu, fake_nvinfer, fake_ort
 
 
@@ -126,7 +126,7 @@ def test_the_cpu_is_taken_where_it_is_asked_for_or_there_is_no_gpu(detector, mon
 
 
 def test_a_gpu_that_the_driver_does_not_give_is_said(detector, trt, monkeypatch):
-    def lost():
+    def lost(*_):
         raise BackendUnavailable("the NVIDIA driver finds no usable GPU (cuInit gave 999)", hint="check nvidia-smi")
 
     monkeypatch.setattr(machine, "gpu", lost)
@@ -134,6 +134,26 @@ def test_a_gpu_that_the_driver_does_not_give_is_said(detector, trt, monkeypatch)
     with pytest.raises(BackendUnavailable, match="cuInit gave 999"):
         load(detector)
     assert reasons(detector)["trt trt-1.fp32.plan"][0] == "no-device"
+
+
+@pytest.mark.parametrize("device", ["tpu", "gpu:", "gpu:x", "gpu:-1", "cpu:0", ""])
+def test_a_device_that_cannot_be_is_wrong_usage(detector, device):
+    with pytest.raises(UsageError, match="is not auto, gpu or such as gpu:1"):
+        load(detector, device=device)
+
+
+def test_a_gpu_that_was_asked_for_is_never_the_cpu(detector, monkeypatch):
+    with pytest.raises(BackendUnavailable, match="gpu:1 was asked for, and this backend runs on the CPU"):
+        load(detector, "ort", device="gpu:1")
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    with pytest.raises(BackendUnavailable, match=r"this machine has no NVIDIA GPU.* ort: gpu:0 was asked for"):
+        load(detector, device="gpu")
+
+
+def test_engines_are_built_in_the_background_for_the_first_gpu_only(detector):
+    with pytest.raises(UsageError, match="for the first GPU, not for gpu:1") as caught:
+        load(detector, device="gpu:1", build="background")
+    assert "CUDA_VISIBLE_DEVICES=1" in caught.value.hint
 
 
 def test_an_engine_is_tested_once_on_each_machine(detector, trt):
@@ -259,7 +279,7 @@ def test_doctor_says_what_engines_must_be_for_and_which_are_quarantined(detector
 
 
 def test_doctor_says_what_a_gpu_lacks_that_cannot_be_used(capsys, monkeypatch):
-    def lost():
+    def lost(*_):
         raise BackendUnavailable("the NVIDIA driver finds no usable GPU (cuInit gave 999)", hint="check nvidia-smi")
 
     monkeypatch.setattr(machine, "gpu", lost)

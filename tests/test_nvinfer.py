@@ -351,14 +351,14 @@ def test_a_missing_library_names_the_command_that_brings_it(monkeypatch):
 
 REAL = """
 import sys
-import weakref
+from types import SimpleNamespace
 from edgeinfer import backends, load
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EdgeInferError
 from pathlib import Path
 bundle = Bundle.open(sys.argv[1])
 for attempt in (
-    lambda: backends.load("rtx")(Path(sys.argv[1]) / "rtx.plan", bundle.spec, None),
+    lambda: backends.load("rtx")(Path(sys.argv[1]) / "rtx.plan", bundle.spec, SimpleNamespace(ordinal=0)),
     lambda: load(bundle, backend="rtx"),
 ):
     try:
@@ -383,17 +383,16 @@ def test_the_real_library_without_a_driver_is_refused_and_not_touched(detector):
 
 UNSTARTED = """
 import sys
-import weakref
 from types import SimpleNamespace
 from pathlib import Path
 from edgeinfer import backends, machine
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EdgeInferError
 from contextlib import nullcontext
-machine.gpu = lambda: machine.Gpu("86", "A10", "12.8")
+machine.gpu = lambda _: machine.Gpu("86", "A10", "12.8")
 bundle = Bundle.open(sys.argv[1])
 try:
-    backends.load("rtx")(Path(sys.argv[1]) / "rtx.plan", bundle.spec, SimpleNamespace(context=nullcontext()))
+    backends.load("rtx")(Path(sys.argv[1]) / "rtx.plan", bundle.spec, SimpleNamespace(context=nullcontext(), ordinal=0))
 except EdgeInferError as error:
     print(type(error).__name__, error)
 """

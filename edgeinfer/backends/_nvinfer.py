@@ -38,7 +38,7 @@ class Engine:
     library: ClassVar[str] = ""
 
     def __init__(self, path: Path, spec: ModelSpec, device: Any, *, threads: int = 0) -> None:  # noqa: ARG002
-        gpu = machine.gpu()  # some releases crash where there is no driver
+        gpu = machine.gpu(device.ordinal)  # some releases crash where there is no driver
         with device.context:
             plan = Plan(self.trt, self.words, path, spec, gpu)
             plan.users += 1

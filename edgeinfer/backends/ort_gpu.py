@@ -47,7 +47,7 @@ class Engine:
     def __init__(self, path: Path, spec: ModelSpec, device: Any, *, threads: int = 0) -> None:
         self._path, self._spec, self._device, self._threads = path, spec, device, threads
         with device.context:
-            self._session = self._opened(device)
+            self._session = self._opened()
         _ortmodel.check(path, spec, self._session)
         largest = spec.batch.max
         self._outputs = {tensor.name: device.empty(tensor.at(largest), tensor.dtype) for tensor in spec.outputs}
@@ -58,14 +58,14 @@ class Engine:
         self._bound: tuple[int, ...] = ()
         self._views: Tensors = {}
 
-    def _opened(self, device: Any) -> Any:
+    def _opened(self) -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # CUDA and cuDNN from NVIDIA's wheels, where they are
         try:
-            session = onnxruntime.InferenceSession(self._path, options, providers=self._providers(device.stream))
+            session = onnxruntime.InferenceSession(self._path, options, providers=self._providers())
         except Exception as error:
             raise EngineError(f"{self._path}: ONNX Runtime refused it: {error}", hint=LIBRARIES) from error
         loaded = session.get_providers()
@@ -76,9 +76,12 @@ class Engine:
         session.disable_fallback()
         return session
 
-    def _providers(self, stream: int) -> list[tuple[str, dict[str, str]]]:
+    def _providers(self) -> list[tuple[str, dict[str, str]]]:
         """Providers and their options, best first."""
-        return [("CUDAExecutionProvider", {"device_id": "0", "user_compute_stream": str(stream)})]
+        return [("CUDAExecutionProvider", self._where())]
+
+    def _where(self) -> dict[str, str]:
+        return {"device_id": str(self._device.ordinal), "user_compute_stream": str(self._device.stream)}
 
     @classmethod
     def refuses(cls, artifact: Artifact) -> str:  # noqa: ARG003
@@ -108,7 +111,7 @@ class Engine:
         self._views = {name: output.rows(images) for name, output in self._outputs.items()}
         for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, self._views)):
             for name, tensor in tensors.items():
-                bind(name, "cuda", 0, np.dtype(tensor.dtype).type, tensor.shape, tensor.pointer)
+                bind(name, "cuda", self._device.ordinal, np.dtype(tensor.dtype).type, tensor.shape, tensor.pointer)
 
     def close(self) -> None:
         if self._session is None:

@@ -28,15 +28,14 @@ class Engine(ort_gpu.Engine):
             return f"int8 flavor {artifact.flavor} is for CPUs, TensorRT takes symmetric int8"
         return ""
 
-    def _providers(self, stream: int) -> list[tuple[str, dict[str, str]]]:
+    def _providers(self) -> list[tuple[str, dict[str, str]]]:
         file = self._path.name
         precision = next((one.precision for one in self._spec.artifacts if one.file == file), "fp32")
         options = {
-            "device_id": "0",
-            "user_compute_stream": str(stream),
+            **self._where(),
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(cache.path("ort_trt", "")),
             "trt_fp16_enable": str(int(precision != "fp32")),
             "trt_int8_enable": str(int(precision == "int8")),
         }
-        return [(self.provider, options), *super()._providers(stream)]
+        return [(self.provider, options), *super()._providers()]

@@ -7,11 +7,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import backends
-from edgeinfer.cli import _limits
+from edgeinfer.cli import _choosing, _limits
 from edgeinfer.cli._progress import progress
 from edgeinfer.errors import UsageError
-from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
     from edgeinfer.profiling.report import Report
@@ -35,25 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundle", metavar="BUNDLE", nargs="+", help="the folder that edgeinfer export wrote; of two, B against A"
     )
-    choosing = parser.add_argument_group("what runs (the best that can run here, unless chosen)")
-    choosing.add_argument(
-        "--backend",
-        choices=["auto", *backends.names()],
-        default="auto",
-        metavar="NAME",
-        help=f"one of {', '.join(backends.names())}",
-    )
-    choosing.add_argument(
-        "--precision",
-        choices=["auto", *PRECISIONS],
-        default="auto",
-        metavar="P",
-        help=f"one of {', '.join(PRECISIONS)}",
-    )
-    choosing.add_argument(
-        "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
-    )
-    choosing.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
+    _choosing.add_arguments(parser, device=False)
     measuring = parser.add_argument_group("what is measured")
     measuring.add_argument(
         "--scenario",
@@ -145,8 +125,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _common(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("backend", "precision", "boundary", "seconds", "source", "fps", "threads")
-    return {name: getattr(args, name) for name in names}
+    names = ("boundary", "seconds", "source", "fps")
+    return {**_choosing.chosen(args), **{name: getattr(args, name) for name in names}}
 
 
 def _alone(args: argparse.Namespace, say: Say) -> Report:

@@ -8,10 +8,9 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from edgeinfer import backends, sources
-from edgeinfer.cli import _limits
+from edgeinfer import sources
+from edgeinfer.cli import _choosing, _limits
 from edgeinfer.errors import EdgeInferError, SourceError
-from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
     import argparse
@@ -50,25 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="a picture, a folder of pictures, a quoted pattern, a video, camera:N, rtsp://..., gst:PIPELINE",
     )
-    choosing = parser.add_argument_group("what runs (the best that can run here, unless chosen)")
-    choosing.add_argument(
-        "--backend",
-        choices=["auto", *backends.names()],
-        default="auto",
-        metavar="NAME",
-        help=f"one of {', '.join(backends.names())}",
-    )
-    choosing.add_argument(
-        "--precision",
-        choices=["auto", *PRECISIONS],
-        default="auto",
-        metavar="P",
-        help=f"one of {', '.join(PRECISIONS)}",
-    )
-    choosing.add_argument(
-        "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
-    )
-    choosing.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
+    choosing = _choosing.add_arguments(parser, device=True)
     choosing.add_argument(
         "--build",
         choices=["never", "background"],
@@ -128,8 +109,8 @@ def _model(args: argparse.Namespace) -> Pipeline:
 
     of_classifier = {"top": args.top} if args.classify else {}
     of_model = {name: getattr(args, name) for name in ("conf", "iou", "top") if name not in of_classifier}
-    how = {"threads": args.threads, "build": args.build, "self_test": not args.no_self_test, "plan": not args.no_plan}
-    model: Any = load(args.bundle, args.backend, args.precision, **how, **of_model)
+    how = {**_choosing.chosen(args), "build": args.build, "self_test": not args.no_self_test}
+    model: Any = load(args.bundle, **how, **of_model)
     try:
         if args.tile:
             from edgeinfer.tiling import Grid, Tiled
@@ -138,7 +119,8 @@ def _model(args: argparse.Namespace) -> Pipeline:
         if args.classify:
             from edgeinfer.cascade import Cascade
 
-            model = Cascade(model, load(args.classify, threads=args.threads, plan=not args.no_plan, **of_classifier))
+            alike = {name: how[name] for name in ("threads", "plan", "device")}
+            model = Cascade(model, load(args.classify, **alike, **of_classifier))
     except EdgeInferError:
         model.close()
         raise

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer import backends
-from edgeinfer.cli import _limits
+from edgeinfer.cli import _choosing, _limits
 from edgeinfer.errors import BackendUnavailable, UsageError
 from edgeinfer.spec import PRECISIONS
 
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=["auto", *backends.names()], default="auto", metavar="NAME", help="as for run"
     )
     running.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", metavar="P", help="as for run")
+    running.add_argument("--device", default="auto", metavar="gpu:N", help=_choosing.DEVICE)
     running.add_argument("--threads", type=_limits.count, default=0, metavar="N", help="CPU threads of a model")
     running.add_argument("--contexts", type=_limits.count, default=1, metavar="N", help="batches at the same time")
     running.add_argument(
@@ -137,8 +138,8 @@ def _options(args: argparse.Namespace) -> Options:
     from edgeinfer.serve.versions import Options
 
     classify = args.classify.resolve() if args.classify else None
-    how = {"threads": args.threads, "contexts": args.contexts, "conf": args.conf, "iou": args.iou}
-    return Options(args.backend, args.precision, **how, classify=classify)
+    names = ("backend", "precision", "device", "threads", "contexts", "conf", "iou")
+    return Options(**{name: getattr(args, name) for name in names}, classify=classify)
 
 
 def _bounds(args: argparse.Namespace) -> Limits:

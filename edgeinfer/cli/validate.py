@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeinfer import backends
-from edgeinfer.cli import _limits, _tables
+from edgeinfer.cli import _choosing, _limits, _tables
 from edgeinfer.errors import SourceError
-from edgeinfer.spec import PRECISIONS, Boxes
+from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
     import argparse
@@ -35,26 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a classifier: a folder with a sub-folder of pictures for each class",
     )
     parser.add_argument(
-        "--backend",
-        choices=["auto", *backends.names()],
-        default="auto",
-        metavar="NAME",
-        help=f"one of {', '.join(backends.names())} (default: the best that can run here)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=["auto", *PRECISIONS],
-        default="auto",
-        metavar="P",
-        help=f"one of {', '.join(PRECISIONS)} (default: the best that can run here)",
-    )
-    parser.add_argument(
         "--limit-images", type=_limits.count, metavar="N", help="only so many pictures, evenly spread over the data set"
     )
-    parser.add_argument(
-        "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
-    )
-    parser.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
+    _choosing.add_arguments(parser, device=True)
     parser.add_argument("--json", metavar="FILE|-", help="the numbers as one JSON object, with - to stdout alone")
 
 
@@ -68,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     accuracy.check(dataset, bundle.spec.task)
     dataset = dataset.spread(args.limit_images or len(dataset))
     options = accuracy.thresholds(bundle.spec)
-    with load(bundle, args.backend, args.precision, threads=args.threads, plan=not args.no_plan, **options) as model:
+    with load(bundle, **_choosing.chosen(args), **options) as model:
         progress = _progress if sys.stderr.isatty() else None
         score = accuracy.evaluate(model, dataset, progress, faults.add)
         report = _report(args, model, dataset, score, faults.count)

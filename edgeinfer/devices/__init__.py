@@ -4,7 +4,7 @@ What an engine on the GPU may rely on, and owes, beyond the `Device` and `Engine
 
 - `device.stream` is a CUstream handle (int). `device.empty()` and the inputs of `run` are tensors with `pointer`,
   `shape`, `dtype` (a NumPy name), `nbytes` and `__cuda_array_interface__`; `run` gives back the like. Besides there
-  are `compute_capability` (major, minor), `name`, `integrated` and `driver_version`.
+  are `ordinal`, `compute_capability` (major, minor), `name`, `integrated` and `driver_version`.
 - `run` only puts work on that stream and never waits. Its outputs are the engine's memory, at addresses that stay.
 - `engine.capturable` is empty if a CUDA graph may capture `run` after it has run once with such inputs, else the
   reason; it may become a reason later.

@@ -35,7 +35,7 @@ _RESTART = "restart the process; if it comes again, look for Xid lines in dmesg,
 # there is no GPU to be had: as good as a missing library
 _ABSENT = {
     "NO_DEVICE": "check nvidia-smi; in a container, start it with --gpus all; mind CUDA_VISIBLE_DEVICES",
-    "INVALID_DEVICE": "check nvidia-smi, and CUDA_VISIBLE_DEVICES",
+    "INVALID_DEVICE": "nvidia-smi -L lists the GPUs; CUDA_VISIBLE_DEVICES hides and renumbers them",
     "STUB_LIBRARY": "a build-time stub of libcuda is found before the driver's: take it out of LD_LIBRARY_PATH",
     "DEVICE_UNAVAILABLE": "another process has the GPU for itself: nvidia-smi -q -d COMPUTE",
     "DEVICE_NOT_LICENSED": "give this virtual GPU a licence",
@@ -106,11 +106,11 @@ def _failure(name: str, status: Any) -> Exception:
 
 
 class Context:
-    """The primary context of the first GPU, which everything else in the process uses too; any thread may enter it."""
+    """The primary context of a GPU, which everything else in the process uses too; any thread may enter it."""
 
-    def __init__(self) -> None:
+    def __init__(self, ordinal: int = 0) -> None:
         call("cuInit", 0)
-        self.ordinal = call("cuDeviceGet", 0)
+        self.ordinal = call("cuDeviceGet", ordinal)
         self.handle: Any = call("cuDevicePrimaryCtxRetain", self.ordinal)
 
     def __enter__(self) -> Context:

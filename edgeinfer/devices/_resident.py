@@ -96,7 +96,7 @@ def _checked(frame: Resident, ours: Context) -> Resident:
     if int(place) != int(ours.ordinal):
         raise InputError(
             f"the frame lies on GPU {int(place)}, the model on GPU {int(ours.ordinal)}",
-            hint="copy it there, or choose the GPU with CUDA_VISIBLE_DEVICES",
+            hint=f'copy it there, or load the model there: load(..., device="gpu:{int(place)}")',
         )
     # memory of a pool belongs to no context, and all reach it
     context = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_CONTEXT, address)

@@ -35,15 +35,15 @@ _HELD = 8  # rows of the input tensor that are remembered as tensors of their ow
 
 
 class Device:
-    """The first GPU for one lane.
+    """A GPU for one lane, the first in CUDA's order unless `ordinal` says which.
 
     `stream` is its CUstream handle; what engines put there runs between `preprocess` and `postprocess`. Raises
     BackendUnavailable where there is no GPU, driver or cuda-bindings; DeviceError; DeviceLost.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
-        self.context = Context()
+    def __init__(self, spec: ModelSpec, ordinal: int = 0) -> None:
+        self._spec, self.ordinal = spec, ordinal
+        self.context = Context(ordinal)
         self._owned, self._closed = ExitStack(), False
         try:
             with self.context:

@@ -30,6 +30,7 @@ class Options(NamedTuple):
 
     backend: str = "auto"
     precision: str = "auto"
+    device: str = "auto"
     threads: int = 0
     contexts: int = 1
     conf: float | None = None
@@ -115,7 +116,7 @@ def opened(number: int, digest: str, folder: Path, options: Options, limits: Lim
     from edgeinfer.loading import load
 
     bundle = Bundle.open(folder)
-    facts: dict[str, Any] = {"threads": options.threads, "contexts": options.contexts}
+    facts: dict[str, Any] = {"threads": options.threads, "contexts": options.contexts, "device": options.device}
     first, score = facts, None
     if isinstance(bundle.spec.decode, Boxes):
         conf, score = _confidence(bundle, options.conf)

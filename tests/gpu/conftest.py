@@ -44,6 +44,7 @@ def _nothing_left():
     if found:
         found.lose(0)
         found.be_integrated(False)
+        found.be_several(1)
         assert found.live() == before
 
 

@@ -17,8 +17,8 @@ PICTURES = Path(__file__).parents[1] / "data" / "pictograms"
 
 
 @contextmanager
-def lane(spec, function):
-    device = gpu.Device(spec)
+def lane(spec, function, ordinal=0):
+    device = gpu.Device(spec, ordinal)
     try:
         made = Lane(device, hostengine.HostEngine(function, spec, device))
     except BaseException:

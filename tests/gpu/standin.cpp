@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -32,7 +33,7 @@ typedef unsigned long long CUdeviceptr;
 
 enum : CUresult {
   OK = 0, INVALID_VALUE = 1, INVALID_CONTEXT = 201, INVALID_IMAGE = 200, INVALID_HANDLE = 400, NOT_FOUND = 500,
-  NOT_READY = 600, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
+  NOT_READY = 600, INVALID_DEVICE = 101, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
   CAPTURE_ISOLATION = 905,
 };
 
@@ -67,11 +68,20 @@ struct Failure { long after; CUresult status; };
 std::map<std::string, Failure> failures;
 CUresult lost = OK;
 int integrated = 0;
-int primary, elsewhere;  // two contexts; their addresses are their handles
+const int MOST = 4;
+int devices = 1;
+int primary[MOST], elsewhere;  // contexts; their addresses are their handles
+long retained[MOST];
 thread_local std::vector<void*> current;
 thread_local Stream* capturing = nullptr;
 Stream default_stream;
 std::set<Stream*> streams;
+
+// The device whose primary context this is, or -1
+int device_of(const void* context) {
+  for (int at = 0; at < MOST; at++) if (context == &primary[at]) return at;
+  return -1;
+}
 
 double now() {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -129,7 +139,7 @@ struct Reach {
   Reach() { if (!depth++) all(PROT_READ | PROT_WRITE); }
   ~Reach() { if (!--depth) all(PROT_NONE); }
   static void one(uintptr_t address, const Block& block, int how) {
-    if (block.kind == 'd' && block.context == &primary) mprotect((void*)address, pages(block.nbytes), how);
+    if (block.kind == 'd' && device_of(block.context) >= 0) mprotect((void*)address, pages(block.nbytes), how);
   }
   static void all(int how) { for (const auto& held : blocks) one(held.first, held.second, how); }
 };
@@ -227,28 +237,41 @@ size_t elf_size(const char* image) {
 
 API cuInit(unsigned) { ENTER(NOTHING); return OK; }
 API cuDriverGetVersion(int* version) { ENTER(NOTHING); *version = 13000; return OK; }
-API cuDeviceGetCount(int* count) { ENTER(NOTHING); *count = 1; return OK; }
-API cuDeviceGet(int* device, int ordinal) { ENTER(NOTHING); *device = ordinal; return OK; }
-API cuDeviceGetName(char* name, int length, int) {
+API cuDeviceGetCount(int* count) { ENTER(NOTHING); *count = devices; return OK; }
+API cuDeviceGet(int* device, int ordinal) {
   ENTER(NOTHING);
-  std::strncpy(name, "Stand-in", length);
+  if (ordinal < 0 || ordinal >= devices) return INVALID_DEVICE;
+  *device = ordinal;
   return OK;
 }
-API cuDeviceGetAttribute(int* value, int attribute, int) {
+API cuDeviceGetName(char* name, int length, int device) {
   ENTER(NOTHING);
-  *value = attribute == 75 ? 8 : attribute == 76 ? 6 : attribute == 18 ? integrated : 0;
+  std::strncpy(name, device ? ("Stand-in " + std::to_string(device)).c_str() : "Stand-in", length);
   return OK;
 }
-API cuDevicePrimaryCtxRetain(void** context, int) { ENTER(NOTHING); *context = &primary; live["retained"]++; return OK; }
-API cuDevicePrimaryCtxRelease_v2(int) {
+API cuDeviceGetAttribute(int* value, int attribute, int device) {
   ENTER(NOTHING);
-  if (live["retained"] <= 0) return INVALID_CONTEXT;
+  *value = attribute == 75 ? 8 : attribute == 76 ? (device ? 9 : 6) : attribute == 18 ? integrated : 0;
+  return OK;
+}
+API cuDevicePrimaryCtxRetain(void** context, int device) {
+  ENTER(NOTHING);
+  *context = &primary[device];
+  retained[device]++;
+  live["retained"]++;
+  return OK;
+}
+API cuDevicePrimaryCtxRelease_v2(int device) {
+  ENTER(NOTHING);
+  if (retained[device] <= 0) return INVALID_CONTEXT;
+  retained[device]--;
   live["retained"]--;
   return OK;
 }
 API cuCtxPushCurrent_v2(void* context) {
   ENTER(NOTHING);
-  if (context == &primary && live["retained"] <= 0) return INVALID_CONTEXT;
+  const int device = device_of(context);
+  if (device >= 0 && retained[device] <= 0) return INVALID_CONTEXT;
   current.push_back(context);
   live["pushed"]++;
   return OK;
@@ -313,7 +336,7 @@ API cuPointerGetAttribute(void* data, int attribute, CUdeviceptr pointer) {
   if (attribute == 1) *(void**)data = block->second.context;
   else if (attribute == 2) *(unsigned*)data = block->second.kind == 'd' ? 2 : 1;
   else if (attribute == 3) *(CUdeviceptr*)data = pointer;
-  else if (attribute == 9) *(int*)data = 0;
+  else if (attribute == 9) *(int*)data = std::max(0, device_of(block->second.context));
   else return INVALID_VALUE;
   return OK;
 }
@@ -423,6 +446,8 @@ API cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
   ENTER(CONTEXT);
   const Function* function = (Function*)of;
   if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || (size_t)bx * by * bz > 1024) return INVALID_VALUE;
+  const void* home = stream_of(stream)->context;
+  if (home && home != current.back()) return INVALID_CONTEXT;
   const std::string argument((const char*)parameters[0], function->nbytes);
   return put(stream, [=] {
     const unsigned grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
@@ -490,6 +515,7 @@ VISIBLE void standin_fail(const char* name, long after, int status) {
   failures[name] = Failure{after, status};
 }
 VISIBLE void standin_lose(int status) { lost = status; }
+VISIBLE void standin_be_several(int value) { devices = value; }
 VISIBLE void standin_be_integrated(int value) { integrated = value; }
 VISIBLE const char* standin_counts(int of_calls) {
   static std::string text;
@@ -502,6 +528,7 @@ VISIBLE const char* standin_counts(int of_calls) {
 VISIBLE void standin_forget() {
   failures.clear();
   live.clear();
+  std::fill(retained, retained + MOST, 0);
   current.clear();
 }
 // Memory of another context, as a library has it that makes its own

@@ -80,6 +80,10 @@ class Controls:
         """A GPU that shares the host's memory, or one that does not."""
         self.library.standin_be_integrated(int(yes))
 
+    def be_several(self, count: int) -> None:
+        """So many GPUs, up to 4, those after the first of another kind."""
+        self.library.standin_be_several(count)
+
     def foreign(self, nbytes: int) -> int:
         """Memory of a context that is not the primary one; never freed."""
         return int(self.library.standin_foreign(nbytes))

@@ -8,10 +8,10 @@ import pytest
 
 from edgeinfer.devices import gpu, launch
 from edgeinfer.devices._driver import Context, call
-from edgeinfer.errors import BackendUnavailable, DeviceError, DeviceLost, EdgeInferError
+from edgeinfer.errors import BackendUnavailable, DeviceError, DeviceLost, EdgeInferError, InputError
 from edgeinfer.pipeline import Lane, Pipeline
 from edgeinfer.spec import Boxes, TopK
-from gpu import hostengine, models
+from gpu import hostengine, models, standin
 from kernels.specs import boxes_spec, classes_spec
 
 CLASSES = classes_spec(TopK(3), 6)
@@ -124,6 +124,30 @@ def test_a_lane_that_does_not_close_keeps_no_other_from_closing():
     for device in devices:
         with pytest.raises(DeviceError, match="the device is closed"):
             device.mark()
+
+
+@pytest.fixture
+def second():
+    """The number of a GPU that is not the first."""
+    found = standin.controls()
+    if found:
+        found.be_several(2)
+    elif int(call("cuDeviceGetCount")) < 2:
+        pytest.skip("needs two GPUs")
+    return 1
+
+
+def test_two_gpus_work_side_by_side_and_take_no_frame_of_each_other(second):
+    with models.lane(CLASSES, brightness) as one, models.lane(CLASSES, brightness, second) as other:
+        for level in range(6):
+            for lane in (one, other):
+                assert lane.way.run([plain(level)], "bgr")[0][0].class_ids[0] == level
+        assert (one.way.graph, other.way.graph) == ("", "")
+        frame = hostengine.send(plain(1), one.device)
+        with pytest.raises(InputError, match="the frame lies on GPU 0, the model on GPU 1") as caught:
+            other.way.run([frame], "bgr")
+        assert 'device="gpu:0"' in caught.value.hint
+        assert one.way.run([frame], "bgr")[0][0].class_ids[0] == 1
 
 
 def test_a_context_is_left_as_it_was_found(make):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeinfer import load, machine
+from edgeinfer import cli, load, machine
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import view
+from edgeinfer.errors import BackendUnavailable
 from edgeinfer.spec import Batch
 from gpu import models
 from helpers import bundles, fake_nvinfer
@@ -64,24 +65,26 @@ def nvidia(monkeypatch, tmp_path, driver):
     """A function of a release: the stand-in library of that release, on this driver's GPU."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(machine, "has_gpu", lambda: True)
-    memory, kept, context = Pinned(), [], Context()
+    memory, kept, contexts = Pinned(), [], []
 
-    def install(release="10.3.0"):
-        trt = fake_nvinfer.install(monkeypatch, release, sm=machine.gpu().sm)
+    def install(release="10.3.0", ordinal=0):
+        trt = fake_nvinfer.install(monkeypatch, release, sm=machine.gpu(ordinal).sm)
+        contexts.append(Context(ordinal))
         trt.enqueue = through_the_driver(memory, kept)
-        trt.current = lambda: int(call("cuCtxGetCurrent")) == int(context.handle)
+        trt.current = lambda: int(call("cuCtxGetCurrent")) == int(contexts[-1].handle)
         return trt
 
     yield install
-    with context:
+    with contexts[0]:
         memory.free()
-    context.close()
+    for context in contexts:
+        context.close()
     machine.gpu.cache_clear()
 
 
-def planned(folder, trt):
+def planned(folder, trt, ordinal=0):
     """The bundle with an engine of this library, for this GPU."""
-    bundles.add_plan(folder, trt, gpu=machine.gpu().name, os=machine.system())
+    bundles.add_plan(folder, trt, gpu=machine.gpu(ordinal).name, os=machine.system())
     return folder
 
 
@@ -161,6 +164,31 @@ def test_where_one_context_serves_all_sizes_nothing_captured_is_kept(nvidia, dri
             assert labels(model.batch([bundles.picture(color) for color in colors(count)])) == colors(count)
         assert "one context" in model.graph
         assert driver.live().get("ready graph", 0) == 0
+
+
+def test_the_second_gpu_runs_what_was_built_for_it_and_the_first_refuses_it(nvidia, driver, tmp_path):
+    driver.be_several(2)
+    folder = planned(bundles.detect_bundle(tmp_path / "detector"), nvidia(ordinal=1), ordinal=1)
+    with load(folder, device="gpu:1") as model:
+        assert (model.backend, model.device.ordinal, model.device.name) == ("trt", 1, "Stand-in 1")
+        for color in bundles.COLORS * 3:
+            assert labels([model(bundles.picture(color, 50, 40))]) == [color]
+        assert model.graph == ""
+    with pytest.raises(BackendUnavailable, match="built for sm_89, this GPU is sm_86"):
+        load(folder)
+    with pytest.raises(BackendUnavailable, match=r"built for sm_89, this GPU is sm_86.* ort: gpu:0 was asked for"):
+        load(folder, device="gpu")
+
+
+def test_a_gpu_that_is_not_there_is_one_error_with_its_remedy(nvidia, driver, tmp_path, capsys):
+    driver.be_several(2)
+    nvidia()
+    folder = bundles.detect_bundle(tmp_path / "detector")
+    assert cli.main(["run", str(folder), str(folder / "golden"), "--device", "gpu:2"]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+
+    assert error == "error: there is no gpu:2 here: CUDA counts 2, from gpu:0"
+    assert "CUDA_VISIBLE_DEVICES" in hint
 
 
 def test_the_benchmark_measures_a_frame_beside_its_engine(nvidia, tmp_path):

@@ -68,7 +68,8 @@ class Device:
     compute_capability, name, integrated, driver_version = (8, 6), "Stand-in A10", False, "12.8"
     live = 0
 
-    def __init__(self, spec):
+    def __init__(self, spec, ordinal=0):
+        self.ordinal = ordinal
         self._spec, self._cpu, self.stream = spec, cpu.Device(spec), next(_NUMBERS)
         self._held, self.context = [], Context()
         type(self).live += 1
@@ -116,7 +117,7 @@ def install(monkeypatch, sm="86", name="Stand-in A10", l4t=""):
     module.Device = type("Device", (Device,), {"live": 0})
     monkeypatch.setitem(__import__("sys").modules, "edgeinfer.devices.gpu", module)
     monkeypatch.setattr(machine, "has_gpu", lambda: True)
-    monkeypatch.setattr(machine, "gpu", lambda: Gpu(sm, name, "12.8"))
+    monkeypatch.setattr(machine, "gpu", lambda *_: Gpu(sm, name, "12.8"))
     monkeypatch.setattr(machine, "l4t", lambda: l4t)
     monkeypatch.setattr(machine, "system", lambda: "linux-x86_64")
     return module.Device

@@ -1,5 +1,6 @@
 """`edgeinfer profile` from end to end, in Python and on the command line, with tiny bundles."""
 
+import argparse
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 import edgeinfer
 from edgeinfer import cli
+from edgeinfer.cli import profile as command
 from edgeinfer.errors import EngineError, SourceError, UsageError
 from edgeinfer.pipeline import Pipeline
 from edgeinfer.profiling import cold, layers, loop, scenarios, server
@@ -341,3 +343,11 @@ def test_help_lists_the_very_scenarios_and_boundaries_there_are():
 
     assert tuple(scenarios.NAMES) == profile.SCENARIOS
     assert tuple(BOUNDARIES) == profile.BOUNDARIES
+
+
+def test_no_plan_on_the_command_line_is_no_plan_of_the_measurement():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+
+    assert command._common(parser.parse_args(["bundle", "--no-plan"]))["plan"] is False
+    assert command._common(parser.parse_args(["bundle"]))["plan"] is True

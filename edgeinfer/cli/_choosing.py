@@ -1,0 +1,35 @@
+"""Which way of running a bundle is asked for: the same words in every verb that runs one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer import backends
+from edgeinfer.cli import _limits
+from edgeinfer.spec import PRECISIONS
+
+if TYPE_CHECKING:
+    import argparse
+
+DEVICE = "of several GPUs the one that CUDA gives this number, from gpu:0"
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, device: bool) -> argparse._ArgumentGroup:
+    """The group they stand in; `device` where a GPU can be chosen."""
+    group = parser.add_argument_group("what runs (the best that can run here, unless chosen)")
+    for flag, word, known in (("--backend", "NAME", backends.names()), ("--precision", "P", PRECISIONS)):
+        told = f"one of {', '.join(known)}"
+        group.add_argument(flag, choices=["auto", *known], default="auto", metavar=word, help=told)
+    if device:
+        group.add_argument("--device", default="auto", metavar="gpu:N", help=DEVICE)
+    group.add_argument(
+        "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
+    )
+    group.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
+    return group
+
+
+def chosen(args: argparse.Namespace) -> dict[str, Any]:
+    """The same as keywords of `load`."""
+    found = {"backend": args.backend, "precision": args.precision, "threads": args.threads, "plan": not args.no_plan}
+    return {**found, "device": args.device} if "device" in args else found
