@@ -59,8 +59,11 @@ class Ranges:
     images: int
 
 
-def make(model: Any, form: Form, ranges: Ranges | None, keep: Collection[str] = ()) -> Made:
-    """The float32 `model` in this form, nodes of the titles in `keep` left in its `rest`; `ranges` are for int8."""
+def make(model: Any, form: Form, ranges: Ranges | None, keep: Collection[str] = (), *, islands: bool = True) -> Made:
+    """The float32 `model` in this form, nodes of the titles in `keep` left in its `rest`; `ranges` are for int8.
+
+    Without `islands` they are left in float32 whatever the form.
+    """
     if form.precision == "fp16":
         half = to_half(model, keep)
         return Made(half.model, {"clamped": str(half.clamped)} if half.clamped else {})
@@ -68,7 +71,7 @@ def make(model: Any, form: Form, ranges: Ranges | None, keep: Collection[str] = 
     assert ranges is not None
     how = {"calibration": ranges.method, "images": str(ranges.images)}
     made = quantize.quantize(model, ranges.of, form.flavor, keep)
-    if keep and form.rest == "float16":
+    if keep and islands and form.rest == "float16":
         made = _islands(made, ranges, keep)
     return Made(made, how)
 

@@ -158,7 +158,8 @@ class Gate:
         found = {}
         for name in layers:
             others = {title for other, titles in layers.items() if other != name for title in titles}
-            file = self._write(forms.make(model, form, ranges, others).model, form)
+            made = forms.make(model, form, ranges, others, islands=False)
+            file = self._write(made.model, form)
             with closing(self._pipeline(file)) as pipeline:
                 found[name] = max(self._errors(self._raw(pipeline)).values())
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
