@@ -1,5 +1,6 @@
 """What keeps a service safe that runs for months: its limits, who may come in, and how it ends."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -21,6 +22,7 @@ import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
+from edgeinfer.serve import running
 from helpers import bundles
 from helpers.service import service
 
@@ -56,6 +58,23 @@ def served(folder):
 def test_it_is_there_for_this_machine_only_unless_asked(served):
     assert served.url.startswith("http://127.0.0.1:")
     assert served.grpc.startswith("127.0.0.1:")
+
+
+def test_small_answers_are_sent_at_once():
+    async def delayed():
+        """Whether the system waits for more to send on a connection that the service accepts."""
+        accepted = asyncio.get_running_loop().create_future()
+        with running._listen("127.0.0.1", 0) as listening:
+            async with await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=listening):
+                _, mine = await asyncio.open_connection(*listening.getsockname())
+                theirs = await accepted
+                at_once = theirs.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                for writer in (mine, theirs):
+                    writer.close()
+                    await writer.wait_closed()
+        return not at_once
+
+    assert not asyncio.run(delayed())
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(served):

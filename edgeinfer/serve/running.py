@@ -227,8 +227,9 @@ class Running:
 def _listen(host: str, port: int) -> socket.socket:
     """A socket bound to the address. ServiceError if it is taken or not ours."""
     try:
+        # the protocol is named because asyncio sends small answers at once only on what it knows to be TCP
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
     except OSError as error:
