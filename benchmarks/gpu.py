@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from importlib import metadata, resources
 from pathlib import Path
 from statistics import median
@@ -250,13 +251,32 @@ def around(bench):
             for manner, reason in (("graph", ""), ("stage by stage", "asked for")):
                 way = FrameGraph(device, engine)
                 way.graph = reason
-                spent = bench.on_host(lambda way=way, image=image: way.run([image], "bgr"))
-                found.append({"frame": kind, "manner": manner, "ms": spent})
+                once = lambda way=way, image=image: way.run([image], "bgr")  # noqa: E731
+                spent = bench.on_host(once)
+                found.append({"frame": kind, "manner": manner, "ms": spent, "takes": taken(device, once)})
                 with device.context:
                     way.close()
     finally:
         device.close()
     return found
+
+
+def taken(device, function):
+    """Bytes of the GPU's memory that 100 frames leave taken, and the most that the host holds for one while it runs."""
+    with device.context:
+        before = int(call("cuMemGetInfo")[0])
+    tracemalloc.start()
+    try:
+        function()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(100):
+            function()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    with device.context:
+        return {"gpu_bytes": before - int(call("cuMemGetInfo")[0]), "host_bytes": peak - held}
 
 
 def engines(bench, bundle):
@@ -284,8 +304,11 @@ def engine(bench, name, model):
     tensors, _ = device.preprocess([pinned])
     target = device.empty(pinned.shape, "uint8")
 
-    def both():
+    def upload():
         call("cuMemcpyHtoDAsync", target.pointer, pinned.ctypes.data, pinned.nbytes, device.handle)
+
+    def both():
+        upload()
         model.engine.run(tensors)
 
     with device.context:
@@ -303,20 +326,27 @@ def engine(bench, name, model):
     rounds = [(bench.on_host(bare)["median"], bench.on_host(lambda: model(pinned))["median"]) for _ in range(5)]
     alone, whole = (median(column) for column in zip(*rounds, strict=True))
     ratio = round(median(one / other for other, one in rounds), 3)
+    sending = bench.on_gpu(device, upload)["median"] / 1e3
     if graph:
         with device.context:
             graph.close()
     return {
         "backend": name,
         "artifact": model.artifact,
+        "library": model.engine.library,
         "engine_and_upload_ms": alone,
+        "upload_ms": round(sending, 4),
         "frame_ms": whole,
+        "frame_without_upload_ms": round(whole - sending, 4),
+        "takes": taken(device, lambda: model(pinned)),
         "ratio": ratio,
         "graph": model.graph or "yes",
     }
 
 
 def context(device):
+    from cuda.bindings import nvrtc
+
     versions = {}
     for package in PACKAGES:
         try:
@@ -333,6 +363,7 @@ def context(device):
         "integrated": device.integrated,
         "python": platform.python_version(),
         "packages": versions,
+        "nvrtc": ".".join(map(str, nvrtc.nvrtcVersion()[1:])),
         "commit": commit.stdout.strip(),
         "command": " ".join(["python", *sys.argv]),
     }
@@ -371,7 +402,8 @@ def page(report):
         whole = row["us_in_a_graph"]["median"]
         lines.append(f"{row['us']['median']:9.1f} us  {whole:7.1f} us in a graph  {row['name']}")
     for row in report["around_an_engine"]:
-        lines.append(f"{row['ms']['median']:9.3f} ms  frame {row['frame']}, {row['manner']}")  # noqa: PERF401
+        takes = "takes {gpu_bytes} bytes of the GPU's memory, {host_bytes} of the host's".format(**row["takes"])
+        lines.append(f"{row['ms']['median']:9.3f} ms  frame {row['frame']}, {row['manner']}; {takes}")
     for row in report["engines"]:
         told = row.get("skipped") or f"{row['frame_ms']:.3f} ms, {row['ratio']:.3f} x of upload and engine"
         lines.append(f"{row['backend']}: {told}")

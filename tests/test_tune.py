@@ -25,7 +25,7 @@ from edgeinfer.tuning.entrants import Entrant, Failed
 from edgeinfer.tuning.figures import Figures
 from edgeinfer.tuning.outcome import Outcome, Row
 from edgeinfer.tuning.tune import tune
-from helpers import bundles
+from helpers import bundles, fake_gpu, fake_nvinfer
 
 
 @pytest.fixture(autouse=True)
@@ -222,6 +222,14 @@ def test_threads_batches_and_settings_are_all_tried(tmp_path, monkeypatch):
     assert {choice.batch for choice in tried} == {0, 1, 2}
     assert {choice.name for choice in tried} >= {"ort model.fp32.onnx", "ort model.fp32.onnx, spinning off, batch 2"}
     assert len(set(map(str, tried))) == len(tried) == 7 * 3
+
+
+def test_engines_on_a_gpu_are_tried_with_and_without_a_graph_of_the_frame(monkeypatch):
+    fake_gpu.install(monkeypatch)
+    fake_nvinfer.install(monkeypatch)
+    tried = candidates.variants(Choice("trt", "trt.fp16.plan"), 1, batches=False)
+
+    assert [choice.name for choice in tried] == ["trt trt.fp16.plan", "trt trt.fp16.plan, graph off"]
 
 
 def test_throughput_is_measured_in_batches(tmp_path, monkeypatch):

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Any]
 
 ONE_CONTEXT = "this release gives an open batch one context, whose shape changes between calls"
+SET_OFF = "it was set off: graph off"
 NOT_CAPTURABLE = "the library says that this engine cannot be captured"
 
 
 class Engine:
-    """One engine; each fork shares its weights and has contexts, scratch memory and outputs of its own."""
+    """One engine; each fork shares its weights and has contexts, scratch memory and outputs of its own.
+
+    `graph` off keeps frames from being captured in a CUDA graph.
+    """
 
     device = "gpu"
     formats: ClassVar[tuple[str, ...]] = ()
@@ -37,23 +41,31 @@ class Engine:
     # module and release, as an engine's `built_with` has them
     library: ClassVar[str] = ""
 
-    def __init__(self, path: Path, spec: ModelSpec, device: Any, *, threads: int = 0) -> None:  # noqa: ARG002
+    def __init__(
+        self,
+        path: Path,
+        spec: ModelSpec,
+        device: Any,
+        *,
+        threads: int = 0,  # noqa: ARG002
+        graph: str = "on",
+    ) -> None:
         gpu = machine.gpu(device.ordinal)  # some releases crash where there is no driver
         with device.context:
             plan = Plan(self.trt, self.words, path, spec, gpu)
             plan.users += 1
             try:
-                self._join(plan, device)
+                self._join(plan, device, graph)
             finally:
                 plan.release()
 
-    def _join(self, plan: Plan, device: Any) -> None:
+    def _join(self, plan: Plan, device: Any, graph: str) -> None:
         self._plan: Plan | None = plan
         plan.users += 1
-        self._device, self._spec = device, plan.spec
+        self._device, self._spec, self._graph = device, plan.spec, graph
         self._ready: dict[int, _Ready] = {}
         self._last: Tensors = {}
-        self.capturable = ""  # or why a CUDA graph cannot capture it
+        self.capturable = SET_OFF if graph == "off" else ""  # or why a CUDA graph cannot capture it
         try:
             self._scratch = device.empty((max(1, plan.scratch_bytes),), "uint8")
             largest = plan.spec.batch.max
@@ -68,10 +80,14 @@ class Engine:
         """Nothing of its own: the ladder has compared the engine's keys."""
         return ""
 
+    @classmethod
+    def settings(cls) -> Mapping[str, tuple[str, ...]]:
+        return {"graph": ("on", "off")}
+
     def fork(self, device: Any) -> Engine:
         twin = object.__new__(type(self))
         with device.context:
-            twin._join(self._opened(), device)
+            twin._join(self._opened(), device, self._graph)
         return twin
 
     def run(self, inputs: Tensors) -> Tensors:

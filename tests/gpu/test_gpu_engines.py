@@ -2,15 +2,18 @@
 
 import ctypes
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeinfer import cli, load, machine
+from edgeinfer.bundle import Bundle
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import view
 from edgeinfer.errors import BackendUnavailable
+from edgeinfer.plans import Choice
 from edgeinfer.spec import Batch
 from gpu import models
 from helpers import bundles, fake_nvinfer
@@ -145,6 +148,15 @@ def test_a_release_of_each_kind_is_captured_and_replayed_on_every_lane(nvidia, t
         assert model.graph == ""
 
 
+def test_sixteen_threads_on_an_engine_never_get_each_others_results(nvidia, tmp_path):
+    folder = planned(bundles.detect_bundle(tmp_path / "detector"), nvidia())
+    images = [bundles.picture(color, 50, 40) for color in bundles.COLORS]
+    with load(folder, contexts=3, self_test=False) as model:
+        assert models.mixed(model, images, 160) == 0
+        turns = itertools.cycle(range(4))
+        assert models.mixed(lambda _: model(images[next(turns) % 3]), images, 32) > 0  # one that mixes is found out
+
+
 def colors(count):
     return [bundles.COLORS[place % 3] for place in range(count)]
 
@@ -155,6 +167,18 @@ def test_an_open_batch_has_a_graph_for_every_size(nvidia, driver, tmp_path):
         for count in (4, 1, 3, 2) * 3:
             assert labels(model.batch([bundles.picture(color) for color in colors(count)])) == colors(count)
         assert (model.graph, driver.live()["ready graph"]) == ("", 4)
+
+
+def test_a_graph_that_was_set_off_is_not_captured_and_the_same_is_found(bundle, driver):
+    (file,) = [one.file for one in Bundle.open(bundle).spec.artifacts if one.format == "trt"]
+    (image,) = models.pictures(1)
+    with load(bundle, self_test=False) as model:
+        wanted = models.rows(model(image))
+    with load(bundle, plan=Choice("trt", file, settings={"graph": "off"}), contexts=2, self_test=False) as model:
+        assert [models.rows(model(image)) for _ in range(4)] == [wanted] * 4
+        assert "graph off" in model.graph
+        assert all("graph off" in lane.way.graph for lane in model._fleet.lanes)
+        assert driver.live().get("ready graph", 0) == 0
 
 
 def test_where_one_context_serves_all_sizes_nothing_captured_is_kept(nvidia, driver, tmp_path):

@@ -91,30 +91,31 @@ def bundle(tmp_path_factory):
     return models.exported(tmp_path_factory.mktemp("bundle"))
 
 
-def agreement(found, wanted):
-    """How many of the boxes both have, of all that either has: same class, nearly the same place."""
-    pairs = 0
-    for box, label in zip(wanted.boxes, wanted.class_ids, strict=True):
-        near = (np.abs(found.boxes - box).max(1, initial=0) < 4) & (found.class_ids == label)
-        pairs += bool(near.any())
-    return pairs, max(len(found), len(wanted))
-
-
-@pytest.mark.parametrize("backend", ["trt", "rtx", "ort_gpu"])
-def test_an_engine_finds_what_onnx_runtime_finds_on_the_cpu(bundle, backend):
+@pytest.fixture(scope="module", params=["trt", "rtx", "ort_gpu"])
+def backend(request, bundle):
+    """The name of an engine backend that is here, and has what it runs."""
     try:
-        backends.load(backend)
+        backends.load(request.param)
     except EdgeInferError as missing:
-        pytest.skip(f"{backend}: {missing}")
-    if backend in ("trt", "rtx"):
-        assert main(["build", str(bundle), "--compile", backend]) == 0
+        pytest.skip(f"{request.param}: {missing}")
+    if request.param in ("trt", "rtx"):
+        assert main(["build", str(bundle), "--compile", request.param]) == 0
+    return request.param
+
+
+def test_an_engine_finds_what_onnx_runtime_finds_on_the_cpu(bundle, backend):
     images, same, of = models.pictures(12), 0, 0
     with load(bundle, backend) as model, load(bundle, "ort") as reference:
         for image in images * 2:
             found, wanted = model(image), reference(image)
             assert isinstance(found, Detections)
-            one, other = agreement(found, wanted)
+            one, other = models.agreement(found, wanted)
             same, of = same + one, of + other
         assert not model.graph or backend == "ort_gpu"
 
     assert same >= 0.97 * of > 0
+
+
+def test_sixteen_threads_on_an_engine_never_get_each_others_results(bundle, backend):
+    with load(bundle, backend, contexts=4) as model:
+        assert models.mixed(model, models.pictures(8), 10_000) == 0
