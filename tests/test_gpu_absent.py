@@ -8,7 +8,7 @@ import types
 import pytest
 
 from edgeinfer import machine
-from edgeinfer.devices import _driver, gpu
+from edgeinfer.devices import _driver, compiler, gpu
 from edgeinfer.errors import BackendUnavailable
 from helpers import specs
 
@@ -70,6 +70,21 @@ def test_a_driver_too_old_for_a_function(driver):
         gpu.Device(specs.detector())
 
     assert "update the driver" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "words", ["Failed to dlopen libnvrtc.so.12", "Failure finding libnvrtc.so.13 or libnvrtc.so.12\nin so many folders"]
+)
+def test_a_compiler_that_is_missing_or_of_another_cuda_version(monkeypatch, words):
+    bindings = pytest.importorskip("cuda.bindings")
+    nvrtc = types.SimpleNamespace(nvrtcVersion=refuse(words), __name__="nvrtc")
+    monkeypatch.setattr(bindings, "nvrtc", nvrtc, raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", nvrtc)
+    with pytest.raises(BackendUnavailable) as caught:
+        compiler.cubin(compiler.KERNELS / "topk.cu", "sm_87")
+
+    assert str(caught.value) == f"NVRTC is not here: {words.splitlines()[0]}"
+    assert "both of one CUDA version" in caught.value.hint
 
 
 def test_the_gpu_device_needs_no_opencv():

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+from edgeinfer.devices.compiler import FOR_CUDA_12
 from edgeinfer.errors import BackendUnavailable, DeviceError, DeviceLost
 
 # after these every call that touches the GPU fails until the process ends
@@ -44,12 +45,13 @@ _ABSENT = {
     "COMPAT_NOT_SUPPORTED_ON_DEVICE": "take the cuda-compat folder out of LD_LIBRARY_PATH, or update the driver",
     "MPS_CONNECTION_FAILED": "start nvidia-cuda-mps-control, or unset CUDA_MPS_PIPE_DIRECTORY",
 }
+_NEWER_THAN_DRIVER = f"update the driver, or take the NVRTC of its CUDA version: {FOR_CUDA_12}"
 _HINTS = {
     "OUT_OF_MEMORY": "use fewer contexts or a smaller batch; nvidia-smi shows who else holds the GPU's memory",
     "NOT_INITIALIZED": "CUDA does not survive fork(): start worker processes with the spawn method",
-    "NO_BINARY_FOR_GPU": "install the NVRTC of the driver's CUDA version: pip install nvidia-cuda-nvrtc-cu12",
-    "INVALID_IMAGE": "install the NVRTC of the driver's CUDA version: pip install nvidia-cuda-nvrtc-cu12",
-    "UNSUPPORTED_PTX_VERSION": "update the driver, or install an older NVRTC",
+    "NO_BINARY_FOR_GPU": _NEWER_THAN_DRIVER,
+    "INVALID_IMAGE": _NEWER_THAN_DRIVER,
+    "UNSUPPORTED_PTX_VERSION": _NEWER_THAN_DRIVER,
     "OPERATING_SYSTEM": "the driver ran out of something the system gives: check ulimit -a and free memory",
 }
 _INSTALL = 'pip install "edgeinfer[gpu]", on a Jetson "edgeinfer[jetson]"'

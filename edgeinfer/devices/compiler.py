@@ -22,6 +22,11 @@ OPTIONS = (
     "--fmad=false",
 )
 
+# cuda-bindings 13 load it where that of CUDA 13 is not; a driver of CUDA 12 may refuse what the latter compiles
+FOR_CUDA_12 = "pip uninstall -y nvidia-cuda-nvrtc && pip install nvidia-cuda-nvrtc-cu12"
+_INSTALL = "pip install cuda-bindings nvidia-cuda-nvrtc, both of one CUDA version (on a Jetson: JetPack's)"
+_ARCHITECTURE = f"a GPU newer than NVRTC: pip install -U nvidia-cuda-nvrtc; one that it no longer knows: {FOR_CUDA_12}"
+
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 
@@ -50,9 +55,8 @@ def _nvrtc() -> Any:
 
         nvrtc.nvrtcVersion()  # binds the library
     except (ImportError, RuntimeError) as missing:
-        raise BackendUnavailable(
-            f"NVRTC is not here: {missing}", hint="pip install cuda-bindings nvidia-cuda-nvrtc (on a Jetson: JetPack's)"
-        ) from missing
+        words = str(missing).partition("\n")[0]
+        raise BackendUnavailable(f"NVRTC is not here: {words}", hint=_INSTALL) from missing
     return nvrtc
 
 
@@ -82,7 +86,8 @@ def _compile(nvrtc: Any, sources: dict[str, str], arch: str, *, strict: bool) ->
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         log = _log(nvrtc, program)
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS or (strict and log):
-            raise DeviceError(f"{name} does not compile for {arch}: {log or status.name}")
+            hint = _ARCHITECTURE if "--gpu-architecture" in log else "run edgeinfer doctor"
+            raise DeviceError(f"{name} does not compile for {arch}: {log or status.name}", hint=hint)
         data = bytes(_checked(nvrtc, nvrtc.nvrtcGetCUBINSize(program), f"the size of {name}"))
         _checked(nvrtc, nvrtc.nvrtcGetCUBIN(program, data), f"the code of {name}")
         return data

@@ -84,6 +84,21 @@ def test_our_own_checkpoint(tmp_path, write):
     assert (found.labels, found.strides, found.license) == (("person", "bus"), (8.0, 16.0, 32.0), "Apache-2.0")
 
 
+@pytest.mark.parametrize("write", [archive, legacy])
+def test_a_view_is_written_as_what_it_shows(tmp_path, write):
+    wide = np.arange(24, dtype=np.float32).reshape(4, 6)
+    views = {
+        "turned.weight": wide.T,
+        "thin.weight": wide[::2, 1::3],
+        "back.weight": wide[::-1],
+        "one.weight": wide[2, 3],
+    }
+    found = read(tmp_path, write({name: Tensor(view) for name, view in views.items()})).tensors
+    assert {name: array.tolist() for name, array in found.items()} == {
+        name: view.tolist() for name, view in views.items()
+    }
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "uint8", "bool"])
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_both_byte_orders(tmp_path, dtype, order):

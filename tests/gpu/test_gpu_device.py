@@ -310,6 +310,15 @@ def test_tensors_that_grow_take_no_memory_but_the_largest(driver, make):
     assert driver.live()["host"] == before
 
 
+@pytest.mark.parametrize("status", [200, 209, 222])
+def test_a_driver_too_old_for_what_was_compiled_names_the_way_out(driver, make, status):
+    driver.fail("cuModuleLoadData", 0, status)
+    with pytest.raises(DeviceError, match=rf"cuModuleLoadData failed: CUDA_ERROR_\w+ \({status}\)") as caught:
+        gpu.Device(CLASSES)
+    assert caught.value.hint.startswith("update the driver, or take the NVRTC of its CUDA version: pip")
+    assert make(CLASSES, brightness).way.run([plain(2)], "bgr")[0][0].class_ids[0] == 2
+
+
 @pytest.mark.parametrize(
     ("status", "name"), [(NO_DEVICE, "NO_DEVICE"), (803, "SYSTEM_DRIVER_MISMATCH"), (34, "STUB_LIBRARY")]
 )

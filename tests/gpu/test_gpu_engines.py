@@ -12,7 +12,7 @@ from edgeinfer import cli, load, machine
 from edgeinfer.bundle import Bundle
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import view
-from edgeinfer.errors import BackendUnavailable
+from edgeinfer.errors import BackendUnavailable, DeviceLost
 from edgeinfer.plans import Choice
 from edgeinfer.spec import Batch
 from gpu import models
@@ -155,6 +155,21 @@ def test_sixteen_threads_on_an_engine_never_get_each_others_results(nvidia, tmp_
         assert models.mixed(model, images, 160) == 0
         turns = itertools.cycle(range(4))
         assert models.mixed(lambda _: model(images[next(turns) % 3]), images, 32) > 0  # one that mixes is found out
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_a_gpu_lost_under_an_engine_is_fatal_and_says_so(nvidia, driver, tmp_path, replayed):
+    folder = planned(bundles.detect_bundle(tmp_path / "detector"), nvidia())
+    model, image = load(folder, contexts=2, self_test=False), bundles.picture("red", 50, 40)
+    for _ in range(4 * replayed):
+        model(image)
+    driver.lose(719)
+    for _ in range(3):
+        with pytest.raises(DeviceLost, match=r"lost to this process: .* CUDA_ERROR_LAUNCH_FAILED \(719\)") as caught:
+            model(image)
+        assert caught.value.hint.startswith("restart the process")
+    driver.lose(0)
+    model.close()
 
 
 def colors(count):

@@ -98,7 +98,7 @@ class Writer:
         return made if value.state is None else made + self.opcodes(value.state) + b"b"
 
     def tensor(self, value):
-        array = value.array
+        array = np.asarray(value.array, order="C")  # as it is written: row after row, whatever it is a view of
         key = value.key or str(len(self.storages))
         self.storages[key] = array
         numel = array.size if value.numel is None else value.numel

@@ -81,8 +81,9 @@ def test_an_error_carries_the_compilers_words(write):
 
 
 def test_an_architecture_the_compiler_does_not_know_is_an_error(write):
-    with pytest.raises(DeviceError, match="does not compile for sm_12"):
+    with pytest.raises(DeviceError, match="does not compile for sm_12") as caught:
         cubin(write(EMPTY), "sm_12")
+    assert "nvidia-cuda-nvrtc-cu12" in caught.value.hint
 
 
 def test_a_second_time_nothing_is_compiled(write, no_compiler):
