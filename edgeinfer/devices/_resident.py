@@ -52,8 +52,11 @@ def find(image: Any, context: Context, stream: Any, join: Callable[[int], None])
     """
     if isinstance(image, np.ndarray):
         return None
-    kind = getattr(image, "__dlpack_device__", None)
-    if kind is not None and kind()[0] in (_CUDA, _MANAGED):
+    told = getattr(image, "__dlpack_device__", None)
+    kind, place = told() if told else (0, 0)
+    if kind in (_CUDA, _MANAGED):
+        if kind == _CUDA:
+            _check_place(int(place), context)  # before it is asked to wait for a stream of another GPU's
         return _checked(_dlpack(image, int(stream)), context)
     facts = getattr(image, "__cuda_array_interface__", None)
     if facts is None:
@@ -93,15 +96,19 @@ def _checked(frame: Resident, ours: Context) -> Resident:
     place = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
     if place is None:
         raise InputError(f"the frame at {address:#x} is not in CUDA memory")
-    if int(place) != int(ours.ordinal):
-        raise InputError(
-            f"the frame lies on GPU {int(place)}, the model on GPU {int(ours.ordinal)}",
-            hint=f'copy it there, or load the model there: load(..., device="gpu:{int(place)}")',
-        )
+    _check_place(int(place), ours)
     # memory of a pool belongs to no context, and all reach it
     context = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_CONTEXT, address)
     own = context is None or int(context) in (0, int(ours.handle))
     return frame if own else frame._replace(context=int(context))
+
+
+def _check_place(place: int, ours: Context) -> None:
+    if place != int(ours.ordinal):
+        raise InputError(
+            f"the frame lies on GPU {place}, the model on GPU {int(ours.ordinal)}",
+            hint=f'copy it there, or load the model there: load(..., device="gpu:{place}")',
+        )
 
 
 class _DLTensor(ctypes.Structure):

@@ -167,6 +167,15 @@ def test_dlpack_is_asked_for_our_stream(lane, producer):
     assert packed.asked == [lane.device.stream]
 
 
+def test_dlpack_of_another_gpu_is_refused_and_not_asked_for_a_stream(lane, producer):
+    packed = Packed(producer.give(models.noise(3, 30, 30)))
+    packed.__dlpack_device__ = lambda: (2, 3)
+    with pytest.raises(InputError, match="the frame lies on GPU 3, the model on GPU 0") as caught:
+        lane.device.preprocess([packed])
+    assert 'device="gpu:3"' in caught.value.hint
+    assert packed.asked == []
+
+
 def test_a_page_locked_frame_of_the_hosts_goes_up_without_a_detour(lane, driver):
     image = models.noise(3, 60, 70)
     pinned = lane.device.pinned((2, 60, 70, 3))
