@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -216,10 +217,10 @@ def test_too_few_samples_make_it_invalid_with_exit_code_3_and_the_first_line_say
     code = run(detector, "--scenario", "paced", "--fps", "20", "--seconds", "0.2", "--json", tmp_path / "r.json")
     out, err = capsys.readouterr()
     assert (code, err) == (3, "")
-    assert out.startswith("INVALID: do not quote these numbers\n  paced: too few samples: 4, and p90 needs 64")
+    assert re.match(r"INVALID: do not quote these numbers\n  paced: too few samples: [1-9], and p90 needs 64; ", out)
     record = json.loads((tmp_path / "r.json").read_text())
     assert (record["schema"], record["valid"], record["partial"]) == (1, False, False)
-    assert record["reasons"][0].startswith("paced: too few samples: 4")
+    assert re.match(r"paced: too few samples: [1-9], ", record["reasons"][0])
 
 
 def test_a_quiet_machine_with_enough_samples_exits_with_0(detector, capsys, monkeypatch):
