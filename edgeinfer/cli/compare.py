@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _limits
+from edgeinfer.cli import _limits, _reports
 from edgeinfer.errors import EngineError, UsageError
+from edgeinfer.wholefile import check_folder
 
 if TYPE_CHECKING:
     import argparse
@@ -42,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _reports.check(args.json, args.html)
+    if args.save:
+        check_folder(args.save)
     if args.parity:
         return _parity(args)
     from edgeinfer.cli._progress import progress
@@ -50,9 +54,8 @@ def run(args: argparse.Namespace) -> int:
     with progress() as say:
         found = compare(args.bundle, args.source, seconds=args.seconds, plan=not args.no_plan, say=say)
     print(found.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
-    _write(args.json, found.json)
-    if args.html:
-        _write(str(args.html), found.html)
+    _reports.write(args.json, found.json)
+    _reports.write(args.html, found.html)
     if args.save:
         _save(found, args.save)
     if found.faults:
@@ -72,18 +75,8 @@ def _parity(args: argparse.Namespace) -> int:
     with progress() as say:
         found = parity(args.bundle, args.source, plan=not args.no_plan, say=say)
     print(found.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
-    _write(args.json, found.json)
+    _reports.write(args.json, found.json)
     return 0
-
-
-def _write(target: str | None, made: Callable[[], str]) -> None:
-    from edgeinfer.wholefile import whole
-
-    if target == "-":
-        print(made(), end="", flush=True)
-    elif target:
-        with whole(Path(target)) as part:
-            part.write_text(made(), encoding="utf-8")
 
 
 def _save(found: Comparison, folder: Path) -> None:

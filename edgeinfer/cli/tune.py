@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _limits
+from edgeinfer.cli import _limits, _reports
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
 
 if TYPE_CHECKING:
     import argparse
 
     from edgeinfer.bundle import Bundle
-    from edgeinfer.tuning.outcome import Outcome
 
 HELP = "find the fastest way to run a bundle on this machine that keeps its accuracy, and use it from then on"
 EXAMPLE = """\
@@ -61,6 +60,7 @@ def _percent(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     from edgeinfer.bundle import Bundle
 
+    _reports.check(args.json)
     bundle = Bundle.open(args.bundle)
     if args.forget:
         return _forget(bundle)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     with progress() as say:
         outcome = tune(bundle, **{name: getattr(args, name) for name in names}, say=say)
     print(outcome.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
-    _write(outcome, args.json)
+    _reports.write(args.json, outcome.json)
     if outcome.partial:
         return INTERRUPTED
     if not outcome.winner:
@@ -90,15 +90,3 @@ def _forget(bundle: Bundle) -> int:
         raise UsageError(f"{bundle.path} has no plan on this machine", hint=f"make one: edgeinfer tune {bundle.path}")
     print(f"the plan of {bundle.path} is forgotten: the best by order runs again (edgeinfer info {bundle.path})")
     return 0
-
-
-def _write(outcome: Outcome, target: str | None) -> None:
-    from pathlib import Path
-
-    from edgeinfer.wholefile import whole
-
-    if target == "-":
-        print(outcome.json(), end="", flush=True)
-    elif target:
-        with whole(Path(target)) as part:
-            part.write_text(outcome.json(), encoding="utf-8")

@@ -307,7 +307,7 @@ def test_a_full_disk_is_one_error(detector, capsys):
 
 
 def test_a_folder_that_is_not_there_is_said_before_anything_is_measured(detector, tmp_path, capsys):
-    assert run(detector, "--seconds", "3600", "--html", tmp_path / "none" / "r.html") == 2
+    assert run(detector, "--seconds", "3600", "--html", tmp_path / "none" / "r.html") == 1
     assert "there is no folder" in capsys.readouterr().err
 
 
