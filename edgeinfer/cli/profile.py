@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundle", metavar="BUNDLE", nargs="+", help="the folder that edgeinfer export wrote; of two, B against A"
     )
-    _choosing.add_arguments(parser, device=False)
+    _choosing.add_arguments(parser)
     measuring = parser.add_argument_group("what is measured")
     measuring.add_argument(
         "--scenario",

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=["auto", *backends.names()], default="auto", metavar="NAME", help="as for run"
     )
     running.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", metavar="P", help="as for run")
-    running.add_argument("--device", default="auto", metavar="gpu:N", help=_choosing.DEVICE)
+    _choosing.add_device(running)
     running.add_argument("--threads", type=_limits.count, default=0, metavar="N", help="CPU threads of a model")
     running.add_argument("--contexts", type=_limits.count, default=1, metavar="N", help="batches at the same time")
     running.add_argument(

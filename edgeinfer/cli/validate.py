@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit-images", type=_limits.count, metavar="N", help="only so many pictures, evenly spread over the data set"
     )
-    _choosing.add_arguments(parser, device=True)
+    _choosing.add_arguments(parser)
     parser.add_argument("--json", metavar="FILE|-", help="the numbers as one JSON object, with - to stdout alone")
 
 

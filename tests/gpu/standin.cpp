@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -247,6 +248,11 @@ API cuDeviceGet(int* device, int ordinal) {
 API cuDeviceGetName(char* name, int length, int device) {
   ENTER(NOTHING);
   std::strncpy(name, device ? ("Stand-in " + std::to_string(device)).c_str() : "Stand-in", length);
+  return OK;
+}
+API cuDeviceGetPCIBusId(char* address, int length, int device) {
+  ENTER(NOTHING);
+  std::snprintf(address, length, "0000:%02x:00.0", 9 - device);
   return OK;
 }
 API cuDeviceGetAttribute(int* value, int attribute, int device) {
