@@ -26,7 +26,7 @@ def test_a_library_that_does_not_load_is_told_apart(monkeypatch):
 
 
 def test_without_a_driver_tensorrt_is_not_touched(monkeypatch):
-    def missing():
+    def missing(_):
         raise BackendUnavailable("this machine has no NVIDIA driver (libcuda.so.1)")
 
     monkeypatch.setattr(machine, "gpu", missing)
