@@ -38,7 +38,7 @@ def start(
     if order is None or any(_serves(rung, pipeline) for rung in ladder.climb(bundle, "auto", precision, gpu=gpu)):
         return None
     target, kind = order
-    asked = ["--compile", target, "--precision", kind, *([] if ":" in target else ["--device", f"gpu:{gpu}"])]
+    asked = ["--compile", target, "--precision", kind, *(["--device", f"gpu:{gpu}"] if gpu and target == "trt" else [])]
     command = [sys.executable, "-m", "edgeinfer", "build", str(bundle.path), *asked]
     upgrade = Upgrade(bundle, pipeline, command, lambda fresh: exact(fresh, kind))
     upgrade.start()
