@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import json
 import logging
@@ -336,19 +335,19 @@ async def _picture(request: Request, body: bytes) -> tuple[str, bytes]:
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """The work's result; it is cancelled when the client hangs up."""
-    task = asyncio.ensure_future(work)
+    mine, waits = asyncio.current_task(), True
+    assert mine
     gone = asyncio.ensure_future(_gone(request))
+    gone.add_done_callback(lambda _: mine.cancel() if waits and not gone.cancelled() else None)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            raise Refusal(INVALID, "the client has gone")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone.done():
+            raise Refusal(INVALID, "the client has gone") from None
+        raise
     finally:
+        waits = False
         gone.cancel()
-        task.cancel()
 
 
 async def _gone(request: Request) -> None:
