@@ -22,7 +22,7 @@ def why(address: str) -> str:
         with socket.create_connection((host, port), PATIENCE_S) as opened:
             if parts.scheme not in ASK:
                 return f"{host} can be reached, but gives no video that can be decoded"
-            netloc = f"{host}:{port}"
+            netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             path = parts._replace(scheme="", netloc="").geturl() or "/"
             url = parts._replace(netloc=netloc).geturl()
             opened.sendall(ASK[parts.scheme].format(url=url, path=path, host=netloc).encode("utf-8", "replace"))

@@ -28,18 +28,17 @@ GRACE_S = 10.0
 
 
 def start(
-    bundle: Bundle, pipeline: Pipeline, precision: str, gpu: int, exact: Callable[[Bundle, str], Pipeline | None]
+    bundle: Bundle, pipeline: Pipeline, precision: str, exact: Callable[[Bundle, str], Pipeline | None]
 ) -> Upgrade | None:
-    """Begin to build what serves `pipeline` best on this GPU, unless that serves it already or nothing can build it.
+    """Begin to build what serves `pipeline` best, unless that serves it already or nothing here can build it.
 
     `exact` opens and tests the engine that fits this GPU exactly, if the bundle has one by then.
     """
-    order = _order(bundle, precision, gpu)
-    if order is None or any(_serves(rung, pipeline) for rung in ladder.climb(bundle, "auto", precision, gpu=gpu)):
+    order = _order(bundle, precision)
+    if order is None or any(_serves(rung, pipeline) for rung in ladder.climb(bundle, "auto", precision)):
         return None
     target, kind = order
-    asked = ["--compile", target, "--precision", kind, *(["--device", f"gpu:{gpu}"] if gpu and target == "trt" else [])]
-    command = [sys.executable, "-m", "edgeinfer", "build", str(bundle.path), *asked]
+    command = [sys.executable, "-m", "edgeinfer", "build", str(bundle.path), "--compile", target, "--precision", kind]
     upgrade = Upgrade(bundle, pipeline, command, lambda fresh: exact(fresh, kind))
     upgrade.start()
     return upgrade
@@ -51,11 +50,11 @@ def _serves(rung: ladder.Rung, pipeline: Pipeline) -> bool:
     return rung.exact and rung.artifact is not None and (rung.backend, rung.artifact.file) == serving
 
 
-def _order(bundle: Bundle, precision: str, ordinal: int) -> tuple[str, str] | None:
+def _order(bundle: Bundle, precision: str) -> tuple[str, str] | None:
     """What to compile for, and in which precision; None, and why in the log, where that cannot be."""
     for name in ladder.COMPILED if machine.has_gpu() else ():
         try:
-            engine, gpu = backends.load(name), machine.gpu(ordinal)
+            engine, gpu = backends.load(name), machine.gpu()
         except BackendUnavailable:
             continue
         if engine.library.split()[0] not in ("tensorrt", "tensorrt_rtx"):

@@ -111,6 +111,8 @@ def files(source: str | Path) -> list[Path]:
 
 def many(name: str) -> bool:
     """Whether this is a folder or a pattern."""
+    if live(name):  # an address may have brackets, and a pipeline stars
+        return False
     try:
         return Path(name).is_dir() or (glob.has_magic(name) and not Path(name).exists())
     except OSError as error:
@@ -274,5 +276,5 @@ def _need_gstreamer(shown: str) -> None:
 
 
 def without_password(name: str) -> str:
-    """The source as it may be shown: without the password in it."""
-    return re.sub(r"(\w+://)[^/@\s]*@", r"\1", name)
+    """The source as it may be shown: without the user and the password in it, which may hold an @ themselves."""
+    return re.sub(r"(\w+://)[^/\s]*@", r"\1", name)

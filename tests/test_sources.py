@@ -365,6 +365,15 @@ def test_a_stream_that_stops_is_an_error_and_its_password_stays_secret(monkeypat
         list(sources.frames("rtsp://me:secret@cam/1"))
 
 
+def test_an_address_with_brackets_is_no_pattern():
+    assert not sources.many("rtsp://[::1]:8554/cam")
+    assert not sources.many("gst:rtspsrc location=rtsp://10.0.0.5/a*b ! decodebin")
+
+
+def test_a_password_with_an_at_sign_is_not_shown():
+    assert sources.without_password("rtsp://me:p@ss@10.0.0.5/main?a=b@c") == "rtsp://10.0.0.5/main?a=b@c"
+
+
 @pytest.mark.parametrize("name", ["camera:front", "camera:", "camera:-1"])
 def test_a_camera_has_a_number(name):
     with pytest.raises(SourceError, match="is not a camera"):

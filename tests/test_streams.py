@@ -196,6 +196,16 @@ def test_a_stream_needs_a_source(model):
         Stream([], model)
 
 
+def test_a_library_that_fails_while_a_source_is_read_is_an_error_of_that_source(model, clip, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: 1 / 0)
+    with (
+        stream(clip, model) as seen,
+        pytest.raises(SourceError, match="reading it failed: ZeroDivisionError") as caught,
+    ):
+        list(seen)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
 def test_an_error_of_the_model_reaches_the_caller(model, clip, monkeypatch):
     monkeypatch.setattr(type(model), "batch", lambda *_, **__: 1 / 0)
     with stream(clip, model) as seen, pytest.raises(ZeroDivisionError):

@@ -11,6 +11,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from edgeinfer.cli import _ending
 from edgeinfer.errors import EdgeInferError, UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ EDGEINFER_DEBUG=1 shows where an error came from
 """
 INTERRUPTED = 130
 PIPE_CLOSED = 141
+TERMINATED = 143
 # what `import` calls it: (what people call it, the remedy)
 LIBRARIES = {
     "cv2": ("OpenCV", 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'),
@@ -59,17 +61,18 @@ class Version(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; gives its exit code and never raises."""
-    try:
-        code = _dispatch(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        code = PIPE_CLOSED
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - a user gets a line, not a traceback
-        code = _report(error)
-    _settle(sys.stdout)
-    return code
+    with _ending.orderly() as ending:
+        try:
+            code = _dispatch(argv)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            code = PIPE_CLOSED
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except Exception as error:  # noqa: BLE001 - a user gets a line, not a traceback
+            code = _report(error)
+        _settle(sys.stdout)
+    return TERMINATED if ending.terminated and code == INTERRUPTED else code
 
 
 def _settle(stream: TextIO) -> None:

@@ -10,86 +10,118 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer import pictures, sources
 from edgeinfer.errors import EdgeInferError, SourceError, UsageError
+from edgeinfer.spec import Size
 from edgeinfer.wholefile import unwritable, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgeinfer.sources import Frame
     from edgeinfer.streams import Seen
 
 LEAST_FREE = 16 << 20  # bytes a disk must have for a video to go on
+STAY_S = 2.0  # how long a frame of a camera that shows nothing new stays in its video
+LONGEST = 100  # characters of a camera in a file's name
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class Album:
-    """Draws each result and saves it; frames of a video go into one video."""
+    """Draws each result and saves it; frames of a video go into one video, those of each camera into its own."""
 
     closed = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._names: dict[str, str] = {}
-        self._video: Video | None = None
+        self._videos: dict[str, Video] = {}
 
     def add(self, seen: Seen) -> None:
         frame, image = seen.frame, seen.result.draw(seen.frame.bgr())
         if frame.fps:
-            if self._video is None or self._video.source != frame.source:
-                self.finish()
-                self._video = Video(self.folder / self._name(frame), frame)
-            self._video.add(image)
+            self._video(seen, image).add(image, frame.captured_ns)
             return
         path = self.folder / self._name(frame)
         data = pictures.encode(image, path.suffix.lower())
         with whole(path) as part:
             part.write_bytes(data)
 
+    def _video(self, seen: Seen, image: NDArray[np.uint8]) -> Video:
+        """The video of this source; files come one after the other, cameras together."""
+        frame = seen.frame
+        if frame.source not in self._videos:
+            if not seen.live:
+                self.finish()
+            path, size = self.folder / self._name(frame), Size(*image.shape[:2])
+            self._videos[frame.source] = Video(path, size, frame.fps, live=seen.live)
+        return self._videos[frame.source]
+
     def _name(self, frame: Frame) -> str:
         """The source's own name, made different where two sources share one."""
-        path = Path(re.sub(r"[^\w.-]+", "-", frame.source)) if sources.live(frame.source) else Path(frame.source)
-        suffix = ".mp4" if frame.fps else path.suffix if path.suffix.lower() in SUFFIXES else ".png"
-        name, copies = f"{path.stem}{suffix}", 1
+        if sources.live(frame.source):
+            stem, suffix = re.sub(r"[^\w.-]+", "-", frame.source)[:LONGEST], ".mp4"
+        else:
+            path = Path(frame.source)
+            suffix = ".mp4" if frame.fps else path.suffix if path.suffix.lower() in SUFFIXES else ".png"
+            stem = path.stem
+        name, copies = f"{stem}{suffix}", 1
         while self._names.setdefault(name, frame.source) != frame.source:
             copies += 1
-            name = f"{path.stem}-{copies}{suffix}"
+            name = f"{stem}-{copies}{suffix}"
         return name
 
     def finish(self) -> None:
-        """Give the video its name."""
-        if self._video:
-            self._video.finish()
-            self._video = None
+        """Give the videos their names."""
+        while self._videos:
+            self._videos.pop(next(iter(self._videos))).finish()
 
     def discard(self) -> None:
-        """Remove a video that is not complete."""
-        if self._video:
-            self._video.discard()
-            self._video = None
+        """Remove videos that are not complete."""
+        while self._videos:
+            self._videos.popitem()[1].discard()
 
 
 class Video:
-    """An MPEG-4 file that gets its name when it is finished."""
+    """An MPEG-4 file that gets its name when it is finished.
 
-    def __init__(self, path: Path, frame: Frame) -> None:
+    A camera's lasts as long as it was looked at: a frame stays until the next one, but no longer than `STAY_S`.
+    """
+
+    def __init__(self, path: Path, size: Size, fps: float, *, live: bool) -> None:
         import cv2
 
-        self.source, self.path = frame.source, path
+        self.path = path
+        self._live, self._fps, self._size = live, fps, (size.width, size.height)
+        self._until = 0.0  # the moment that the video has come to, in seconds of the clock of captures
+        self._last: Any = None
         self._stack = ExitStack()
         self._part = self._stack.enter_context(whole(path))
-        self._size = frame.image.shape[1::-1]
         # the one codec that OpenCV's wheels and every system's build can write
-        self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps, self._size)
+        self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), fps, self._size)
         if not self._writer.isOpened():
             self.discard()
             raise EdgeInferError(f"{path} cannot be written by OpenCV", hint="check free space and permissions")
 
-    def add(self, image: Any) -> None:
+    def add(self, image: NDArray[np.uint8], captured_ns: int) -> None:
+        """The next frame; `captured_ns` of a camera's says how long the one before was the newest."""
         import cv2
 
         self._need_room()
+        if self._live:
+            for _ in range(self._missed(captured_ns / 1e9)):
+                self._writer.write(self._last)
         # a stream may change its size on the way, a file may not
-        self._writer.write(image if image.shape[1::-1] == self._size else cv2.resize(image, self._size))
+        self._last = image if image.shape[1::-1] == self._size else cv2.resize(image, self._size)
+        self._writer.write(self._last)
+
+    def _missed(self, captured_s: float) -> int:
+        """How many frames the video lacks until this one, which then is in it."""
+        self._until = max(self._until, captured_s - STAY_S) if self._until else captured_s
+        missed = max(0, round((captured_s - self._until) * self._fps))
+        self._until += (missed + 1) / self._fps
+        return missed
 
     def _need_room(self) -> None:
         """OpenCV says nothing when a disk is full."""

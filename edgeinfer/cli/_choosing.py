@@ -11,19 +11,17 @@ from edgeinfer.spec import PRECISIONS
 if TYPE_CHECKING:
     import argparse
 
-
-def add_device(parser: argparse._ActionsContainer) -> None:
-    told = "of several GPUs the one that CUDA gives this number, from gpu:0"
-    parser.add_argument("--device", default="auto", metavar="gpu:N", help=told)
+DEVICE = "of several GPUs the one that CUDA gives this number, from gpu:0"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """The group they stand in."""
+def add_arguments(parser: argparse.ArgumentParser, *, device: bool) -> argparse._ArgumentGroup:
+    """The group they stand in; `device` where a GPU can be chosen."""
     group = parser.add_argument_group("what runs (the best that can run here, unless chosen)")
     for flag, word, known in (("--backend", "NAME", backends.names()), ("--precision", "P", PRECISIONS)):
         told = f"one of {', '.join(known)}"
         group.add_argument(flag, choices=["auto", *known], default="auto", metavar=word, help=told)
-    add_device(group)
+    if device:
+        group.add_argument("--device", default="auto", metavar="gpu:N", help=DEVICE)
     group.add_argument(
         "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
     )
@@ -33,5 +31,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def chosen(args: argparse.Namespace) -> dict[str, Any]:
     """The same as keywords of `load`."""
-    given = {name: getattr(args, name) for name in ("backend", "precision", "device", "threads")}
-    return {**given, "plan": not args.no_plan}
+    found = {"backend": args.backend, "precision": args.precision, "threads": args.threads, "plan": not args.no_plan}
+    return {**found, "device": args.device} if "device" in args else found

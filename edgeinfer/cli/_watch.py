@@ -6,10 +6,14 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from edgeinfer import sources
+
 if TYPE_CHECKING:
     from edgeinfer.streams import Stream
+    from edgeinfer.streams.vitals import Health
 
 EVERY_S = 0.2
+GRACE_S = 2.0  # in which a camera may give its first picture
 
 
 class Watch(threading.Thread):
@@ -22,11 +26,13 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """The thread's work."""
         well = dict.fromkeys(self._stream.health(), True)
-        while not self._over.wait(EVERY_S):
+        rest_s = GRACE_S
+        while not self._over.wait(rest_s):
             for name, health in self._stream.health().items():
                 if health.well != well[name]:
-                    print(f"{name}: well again" if health.well else f"warning: {health.reason}", file=sys.stderr)
+                    print(_told(sources.without_password(name), health), file=sys.stderr)
                 well[name] = health.well
+            rest_s = EVERY_S
 
     def __enter__(self) -> Watch:
         self.start()
@@ -35,3 +41,9 @@ class Watch(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self.join()
+
+
+def _told(name: str, health: Health) -> str:
+    if health.well:
+        return f"{name}: well again"
+    return f"warning: {health.reason}" if name in health.reason else f"warning: {name}: {health.reason}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgeinfer import sources
 from edgeinfer.cli import _choosing, _limits
-from edgeinfer.errors import EdgeInferError, SourceError
+from edgeinfer.errors import EdgeInferError
 
 if TYPE_CHECKING:
     import argparse
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="a picture, a folder of pictures, a quoted pattern, a video, camera:N, rtsp://..., gst:PIPELINE",
     )
-    choosing = _choosing.add_arguments(parser)
+    choosing = _choosing.add_arguments(parser, device=True)
     choosing.add_argument(
         "--build",
         choices=["never", "background"],
@@ -150,11 +150,8 @@ def _sights(args: argparse.Namespace, model: Pipeline, tally: Tally) -> Generato
 
     together = any(map(sources.live, args.source))
     for names in [args.source] if together else [[name] for name in args.source]:
-        try:
-            with Stream(names, model, max_age_ms=args.max_age, on_error=tally.refuse) as stream, _told(stream, names):
-                yield from stream
-        except SourceError as error:
-            tally.refuse(error)
+        with Stream(names, model, max_age_ms=args.max_age, on_error=tally.refuse) as stream, _told(stream, names):
+            yield from stream
 
 
 def _told(stream: Stream, names: Sequence[str]) -> AbstractContextManager[object]:

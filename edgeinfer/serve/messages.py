@@ -60,10 +60,9 @@ ModelStatisticsResponse: 1 model_stats ModelStatistics*
 RepositoryIndexRequest: 1 repository_name string, 2 ready bool
 ModelIndex: 1 name string, 2 version string, 3 state string, 4 reason string
 RepositoryIndexResponse: 1 models ModelIndex*
-ModelRepositoryParameter: |1 bool_param bool, |2 int64_param int64, |3 string_param string, |4 bytes_param bytes
-RepositoryModelLoadRequest: 1 repository_name string, 2 model_name string, 3 parameters map<ModelRepositoryParameter>
+RepositoryModelLoadRequest: 1 repository_name string, 2 model_name string
 RepositoryModelLoadResponse
-RepositoryModelUnloadRequest: 1 repository_name string, 2 model_name string, 3 parameters map<ModelRepositoryParameter>
+RepositoryModelUnloadRequest: 1 repository_name string, 2 model_name string
 RepositoryModelUnloadResponse
 """
 # numbers of the model configuration's enumeration of types, an enumeration travels as its number

@@ -87,7 +87,13 @@ class Service:
 
     async def turn(self, name: str, work: Work) -> tuple[Any, Found]:
         """Run a camera's frame: it waits behind the requests that came before it, and is not counted as one."""
-        return await self._answer(self.repository.find(name), lambda: work, self.limits.timeout, seated=True)
+        found = self.repository.find(name)
+        try:
+            return await asyncio.wait_for(
+                self._answer(found, lambda: work, slow=False, seated=True), self.limits.timeout
+            )
+        except asyncio.TimeoutError:
+            raise Refusal(TIMEOUT, f"no answer within {self.limits.timeout:g} s") from None
 
     async def _run(
         self, found: Found, accept: Callable[[], Work], *, slow: bool, timeout: float = 0.0
@@ -96,10 +102,12 @@ class Service:
         came = time.monotonic_ns()
         limit = min(timeout, self.limits.timeout) if timeout > 0 else self.limits.timeout
         try:
-            result, found = await self._answer(found, accept, limit, slow=slow)
+            result, found = await asyncio.wait_for(self._answer(found, accept, slow), limit)
         except Exception as error:
+            if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+                error = Refusal(TIMEOUT, f"no answer within {limit:g} s")
             self._count(found, came, _outcome(error))
-            raise
+            raise error from None
         except asyncio.CancelledError:
             self._count(found, came, "cancelled")
             raise
@@ -107,28 +115,22 @@ class Service:
         return result, found
 
     async def _answer(
-        self, found: Found, accept: Callable[[], Work], limit: float, *, slow: bool = False, seated: bool = False
+        self, found: Found, accept: Callable[[], Work], slow: bool, *, seated: bool = False
     ) -> tuple[Any, Found]:
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + limit
+        if slow:
+            found.version.station.check_room()
+            work = await asyncio.get_running_loop().run_in_executor(self._threads, accept)
+            # pictures suit every version, and another may have taken over meanwhile
+            found = self.repository.find(found.name)
+        else:
+            work = accept()
+        job = Job(work, asyncio.get_running_loop().create_future(), self.metrics.noting(found), seated=seated)
+        found.version.station.submit(job)
         try:
-            if slow:
-                found.version.station.check_room()
-                work = await asyncio.wait_for(loop.run_in_executor(self._threads, accept), limit)
-                # pictures suit every version, and another may have taken over meanwhile
-                found = self.repository.find(found.name)
-            else:
-                work = accept()
-            job = Job(work, loop.create_future(), self.metrics.noting(found), seated=seated)
-            found.version.station.submit(job)
-            try:
-                # a future, not a coroutine: no task is made for it
-                return await asyncio.wait_for(job.answer, ends - loop.time()), found
-            except (asyncio.CancelledError, asyncio.TimeoutError):
-                found.version.station.withdraw(job)
-                raise
-        except asyncio.TimeoutError:
-            raise Refusal(TIMEOUT, f"no answer within {limit:g} s") from None
+            return await job.answer, found
+        except asyncio.CancelledError:
+            found.version.station.withdraw(job)
+            raise
 
     def _count(self, found: Found, came: int, outcome: str) -> None:
         ns = time.monotonic_ns() - came

@@ -54,14 +54,18 @@ class Capture(threading.Thread):
             else:
                 self._read()
                 self.vitals.ended()
-        except EdgeInferError as error:
+        except SourceError as error:
             self.vitals.lost(str(error))
-            self.error = error
-        except Exception as error:
-            self.vitals.lost(f"reading it failed: {type(error).__name__}: {error}")
-            raise
+            self._tell(error)
         finally:
             self._inbox.end(self._camera)
+
+    def _tell(self, error: SourceError) -> None:
+        """Keep it for whoever iterates, unless it is taken care of now."""
+        try:
+            self._on_error(error)
+        except EdgeInferError as kept:
+            self.error = kept
 
     def stop(self) -> None:
         """Read no more; a read that is under way runs into its own time limit."""
@@ -88,6 +92,15 @@ class Capture(threading.Thread):
             self._stopped.wait(BACK_OFF_S[min(tries, len(BACK_OFF_S) - 1)])
 
     def _read(self) -> None:
+        try:
+            self._put_all()
+        except EdgeInferError:
+            raise
+        except Exception as error:  # of a library
+            shown = sources.without_password(self.source)
+            raise SourceError(f"{shown}: reading it failed: {type(error).__name__}: {error}") from error
+
+    def _put_all(self) -> None:
         live = sources.live(self.source)
         found = sources.frames(self.source, max_pixels=self._max_pixels, on_error=self._on_error)
         with closing(found):

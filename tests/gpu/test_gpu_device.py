@@ -219,7 +219,7 @@ FREEING = {
     "cuCtxPopCurrent",
 }
 MAY_FAIL = {
-    "cuPointerGetAttributes",
+    "cuPointerGetAttribute",
     "cuStreamBeginCapture",
     "cuStreamEndCapture",
     "cuGraphInstantiateWithFlags",

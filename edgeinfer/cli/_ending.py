@@ -1,0 +1,56 @@
+"""Ctrl-C, and SIGTERM as supervisors send it: what is under way is finished or tidied up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+AGAIN_S = 0.05
+IMPORTING = "<frozen importlib._bootstrap>"
+
+
+class Ending:
+    """Raises KeyboardInterrupt where the program is; `terminated` says that SIGTERM asked for it.
+
+    A second SIGTERM changes nothing, a second Ctrl-C ends the tidying up too. Extension modules lose exceptions
+    that are raised while they are imported, and may be left without half of their names: there the signal waits.
+    """
+
+    terminated = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if _importing(frame):
+            again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        elif number == signal.SIGINT or not self.terminated:
+            self.terminated |= number == signal.SIGTERM
+            raise KeyboardInterrupt
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame and frame.f_code.co_filename != IMPORTING:
+        frame = frame.f_back
+    return frame is not None
+
+
+@contextmanager
+def orderly() -> Iterator[Ending]:
+    """Both signals go to the `Ending` given, in the main thread; other threads never get one."""
+    ending = Ending()
+    if threading.current_thread() is not threading.main_thread():
+        yield ending
+        return
+    before = {number: signal.signal(number, ending) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

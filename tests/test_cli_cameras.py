@@ -1,0 +1,157 @@
+"""`edgeinfer run` on cameras: several at once, what is kept of each, and how it ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import edgeinfer
+from edgeinfer import cli, sources
+from edgeinfer.cli import _ending
+from edgeinfer.cli._album import STAY_S, Album
+from edgeinfer.cli._watch import Watch
+from edgeinfer.results import Detections
+from edgeinfer.spec import Size
+from edgeinfer.streams import Freshness, Seen, Stream
+from helpers.camera import camera
+
+
+def run(*args):
+    return cli.main(["run", *map(str, args)])
+
+
+def seen(source, captured_s, value=0, size=(48, 64)):
+    """A camera's frame of one grey, captured so many seconds after the first moment, in which nothing was found."""
+    nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32), (), Size(*size))
+    image = np.full((*size, 3), value, np.uint8)
+    frame = sources.Frame(image, source, 0, int((1 + captured_s) * 1e9), 10.0)
+    return Seen(frame, nothing, Freshness(0, 0.0, 0.0, 0, 0), live=True)
+
+
+def greys(path):
+    """The grey of every frame of a video."""
+    return [round(float(frame.image.mean())) for frame in sources.frames(path)]
+
+
+def kept(folder, frames):
+    """What an album in this folder has of these frames, by file."""
+    album = Album(folder)
+    for one in frames:
+        album.add(one)
+    album.finish()
+    return {path.name: greys(path) for path in folder.iterdir()}
+
+
+def test_each_camera_has_a_video_of_its_own_however_their_frames_alternate(tmp_path):
+    frames = [seen(f"rtsp://10.0.0.{cam}:8554/main", place / 10, 90 * cam) for place in range(5) for cam in (1, 2)]
+    videos = kept(tmp_path, frames)
+    assert sorted(videos) == ["rtsp-10.0.0.1-8554-main.mp4", "rtsp-10.0.0.2-8554-main.mp4"]
+    assert [grey // 50 for found in sorted(videos.values()) for grey in found] == [1] * 5 + [3] * 5
+
+
+def test_a_cameras_video_lasts_as_long_as_it_was_looked_at(tmp_path):
+    slow = [seen("camera:0", place * 0.15, 50 + place) for place in range(41)]  # ten frames a second, it says
+    ((_, found),) = kept(tmp_path, slow).items()
+    assert len(found) == pytest.approx(61, abs=1)
+
+
+def test_a_camera_that_was_away_leaves_a_short_gap_and_hurries_nobody(tmp_path):
+    quick = [place * 0.099 for place in range(20)]
+    back = [600 + when for when in quick]
+    ((_, found),) = kept(tmp_path, [seen("camera:0", when) for when in quick + back]).items()
+    assert len(found) == pytest.approx(40 + 10 * STAY_S, abs=2)
+
+
+def test_the_size_of_a_video_is_that_of_the_picture_whatever_the_pixels_are(tmp_path):
+    one = seen("gst:pipeline", 0)
+    nv12 = np.full((72, 64), 128, np.uint8)
+    frame = sources.Frame(nv12, "gst:pipeline", 0, 10**9, 10.0, "nv12")
+    album = Album(tmp_path)
+    album.add(Seen(frame, one.result, one.freshness, live=True))
+    album.finish()
+    (path,) = tmp_path.iterdir()
+    assert next(sources.frames(path)).image.shape == (48, 64, 3)
+
+
+def test_a_camera_that_is_not_there_is_told_and_counted_beside_one_that_is(detector, tmp_path, capsys):
+    with camera() as opened:
+        away = "http://me:p@ss@127.0.0.1:9/x.mjpg"
+        assert run(detector, opened.address, away, "--max-frames", 30, "--json", tmp_path / "r.jsonl") == 1
+    out, err = capsys.readouterr()
+    assert "30 pictures, 1 error" in out
+    assert "warning: http://127.0.0.1:9/x.mjpg cannot be opened: 127.0.0.1:9: Connection refused" in err.splitlines()
+    assert err.endswith("error: 1 source could not be read\nhint: the warnings above say which, and why\n")
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 30
+
+
+def test_what_is_told_of_a_camera_names_it_without_its_password(detector, capsys):
+    def told():
+        """The next line on stderr."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            if line := capsys.readouterr().err:
+                return line
+            time.sleep(0.05)
+        return ""
+
+    with camera() as opened, edgeinfer.load(detector) as model:
+        opened.mode = "silent"
+        address = opened.address.replace("//", "//me:secret@")
+        with Stream([address], model) as stream, Watch(stream):
+            threading.Thread(target=list, args=(stream,), daemon=True).start()
+            assert told().startswith(f"warning: {opened.address}: no picture yet, ")
+            opened.mode = "moving"
+            assert told() == f"{opened.address}: well again\n"
+            opened.mode = "black"
+            assert told().startswith(f"warning: {opened.address}: ")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_camera_and_keeps_what_there_is(detector, tmp_path, number, code):
+    out, lines = tmp_path / "out", tmp_path / "r.jsonl"
+    with camera() as opened:
+        words = ("run", detector, opened.address, "--save", out, "--json", lines)
+        line = [sys.executable, "-m", "edgeinfer", *map(str, words)]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert opened.address in process.stdout.readline()
+            process.send_signal(number)
+            told = process.stderr.read()
+            assert (process.wait(60), told) == (code, "")
+    (video,) = out.iterdir()
+    count = len([json.loads(one) for one in lines.read_text().splitlines()])
+    assert 1 <= count <= len(greys(video))
+    assert [path for path in tmp_path.rglob(".*") if path.is_file()] == []
+
+
+IMPORTS = """
+import os, signal, time
+os.kill(os.getpid(), {number})
+time.sleep(0.2)
+finished = True
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_until_an_import_is_over(tmp_path, monkeypatch, number):
+    (tmp_path / f"slow_{int(number)}.py").write_text(IMPORTS.format(number=int(number)))
+    monkeypatch.syspath_prepend(tmp_path)
+    with _ending.orderly() as ending, pytest.raises(KeyboardInterrupt):
+        module = __import__(f"slow_{int(number)}")
+        assert module.finished
+        time.sleep(10)
+    assert sys.modules[f"slow_{int(number)}"].finished
+    assert ending.terminated is (number == signal.SIGTERM)
+
+
+def test_a_second_sigterm_does_not_disturb_the_tidying_up():
+    with _ending.orderly():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
