@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench gpu-test gpu-sanitize gpu-bench gpu-kit clean
+.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench gpu-test gpu-bench gpu-kit clean
 
 setup: $(VENV)/ready
 
@@ -49,28 +49,22 @@ wheel-test: setup
 bench: setup
 	$(BIN)/python benchmarks/cpu.py
 
-# on a machine with an NVIDIA GPU; with GPU_PYTHON=python3 in that Python as it is, and nothing is installed
+# on a machine with an NVIDIA GPU; with GPU_PYTHON=python3 in that Python as it is, and nothing is installed.
+# GPU_OPTIONS="--seconds 540 --json FILE" says how long it may take, and where the report goes
 ifndef GPU_PYTHON
 GPU_PYTHON := $(BIN)/python
-gpu-test gpu-sanitize gpu-bench gpu-kit: setup
+gpu-test gpu-bench gpu-kit: setup
 endif
-GPU_TESTS := $(GPU_PYTHON) -m pytest --confcutdir=tests/gpu -o filterwarnings=default -p no:cacheprovider
 
 gpu-test:
-	PYTHONPATH=.:export $(GPU_TESTS) tests/gpu
-	@$(MAKE) -s gpu-sanitize GPU_PYTHON=$(GPU_PYTHON)
-
-gpu-sanitize:
-	@if ! command -v compute-sanitizer; then echo "skipped: compute-sanitizer is not installed"; else \
-	set -e; for tool in memcheck racecheck; do echo "compute-sanitizer --tool $$tool"; \
-	PYTHONPATH=.:export compute-sanitizer --tool $$tool --error-exitcode 9 $(GPU_TESTS) -q tests/gpu/test_gpu_kernels.py; done; fi
+	$(GPU_PYTHON) tests/gpu/run.py $(GPU_OPTIONS)
 
 gpu-bench:
-	PYTHONPATH=.:export $(GPU_PYTHON) benchmarks/gpu.py
+	PYTHONPATH=.:export $(GPU_PYTHON) benchmarks/gpu.py $(GPU_OPTIONS)
 
 # what proves the GPU path beside a TensorRT 8.5 whose Python has NumPy and cuda-bindings only (tests/gpu/kit)
 gpu-kit:
-	$(GPU_PYTHON) tests/gpu/kit/pack.py build/gpu-kit
+	$(GPU_PYTHON) tests/gpu/kit/pack.py build/gpu-kit $(GPU_OPTIONS)
 
 clean:
 	rm -rf $(VENV) dist build demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -4,10 +4,12 @@ Times are the GPU's own, from CUDA events around many launches; a frame is timed
 its memory to boxes in its memory. Medians of the repetitions, with the smallest and the largest beside them. Kernels
 whose data fit the GPU's cache are measured out of the cache, as they run behind an engine. Usage:
 
-    python benchmarks/gpu.py [--json FILE] [--bundle DIR] [--quick]
+    python benchmarks/gpu.py [--json FILE] [--seconds S] [--bundle DIR] [--quick]
 
-Without --bundle the packaged detector is exported; every engine backend whose library is here runs it. A stand-in
-driver is refused, but for --quick, which writes nothing and whose numbers mean nothing.
+Without --bundle the packaged detector is exported; every engine backend whose library is here runs it. The report is
+written anew after every part, so that a run that is cut off leaves what it has measured; parts that the seconds no
+longer allow are left out by name. A stand-in driver is refused, but for --quick, which writes nothing and whose
+numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from statistics import median
 
 import numpy as np
 
-from edgeinfer import backends, load
+from edgeinfer import backends, load, wholefile
 from edgeinfer.cli import main as command
 from edgeinfer.devices import gpu, launch
 from edgeinfer.devices._driver import call
@@ -86,17 +88,40 @@ class Bench:
         self.quick = quick
 
     def on_gpu(self, device, enqueue):
-        """Microseconds of one `enqueue`: {median, min, max}."""
+        """Microseconds of one `enqueue` among others, in a CUDA graph, as frames run: {median, min, max}."""
+
+        def several():
+            for _ in range(self.inside):
+                enqueue()
+
         with device.context:
-            start, end = device.timer(), device.timer()
-            spans = []
-            for _ in range(self.repeats + self.settle):
-                device.record(start)
-                for _ in range(self.inside):
-                    enqueue()
-                device.record(end)
-                device.wait()
-                spans.append(1e3 * float(call("cuEventElapsedTime", start, end)) / self.inside)
+            enqueue()  # what is loaded late is loaded now
+            device.wait()
+            graph = Graph(device.handle, several)
+            try:
+                return self._timed(device, lambda: graph.launch(device.handle))
+            finally:
+                graph.close()
+
+    def one_by_one(self, device, enqueue):
+        """The same, each put on the stream by Python."""
+
+        def several():
+            for _ in range(self.inside):
+                enqueue()
+
+        with device.context:
+            return self._timed(device, several)
+
+    def _timed(self, device, several):
+        start, end = device.timer(), device.timer()
+        spans = []
+        for _ in range(self.repeats + self.settle):
+            device.record(start)
+            several()
+            device.record(end)
+            device.wait()
+            spans.append(1e3 * float(call("cuEventElapsedTime", start, end)) / self.inside)
         return summary(spans[self.settle :])
 
     def on_host(self, function):
@@ -114,19 +139,20 @@ def summary(spans):
 
 
 def bandwidth(bench):
-    """Bytes per microsecond that a fill and an upload move: the rulers for the rest."""
+    """Bytes per microsecond that a copy reads and writes, a fill writes, an upload sends: the rulers for the rest."""
     nbytes = 1 << (20 if bench.quick else 29)
     device = gpu.Device(classifier())
     try:
-        tensor, side = device.empty((nbytes,), "uint8"), device.pinned((nbytes // 8,))
-        fill = bench.on_gpu(device, lambda: call("cuMemsetD8Async", tensor.pointer, 1, nbytes, device.handle))
-        sent = len(side)
-        up = bench.on_gpu(
-            device, lambda: call("cuMemcpyHtoDAsync", tensor.pointer, side.ctypes.data, sent, device.handle)
-        )
+        one, other = (device.empty((nbytes,), "uint8").pointer for _ in range(2))
+        side = device.pinned((nbytes // 8,))
+        rulers = {
+            "copy": (2 * nbytes, lambda: call("cuMemcpyDtoDAsync", one, other, nbytes, device.handle)),
+            "fill": (nbytes, lambda: call("cuMemsetD8Async", one, 1, nbytes, device.handle)),
+            "upload": (len(side), lambda: call("cuMemcpyHtoDAsync", one, side.ctypes.data, len(side), device.handle)),
+        }
+        return {name: round(moved / bench.on_gpu(device, work)["median"]) for name, (moved, work) in rulers.items()}
     finally:
         device.close()
-    return {"fill": round(nbytes / fill["median"]), "upload": round(sent / up["median"])}
 
 
 def preprocessing(bench, per_us):
@@ -191,7 +217,6 @@ def crowd(layout, anchors, classes, candidates):
 
 
 def read_out(bench, spec, outputs, name):
-    """Both ways: launched one by one, and as a CUDA graph, which is how frames run."""
     device = gpu.Device(spec)
     try:
         tensors = {key: sent(device, array) for key, array in outputs.items()}
@@ -205,13 +230,7 @@ def read_out(bench, spec, outputs, name):
             call("cuMemcpyHtoDAsync", device.frames, records.ctypes.data, records.nbytes, device.handle)
             device.readout.enqueue(tensors, 1, device.frames)
 
-        plainly = bench.on_gpu(device, once)
-        with device.context:
-            graph = Graph(device.handle, once)
-        at_once = bench.on_gpu(device, lambda: graph.launch(device.handle))
-        with device.context:
-            graph.close()
-        return {"name": name, "us": plainly, "us_in_a_graph": at_once}
+        return {"name": name, "us": bench.on_gpu(device, once), "us_one_by_one": bench.one_by_one(device, once)}
     finally:
         device.close()
 
@@ -282,17 +301,25 @@ def taken(device, function):
 def engines(bench, bundle):
     """A page-locked 1080p frame to boxes against the bare engine and the upload, in turns, for every engine here."""
     found = []
-    for name in ("trt", "rtx", "ort_gpu"):
-        try:
-            backends.load(name)
-            if name != "ort_gpu":
-                command(["build", str(bundle), "--compile", name])
-            with load(bundle, name) as model:
-                found.append(engine(bench, name, model))
-        except EdgeInferError as missing:
-            found.append({"backend": name, "skipped": str(missing)})
-            print(f"skipped: {name}: {missing}", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("trt", "rtx", "ort_gpu"):
+            try:
+                backends.load(name)
+                bundle = bundle or exported(Path(folder))
+                if name != "ort_gpu":
+                    command(["build", str(bundle), "--compile", name])
+                with load(bundle, name) as model:
+                    found.append(engine(bench, name, model))
+            except EdgeInferError as missing:
+                found.append({"backend": name, "skipped": str(missing)})
+                print(f"skipped: {name}: {missing}", file=sys.stderr)
     return found
+
+
+def exported(folder):
+    from edgeinfer_export.export import export
+
+    return export(Path(str(resources.files("edgeinfer_export"))) / "assets" / "pictograms.pt", folder / "pictograms")
 
 
 def engine(bench, name, model):
@@ -377,60 +404,70 @@ def driver():
         return ""
 
 
-def measured(bench, bundle):
+def measured(bench, bundle, seconds, keep):
+    """The report, handed to `keep` after each part."""
     device = gpu.Device(classifier())
     facts = context(device)
     device.close()
     if facts["gpu"] == "Stand-in" and not bench.quick:
         sys.exit("error: this is the stand-in driver: its times mean nothing")
-    per_us = bandwidth(bench)
-    return {
-        "context": facts,
-        "bytes_per_us": per_us,
-        "preprocess": preprocessing(bench, per_us["fill"]),
-        "decode_and_suppress": decoding(bench),
-        "around_an_engine": around(bench),
-        "engines": engines(bench, bundle) if bundle else [],
+    report = {"context": facts, "left_out": [], "failed": {}}
+    parts = {
+        "bytes_per_us": lambda: bandwidth(bench),
+        "decode_and_suppress": lambda: decoding(bench),
+        "preprocess": lambda: preprocessing(bench, report["bytes_per_us"]["copy"]),
+        "around_an_engine": lambda: around(bench),
+        # a quick look builds no engine
+        "engines": lambda: engines(bench, bundle) if bundle or not bench.quick else [],
     }
+    end = time.monotonic() + seconds
+    for name, part in parts.items():
+        if time.monotonic() >= end:
+            report["left_out"].append(name)
+            continue
+        try:
+            report[name] = part()
+        except (EdgeInferError, KeyError) as error:
+            report["failed"][name] = f"{type(error).__name__}: {error}"
+        keep(report)
+    return report
 
 
 def page(report):
-    lines = [f"{report['context']['gpu']}: {report['bytes_per_us']} bytes a microsecond"]
-    for row in report["preprocess"]:
+    lines = [f"{report['context']['gpu']}: {report.get('bytes_per_us')} bytes a microsecond"]
+    for row in report.get("preprocess", ()):
         lines.append(f"{row['us']['median']:9.1f} us  {row['of_bandwidth']:5.2f} x  {row['name']}")  # noqa: PERF401
-    for row in report["decode_and_suppress"]:
-        whole = row["us_in_a_graph"]["median"]
-        lines.append(f"{row['us']['median']:9.1f} us  {whole:7.1f} us in a graph  {row['name']}")
-    for row in report["around_an_engine"]:
+    for row in report.get("decode_and_suppress", ()):
+        alone = row["us_one_by_one"]["median"]
+        lines.append(f"{row['us']['median']:9.1f} us  {alone:7.1f} us one by one  {row['name']}")
+    for row in report.get("around_an_engine", ()):
         takes = "takes {gpu_bytes} bytes of the GPU's memory, {host_bytes} of the host's".format(**row["takes"])
         lines.append(f"{row['ms']['median']:9.3f} ms  frame {row['frame']}, {row['manner']}; {takes}")
-    for row in report["engines"]:
+    for row in report.get("engines", ()):
         told = row.get("skipped") or f"{row['frame_ms']:.3f} ms, {row['ratio']:.3f} x of upload and engine"
         lines.append(f"{row['backend']}: {told}")
-    return "\n".join(lines)
+    lines += [f"left out: {name}" for name in report["left_out"]]
+    return "\n".join([*lines, *(f"FAILED: {name}: {why}" for name, why in report["failed"].items())])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where to write (default: benchmarks/results/gpu-NAME.json)")
+    parser.add_argument("--seconds", type=float, default=3600, help="after so many no further part is begun")
     parser.add_argument("--bundle", type=Path, help="the detector that engines run (default: the packaged one)")
     parser.add_argument("--quick", action="store_true", help="a few launches of each, to see that they work")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = options.bundle
-        if bundle is None and not options.quick:
-            from edgeinfer_export.export import export
 
-            source = Path(str(resources.files("edgeinfer_export"))) / "assets" / "pictograms.pt"
-            bundle = export(source, Path(folder) / "pictograms")
-        report = measured(Bench(options.quick), bundle)
+    def keep(report):
+        if not options.quick:
+            name = re.sub(r"\W+", "-", report["context"]["gpu"]).strip("-").lower()
+            with wholefile.whole(options.json or RESULTS / f"gpu-{name}.json") as file:
+                file.write_text(json.dumps(report, indent=1) + "\n")
+
+    report = measured(Bench(options.quick), options.bundle, options.seconds, keep)
     print(page(report))
-    if not options.quick:
-        name = re.sub(r"\W+", "-", report["context"]["gpu"]).strip("-").lower()
-        file = options.json or RESULTS / f"gpu-{name}.json"
-        file.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"wrote {file}")
+    return int(bool(report["failed"]))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

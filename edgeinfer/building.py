@@ -28,17 +28,18 @@ GRACE_S = 10.0
 
 
 def start(
-    bundle: Bundle, pipeline: Pipeline, precision: str, exact: Callable[[Bundle, str], Pipeline | None]
+    bundle: Bundle, pipeline: Pipeline, precision: str, gpu: int, exact: Callable[[Bundle, str], Pipeline | None]
 ) -> Upgrade | None:
-    """Begin to build what serves `pipeline` best, unless that serves it already or nothing here can build it.
+    """Begin to build what serves `pipeline` best on this GPU, unless that serves it already or nothing can build it.
 
     `exact` opens and tests the engine that fits this GPU exactly, if the bundle has one by then.
     """
-    order = _order(bundle, precision)
-    if order is None or any(_serves(rung, pipeline) for rung in ladder.climb(bundle, "auto", precision)):
+    order = _order(bundle, precision, gpu)
+    if order is None or any(_serves(rung, pipeline) for rung in ladder.climb(bundle, "auto", precision, gpu=gpu)):
         return None
     target, kind = order
-    command = [sys.executable, "-m", "edgeinfer", "build", str(bundle.path), "--compile", target, "--precision", kind]
+    asked = ["--compile", target, "--precision", kind, *(["--device", f"gpu:{gpu}"] if gpu and target == "trt" else [])]
+    command = [sys.executable, "-m", "edgeinfer", "build", str(bundle.path), *asked]
     upgrade = Upgrade(bundle, pipeline, command, lambda fresh: exact(fresh, kind))
     upgrade.start()
     return upgrade
@@ -50,11 +51,11 @@ def _serves(rung: ladder.Rung, pipeline: Pipeline) -> bool:
     return rung.exact and rung.artifact is not None and (rung.backend, rung.artifact.file) == serving
 
 
-def _order(bundle: Bundle, precision: str) -> tuple[str, str] | None:
+def _order(bundle: Bundle, precision: str, ordinal: int) -> tuple[str, str] | None:
     """What to compile for, and in which precision; None, and why in the log, where that cannot be."""
     for name in ladder.COMPILED if machine.has_gpu() else ():
         try:
-            engine, gpu = backends.load(name), machine.gpu()
+            engine, gpu = backends.load(name), machine.gpu(ordinal)
         except BackendUnavailable:
             continue
         if engine.library.split()[0] not in ("tensorrt", "tensorrt_rtx"):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer import modeljson, onnxfile
 from edgeinfer.errors import BundleError
+from edgeinfer.wholefile import check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +102,7 @@ def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
     `.name.*` folder beside it, which the next write removes.
     """
     target = target.absolute()
-    check_replaceable(target, mark)
+    check_writable(target, mark)
     fresh = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,21 +113,31 @@ def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
         _sync_tree(fresh)
         _put(fresh, target)
     except OSError as error:
-        raise BundleError(
-            f"{target} cannot be written: {error.strerror or error}",
-            hint="check free space and permissions, then run again",
-        ) from error
+        raise _unwritable(target, error) from error
     finally:
         if fresh is not None:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def check_replaceable(target: Path, mark: str = SPEC_FILE) -> None:
-    """Only a folder of the same kind or an empty one may be replaced. Raises BundleError."""
+def check_writable(target: Path, mark: str = SPEC_FILE) -> None:
+    """Raise the BundleError of `writing(target, mark)`, as far as that shows without writing: to be asked first."""
+    try:
+        check_folder(target.absolute().parent)
+    except OSError as error:
+        raise _unwritable(target, error) from error
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise BundleError(f"{target} exists and is not a folder", hint="choose another -o DIR")
+    if target.is_mount():
+        raise BundleError(f"{target} is a mount point, which cannot be replaced", hint="choose a folder inside it")
     if target.is_dir() and any(target.iterdir()) and not (target / mark).is_file():
         raise BundleError(f"{target} holds other files, but no {mark}", hint="choose another -o DIR")
+
+
+def _unwritable(target: Path, error: OSError) -> BundleError:
+    return BundleError(
+        f"{target} cannot be written: {error.strerror or error}",
+        hint="check free space and permissions, then run again",
+    )
 
 
 def _sweep(target: Path) -> None:

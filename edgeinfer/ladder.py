@@ -53,9 +53,16 @@ class Rung(NamedTuple):
         return self.backend in COMPILED and not self.reason and not self.caveat
 
 
-def rungs(bundle: Bundle, backend: str = "auto", precision: str = "auto", *, quarantine: bool = True) -> list[Rung]:
+def rungs(
+    bundle: Bundle,
+    backend: str = "auto",
+    precision: str = "auto",
+    *,
+    quarantine: bool = True,
+    gpu: int | None = None,
+) -> list[Rung]:
     """Every rung in the order it would be tried; the first without a reason is the one that runs."""
-    return list(climb(bundle, backend, precision, quarantine=quarantine))
+    return list(climb(bundle, backend, precision, quarantine=quarantine, gpu=gpu))
 
 
 def climb(

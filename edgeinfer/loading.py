@@ -57,8 +57,8 @@ def load(
 ) -> Pipeline:
     """Open a bundle, ready to run: `model(image)`.
 
-    `backend` and `precision` narrow the choice; where neither is given, what `edgeinfer tune` found best on this
-    machine runs, unless `plan` is False; a `plans.Choice` there is run as it stands. `conf`, `iou`, `limit`
+    `backend` and `precision` narrow the choice; where neither is given, what `edgeinfer tune` found best for this
+    `device` runs, unless `plan` is False; a `plans.Choice` there is run as it stands. `conf`, `iou`, `limit`
     (detectors) and `top` (classifiers) replace the bundle's own numbers; `threads` 0 leaves the count to the
     backend; `contexts` is how many calls may run at the same time. On a GPU an engine must first find the bundle's
     golden samples, once on each machine, unless `self_test` is False. `build` "background": where no engine fits this
@@ -72,37 +72,23 @@ def load(
         raise UsageError(f"contexts {contexts} is below 1")
     if build not in BUILDS:
         raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")
-    gpu = _ordinal(device)
-    if build == "background" and gpu:
-        hint = f"CUDA_VISIBLE_DEVICES={gpu} makes it the first of the process"
-        raise UsageError(f"engines are built in the background for the first GPU, not for {device}", hint=hint)
     spec = with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)
-    manner = Manner(threads, contexts, self_test, gpu)
+    manner = Manner(threads, contexts, self_test, machine.ordinal(device))
     pipeline = _first_that_runs(opened, spec, manner, backend=backend, precision=precision, plan=plan)
     if build == "background":
         from edgeinfer import building
 
-        pipeline.upgrade = building.start(opened, pipeline, precision, partial(_exact, spec, manner))
+        pipeline.upgrade = building.start(opened, pipeline, precision, manner.gpu or 0, partial(_exact, spec, manner))
     return pipeline
 
 
-def _ordinal(device: str) -> int | None:
-    """Which GPU is meant; None if any device will do. Raises UsageError, BackendUnavailable where it is not here."""
-    if device == "auto":
-        return None
-    kind, _, number = device.partition(":")
-    if kind != "gpu" or not (number or device == "gpu") or not (number or "0").isdecimal():
-        raise UsageError(f"device {device!r} is not auto, gpu or such as gpu:1")
-    ordinal = int(number or 0)
-    if ordinal and machine.has_gpu():
-        machine.gpu(ordinal)
-    return ordinal
-
-
-def choose(bundle: Bundle, backend: str, precision: str, plan: bool | Choice) -> tuple[Choice, str]:
+def choose(
+    bundle: Bundle, backend: str, precision: str, plan: bool | Choice, device: str = "auto"
+) -> tuple[Choice, str]:
     """What `load` would try first, and the plan that says so in words, if one does; imports its library on the way."""
     refused: list[Rung] = []
-    for found in _candidates(bundle, backend, precision, plan, refused, manner=Manner()):
+    manner = Manner(gpu=machine.ordinal(device))
+    for found in _candidates(bundle, backend, precision, plan, refused, manner=manner):
         return found
     raise _nothing_runs(bundle, refused)
 
@@ -114,8 +100,8 @@ def _candidates(
     if isinstance(plan, Choice):
         yield plan, ""
         return
-    unasked = (backend, precision, manner.gpu) == ("auto", "auto", None)
-    found = plans.current(bundle) if plan and unasked else None
+    unasked = (backend, precision) == ("auto", "auto")
+    found = plans.current(bundle, manner.gpu) if plan and unasked else None
     if found:
         yield found.choice, found.words()
     for rung in ladder.climb(bundle, backend, precision, quarantine=manner.self_test, gpu=manner.gpu):
@@ -199,7 +185,7 @@ def _faults(reports: list[GoldenReport]) -> str:
 def _exact(spec: ModelSpec, manner: Manner, bundle: Bundle, precision: str) -> Pipeline | None:
     """The engine that fits this GPU exactly, opened and tested; None if the bundle has none."""
     fresh = dataclasses.replace(spec, artifacts=bundle.spec.artifacts)
-    for rung in ladder.climb(bundle, "auto", precision):
+    for rung in ladder.climb(bundle, "auto", precision, gpu=manner.gpu):
         if rung.exact:
             return open_choice(bundle, fresh, Choice.of(rung), manner)
     return None

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from edgeinfer.errors import BackendUnavailable
+from edgeinfer.errors import BackendUnavailable, UsageError
 
 ROOT = Path("/")
 # device files of the desktop and server driver, of Jetson's (JetPack 5, 6), and of Windows' under WSL
@@ -41,29 +41,30 @@ def has_gpu() -> bool:
     return any((ROOT / node).exists() for node in NODES)
 
 
+def ordinal(device: str) -> int | None:
+    """Which GPU `auto`, `gpu` or `gpu:1` means, by its place in CUDA's own order; None if any device will do.
+
+    Raises UsageError, and BackendUnavailable where there are GPUs and it is not among them.
+    """
+    if device == "auto":
+        return None
+    kind, colon, number = device.partition(":")
+    if kind != "gpu" or not (number.isdecimal() if colon else True):
+        raise UsageError(f"device {device!r} is not auto, gpu or such as gpu:1")
+    found = int(number or 0)
+    if found and has_gpu():
+        gpu(found)
+    return found
+
+
 @lru_cache(maxsize=16)
 def gpu(ordinal: int = 0) -> Gpu:
     """The GPU that engines run on, by its place in CUDA's own order.
 
     Raises BackendUnavailable; some NVIDIA libraries crash where this does.
     """
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise BackendUnavailable(
-            "this machine has no NVIDIA driver (libcuda.so.1)",
-            hint="on a machine with a GPU: install its driver; in a container: start it with --gpus all",
-        ) from error
-    _check(cuda.cuInit(0), "cuInit")
-    device, number, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    if ordinal:
-        _check(cuda.cuDeviceGetCount(ctypes.byref(number)), "cuDeviceGetCount")
-        if ordinal >= number.value:
-            raise BackendUnavailable(
-                f"there is no gpu:{ordinal} here: CUDA counts {number.value}, from gpu:0",
-                hint="nvidia-smi -L lists them; CUDA_VISIBLE_DEVICES hides and renumbers them",
-            )
-    _check(cuda.cuDeviceGet(ctypes.byref(device), ordinal), "cuDeviceGet")
+    cuda, device = _opened(ordinal)
+    number, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     _check(cuda.cuDeviceGetName(name, len(name), device), "cuDeviceGetName")
     capability = ""
     for attribute in (_MAJOR, _MINOR):
@@ -74,6 +75,36 @@ def gpu(ordinal: int = 0) -> Gpu:
     # every Orin calls its GPU Orin, of whatever size: the board tells them apart
     board = _read("proc/device-tree/model") if l4t() else ""
     return Gpu(capability, board or name.value.decode("utf-8", "replace"), version)
+
+
+def pci_address(ordinal: int = 0) -> str:
+    """Where this GPU sits, such as 0000:01:00.0: other libraries of NVIDIA count in another order. Raises as `gpu`."""
+    cuda, device = _opened(ordinal)
+    address = ctypes.create_string_buffer(32)
+    _check(cuda.cuDeviceGetPCIBusId(address, len(address), device), "cuDeviceGetPCIBusId")
+    return address.value.decode("ascii", "replace")
+
+
+def _opened(ordinal: int) -> tuple[ctypes.CDLL, ctypes.c_int]:
+    """The driver, and its handle of this GPU."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise BackendUnavailable(
+            "this machine has no NVIDIA driver (libcuda.so.1)",
+            hint="on a machine with a GPU: install its driver; in a container: start it with --gpus all",
+        ) from error
+    _check(cuda.cuInit(0), "cuInit")
+    device, number = ctypes.c_int(), ctypes.c_int()
+    if ordinal:
+        _check(cuda.cuDeviceGetCount(ctypes.byref(number)), "cuDeviceGetCount")
+        if ordinal >= number.value:
+            raise BackendUnavailable(
+                f"there is no gpu:{ordinal} here: CUDA counts {number.value}, from gpu:0",
+                hint="nvidia-smi -L lists them; CUDA_VISIBLE_DEVICES hides and renumbers them",
+            )
+    _check(cuda.cuDeviceGet(ctypes.byref(device), ordinal), "cuDeviceGet")
+    return cuda, device
 
 
 def _check(status: int, call: str) -> None:

@@ -1,8 +1,8 @@
 """What `edgeinfer tune` found best for a bundle on this machine: what `load` runs while it holds.
 
-A plan is a JSON file in `$XDG_STATE_HOME/edgeinfer/plans`, named after the bundle's place. It holds for the very
-`model.json`, processor, GPU and library versions it was found with; where one of them differs it is passed over,
-and `fault` says which.
+A plan is a JSON file in `$XDG_STATE_HOME/edgeinfer/plans`, named after the bundle's place and, from the second on, the
+GPU. It holds for the very `model.json`, processor, GPU and library versions it was found with; where one of them
+differs it is passed over, and `fault` says which. `gpu` is the GPU that was asked for, None where none was.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Plan:
         return f"tuned {self.made} for {self.objective} on this machine: {self.choice.name}"
 
 
-def fingerprint() -> dict[str, str]:
+def fingerprint(gpu: int | None = None) -> dict[str, str]:
     """What a plan is tied to besides the bundle: the processor, the GPU and its driver, versions of libraries."""
     from importlib import metadata
 
@@ -99,8 +99,8 @@ def fingerprint() -> dict[str, str]:
     }
     if machine.has_gpu():
         try:
-            gpu = machine.gpu()
-            facts["gpu"] = f"{gpu.name}, sm {gpu.sm}, driver for CUDA {gpu.cuda}"
+            found = machine.gpu(gpu or 0)
+            facts["gpu"] = f"{found.name}, sm {found.sm}, driver for CUDA {found.cuda}"
         except EdgeInferError as error:
             facts["gpu"] = f"none: {error}"
     for name in LIBRARIES:
@@ -111,17 +111,17 @@ def fingerprint() -> dict[str, str]:
     return facts
 
 
-def path(bundle: Bundle) -> Path:
+def path(bundle: Bundle, gpu: int | None = None) -> Path:
     """Where the plan of a bundle is kept, be it there or not."""
     home = os.environ.get("XDG_STATE_HOME")
-    place = str(bundle.path.resolve())
-    name = f"{bundle.path.resolve().name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
+    place = bundle.path.resolve()
+    name = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:16]}{f'-gpu{gpu}' if gpu else ''}.json"
     return Path(home or Path.home() / ".local" / "state", "edgeinfer", "plans", name)
 
 
-def read(bundle: Bundle) -> Plan | None:
+def read(bundle: Bundle, gpu: int | None = None) -> Plan | None:
     """The plan kept for this bundle, whether it holds or not; None without one. Raises EdgeInferError."""
-    file = path(bundle)
+    file = path(bundle, gpu)
     try:
         data: Any = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -150,45 +150,45 @@ def _damaged(file: Path, reason: str) -> EdgeInferError:
     return EdgeInferError(f"the plan {file} cannot be read: {reason}", hint="edgeinfer tune --forget BUNDLE removes it")
 
 
-def fault(plan: Plan, bundle: Bundle) -> str:
+def fault(plan: Plan, bundle: Bundle, gpu: int | None = None) -> str:
     """Why this plan does not hold for this bundle here and now, in words; empty if it does."""
     if plan.bundle != sha256_of(bundle.path / SPEC_FILE):
         return "the bundle has changed since"
-    now = fingerprint()
+    now = fingerprint(gpu)
     for name in {**plan.here, **now}:
         before, after = plan.here.get(name, "not there"), now.get(name, "not there")
         if before != after:
             return f"{name} is {after} now, and was {before}"
     if plan.choice.backend not in ladder.ORDER:
         return f"there is no backend {plan.choice.backend}"
-    for rung in ladder.climb(bundle, plan.choice.backend):
+    for rung in ladder.climb(bundle, plan.choice.backend, gpu=gpu):
         if rung.reason and (rung.artifact is None or rung.artifact.file == plan.choice.artifact):
             return rung.reason
     return "" if plan.choice.artifact_in(bundle) else f"the bundle holds no {plan.choice.artifact}"
 
 
-def current(bundle: Bundle) -> Plan | None:
+def current(bundle: Bundle, gpu: int | None = None) -> Plan | None:
     """The plan that holds here and now; None without one. Costs a look at one file where there is none."""
     try:
-        plan = read(bundle)
+        plan = read(bundle, gpu)
     except EdgeInferError:
         return None
-    return None if plan is None or fault(plan, bundle) else plan
+    return None if plan is None or fault(plan, bundle, gpu) else plan
 
 
-def write(plan: Plan, bundle: Bundle) -> Path:
+def write(plan: Plan, bundle: Bundle, gpu: int | None = None) -> Path:
     """Keep it, in place of the one before. Raises EdgeInferError, OSError."""
-    file = path(bundle)
+    file = path(bundle, gpu)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with whole(file) as part:
         part.write_text(json.dumps({"schema": SCHEMA, **asdict(plan)}, indent=2) + "\n", encoding="utf-8")
     return file
 
 
-def forget(bundle: Bundle) -> bool:
+def forget(bundle: Bundle, gpu: int | None = None) -> bool:
     """Remove the plan of this bundle; False if there was none."""
     try:
-        path(bundle).unlink()
+        path(bundle, gpu).unlink()
     except FileNotFoundError:
         return False
     return True

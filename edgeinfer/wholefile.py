@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -32,6 +33,43 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         if regular:
             part.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise what `whole(path)` would, as far as that shows without writing: to be asked before long work."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            _check_access(path, os.W_OK)
+        else:
+            _check_file(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise _fault(errno.EISDIR, path)
+    if not path.parent.exists():
+        raise OSError(errno.ENOENT, f"there is no folder {path.parent}")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise the OSError of making something in `folder`, or in the nearest above it that is there already."""
+    while not (folder.exists() or folder.is_symlink()):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise _fault(errno.ENOTDIR, folder)
+    _check_access(folder, os.W_OK | os.X_OK)
+
+
+def _check_access(path: Path, mode: int) -> None:
+    if not os.access(path, mode, effective_ids=os.access in os.supports_effective_ids):
+        raise _fault(errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES, path)
+
+
+def _fault(number: int, path: Path) -> OSError:
+    return OSError(number, os.strerror(number), str(path))
 
 
 def unwritable(path: Path, error: OSError) -> EdgeInferError:

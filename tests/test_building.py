@@ -145,6 +145,13 @@ def test_rtx_is_built_for_this_gpu_where_there_is_no_tensorrt(detector, builder,
     assert "--compile rtx:sm86" in builder.said.read_text()
 
 
+def test_the_engine_is_built_for_the_gpu_that_was_asked_for(detector, builder):
+    with load(detector, build="background", device="gpu:1") as model:
+        builder.go(1)
+        model.upgrade.join(PATIENCE_S)
+    assert builder.said.read_text().split()[-4:] == ["--precision", "fp32", "--device", "gpu:1"]
+
+
 def test_how_to_build_is_one_of_two(detector):
     with pytest.raises(UsageError, match="build 'now' is not one of never, background"):
         load(detector, build="now")

@@ -45,6 +45,15 @@ def test_a_detector_gives_a_table_and_says_what_was_measured(detector, boxes, ca
     assert err == ""
 
 
+@pytest.mark.parametrize("verb", ["validate", "compare", "profile", "tune"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, verb):
+    """The bundle would fail too: what is said first is what was looked at first."""
+    words = [verb, tmp_path / "none", *{"validate": ["pictures"], "compare": ["none", "pictures"]}.get(verb, [])]
+    for file, reason in ((tmp_path, "Is a directory"), (tmp_path / "no" / "r.json", "there is no folder")):
+        assert cli.main([str(word) for word in (*words, "--json", file)]) == 1
+        assert f"{file} cannot be written: {reason}" in capsys.readouterr().err
+
+
 def test_the_json_of_a_detector_holds_the_numbers_and_how_they_were_taken(detector, boxes, capsys):
     assert validate(detector, boxes, "--json", "-") == 0
     out, err = capsys.readouterr()

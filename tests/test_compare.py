@@ -182,10 +182,15 @@ def test_a_model_that_fails_is_told_and_the_rest_is_compared(detector, classifie
         (["{detector}", "{detector}", "{photos}", "--parity", "--save", "x"], "error: --parity compares tensors"),
         (["{detector}", "{classifier}", "{photos}", "--parity"], "error: the outputs of colors-detect"),
         (["{detector}", "{photos}", "--seconds", "0"], "error: argument --seconds"),
+        (["{detector}", "{photos}", "--device", "gpu"], "error: nothing here runs {detector}: "),
+        (["{detector}", "{detector}", "{photos}", "--parity", "--device", "gpu"], "error: nothing here runs"),
     ],
-    ids=["way", "bundle", "picture", "camera", "alone", "save", "unlike", "seconds"],
+    ids=["way", "bundle", "picture", "camera", "alone", "save", "unlike", "seconds", "device", "parity device"],
 )
-def test_what_cannot_be_is_one_error_before_anything_runs(detector, classifier, photos, capsys, words, error):
+def test_what_cannot_be_is_one_error_before_anything_runs(
+    detector, classifier, photos, capsys, monkeypatch, words, error
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     places = {"detector": detector, "classifier": classifier, "photos": photos}
     assert cli.main(["compare", *(word.format(**places) for word in words)]) in {1, 2}
     assert capsys.readouterr().err.startswith(error.format(**places))

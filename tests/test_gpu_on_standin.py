@@ -1,5 +1,6 @@
 """The GPU's tests on a machine without a GPU: the same files, in processes whose driver is the stand-in."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu import run as suite
 from gpu import standin
 
 ROOT = Path(__file__).parents[1]
@@ -57,3 +59,65 @@ def test_the_gpu_benchmark_runs_and_takes_no_stand_in_for_a_gpu(run):
     assert "frame page-locked, graph" in quick.stdout
     assert "wrote" not in quick.stdout
     assert (real.returncode, real.stderr) == (1, "error: this is the stand-in driver: its times mean nothing\n")
+
+
+PYTEST = """
+import pytest
+@pytest.mark.skip(reason="no such library")
+def test_skipped(): pass
+def test_passing(): pass
+def test_failing(): assert 1 == 2
+"""
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """A function of commands by name: the suite's report of them, in so many seconds, and its exit code."""
+
+    def run_them(commands, seconds):
+        made = [suite.Step(name, command, tmp_path / f"{name}.xml") for name, command in commands.items()]
+        monkeypatch.setattr(suite, "steps", lambda _: made)
+        file = tmp_path / "report.json"
+        monkeypatch.setattr("sys.argv", ["run.py", "--json", str(file), "--seconds", str(seconds)])
+        code = suite.main()
+        return {row["step"]: row for row in json.loads(file.read_text())["steps"]}, code
+
+    return run_them
+
+
+def test_the_gpu_suite_says_what_passed_what_failed_and_what_was_skipped(steps, tmp_path):
+    (tmp_path / "test_it.py").write_text(PYTEST)
+    mixed = [sys.executable, "-m", "pytest", "-q", f"--rootdir={tmp_path}", "-c", "/dev/null", "-p", "no:cacheprovider"]
+    rows, code = steps(
+        {
+            "mixed": [*mixed, f"--junitxml={tmp_path / 'mixed.xml'}", str(tmp_path / "test_it.py")],
+            "good": [sys.executable, "-c", ""],
+            "bad": [sys.executable, "-c", "raise SystemExit(9)"],
+            "tool": ["no-such-tool", "--version"],
+        },
+        1000,
+    )
+
+    assert code == 1
+    assert (rows["mixed"]["state"], rows["mixed"]["passed"]) == ("failed", 1)
+    assert [one.partition(":")[0] for one in rows["mixed"]["failed"]] == ["test_failing"]
+    assert rows["mixed"]["skipped"] == {"no such library": 1}
+    assert rows["good"]["state"] == "passed"
+    assert (rows["bad"]["state"], rows["bad"]["failed"]) == ("failed", ["exit code 9"])
+    assert (rows["tool"]["state"], rows["tool"]["skipped"]) == ("skipped", {"no-such-tool is not installed": 1})
+
+
+def test_the_gpu_suite_cuts_off_what_hangs_and_names_what_there_was_no_time_for(steps, monkeypatch, capfd):
+    monkeypatch.setattr(suite, "SHORTEST", 0)
+    hangs = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while 1: pass'])"
+    rows, code = steps({"hangs": [sys.executable, "-c", hangs], "waits": [sys.executable, "-c", ""]}, 1)
+
+    assert code == 1
+    assert {name: row["state"] for name, row in rows.items()} == {"hangs": "cut off", "waits": "left out"}
+    assert "left out  waits" in capfd.readouterr().out
+
+
+def test_the_gpu_suite_takes_every_file_there_is():
+    files = {file.stem.replace("test_gpu_", "") for file in (ROOT / "tests" / "gpu").glob("test_gpu_*.py")}
+
+    assert set(suite.FILES) == files

@@ -150,12 +150,6 @@ def test_a_gpu_that_was_asked_for_is_never_the_cpu(detector, monkeypatch):
         load(detector, device="gpu")
 
 
-def test_engines_are_built_in_the_background_for_the_first_gpu_only(detector):
-    with pytest.raises(UsageError, match="for the first GPU, not for gpu:1") as caught:
-        load(detector, device="gpu:1", build="background")
-    assert "CUDA_VISIBLE_DEVICES=1" in caught.value.hint
-
-
 def test_an_engine_is_tested_once_on_each_machine(detector, trt):
     bundles.add_plan(detector, trt)
     opened = []

@@ -1,6 +1,8 @@
 """The service as its users meet it: real processes, real clients, and people who send nonsense."""
 
 import asyncio
+import contextlib
+import gzip
 import json
 import os
 import re
@@ -85,6 +87,15 @@ def test_raw_tensors_give_what_the_engine_gives(client, color):
     assert (response["id"] if isinstance(response, dict) else response.id) == "7"
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_requests_may_be_compressed(client, algorithm):
+    opened, module = client
+    ways = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
+    how = ways if module is http_client else {"compression_algorithm": algorithm}
+    logits = opened.infer("namer", [tensor(module, "images", planes("green"))], **how).as_numpy("logits")
+    assert COLORS[int(logits.argmax())] == "green"
+
+
 @pytest.mark.parametrize("color", COLORS)
 def test_a_picture_gives_boxes_in_its_own_pixels(client, color):
     opened, module = client
@@ -147,7 +158,14 @@ def test_a_wrong_field_is_named(served, change, field):
         ("/v2/models/namer/infer", b"not json", {}, 400),
         ("/v2/models/namer/infer", b"[" * 100_000, {}, 400),
         ("/v2/models/namer/infer", b"{}", {"Inference-Header-Content-Length": "99"}, 400),
-        ("/v2/models/namer/infer", b"{}", {"Content-Encoding": "gzip"}, 415),
+        ("/v2/models/namer/infer", b"{}", {"Content-Encoding": "br"}, 415),
+        ("/v2/models/namer/infer", b"{}", {"Content-Encoding": "gzip"}, 400),
+        ("/v2/models/namer/infer", gzip.compress(b"{}")[:-3], {"Content-Encoding": "gzip"}, 400),
+        ("/v2/models/namer/infer", gzip.compress(b"{}") + b"x", {"Content-Encoding": "gzip"}, 400),
+        ("/v2/models/namer/infer", gzip.compress(bytes(100 << 20)), {"Content-Encoding": "gzip"}, 413),
+        ("/v2/models/namer", None, {"X-Long": "a" * 20_000}, 431),
+        ("/v2/repository/index", b"{", {}, 400),
+        ("/v2/repository/models/namer/load", b"[]", {}, 400),
         ("/v1/models/finder/predict", b"not a picture", {}, 400),
         ("/v1/models/finder/predict", b"", {}, 400),
         ("/v1/models/finder/predict", b"--x\r\n", {"Content-Type": "multipart/form-data; boundary=x"}, 400),
@@ -173,11 +191,13 @@ def test_a_stream_answers_in_order_and_outlives_an_error(served):
     with grpc_client.InferenceServerClient(served.grpc) as opened:
         opened.start_stream(lambda result, error: answers.append(error or result))
         for color in COLORS:
-            opened.async_stream_infer("namer", [tensor(grpc_client, "images", planes(color))])
+            item = tensor(grpc_client, "images", planes(color))
+            opened.async_stream_infer("namer", [item], enable_empty_final_response=True)
         opened.async_stream_infer("nope", [tensor(grpc_client, "images", planes("red"))])
         opened.async_stream_infer("namer", [tensor(grpc_client, "images", planes("blue"))])
         opened.stop_stream()
     assert [int(one.as_numpy("logits").argmax()) for one in answers[:3]] == [0, 1, 2]
+    assert all(one.get_response().parameters["triton_final_response"].bool_param for one in answers[:3])
     assert isinstance(answers[3], InferenceServerException)
     assert int(answers[4].as_numpy("logits").argmax()) == 2
 
@@ -249,6 +269,14 @@ def test_a_model_can_be_unloaded_and_loaded(served):
         assert {row["name"]: row["state"] for row in opened.get_model_repository_index()}["namer"] == "READY"
 
 
+def test_a_model_is_loaded_as_its_folder_has_it_or_not_at_all(client):
+    opened, _ = client
+    before = opened.get_model_metadata("namer")
+    with pytest.raises(InferenceServerException, match="parameter 'config'"):
+        opened.load_model("namer", config='{"max_batch_size": 2}')
+    assert str(opened.get_model_metadata("namer")) == str(before)
+
+
 def test_clients_that_hang_up_or_dawdle_do_no_harm(served):
     host, port = served.address.split(":")
     for sent in (b"", b"POST /v2/models/namer/infer HTTP/1.1\r\nContent-Length: 999\r\n\r\nhalf", b"\0" * 3000):
@@ -280,6 +308,20 @@ def test_slow_senders_are_hung_up_on(models):
                         break
                 assert told in received
         assert running.request("/v2/health/ready")[0] == 200
+
+
+def test_a_sender_that_drips_is_told_so(models):
+    with service(models / "namer", "--slow", 0.5) as running:
+        host, port = running.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as opened:
+            opened.sendall(b"POST /v2/models/namer/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
+            opened.settimeout(0.05)
+            for _ in range(400):
+                opened.sendall(b"x")
+                with contextlib.suppress(socket.timeout):
+                    assert b"408" in opened.recv(100)
+                    return
+    raise AssertionError("nobody minded")
 
 
 def test_a_new_version_is_switched_to_without_a_failed_request(tmp_path):
@@ -430,6 +472,12 @@ def test_what_keeps_it_from_starting_is_one_clear_error(models, tmp_path):
 def test_the_log_can_be_json_and_holds_no_pictures(models):
     with service(models / "namer", "--log-json") as running:
         running.request("/v1/models/namer/predict", picture_file())
+        host, port = running.address.split(":")
+        upgrade = b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        for sent in (b"nonsense\r\n\r\n", upgrade):
+            with socket.create_connection((host, int(port)), timeout=20) as opened:
+                opened.sendall(sent)
+                assert opened.recv(100)
         lines = [json.loads(line) for line in running.log().splitlines()]
     assert any("is served" in line["message"] for line in lines)
     assert all(set(line) >= {"time", "level", "message"} for line in lines)

@@ -125,9 +125,15 @@ def test_the_winner_is_kept_and_holds(tuned, monkeypatch):
 
 
 def test_energy_without_a_sensor_of_power_is_refused_before_anything_runs(detector, monkeypatch, capsys):
-    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda *_: [])
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda **_: [])
     assert cli.main(["tune", str(detector), "--objective", "energy"]) == 1
     assert capsys.readouterr().err.startswith("error: no sensor of power can be read here\nhint: ")
+
+
+def test_a_gpu_that_was_asked_for_is_tuned_or_nothing(detector, monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert cli.main(["tune", str(detector), "--device", "gpu"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: nothing here runs {detector}\nhint: ")
 
 
 def test_without_pictures_that_prove_something_nothing_is_tuned(detector, tmp_path):

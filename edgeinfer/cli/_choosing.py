@@ -11,17 +11,19 @@ from edgeinfer.spec import PRECISIONS
 if TYPE_CHECKING:
     import argparse
 
-DEVICE = "of several GPUs the one that CUDA gives this number, from gpu:0"
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    told = "of several GPUs the one that CUDA gives this number, from gpu:0"
+    parser.add_argument("--device", default="auto", metavar="gpu:N", help=told)
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, device: bool) -> argparse._ArgumentGroup:
-    """The group they stand in; `device` where a GPU can be chosen."""
+def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The group they stand in."""
     group = parser.add_argument_group("what runs (the best that can run here, unless chosen)")
     for flag, word, known in (("--backend", "NAME", backends.names()), ("--precision", "P", PRECISIONS)):
         told = f"one of {', '.join(known)}"
         group.add_argument(flag, choices=["auto", *known], default="auto", metavar=word, help=told)
-    if device:
-        group.add_argument("--device", default="auto", metavar="gpu:N", help=DEVICE)
+    add_device(group)
     group.add_argument(
         "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
     )
@@ -31,5 +33,5 @@ def add_arguments(parser: argparse.ArgumentParser, *, device: bool) -> argparse.
 
 def chosen(args: argparse.Namespace) -> dict[str, Any]:
     """The same as keywords of `load`."""
-    found = {"backend": args.backend, "precision": args.precision, "threads": args.threads, "plan": not args.no_plan}
-    return {**found, "device": args.device} if "device" in args else found
+    given = {name: getattr(args, name) for name in ("backend", "precision", "device", "threads")}
+    return {**given, "plan": not args.no_plan}

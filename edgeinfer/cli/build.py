@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.cli import _exporter
+from edgeinfer import machine
+from edgeinfer.cli import _choosing, _exporter
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="trt for the GPU of this machine; rtx:sm86 or, several GPUs in one engine, rtx:sm80+sm86+sm89",
     )
+    _choosing.add_device(parser)
     parser.add_argument("--precision", metavar="LIST", default="", help="default: every precision the bundle holds")
     parser.add_argument(
         "--batch", metavar="N,N,N", help="smallest, usual, largest batch of a model with an open one (default: its own)"
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         hardware_compatible=args.hardware_compatible,
         dla_core=args.dla,
         tf32=not args.no_tf32,
+        gpu=machine.ordinal(args.device) or 0,
         timing_cache=Path(args.timing_cache) if args.timing_cache else None,
         log_file=Path(args.log) if args.log else None,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _limits
+from edgeinfer.cli import _choosing, _limits, _reports
 from edgeinfer.errors import EngineError, UsageError
+from edgeinfer.wholefile import check_folder
 
 if TYPE_CHECKING:
     import argparse
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=_limits.above_zero, metavar="S", default=3.0, help="of timing for each model (default: 3)"
     )
+    _choosing.add_device(parser)
     parser.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
     giving = parser.add_argument_group("where results go (a table to the terminal, always)")
     giving.add_argument("--save", metavar="DIR", type=Path, help="the pictures as each model sees them, side by side")
@@ -42,17 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _reports.check(args.json, args.html)
+    if args.save:
+        check_folder(args.save)
     if args.parity:
         return _parity(args)
     from edgeinfer.cli._progress import progress
     from edgeinfer.comparing.compare import compare
 
+    how = {"plan": not args.no_plan, "device": args.device}
     with progress() as say:
-        found = compare(args.bundle, args.source, seconds=args.seconds, plan=not args.no_plan, say=say)
+        found = compare(args.bundle, args.source, seconds=args.seconds, **how, say=say)
     print(found.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
-    _write(args.json, found.json)
-    if args.html:
-        _write(str(args.html), found.html)
+    _reports.write(args.json, found.json)
+    _reports.write(args.html, found.html)
     if args.save:
         _save(found, args.save)
     if found.faults:
@@ -70,20 +75,10 @@ def _parity(args: argparse.Namespace) -> int:
     if args.html or args.save:
         raise UsageError("--parity compares tensors, and has no pictures to --save or show in --html")
     with progress() as say:
-        found = parity(args.bundle, args.source, plan=not args.no_plan, say=say)
+        found = parity(args.bundle, args.source, plan=not args.no_plan, device=args.device, say=say)
     print(found.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
-    _write(args.json, found.json)
+    _reports.write(args.json, found.json)
     return 0
-
-
-def _write(target: str | None, made: Callable[[], str]) -> None:
-    from edgeinfer.wholefile import whole
-
-    if target == "-":
-        print(made(), end="", flush=True)
-    elif target:
-        with whole(Path(target)) as part:
-            part.write_text(made(), encoding="utf-8")
 
 
 def _save(found: Comparison, folder: Path) -> None:

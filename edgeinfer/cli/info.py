@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeinfer.cli import _tables
+from edgeinfer.cli import _choosing, _tables
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.spec import Batch, Boxes
 
@@ -27,15 +27,16 @@ NO_GOLDEN = "none: the engine came without its ONNX, so only its hash can be ver
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    _choosing.add_device(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object: bundle, spec (model.json), ladder, plan")
 
 
 def run(args: argparse.Namespace) -> int:
-    from edgeinfer import ladder
+    from edgeinfer import ladder, machine
     from edgeinfer.bundle import Bundle
 
-    bundle = Bundle.open(args.bundle)
-    rungs, plan = ladder.rungs(bundle), _kept(bundle)
+    bundle, gpu = Bundle.open(args.bundle), machine.ordinal(args.device)
+    rungs, plan = ladder.rungs(bundle, gpu=gpu), _kept(bundle, gpu)
     if args.json:
         print(json.dumps(_record(bundle, rungs, plan), ensure_ascii=False))
     else:
@@ -50,14 +51,14 @@ class Kept(NamedTuple):
     fault: str
 
 
-def _kept(bundle: Bundle) -> Kept | None:
+def _kept(bundle: Bundle, gpu: int | None) -> Kept | None:
     from edgeinfer import plans
 
     try:
-        plan = plans.read(bundle)
+        plan = plans.read(bundle, gpu)
     except EdgeInferError as error:
         return Kept(None, str(error))
-    return Kept(plan, plans.fault(plan, bundle)) if plan else None
+    return Kept(plan, plans.fault(plan, bundle, gpu)) if plan else None
 
 
 def _planned(kept: Kept | None, bundle: Bundle) -> list[str]:

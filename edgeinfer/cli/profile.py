@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.cli import _choosing, _limits
+from edgeinfer.cli import _choosing, _limits, _reports
 from edgeinfer.cli._progress import progress
 from edgeinfer.errors import UsageError
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundle", metavar="BUNDLE", nargs="+", help="the folder that edgeinfer export wrote; of two, B against A"
     )
-    _choosing.add_arguments(parser, device=False)
+    _choosing.add_arguments(parser)
     measuring = parser.add_argument_group("what is measured")
     measuring.add_argument(
         "--scenario",
@@ -113,9 +113,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fail_if_slower is not None and not (args.compare or len(args.bundle) == 2):
         raise UsageError("--fail-if-slower needs something to compare with", hint="--compare FILE, or two bundles")
     targets = [target for target in (args.json, args.html, args.trace) if target]
-    for target in targets:
-        if not target.parent.is_dir():
-            raise UsageError(f"{target} cannot be written: there is no folder {target.parent}")
+    _reports.check(*targets)
     with progress() as say:
         report = _against_each_other(args, say) if len(args.bundle) == 2 else _alone(args, say)
     print(report.table(), flush=True)

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="a picture, a folder of pictures, a quoted pattern, a video, camera:N, rtsp://..., gst:PIPELINE",
     )
-    choosing = _choosing.add_arguments(parser, device=True)
+    choosing = _choosing.add_arguments(parser)
     choosing.add_argument(
         "--build",
         choices=["never", "background"],

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=["auto", *backends.names()], default="auto", metavar="NAME", help="as for run"
     )
     running.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", metavar="P", help="as for run")
-    running.add_argument("--device", default="auto", metavar="gpu:N", help=_choosing.DEVICE)
+    _choosing.add_device(running)
     running.add_argument("--threads", type=_limits.count, default=0, metavar="N", help="CPU threads of a model")
     running.add_argument("--contexts", type=_limits.count, default=1, metavar="N", help="batches at the same time")
     running.add_argument(
@@ -201,12 +201,13 @@ class _Lines(logging.Formatter):
 
 
 def _log(*, as_json: bool) -> None:
-    """The service's log goes to stderr, instead of the warning lines of other verbs."""
-    logger = logging.getLogger("edgeinfer")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
+    """The service's log, and what its libraries say, goes to stderr, instead of the warning lines of other verbs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    logging.getLogger().handlers[:] = [handler]
+    own = logging.getLogger("edgeinfer")
+    own.handlers.clear()
+    own.setLevel(logging.INFO)
+    own.propagate = True
+    # bytes that are no request are the sender's fault, and no news: the sender is told
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _limits
+from edgeinfer.cli import _choosing, _limits, _reports
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
 
 if TYPE_CHECKING:
     import argparse
 
     from edgeinfer.bundle import Bundle
-    from edgeinfer.tuning.outcome import Outcome
 
 HELP = "find the fastest way to run a bundle on this machine that keeps its accuracy, and use it from then on"
 EXAMPLE = """\
@@ -50,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10.0,
         help="of measuring for each finalist (default: 10)",
     )
+    _choosing.add_device(parser)
     parser.add_argument("--json", metavar="FILE|-", help="everything as one JSON object, with - to stdout alone")
     parser.add_argument("--forget", action="store_true", help="remove the plan of this bundle, and measure nothing")
 
@@ -61,17 +61,18 @@ def _percent(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     from edgeinfer.bundle import Bundle
 
+    _reports.check(args.json)
     bundle = Bundle.open(args.bundle)
     if args.forget:
-        return _forget(bundle)
+        return _forget(bundle, args.device)
     from edgeinfer.cli._progress import progress
     from edgeinfer.tuning.tune import tune
 
-    names = ("images", "objective", "budget", "seconds")
+    names = ("images", "objective", "budget", "seconds", "device")
     with progress() as say:
         outcome = tune(bundle, **{name: getattr(args, name) for name in names}, say=say)
     print(outcome.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
-    _write(outcome, args.json)
+    _reports.write(args.json, outcome.json)
     if outcome.partial:
         return INTERRUPTED
     if not outcome.winner:
@@ -83,22 +84,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _forget(bundle: Bundle) -> int:
-    from edgeinfer import plans
+def _forget(bundle: Bundle, device: str) -> int:
+    from edgeinfer import machine, plans
 
-    if not plans.forget(bundle):
-        raise UsageError(f"{bundle.path} has no plan on this machine", hint=f"make one: edgeinfer tune {bundle.path}")
-    print(f"the plan of {bundle.path} is forgotten: the best by order runs again (edgeinfer info {bundle.path})")
+    how = f"{bundle.path}{'' if device == 'auto' else f' --device {device}'}"
+    if not plans.forget(bundle, machine.ordinal(device)):
+        raise UsageError(f"{bundle.path} has no plan on this machine", hint=f"make one: edgeinfer tune {how}")
+    print(f"the plan of {bundle.path} is forgotten: the best by order runs again (edgeinfer info {how})")
     return 0
-
-
-def _write(outcome: Outcome, target: str | None) -> None:
-    from pathlib import Path
-
-    from edgeinfer.wholefile import whole
-
-    if target == "-":
-        print(outcome.json(), end="", flush=True)
-    elif target:
-        with whole(Path(target)) as part:
-            part.write_text(outcome.json(), encoding="utf-8")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeinfer.cli import _choosing, _limits, _tables
+from edgeinfer.cli import _choosing, _limits, _reports, _tables
 from edgeinfer.errors import SourceError
 from edgeinfer.spec import Boxes
 
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit-images", type=_limits.count, metavar="N", help="only so many pictures, evenly spread over the data set"
     )
-    _choosing.add_arguments(parser, device=True)
+    _choosing.add_arguments(parser)
     parser.add_argument("--json", metavar="FILE|-", help="the numbers as one JSON object, with - to stdout alone")
 
 
@@ -45,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.bundle import Bundle
     from edgeinfer.loading import load
 
+    _reports.check(args.json)
     bundle, faults = Bundle.open(args.bundle), _Faults()
     dataset = datasets.read(args.dataset, bundle.spec)
     accuracy.check(dataset, bundle.spec.task)
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         progress = _progress if sys.stderr.isatty() else None
         score = accuracy.evaluate(model, dataset, progress, faults.add)
         report = _report(args, model, dataset, score, faults.count)
-    _write(report, args.json)
+    indent = None if args.json == "-" else 2
+    _reports.write(args.json, lambda: json.dumps(report, ensure_ascii=False, indent=indent) + "\n")
     _print(report, score, sys.stderr if args.json == "-" else sys.stdout)
     faults.check()
     return 0
@@ -112,17 +113,6 @@ def _report(args: argparse.Namespace, model: Pipeline, dataset: Dataset, score: 
 
 def _short(value: float) -> float:
     return round(value, 6)
-
-
-def _write(report: dict[str, Any], target: str | None) -> None:
-    from edgeinfer.wholefile import whole
-
-    text = json.dumps(report, ensure_ascii=False, indent=None if target == "-" else 2)
-    if target == "-":
-        print(text, flush=True)
-    elif target:
-        with whole(Path(target)) as part:
-            part.write_text(text + "\n", encoding="utf-8")
 
 
 def _print(report: dict[str, Any], score: Score, said: TextIO) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _tables
+from edgeinfer.cli import _choosing, _tables
 from edgeinfer.errors import BackendUnavailable, BundleError, EdgeInferError
 
 if TYPE_CHECKING:
@@ -20,14 +20,16 @@ EXAMPLE = "edgeinfer verify engines/yolov5s"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    _choosing.add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    from edgeinfer import machine
     from edgeinfer.bundle import Bundle
 
-    bundle = Bundle.open(args.bundle)
+    bundle, gpu = Bundle.open(args.bundle), machine.ordinal(args.device)
     checks = faults = 0
-    for name, fault, detail in _checks(bundle):
+    for name, fault, detail in _checks(bundle, gpu):
         checks, faults = checks + 1, faults + bool(fault)
         print(f"{'wrong' if fault else 'ok':5}  {name}: {fault or detail}", flush=True)
     if faults:
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _checks(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
+def _checks(bundle: Bundle, gpu: int | None) -> Iterator[tuple[str, str, str]]:
     """(what, its fault or nothing, detail) of every check: files first, then golden samples as they run here."""
     sound = True
     for artifact in bundle.spec.artifacts:
@@ -50,16 +52,16 @@ def _checks(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
             sound = False
             yield artifact.file, str(error), ""
     if sound and bundle.spec.golden:
-        yield from _golden(bundle)
+        yield from _golden(bundle, gpu)
 
 
-def _golden(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
+def _golden(bundle: Bundle, gpu: int | None) -> Iterator[tuple[str, str, str]]:
     """Every golden sample on every rung that can run here, each file once; what passes is no longer quarantined."""
     from edgeinfer import ladder, loading
     from edgeinfer.plans import Choice
 
     runnable: dict[str, Rung] = {}
-    for rung in ladder.rungs(bundle, quarantine=False):
+    for rung in ladder.rungs(bundle, quarantine=False, gpu=gpu):
         if rung.artifact and not rung.reason:
             runnable.setdefault(rung.artifact.file, rung)
     if not runnable:
@@ -67,7 +69,7 @@ def _golden(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
     for file, rung in runnable.items():
         where = f"on {rung.backend} {file}"
         try:
-            for report in loading.examine(bundle, Choice.of(rung)):
+            for report in loading.examine(bundle, Choice.of(rung), gpu or 0):
                 yield f"{report.image} {where}", "" if report.passed else report.detail, report.detail
         except EdgeInferError as error:
             yield where, str(error), ""

@@ -33,6 +33,7 @@ def compare(
     *,
     seconds: float = 3.0,
     plan: bool = True,
+    device: str = "auto",
     say: Say = lambda _: None,
 ) -> Comparison:
     """Run every bundle on the pictures of `source`, and time each for `seconds`, turn by turn.
@@ -43,7 +44,7 @@ def compare(
     if not 0 < seconds < float("inf"):
         raise UsageError(f"seconds {seconds} is not above 0")
     pictures = readable(source)
-    models = named(list(bundles), plan=plan)
+    models = named(list(bundles), plan=plan, device=device)
     for model in models:
         say(f"results of {model.title}")
         _answer(model, pictures)
@@ -64,7 +65,7 @@ def readable(source: str | Path) -> list[Path]:
 
 def _answer(model: Model, pictures: Sequence[Path]) -> None:
     try:
-        with entered(model.bundle, model.choice, "answers", pictures, thorough=False) as entrant:
+        with entered(model.bundle, model.choice, "answers", pictures, model.device, thorough=False) as entrant:
             entrant.wait_ready()
             model.found = entrant.answers(model.bundle, SILENCE_S + PICTURE_S * len(pictures))
     except Failed as failure:
@@ -78,7 +79,7 @@ def _time(models: Sequence[Model], pictures: Sequence[Path], seconds: float, say
         for model in models:
             say(f"loading {model.title}")
             entrant = stack.enter_context(
-                entered(model.bundle, model.choice, "turns", pictures, scenario="single-stream")
+                entered(model.bundle, model.choice, "turns", pictures, model.device, scenario="single-stream")
             )
             running.append((model, entrant))
             _unless_failed(model, entrant.wait_ready)

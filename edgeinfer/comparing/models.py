@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class Model:
     choice: Choice
     name: str
     found: list[Result | None]
+    device: str = "auto"
     figures: Figures | None = None
     fault: str = ""
 
@@ -63,12 +64,12 @@ class Model:
         }
 
 
-def named(texts: list[str], *, plan: bool = True) -> list[Model]:
+def named(texts: list[str], *, plan: bool = True, device: str = "auto") -> list[Model]:
     """`BUNDLE`, or `BUNDLE@WAYS` with a backend, a precision or both (`engines/yolov5n@ov,int8`), each as it would run.
 
     Names that meet are told apart by numbers. Raises BundleError, SpecError, BackendUnavailable, UsageError.
     """
-    models = [_model(text, plan=plan) for text in texts]
+    models = [_model(text, plan=plan, device=device) for text in texts]
     tally: dict[str, int] = {}
     for model in models:
         tally[model.name] = tally.get(model.name, 0) + 1
@@ -77,7 +78,7 @@ def named(texts: list[str], *, plan: bool = True) -> list[Model]:
     return models
 
 
-def _model(text: str, *, plan: bool) -> Model:
+def _model(text: str, *, plan: bool, device: str) -> Model:
     place, ways = _split(text)
     backend, precision = "auto", "auto"
     for way in ways:
@@ -92,8 +93,8 @@ def _model(text: str, *, plan: bool) -> Model:
                 hint="for example engines/yolov5n@ov,int8",
             )
     bundle = Bundle.open(place)
-    choice, _ = choose(bundle, backend, precision, plan)
-    return Model(bundle, replace(choice), bundle.spec.name, [])
+    choice, _ = choose(bundle, backend, precision, plan, device)
+    return Model(bundle, choice, bundle.spec.name, [], device)
 
 
 def _split(text: str) -> tuple[str, list[str]]:

@@ -81,7 +81,12 @@ def _where(parting: Parting | None) -> str:
 
 
 def parity(
-    bundles: Sequence[str], source: str | Path, *, plan: bool = True, say: Callable[[str], None] = lambda _: None
+    bundles: Sequence[str],
+    source: str | Path,
+    *,
+    plan: bool = True,
+    device: str = "auto",
+    say: Callable[[str], None] = lambda _: None,
 ) -> Parity:
     """Compare two ways of running one model, such as `engines/a@ort` and `engines/a@ov,int8`, on pictures.
 
@@ -93,7 +98,7 @@ def parity(
             f"--parity compares two ways of one model, not {len(bundles)}",
             hint="for example: edgeinfer compare engines/a@ort engines/a@ov bus.jpg --parity",
         )
-    models = named(list(bundles), plan=plan)
+    models = named(list(bundles), plan=plan, device=device)
     one, other = models
     _check_alike(one, other)
     pictures = readable(source)
@@ -120,7 +125,7 @@ def _tensors(model: Model, pictures: Sequence[Path]) -> list[Tensors]:
     """Inputs and outputs by name, for each picture."""
     with tempfile.TemporaryDirectory(prefix="edgeinfer-parity-") as folder:
         try:
-            with entered(model.bundle, model.choice, "tensors", pictures, folder=folder) as entrant:
+            with entered(model.bundle, model.choice, "tensors", pictures, model.device, folder=folder) as entrant:
                 entrant.wait_ready()
                 files = entrant.files(SILENCE_S + PICTURE_S * len(pictures))
         except Failed as failure:

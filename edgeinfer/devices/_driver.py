@@ -76,9 +76,12 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def probe(name: str, *arguments: Any) -> Any:
-    """The same for a question to which the driver's refusal is an answer: None then."""
+    """The same for a question to which the driver's refusal is an answer: None then. Raises DeviceLost."""
     status, *values = _called(name, arguments)
-    return None if status else values[0]
+    failure = _failure(name, status) if status else None
+    if isinstance(failure, DeviceLost):
+        raise failure
+    return None if failure else values[0]
 
 
 def _called(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

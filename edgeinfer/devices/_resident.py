@@ -71,12 +71,19 @@ def find(image: Any, context: Context, stream: Any, join: Callable[[int], None])
 
 def pinned(image: NDArray[Any]) -> int:
     """The GPU's address of a page-locked array of the host's; 0 where it is not one."""
+    kind, address = _told(image.ctypes.data, "MEMORY_TYPE", "DEVICE_POINTER")
+    return int(address or 0) if int(kind or 0) == int(library().CUmemorytype.CU_MEMORYTYPE_HOST) else 0
+
+
+def _told(address: int, *names: str) -> list[Any]:
+    """What the driver knows of an address, by CU_POINTER_ATTRIBUTE_*; nothing or zeros where it is not its own.
+
+    Asked for all at once: to the function for a single one memory of the host's is an error, and tools that watch
+    the driver's calls report it.
+    """
     attribute = library().CUpointer_attribute
-    address = image.ctypes.data
-    kind = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address)
-    if kind is None or int(kind) != int(library().CUmemorytype.CU_MEMORYTYPE_HOST):
-        return 0
-    return int(probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_DEVICE_POINTER, address) or 0)
+    which = [getattr(attribute, f"CU_POINTER_ATTRIBUTE_{name}") for name in names]
+    return probe("cuPointerGetAttributes", len(which), which, address) or [None] * len(which)
 
 
 def _cuda_array(image: Any, facts: dict[str, Any]) -> Resident:
@@ -89,17 +96,15 @@ def _cuda_array(image: Any, facts: dict[str, Any]) -> Resident:
 
 def _checked(frame: Resident, ours: Context) -> Resident:
     """The frame with its context; InputError where our GPU does not reach it."""
-    attribute = library().CUpointer_attribute
     address = frame.array.ctypes.data
     if not frame.array.size:
         return frame  # its shape is refused later, in words
-    place = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
-    if place is None:
+    kind, place, context = _told(address, "MEMORY_TYPE", "DEVICE_ORDINAL", "CONTEXT")
+    if not kind:
         raise InputError(f"the frame at {address:#x} is not in CUDA memory")
     _check_place(int(place), ours)
     # memory of a pool belongs to no context, and all reach it
-    context = probe("cuPointerGetAttribute", attribute.CU_POINTER_ATTRIBUTE_CONTEXT, address)
-    own = context is None or int(context) in (0, int(ours.handle))
+    own = int(context) in (0, int(ours.handle))
     return frame if own else frame._replace(context=int(context))
 
 

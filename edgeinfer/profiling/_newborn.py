@@ -21,9 +21,10 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     from edgeinfer.profiling.subject import picture_set
 
     bundle = Bundle.open(asked["bundle"])
-    choose(bundle, asked["backend"], asked["precision"], asked["plan"])  # imports the backend's library
+    loading = {name: asked[name] for name in ("backend", "precision", "plan", "device")}
+    choose(bundle, **loading)  # imports the backend's library
     marks.append(time.monotonic())
-    with load(bundle, asked["backend"], asked["precision"], threads=asked["threads"], plan=asked["plan"]) as model:
+    with load(bundle, **loading, threads=asked["threads"]) as model:
         marks.append(time.monotonic())
         image = picture_set(bundle, asked["source"][:1]).pictures[0].image
         marks.append(time.monotonic())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(asked: dict[str, Any], say: Say) -> None:
+    from edgeinfer import machine
     from edgeinfer.bundle import Bundle
     from edgeinfer.loading import load
     from edgeinfer.profiling import scenarios
@@ -26,12 +27,14 @@ def main(asked: dict[str, Any], say: Say) -> None:
 
     bundle = Bundle.open(asked["bundle"])
     pictures = picture_set(bundle, asked["source"])
-    with load(bundle, asked["backend"], asked["precision"], threads=asked["threads"], plan=asked["plan"]) as model:
+    loading = {name: asked[name] for name in ("backend", "precision", "threads", "plan", "device")}
+    with load(bundle, **loading) as model:
         scenario = asked["scenario"]
         group = scenarios.group_of(scenario, model.group)
         subject = Subject(model, asked["boundary"], pictures.pictures, group)
         warm = scenarios.warm_up(subject)
-        facts = described(bundle, model, asked["boundary"], pictures, asked["threads"])
+        gpu = machine.ordinal(asked["device"]) or 0
+        facts = described(bundle, model, asked["boundary"], pictures, threads=asked["threads"], gpu=gpu)
         say({"ready": {"context": facts, "warm_up": warm}})
         issuer = scenarios.issuer_of(scenario)
         for line in sys.stdin:

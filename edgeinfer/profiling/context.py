@@ -37,26 +37,26 @@ LIBRARIES = (
 )
 
 
-def describe(bundle: Bundle, root: Path = ROOT) -> dict[str, Any]:
-    """The context of a report: of this machine, this process and this bundle. What is unknown is None."""
+def describe(bundle: Bundle, gpu: int = 0, root: Path = ROOT) -> dict[str, Any]:
+    """The context of a report: of this machine and GPU, this process and this bundle. What is unknown is None."""
     return {
         "time": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
         "edgeinfer": edgeinfer.__version__,
         "commit": _commit(),
         "bundle": {"path": str(bundle.path), "name": bundle.spec.name, "sha256": sha256_of(bundle.path / SPEC_FILE)},
-        "device": _device(root),
+        "device": _device(gpu, root),
         "power": _power(root),
         "system": _system(root),
         "libraries": _versions(),
     }
 
 
-def _device(root: Path) -> dict[str, Any]:
+def _device(ordinal: int, root: Path) -> dict[str, Any]:
     table = _text(root / "proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.*)$", table, re.MULTILINE)
     board = _text(root / "proc/device-tree/model")
-    gpu = nvml.facts() or _cuda()
+    gpu = nvml.facts(ordinal) or _cuda(ordinal)
     size = re.search(r"^MemTotal:\s*(\d+)", _text(root / "proc/meminfo"), re.MULTILINE)
     return {
         "board": board or None,
@@ -68,10 +68,10 @@ def _device(root: Path) -> dict[str, Any]:
     }
 
 
-def _cuda() -> dict[str, str]:
+def _cuda(ordinal: int) -> dict[str, str]:
     """The GPU as CUDA names it: an older Jetson has no NVML."""
     try:
-        found = machine.gpu() if machine.has_gpu() else None
+        found = machine.gpu(ordinal) if machine.has_gpu() else None
     except BackendUnavailable:
         return {}
     return {"gpu": f"{found.name}, compute {found.sm}", "driver": f"CUDA {found.cuda}"} if found else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import machine
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.loading import load
@@ -43,15 +44,16 @@ def profile(
     threads: int = 0,
     layers: bool = False,
     plan: bool = True,
+    device: str = "auto",
     say: Say = lambda _: None,
 ) -> Report:
     """Measure a bundle on this machine.
 
     `scenario` is one or several of single-stream, multi-stream, server, offline, paced, cold; `boundary` is
     engine, pipeline or file; `source` names pictures (else the bundle's golden ones); `fps` is for paced,
-    `latency_bound_ms` for server; `plan` as of `load`; with `layers`, layers are timed after all else. Each scenario
-    takes about `seconds`, a server thrice that. Ctrl-C gives a report of what there is, marked partial. `say`
-    hears what goes on. Raises UsageError, and all that `load` and the model raise.
+    `latency_bound_ms` for server; `plan` and `device` as of `load`; with `layers`, layers are timed after all else.
+    Each scenario takes about `seconds`, a server thrice that. Ctrl-C gives a report of what there is, marked partial.
+    `say` hears what goes on. Raises UsageError, and all that `load` and the model raise.
     """
     names = [scenario] if isinstance(scenario, str) else list(dict.fromkeys(scenario))
     for name in names:
@@ -62,11 +64,14 @@ def profile(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     asked = Asked(seconds, fps, latency_bound_ms)
     pictures = picture_set(opened, source)
-    loading: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads, "plan": plan}
+    loading: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads}
+    loading.update(plan=plan, device=device)
+    gpu = machine.ordinal(device) or 0
     with load(opened, **loading) as model:
         newborn = {**loading, "bundle": str(opened.path), "source": [str(name) for name in source]}
-        session = _Session(model, boundary, pictures, asked=asked, newborn=newborn, say=say)
-        facts = {**described(opened, model, boundary, pictures, threads), "harness_ms": harness_ms(opened, pictures)}
+        session = _Session(model, boundary, pictures, asked=asked, newborn=newborn, gpu=gpu, say=say)
+        facts = described(opened, model, boundary, pictures, threads=threads, gpu=gpu)
+        facts["harness_ms"] = harness_ms(opened, pictures)
         report = session.report(names, facts)
         if layers and not report.partial:
             say("layers")
@@ -85,10 +90,11 @@ class _Session:
         *,
         asked: Asked,
         newborn: dict[str, Any],
+        gpu: int,
         say: Say,
     ) -> None:
         self._model, self._boundary, self._pictures = model, boundary, pictures
-        self._asked, self._newborn, self._say = asked, newborn, say
+        self._asked, self._newborn, self._gpu, self._say = asked, newborn, gpu, say
         self._origin = time.perf_counter()
 
     def layers(self) -> dict[str, Any]:
@@ -98,7 +104,7 @@ class _Session:
     def report(self, names: Sequence[str], facts: dict[str, Any]) -> Report:
         runs: list[Run] = []
         interrupted = False
-        with sensors.Sensors(sensors.here()) as watch:
+        with sensors.Sensors(sensors.here(gpu=self._gpu)) as watch:
             try:
                 for name in names:
                     runs.append(self._run(name))
@@ -127,10 +133,12 @@ class _Session:
         return run
 
 
-def described(bundle: Bundle, model: Pipeline, boundary: str, pictures: PictureSet, threads: int) -> dict[str, Any]:
+def described(
+    bundle: Bundle, model: Pipeline, boundary: str, pictures: PictureSet, *, threads: int, gpu: int
+) -> dict[str, Any]:
     """The context of a report on this loaded model."""
     return {
-        **context.describe(bundle),
+        **context.describe(bundle, gpu),
         "backend": model.backend,
         "artifact": model.artifact or None,
         "plan": model.plan or None,

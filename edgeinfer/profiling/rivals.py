@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import machine
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.profiling import comparison, interruption, scenarios, sensors
 from edgeinfer.profiling.measuring import assembled
@@ -101,6 +102,7 @@ def versus(
     fps: float = 30.0,
     threads: int = 0,
     plan: bool = True,
+    device: str = "auto",
     say: Say = lambda _: None,
 ) -> Report:
     """Measure bundle `other` against bundle `one`, each for `seconds`: the report is of `other`.
@@ -111,8 +113,9 @@ def versus(
     if scenario not in SCENARIOS:
         raise UsageError(f"two bundles are compared in {', '.join(SCENARIOS)}, not {scenario}")
     scenarios.Asked(seconds, fps)
+    gpu = machine.ordinal(device) or 0
     asked = {"backend": backend, "precision": precision, "threads": threads, "scenario": scenario, "fps": fps}
-    asked.update(plan=plan, boundary=boundary, source=[str(name) for name in source])
+    asked.update(plan=plan, device=device, boundary=boundary, source=[str(name) for name in source])
     origin = time.perf_counter()
     with ExitStack() as stack:
         rivals = []
@@ -122,7 +125,7 @@ def versus(
         say("loading both")
         for rival in rivals:
             rival.wait_ready()
-        watch = stack.enter_context(sensors.Sensors(sensors.here([rival.pid for rival in rivals])))
+        watch = stack.enter_context(sensors.Sensors(sensors.here([rival.pid for rival in rivals], gpu)))
         stop = stack.enter_context(interruption.noticed())
         for number, rival in enumerate(_order(rivals)):
             if stop.asked:

@@ -14,7 +14,7 @@ from edgeinfer.errors import ServiceError
 from edgeinfer.serve import contents, messages, tensors
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
 from edgeinfer.serve.service import Request
-from edgeinfer.serve.wire import PASSED_OVER, need_known
+from edgeinfer.serve.wire import DEPENDENTS, PASSED_OVER, need_known
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -37,6 +37,7 @@ CONTENTS = {
     tensors.BYTES: "bytes_contents",
 }
 RETRY = "grpc-retry-pushback-ms"  # metadata that clients with a retry policy wait for
+FINAL = "triton_final_response"  # a parameter of answers in a stream: no more will come to this request
 # calls that need no token
 OPEN_CALLS = ("ServerLive", "ServerReady")
 
@@ -151,7 +152,9 @@ class Calls:
                     request, raw = contents.split(data)
                     identity = request.id
                     answered = await self._service.infer(_request(request, raw))
-                yield contents.streamed(*_answer(answered))
+                head, outputs = _answer(answered)
+                head.parameters[FINAL].bool_param = True
+                yield contents.streamed(head, outputs)
             except Exception as error:
                 told = refusal(error)
                 if told is not error and told.kind.http >= 500:
@@ -205,11 +208,13 @@ class Calls:
 
     async def load(self, request: Any) -> Any:
         self._need_managed()
+        need_known(request.parameters, "the request")
         await self._service.repository.load(request.model_name)
         return messages.message("RepositoryModelLoadResponse")()
 
     async def unload(self, request: Any) -> Any:
         self._need_managed()
+        need_known(request.parameters, "the request", DEPENDENTS)
         await self._service.repository.unload(request.model_name)
         return messages.message("RepositoryModelUnloadResponse")()
 

@@ -87,13 +87,7 @@ class Service:
 
     async def turn(self, name: str, work: Work) -> tuple[Any, Found]:
         """Run a camera's frame: it waits behind the requests that came before it, and is not counted as one."""
-        found = self.repository.find(name)
-        try:
-            return await asyncio.wait_for(
-                self._answer(found, lambda: work, slow=False, seated=True), self.limits.timeout
-            )
-        except asyncio.TimeoutError:
-            raise Refusal(TIMEOUT, f"no answer within {self.limits.timeout:g} s") from None
+        return await self._answer(self.repository.find(name), lambda: work, self.limits.timeout, seated=True)
 
     async def _run(
         self, found: Found, accept: Callable[[], Work], *, slow: bool, timeout: float = 0.0
@@ -102,12 +96,10 @@ class Service:
         came = time.monotonic_ns()
         limit = min(timeout, self.limits.timeout) if timeout > 0 else self.limits.timeout
         try:
-            result, found = await asyncio.wait_for(self._answer(found, accept, slow), limit)
+            result, found = await self._answer(found, accept, limit, slow=slow)
         except Exception as error:
-            if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
-                error = Refusal(TIMEOUT, f"no answer within {limit:g} s")
             self._count(found, came, _outcome(error))
-            raise error from None
+            raise
         except asyncio.CancelledError:
             self._count(found, came, "cancelled")
             raise
@@ -115,22 +107,28 @@ class Service:
         return result, found
 
     async def _answer(
-        self, found: Found, accept: Callable[[], Work], slow: bool, *, seated: bool = False
+        self, found: Found, accept: Callable[[], Work], limit: float, *, slow: bool = False, seated: bool = False
     ) -> tuple[Any, Found]:
-        if slow:
-            found.version.station.check_room()
-            work = await asyncio.get_running_loop().run_in_executor(self._threads, accept)
-            # pictures suit every version, and another may have taken over meanwhile
-            found = self.repository.find(found.name)
-        else:
-            work = accept()
-        job = Job(work, asyncio.get_running_loop().create_future(), self.metrics.noting(found), seated=seated)
-        found.version.station.submit(job)
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + limit
         try:
-            return await job.answer, found
-        except asyncio.CancelledError:
-            found.version.station.withdraw(job)
-            raise
+            if slow:
+                found.version.station.check_room()
+                work = await asyncio.wait_for(loop.run_in_executor(self._threads, accept), limit)
+                # pictures suit every version, and another may have taken over meanwhile
+                found = self.repository.find(found.name)
+            else:
+                work = accept()
+            job = Job(work, loop.create_future(), self.metrics.noting(found), seated=seated)
+            found.version.station.submit(job)
+            try:
+                # a future, not a coroutine: no task is made for it
+                return await asyncio.wait_for(job.answer, ends - loop.time()), found
+            except (asyncio.CancelledError, asyncio.TimeoutError):
+                found.version.station.withdraw(job)
+                raise
+        except asyncio.TimeoutError:
+            raise Refusal(TIMEOUT, f"no answer within {limit:g} s") from None
 
     def _count(self, found: Found, came: int, outcome: str) -> None:
         ns = time.monotonic_ns() - came

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
-import json
 import logging
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Callable
@@ -21,7 +19,16 @@ from edgeinfer.serve import openapi, wire
 from edgeinfer.serve.bodies import Bodies
 from edgeinfer.serve.faces import IMAGE, Work
 from edgeinfer.serve.live import Motion, described
-from edgeinfer.serve.refusals import FORBIDDEN, INVALID, OVERLOADED, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
+from edgeinfer.serve.refusals import (
+    FORBIDDEN,
+    INVALID,
+    LARGE_HEAD,
+    OVERLOADED,
+    RETRY_AFTER_S,
+    UNAUTHENTICATED,
+    Refusal,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
@@ -49,7 +56,8 @@ OPEN_FOLDER = "/page/"
 def app(service: Service, *, token: str = "", managed: bool = False) -> ASGIApp:
     """The application; requests must carry the `token`, `managed` lets them load models."""
     routes = Web(service, managed=managed).routes()
-    return _Guarded(Starlette(routes=routes, exception_handlers={HTTPException: _stray}), token)
+    inner = Starlette(routes=routes, exception_handlers={HTTPException: _stray})
+    return _Guarded(inner, token, service.limits.head)
 
 
 async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,23 +68,25 @@ async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class _Guarded:
-    """Asks for the token."""
+    """Refuses heads that are too large, however they came, and asks for the token."""
 
-    def __init__(self, inner: ASGIApp, token: str) -> None:
-        self._inner, self._token = inner, f"Bearer {token}".encode() if token else b""
+    def __init__(self, inner: ASGIApp, token: str, head: int) -> None:
+        self._inner, self._token, self._head = inner, f"Bearer {token}".encode() if token else b"", head
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._inner(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
+        error = self._refusal(scope) if scope["type"] == "http" else None
+        await (_refused(error) if error else self._inner)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        if size + len(scope["raw_path"]) + len(scope["query_string"]) > self._head:
+            return Refusal(LARGE_HEAD, f"the request's head is more than the {self._head} bytes allowed")
         path = scope["path"]
-        known = not self._token or hmac.compare_digest(given, self._token)
-        if not known and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
-            error = Refusal(UNAUTHENTICATED, "the authorization header does not hold the token")
-            await _refused(error)(scope, receive, send)
-            return
-        await self._inner(scope, receive, send)
+        if not self._token or path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
+            return None
+        if hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._token):
+            return None
+        return Refusal(UNAUTHENTICATED, "the authorization header does not hold the token")
 
 
 class Web:
@@ -206,17 +216,20 @@ class Web:
     async def index(self, request: Request) -> Response:
         self._need_managed()
         async with self._bodies.body(request) as body:
-            asked = json.loads(body) if body.strip() else {}
-        ready = isinstance(asked, dict) and asked.get("ready") is True
+            ready = wire.asked(body).get("ready") is True
         return JSONResponse(self._service.repository.index(ready=ready))
 
     async def load(self, request: Request) -> Response:
         self._need_managed()
+        async with self._bodies.body(request) as body:
+            wire.asked(body)
         await self._service.repository.load(request.path_params["name"])
         return JSONResponse({})
 
     async def unload(self, request: Request) -> Response:
         self._need_managed()
+        async with self._bodies.body(request) as body:
+            wire.asked(body, wire.DEPENDENTS)
         await self._service.repository.unload(request.path_params["name"])
         return JSONResponse({})
 
@@ -336,19 +349,19 @@ async def _picture(request: Request, body: bytes) -> tuple[str, bytes]:
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """The work's result; it is cancelled when the client hangs up."""
-    task = asyncio.ensure_future(work)
+    mine, waits = asyncio.current_task(), True
+    assert mine
     gone = asyncio.ensure_future(_gone(request))
+    gone.add_done_callback(lambda _: mine.cancel() if waits and not gone.cancelled() else None)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            raise Refusal(INVALID, "the client has gone")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone.done():
+            raise Refusal(INVALID, "the client has gone") from None
+        raise
     finally:
+        waits = False
         gone.cancel()
-        task.cancel()
 
 
 async def _gone(request: Request) -> None:

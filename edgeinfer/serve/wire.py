@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 JSON_LENGTH = "inference-header-content-length"
 BINARY_SIZE, BINARY_DATA = "binary_data_size", "binary_data"
+DEPENDENTS = "unload_dependents"  # a parameter of unload that Triton's clients send: there are none here
 # parameters of requests that Triton's clients send and that mean nothing here
-PASSED_OVER = ("priority", "sequence_id", "sequence_start", "sequence_end")
+PASSED_OVER = ("priority", "sequence_id", "sequence_start", "sequence_end", "triton_enable_empty_final_response")
 
 
 class Wanted:
@@ -54,6 +55,13 @@ def parse(model: str, version: str, header: str, body: bytes) -> tuple[Request, 
         raise Refusal(INVALID, "id is not a string")
     request = Request(model, tuple(inputs), version, identity, names, timeout, parameters)
     return request, Wanted(named, everything=everything)
+
+
+def asked(body: bytes, *known: str) -> dict[str, Any]:
+    """What a request to the repository says, if anything; its parameters are none but those known."""
+    record = _object(_json(body), "the request") if body.strip() else {}
+    _parameters(record, "the request", *known)
+    return record
 
 
 def _json_length(header: str, body: bytes) -> int:

@@ -1,11 +1,11 @@
 """The child of `entrants`: a process that runs one candidate, and says on stdout how it does.
 
-    python -m edgeinfer.tuning._entrant '{"work": "answers" | "turns", "bundle": ..., "choice": {...}, ...}'
+    python -m edgeinfer.tuning._entrant '{"work": "answers", "bundle": ..., "choice": {...}, "device": "auto", ...}'
 
-`answers`: what it finds in each of `pictures`; `thorough`, by the thresholds that accuracy is measured with, else by
-the bundle's own. `tensors`: its inputs and outputs for each picture, as files in `folder`. `turns`: `{"ready": ...}`;
-then each line read is the seconds of a turn, and each line written that turn's samples and the memory the process has
-taken at most.
+Its work: `answers`, what it finds in each of `pictures`; `thorough`, by the thresholds that accuracy is measured with,
+else by the bundle's own. `tensors`, its inputs and outputs for each picture, as files in `folder`. `turns`, first
+`{"ready": ...}`; then each line read is the seconds of a turn, and each line written that turn's samples and the memory
+the process has taken at most.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer.profiling import voice
 
 if TYPE_CHECKING:
+    from edgeinfer.bundle import Bundle
+    from edgeinfer.pipeline import Pipeline
     from edgeinfer.profiling.voice import Say
     from edgeinfer.results import Result
 
@@ -32,16 +34,21 @@ def main(asked: dict[str, Any], say: Say) -> None:
 def answers(asked: dict[str, Any], say: Say) -> None:
     from edgeinfer import accuracy, datasets
     from edgeinfer.bundle import Bundle
-    from edgeinfer.loading import load
-    from edgeinfer.plans import Choice
 
     bundle = Bundle.open(asked["bundle"])
     pictures = datasets.unlabelled(bundle.path, [Path(name) for name in asked["pictures"]], bundle.spec.labels)
     thresholds = accuracy.thresholds(bundle.spec) if asked["thorough"] else {}
-    with load(bundle, plan=Choice(**asked["choice"]), **thresholds) as model:
+    with _loaded(bundle, asked, **thresholds) as model:
         say({"ready": {}})
         found = accuracy.predict(model, pictures, on_error=lambda _: None)
     say({"answers": [_record(result) for result in found]})
+
+
+def _loaded(bundle: Bundle, asked: dict[str, Any], **thresholds: Any) -> Pipeline:
+    from edgeinfer.loading import load
+    from edgeinfer.plans import Choice
+
+    return load(bundle, plan=Choice(**asked["choice"]), device=asked["device"], **thresholds)
 
 
 def _record(result: Result | None) -> dict[str, Any] | None:
@@ -58,11 +65,9 @@ def tensors(asked: dict[str, Any], say: Say) -> None:
 
     from edgeinfer import sources
     from edgeinfer.bundle import Bundle
-    from edgeinfer.loading import load
-    from edgeinfer.plans import Choice
 
     files = []
-    with load(Bundle.open(asked["bundle"]), plan=Choice(**asked["choice"])) as model:
+    with _loaded(Bundle.open(asked["bundle"]), asked) as model:
         say({"ready": {}})
         for place, picture in enumerate(asked["pictures"]):
             device, file = model.device, Path(asked["folder"], f"{place}.npz")
@@ -76,15 +81,13 @@ def tensors(asked: dict[str, Any], say: Say) -> None:
 
 def turns(asked: dict[str, Any], say: Say) -> None:
     from edgeinfer.bundle import Bundle
-    from edgeinfer.loading import load
-    from edgeinfer.plans import Choice
     from edgeinfer.profiling import loop, scenarios
     from edgeinfer.profiling.subject import Subject, picture_set
 
     start = time.perf_counter()
     bundle, scenario = Bundle.open(asked["bundle"]), asked["scenario"]
     pictures = picture_set(bundle, asked["pictures"]).pictures
-    with load(bundle, plan=Choice(**asked["choice"])) as model:
+    with _loaded(bundle, asked) as model:
         load_ms = (time.perf_counter() - start) * 1e3
         group = scenarios.group_of(scenario, model.group)
         subject = Subject(model, "pipeline", pictures, group)

@@ -29,6 +29,7 @@ class Budget:
     dataset: Dataset
     points: float
     reference: Choice
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         self._truth = self._answers(self.reference)
@@ -50,7 +51,7 @@ class Budget:
 
     def _answers(self, choice: Choice) -> list[Result | None]:
         pictures = [sample.path for sample in self.dataset.samples]
-        with entered(self.bundle, choice, "answers", pictures, thorough=True) as entrant:
+        with entered(self.bundle, choice, "answers", pictures, self.device, thorough=True) as entrant:
             entrant.wait_ready()
             return entrant.answers(self.bundle, SILENCE_S + PICTURE_S * len(pictures))
 

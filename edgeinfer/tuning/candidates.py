@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 ARITHMETIC = "compute"
 
 
-def default(bundle: Bundle) -> Choice:
-    """What `load` runs without a plan. Raises BackendUnavailable."""
-    for rung in ladder.climb(bundle):
+def default(bundle: Bundle, gpu: int | None = None) -> Choice:
+    """What `load` runs without a plan, on this GPU if one is asked for. Raises BackendUnavailable."""
+    for rung in ladder.climb(bundle, gpu=gpu):
         if not rung.reason:
             return Choice.of(rung)
     raise BackendUnavailable(f"nothing here runs {bundle.path}", hint=f"edgeinfer info {bundle.path} says why not")
@@ -39,10 +39,10 @@ def reference(bundle: Bundle) -> Choice:
     )
 
 
-def kinds(bundle: Bundle) -> list[Choice]:
+def kinds(bundle: Bundle, gpu: int | None = None) -> list[Choice]:
     """One for each backend, artifact and arithmetic that can run here: those may differ in what they find."""
     found = []
-    for rung in ladder.rungs(bundle):
+    for rung in ladder.rungs(bundle, gpu=gpu):
         if not rung.reason:
             plain = Choice.of(rung)
             found.append(plain)

@@ -47,10 +47,10 @@ class Turn(NamedTuple):
 class Entrant:
     """A process that runs one choice. Raises Failed for whatever goes wrong with it."""
 
-    def __init__(self, bundle: Bundle, choice: Choice, work: str, **asked: Any) -> None:
+    def __init__(self, bundle: Bundle, choice: Choice, work: str, device: str = "auto", **asked: Any) -> None:
         self.choice = choice
         self.turns: list[Turn] = []
-        told = {"bundle": str(bundle.path), "choice": asdict(choice), "work": work, **asked}
+        told = {"bundle": str(bundle.path), "choice": asdict(choice), "work": work, "device": device, **asked}
         command = [sys.executable, "-m", "edgeinfer.tuning._entrant", json.dumps(told)]
         # its own session, so that Ctrl-C does not reach it
         self._process = subprocess.Popen(
@@ -141,9 +141,12 @@ def _result(record: dict[str, Any] | None, bundle: Bundle) -> Result | None:
 
 
 @contextlib.contextmanager
-def entered(bundle: Bundle, choice: Choice, work: str, pictures: Sequence[Path], **asked: Any) -> Iterator[Entrant]:
+def entered(
+    bundle: Bundle, choice: Choice, work: str, pictures: Sequence[Path], device: str = "auto", **asked: Any
+) -> Iterator[Entrant]:
     """An entrant on these pictures while the block lasts; what else it is `asked` stands in `_entrant`."""
-    entrant = Entrant(bundle, choice, work, pictures=[str(path.absolute()) for path in pictures], **asked)
+    names = [str(path.absolute()) for path in pictures]
+    entrant = Entrant(bundle, choice, work, device=device, pictures=names, **asked)
     try:
         yield entrant
     finally:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import machine
 from edgeinfer.profiling import comparison, context
 from edgeinfer.profiling.report import aligned
 
@@ -78,6 +79,7 @@ class Outcome:
     budget: float
     pictures: str
     reference: str = ""
+    device: str = "auto"
     rows: list[Row] = field(default_factory=list)
     finalists: list[Row] = field(default_factory=list)
     baseline: Row | None = None
@@ -115,7 +117,7 @@ class Outcome:
         data = {
             "schema": SCHEMA,
             "partial": self.partial,
-            "context": context.describe(self.bundle),
+            "context": context.describe(self.bundle, machine.ordinal(self.device) or 0),
             "objective": self.objective,
             "budget": self.budget,
             "pictures": self.pictures,
@@ -167,7 +169,8 @@ class Outcome:
             lines.append("nothing is shown to be better than what runs without a plan")
         lines.append(f"best for {self.objective}: {self.winner.choice.name}")
         if self.plan_file:
-            lines.append(f"plan: {self.plan_file}; every verb uses it now (edgeinfer tune --forget removes it)")
+            when = "now" if self.device == "auto" else f"with --device {self.device}"
+            lines.append(f"plan: {self.plan_file}; every verb uses it {when} (edgeinfer tune --forget removes it)")
         return lines
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Callable
 
+from edgeinfer import machine
 from edgeinfer.profiling import sensors
 from edgeinfer.profiling.validity import judge
 from edgeinfer.tuning.entrants import Entrant, Failed, entered
@@ -41,6 +42,7 @@ class Race:
     running: list[Row]
     baseline: Row | None
     say: Callable[[str], None]
+    device: str = "auto"
     finalists: list[Row] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -61,7 +63,7 @@ class Race:
 
     def _alone(self, row: Row, seconds: float, heat: int) -> None:
         try:
-            with entered(self.bundle, row.choice, "turns", self.pictures, scenario=self.scenario) as entrant:
+            with self._entered(row) as entrant:
                 self._begin(row, entrant)
                 entrant.turn(seconds)
                 row.figures, row.round = figures(entrant), f"heat {heat}"
@@ -69,6 +71,9 @@ class Race:
                     row.leave("failed", f"not one call was done in {seconds:g} s")
         except Failed as failure:
             row.leave("failed", str(failure))
+
+    def _entered(self, row: Row) -> AbstractContextManager[Entrant]:
+        return entered(self.bundle, row.choice, "turns", self.pictures, self.device, scenario=self.scenario)
 
     def _begin(self, row: Row, entrant: Entrant) -> None:
         ready = entrant.wait_ready()
@@ -97,12 +102,11 @@ class Race:
             racing: list[tuple[Row, Entrant]] = []
             for row in self.running:
                 self.say(f"final: loading {row.choice.name}")
-                entrant = stack.enter_context(
-                    entered(self.bundle, row.choice, "turns", self.pictures, scenario=self.scenario)
-                )
+                entrant = stack.enter_context(self._entered(row))
                 if self._unless_failed(row, partial(self._begin, row, entrant)):
                     racing.append((row, entrant))
-            watch = stack.enter_context(sensors.Sensors(sensors.here([entrant.pid for _, entrant in racing])))
+            probes = sensors.here([entrant.pid for _, entrant in racing], machine.ordinal(self.device) or 0)
+            watch = stack.enter_context(sensors.Sensors(probes))
             try:
                 self._turns(racing)
             finally:

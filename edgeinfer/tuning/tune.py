@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
-from edgeinfer import datasets, plans
+from edgeinfer import datasets, machine, plans
 from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
 from edgeinfer.profiling import sensors
@@ -33,6 +33,7 @@ class Asked:
     objective: str = "latency"
     budget: float = 1.0
     seconds: float = 10.0
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -41,6 +42,7 @@ class Asked:
             value = getattr(self, name)
             if not (0 < value < float("inf") or (name == "budget" and value == 0)):
                 raise UsageError(f"{name} {value} is not above 0")
+        self.gpu = machine.ordinal(self.device)
 
 
 def tune(
@@ -50,24 +52,25 @@ def tune(
     objective: str = "latency",
     budget: float = 1.0,
     seconds: float = 10.0,
+    device: str = "auto",
     say: Say = lambda _: None,
 ) -> Outcome:
     """Find the best way to run a bundle here, and keep it as its plan.
 
     `images`: a folder of pictures or a data set, else the bundle's golden pictures; with labels, `budget` is
     points of mAP or top-1 that may be lost, without, percent of what the float32 reference finds. Each finalist
-    is measured for `seconds`. Ctrl-C gives what there is, marked partial, and keeps no plan. Raises what `load`
-    raises, DatasetError, UsageError; candidates that fail are in the outcome.
+    is measured for `seconds`. The plan is for this `device`, as of `load`. Ctrl-C gives what there is, marked partial,
+    and keeps no plan. Raises what `load` raises, DatasetError, UsageError; candidates that fail are in the outcome.
     """
-    asked = Asked(objective, budget, seconds)
+    asked = Asked(objective, budget, seconds, device)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    baseline, reference = candidates.default(opened), candidates.reference(opened)
+    baseline, reference = candidates.default(opened, asked.gpu), candidates.reference(opened)
     dataset = _pictures(opened, images)
-    if objective == "energy" and not _has_power():
+    if objective == "energy" and not _has_power(asked.gpu or 0):
         raise BackendUnavailable(
             "no sensor of power can be read here", hint="edgeinfer profile says which, and why; or --objective latency"
         )
-    outcome = Outcome(opened, objective, budget, str(dataset.path), reference.name)
+    outcome = Outcome(opened, objective, budget, str(dataset.path), reference.name, device)
     try:
         _compete(outcome, dataset, asked=asked, baseline=baseline, reference=reference, say=say)
     except KeyboardInterrupt:
@@ -83,9 +86,9 @@ def _compete(
 ) -> None:
     """Accuracy first, then the race; the outcome has all that was found, also when it ends early."""
     say(f"accuracy: the reference, {reference.name}")
-    budget = Budget(outcome.bundle, dataset, asked.budget, reference)
+    budget = Budget(outcome.bundle, dataset, asked.budget, reference, asked.device)
     running = []
-    for kind in candidates.kinds(outcome.bundle):
+    for kind in candidates.kinds(outcome.bundle, asked.gpu):
         say(f"accuracy: {kind.name}")
         held = budget.held(kind)
         if held.state:
@@ -97,7 +100,7 @@ def _compete(
     outcome.rows += running
     outcome.baseline = next((row for row in outcome.rows if row.choice == baseline), None)
     pictures = [sample.path for sample in dataset.spread(TIMED).samples]
-    race = Race(outcome.bundle, pictures, asked.objective, asked.seconds, running, outcome.baseline, say)
+    race = Race(outcome.bundle, pictures, asked.objective, asked.seconds, running, outcome.baseline, say, asked.device)
     try:
         race.heats()
         race.final()
@@ -108,16 +111,17 @@ def _compete(
 def _keep(outcome: Outcome) -> None:
     """The winner as the bundle's plan."""
     assert outcome.winner
+    gpu = machine.ordinal(outcome.device)
     outcome.plan = plans.Plan(
         outcome.winner.choice,
         dt.datetime.now(dt.timezone.utc).date().isoformat(),
         outcome.objective,
         outcome.budget,
         bundle=sha256_of(outcome.bundle.path / SPEC_FILE),
-        here=plans.fingerprint(),
+        here=plans.fingerprint(gpu),
     )
     try:
-        outcome.plan_file = plans.write(outcome.plan, outcome.bundle)
+        outcome.plan_file = plans.write(outcome.plan, outcome.bundle, gpu)
     except (OSError, EdgeInferError) as error:
         outcome.unkept = str(error)
 
@@ -133,7 +137,7 @@ def _pictures(bundle: Bundle, images: str | Path | None) -> Dataset:
     return datasets.unlabelled(bundle.path, golden, bundle.spec.labels)
 
 
-def _has_power() -> bool:
-    with sensors.Sensors(sensors.here()) as watch:
+def _has_power(gpu: int) -> bool:
+    with sensors.Sensors(sensors.here(gpu=gpu)) as watch:
         pass
     return any(name.endswith("power_w") for reading in watch.readings for name in reading.fields)

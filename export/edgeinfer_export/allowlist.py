@@ -176,10 +176,18 @@ def _instance(args: tuple[object, ...], _spend: Spend) -> Record:
 
 
 def _bound_method(args: tuple[object, ...], _spend: Spend) -> Record:
-    # a fused model's `forward` is pickled as getattr(module, "forward_fuse"); on anything else it is an attack
-    if len(args) != 2 or not isinstance(args[0], Record) or not isinstance(args[1], str):
+    # a fused model's `forward` is pickled as getattr(module, "forward_fuse"), what a segmenter keeps of its base class
+    # as getattr(Detect, "forward"); on anything else it is an attack
+    if len(args) != 2 or not _of_a_model(args[0]) or not isinstance(args[1], str) or args[1].startswith("__"):
         raise refuse("builtins.getattr")
     return Record("builtins.getattr", args)
+
+
+def _of_a_model(owner: object) -> bool:
+    """Whether it is an object, or a class that no library has."""
+    if isinstance(owner, Global):
+        return owner.path.partition(".")[0] not in STANDARD | {"torch", "numpy"}
+    return isinstance(owner, Record)
 
 
 Builder = Callable[[tuple[object, ...], Spend], object]

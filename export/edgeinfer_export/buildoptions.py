@@ -22,6 +22,7 @@ class Options:
     `hardware_compatible`: for every GPU from Ampere on. `version_compatible`: for later TensorRT releases too.
     `dla_core`: Jetson's deep-learning accelerator, with the GPU for what it cannot do.
     `external_tactics`: whether TensorRT 8 may use cuBLAS and cuDNN. `tf32`: whether float32 may be computed in TF32.
+    `gpu`: of several the one that CUDA gives this number, for `trt`.
     `strip_weights`: an engine to be refitted from the ONNX, which `edgeinfer` itself does not do.
     """
 
@@ -36,6 +37,7 @@ class Options:
     dla_core: int | None = None
     external_tactics: bool = True
     tf32: bool = True
+    gpu: int = 0
     strip_weights: bool = False
     timing_cache: Path | None = None
     log_file: Path | None = None
@@ -58,6 +60,7 @@ class Options:
         for one in self.capabilities:
             targets.check_rtx(one)
         absent = {
+            "need of a GPU to build on": self.gpu != 0,
             "DLA": self.dla_core is not None,
             "version-compatible engines": self.version_compatible,
             "hardware-compatible engines": self.hardware_compatible,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from edgeinfer_export.builder import Build
 from edgeinfer_export.buildoptions import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from edgeinfer_export.builder import Binding
@@ -73,7 +73,7 @@ def compile_onnx(onnx: Path, out: Path, options: Options, progress: Progress | N
         raise ExportError(f"{onnx} is not there", hint="export the bundle again")
     started = time.monotonic()
     listener = vendor.Listener(trt, options.log_file, progress)
-    with closing(listener):
+    with closing(listener), _current(options.gpu):
         build = Build(trt, options, listener)
         build.read(onnx)
         build.configure()
@@ -96,6 +96,18 @@ def compile_onnx(onnx: Path, out: Path, options: Options, progress: Progress | N
     )
 
 
+@contextmanager
+def _current(gpu: int) -> Iterator[None]:
+    """TensorRT builds on the GPU whose context is current, and on the first where none is."""
+    if not gpu:
+        yield
+        return
+    from edgeinfer.devices._driver import Context
+
+    with closing(Context(gpu)) as context, context:
+        yield
+
+
 def key(options: Options) -> dict[str, str]:
     """What an engine of these options is for: `sm`, `os`, and on TensorRT `gpu`, `l4t`, `dla`, `compatible`.
 
@@ -105,7 +117,7 @@ def key(options: Options) -> dict[str, str]:
     facts = {"os": machine.system()}
     if options.library == "rtx":
         return {"sm": "+".join(map(str, options.capabilities)), **facts}
-    facts.update(vendor.gpu())
+    facts.update(vendor.gpu(options.gpu))
     asked = {"hardware": options.hardware_compatible, "version": options.version_compatible}
     compatible = "+".join(name for name, wanted in asked.items() if wanted)
     facts["compatible"] = compatible

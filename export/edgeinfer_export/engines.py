@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer import modeljson
-from edgeinfer.bundle import SPEC_FILE, Bundle, writing
+from edgeinfer.bundle import SPEC_FILE, Bundle, check_writable, writing
 from edgeinfer.errors import BundleError, ExportError, UsageError
 from edgeinfer_export.buildoptions import Options
 from edgeinfer_export.compile import Compiled, compile_onnx
@@ -57,7 +57,9 @@ def add_engines(
     """
     path = path.absolute()
     built = []
-    for job in jobs(Bundle.open(path), targets, options, precisions=precisions, batch=batch):
+    planned = jobs(Bundle.open(path), targets, options, precisions=precisions, batch=batch)
+    check_writable(path)
+    for job in planned:
         compiled = _add(path, job, progress)
         built.append(compiled)
         if done:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import edgeinfer
 from edgeinfer import modeljson
-from edgeinfer.bundle import SPEC_FILE, Bundle, check_replaceable, sha256_of, writing
+from edgeinfer.bundle import SPEC_FILE, Bundle, check_writable, sha256_of, writing
 from edgeinfer.errors import ExportError
 from edgeinfer.loading import load
 from edgeinfer.results import Classification
@@ -93,8 +93,7 @@ def export(
     `warn` is told what works and yet may surprise, `tell` what was tried to keep a precision within its budget.
     Raises CheckpointError, ExportError, FetchError, BundleError, DatasetError, BackendUnavailable.
     """
-    if out:
-        check_replaceable(Path(out))
+    check_writable(_target(out, options.name or "NAME"))
     for library in dict.fromkeys(target.library for target in options.targets):
         vendor.check_able(library)
     if Path(source).suffix.lower() in enginefile.SUFFIXES:

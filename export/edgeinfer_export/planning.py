@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.bundle import SPEC_FILE, check_replaceable
+from edgeinfer.bundle import SPEC_FILE, check_writable
 from edgeinfer.errors import BackendUnavailable
 from edgeinfer.spec import Boxes
 from edgeinfer_export import compile as compiling
@@ -120,7 +120,7 @@ def plan(source: str, out: str | None, options: Options) -> Plan:
     """
     found = _source(source, options)
     folder = Path(out) if out else Path("engines") / found.name
-    check_replaceable(folder)
+    check_writable(folder)
     recipe = options.recipe
     compiled = [
         (target, _precision(one)) for target in options.targets for one in found.artifacts if "-cpu." not in one

@@ -43,10 +43,10 @@ def load(library: str) -> Any:
         ) from error
 
 
-def gpu() -> dict[str, str]:
-    """Facts about the first GPU for an engine's key: `sm`, `gpu`, and `l4t` on a Jetson. Raises BackendUnavailable."""
+def gpu(ordinal: int = 0) -> dict[str, str]:
+    """Facts about a GPU for an engine's key: `sm`, `gpu`, and `l4t` on a Jetson. Raises BackendUnavailable."""
     try:
-        found = machine.gpu()
+        found = machine.gpu(ordinal)
     except BackendUnavailable as error:
         raise BackendUnavailable(
             f"TensorRT compiles on an NVIDIA GPU, and {error}",

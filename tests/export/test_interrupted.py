@@ -12,6 +12,8 @@ import pytest
 
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
+from edgeinfer.errors import ExportError
+from edgeinfer_export import engines
 from helpers import foreign
 
 ROOT = os.geteuid() == 0
@@ -174,6 +176,43 @@ def test_without_permission_it_is_one_error_and_nothing_is_written(source, old):
     assert done.returncode == 1
     assert "cannot be written: Permission denied" in two_lines(done)[0]
     assert Bundle.open(old).spec.name == "old"
+
+
+def first_said(capsys, *words):
+    assert main([str(word) for word in words]) == 1
+    return capsys.readouterr().err.splitlines()[0]
+
+
+def test_where_nothing_can_be_written_is_said_before_the_source_is_read(tmp_path, capsys, monkeypatch):
+    """The source would fail too: what is said first is what was looked at first."""
+    source, file = tmp_path / "none.onnx", tmp_path / "engines"
+    file.write_text("in the way")
+    monkeypatch.chdir(tmp_path)
+    for words in (("-o", file / "deep" / "bundle"), ()):
+        assert "cannot be written: Not a directory" in first_said(capsys, "export", source, *words)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+def test_a_build_that_may_not_write_compiles_nothing(tmp_path, old, capsys, monkeypatch):
+    def compile_onnx(*_):
+        raise ExportError("it was compiled")
+
+    monkeypatch.setattr(engines, "compile_onnx", compile_onnx)
+    words = ("build", old, "--compile", "rtx:sm86")
+    assert "it was compiled" in first_said(capsys, *words)
+    for folder in old.parents:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    os.seteuid(NOBODY)
+    try:
+        assert f"{old} cannot be written: Permission denied" in first_said(capsys, *words)
+    finally:
+        os.seteuid(0)
+
+
+def test_a_mount_point_is_refused_before_the_source_is_read(tmp_path, capsys):
+    """A container's /out cannot be exchanged for another folder."""
+    assert "/proc is a mount point" in first_said(capsys, "export", tmp_path / "none.onnx", "-o", "/proc")
 
 
 def test_a_folder_of_other_files_is_never_replaced(tmp_path, source, capsys):

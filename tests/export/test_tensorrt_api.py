@@ -164,7 +164,7 @@ def onnx(tmp_path):
 @pytest.fixture
 def on(monkeypatch, onnx):
     """Compiles on a stand-in of a release, on a machine with a GPU; gives the module and what was compiled."""
-    monkeypatch.setattr(vendor, "gpu", lambda: dict(FACTS))
+    monkeypatch.setattr(vendor, "gpu", lambda *_: dict(FACTS))
 
     def compile_on(release, progress=None, answers=(), **options):
         trt = fake_tensorrt.Fake(release, answers)

@@ -26,7 +26,7 @@ def test_a_library_that_does_not_load_is_told_apart(monkeypatch):
 
 
 def test_without_a_driver_tensorrt_is_not_touched(monkeypatch):
-    def missing():
+    def missing(_):
         raise BackendUnavailable("this machine has no NVIDIA driver (libcuda.so.1)")
 
     monkeypatch.setattr(machine, "gpu", missing)
@@ -37,6 +37,6 @@ def test_without_a_driver_tensorrt_is_not_touched(monkeypatch):
 
 @pytest.mark.parametrize("release", ["", "36.4.3"])
 def test_the_gpu_is_described_for_an_engines_key(monkeypatch, release):
-    monkeypatch.setattr(machine, "gpu", lambda: machine.Gpu("87", "Orin", "12.6"))
+    monkeypatch.setattr(machine, "gpu", lambda *_: machine.Gpu("87", "Orin", "12.6"))
     monkeypatch.setattr(machine, "l4t", lambda: release)
     assert vendor.gpu() == {"sm": "87", "gpu": "Orin", **({"l4t": release} if release else {})}

@@ -4,7 +4,8 @@
 // as a driver may be: nothing put on a stream is done before someone waits for it; fresh memory is full of garbage;
 // a copy must lie inside live allocations, its host side page-locked; the host that touches device memory crashes;
 // what may not be called during a capture fails; every call but a few needs a current context; an event is of its
-// context's streams. A graph replays what was captured, at the addresses it had then.
+// context's streams; a host function runs on a thread of the driver's own, and may call none of this. A graph replays
+// what was captured, at the addresses it had then.
 //
 // standin_*() lets tests make calls fail, lose the GPU, and count what is alive.
 
@@ -14,6 +15,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -22,6 +24,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "host.cpp"
@@ -34,7 +37,7 @@ typedef unsigned long long CUdeviceptr;
 enum : CUresult {
   OK = 0, INVALID_VALUE = 1, INVALID_CONTEXT = 201, INVALID_IMAGE = 200, INVALID_HANDLE = 400, NOT_FOUND = 500,
   NOT_READY = 600, INVALID_DEVICE = 101, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
-  CAPTURE_ISOLATION = 905,
+  NOT_PERMITTED = 800, ILLEGAL_STATE = 401, CAPTURE_ISOLATION = 905, CAPTURE_WRONG_THREAD = 908,
 };
 
 typedef std::function<CUresult()> Work;
@@ -74,6 +77,7 @@ int primary[MOST], elsewhere;  // contexts; their addresses are their handles
 long retained[MOST];
 thread_local std::vector<void*> current;
 thread_local Stream* capturing = nullptr;
+thread_local bool in_host_function = false;
 Stream default_stream;
 std::set<Stream*> streams;
 
@@ -114,8 +118,9 @@ CUresult enter(const char* function, Needs needs) {
   return OK;
 }
 
-#define ENTER(needs)                                      \
-  std::lock_guard<std::recursive_mutex> locked(guard);    \
+#define ENTER(needs)                                                   \
+  if (in_host_function) return NOT_PERMITTED; /* whose caller waits */ \
+  std::lock_guard<std::recursive_mutex> locked(guard);                 \
   if (const CUresult refused = enter(__func__, needs)) return refused
 
 Stream* stream_of(void* handle) { return (uintptr_t)handle < 3 ? &default_stream : (Stream*)handle; }
@@ -205,6 +210,7 @@ CUresult copy(uintptr_t to, const char* to_kinds, uintptr_t from, const char* fr
 
 CUresult record(Event* event, void* handle, unsigned flags) {
   Stream* stream = stream_of(handle);
+  if (flags && !stream->capture) return INVALID_VALUE;
   if (event->context != (stream->context ? stream->context : current.back())) return INVALID_HANDLE;
   event->inside = stream->capture && !flags;
   put(handle, [=] { event->at = now(); return OK; });
@@ -247,6 +253,11 @@ API cuDeviceGet(int* device, int ordinal) {
 API cuDeviceGetName(char* name, int length, int device) {
   ENTER(NOTHING);
   std::strncpy(name, device ? ("Stand-in " + std::to_string(device)).c_str() : "Stand-in", length);
+  return OK;
+}
+API cuDeviceGetPCIBusId(char* address, int length, int device) {
+  ENTER(NOTHING);
+  std::snprintf(address, length, "0000:%02x:00.0", 9 - device);
   return OK;
 }
 API cuDeviceGetAttribute(int* value, int attribute, int device) {
@@ -319,6 +330,10 @@ API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t nbytes, void* stream
   ENTER(CONTEXT);
   return copy((uintptr_t)to, "h", from, "d", nbytes, stream);
 }
+API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t nbytes, void* stream) {
+  ENTER(CONTEXT);
+  return copy(to, "d", from, "d", nbytes, stream);
+}
 API cuMemcpyPeerAsync(CUdeviceptr to, void*, CUdeviceptr from, void*, size_t nbytes, void* stream) {
   ENTER(CONTEXT);
   return copy(to, "dh", from, "d", nbytes, stream);
@@ -328,16 +343,24 @@ API cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t nbytes, void* st
   if (!holds(to, nbytes, "d")) return INVALID_VALUE;
   return put(stream, [=] { std::memset((void*)to, value, nbytes); return OK; });
 }
+// Of memory that is not the driver's own: zeros
+CUresult tell(void* data, int attribute, CUdeviceptr pointer) {
+  const bool ours = holds(pointer, 1, "dh");
+  const Block block = ours ? std::prev(blocks.upper_bound(pointer))->second : Block{};
+  if (attribute == 1) *(void**)data = block.context;
+  else if (attribute == 2) *(unsigned*)data = !ours ? 0 : block.kind == 'd' ? 2 : 1;
+  else if (attribute == 3) *(CUdeviceptr*)data = ours ? pointer : 0;
+  else if (attribute == 9) *(int*)data = ours ? std::max(0, device_of(block.context)) : -2;
+  else return INVALID_VALUE;
+  return OK;
+}
 API cuPointerGetAttribute(void* data, int attribute, CUdeviceptr pointer) {
   ENTER(CONTEXT);
-  auto block = blocks.upper_bound(pointer);
-  if (block == blocks.begin() || !holds(pointer, 1, "dh")) return INVALID_VALUE;
-  --block;
-  if (attribute == 1) *(void**)data = block->second.context;
-  else if (attribute == 2) *(unsigned*)data = block->second.kind == 'd' ? 2 : 1;
-  else if (attribute == 3) *(CUdeviceptr*)data = pointer;
-  else if (attribute == 9) *(int*)data = std::max(0, device_of(block->second.context));
-  else return INVALID_VALUE;
+  return holds(pointer, 1, "dh") ? tell(data, attribute, pointer) : INVALID_VALUE;
+}
+API cuPointerGetAttributes(unsigned count, int* attributes, void** data, CUdeviceptr pointer) {
+  ENTER(CONTEXT);
+  for (unsigned at = 0; at < count; at++) if (const CUresult status = tell(data[at], attributes[at], pointer)) return status;
   return OK;
 }
 
@@ -372,6 +395,8 @@ API cuStreamWaitEvent(void* handle, void* of, unsigned) {
 API cuStreamBeginCapture_v2(void* handle, int) {
   ENTER(CONTEXT);
   Stream* stream = stream_of(handle);
+  if (stream == &default_stream) return CAPTURE_UNSUPPORTED;
+  if (stream->capture) return ILLEGAL_STATE;
   stream->capture = new Graph;
   stream->spoilt = false;
   capturing = stream;
@@ -382,7 +407,8 @@ API cuStreamEndCapture(void* handle, void** graph) {
   std::lock_guard<std::recursive_mutex> locked(guard);
   const CUresult refused = enter(__func__, CONTEXT);
   Stream* stream = stream_of(handle);
-  if (!stream->capture) return INVALID_VALUE;
+  if (!stream->capture) return ILLEGAL_STATE;
+  if (capturing != stream) return CAPTURE_WRONG_THREAD;
   *graph = stream->capture;
   stream->capture = nullptr;  // whatever else: the capture is over
   capturing = nullptr;
@@ -458,7 +484,14 @@ API cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
 }
 API cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
   ENTER(CONTEXT);
-  return put(stream, [=] { function(data); return OK; });
+  return put(stream, [=] {
+    // a caller that holds what the function waits for, Python's lock say, waits for ever
+    std::thread([=] {
+      in_host_function = true;
+      function(data);
+    }).join();
+    return OK;
+  });
 }
 
 API cuGraphInstantiateWithFlags(void** ready, void* graph, unsigned long long) {

@@ -29,7 +29,7 @@ FLAGS = (
 def build(folder: Path) -> Path:
     """Compile libcuda.so.1 into `folder`; FileNotFoundError if there is no g++."""
     paths = ["-include", KERNELS / "cuda_on_cpu.h", "-I", SOURCES, "-I", KERNELS, HERE / "standin.cpp"]
-    command = ["g++", *FLAGS, *map(str, paths), "-o", str(folder / "libcuda.so.1"), "-ldl"]
+    command = ["g++", *FLAGS, *map(str, paths), "-o", str(folder / "libcuda.so.1"), "-ldl", "-pthread"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)

@@ -219,7 +219,7 @@ FREEING = {
     "cuCtxPopCurrent",
 }
 MAY_FAIL = {
-    "cuPointerGetAttribute",
+    "cuPointerGetAttributes",
     "cuStreamBeginCapture",
     "cuStreamEndCapture",
     "cuGraphInstantiateWithFlags",

@@ -1,20 +1,26 @@
 """TensorRT's backend on the whole GPU path: a stand-in library whose work goes through the driver's streams."""
 
 import ctypes
+import dataclasses
 import importlib.util
 import itertools
+import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgeinfer import cli, load, machine
-from edgeinfer.bundle import Bundle
+from edgeinfer import cli, load, machine, plans, profile
+from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import view
 from edgeinfer.errors import BackendUnavailable, DeviceLost
-from edgeinfer.plans import Choice
+from edgeinfer.plans import Choice, Plan
+from edgeinfer.profiling.sensors import nvml
 from edgeinfer.spec import Batch
+from edgeinfer.tuning import _entrant, candidates
 from gpu import models
 from helpers import bundles, fake_nvinfer
 
@@ -219,15 +225,102 @@ def test_the_second_gpu_runs_what_was_built_for_it_and_the_first_refuses_it(nvid
         load(folder, device="gpu")
 
 
+@pytest.fixture
+def second(nvidia, driver, tmp_path):
+    """A bundle with an engine for the second of two GPUs; (its folder, the library)."""
+    driver.be_several(2)
+    trt = nvidia(ordinal=1)
+    return planned(bundles.detect_bundle(tmp_path / "detector"), trt, ordinal=1), trt
+
+
+def test_a_measurement_is_of_the_gpu_that_was_asked_for(second):
+    data = profile(second[0], scenario=["single-stream", "paced"], device="gpu:1", seconds=0.05).data
+    assert (data["context"]["backend"], data["context"]["device_kind"]) == ("trt", "gpu")
+    assert data["context"]["device"]["gpu"] == "Stand-in 1, compute 89"
+
+
+def test_candidates_are_those_of_the_gpu_that_was_asked_for(second):
+    bundle = Bundle.open(second[0])
+    assert candidates.default(bundle, 1).backend == "trt"
+    assert "trt" in [kind.backend for kind in candidates.kinds(bundle, 1)]
+    assert "trt" not in [kind.backend for kind in candidates.kinds(bundle, 0)]
+    asked = {"choice": dataclasses.asdict(candidates.default(bundle, 1)), "device": "gpu:1"}
+    with _entrant._loaded(bundle, asked) as model:
+        assert model.device.ordinal == 1
+
+
+def test_a_plan_is_for_the_gpu_it_was_made_on_and_info_tells_it(second, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    bundle = Bundle.open(second[0])
+    choice = dataclasses.replace(candidates.default(bundle, 1), settings={"graph": "off"})
+    of_bundle = sha256_of(bundle.path / "model.json")
+    plan = Plan(choice, "2026-11-21", "latency", 1.0, bundle=of_bundle, here=plans.fingerprint(1))
+    plans.write(plan, bundle, 1)
+    with load(bundle, device="gpu:1") as model:
+        assert model.plan == plan.words()
+        assert "graph off" in model.graph
+    assert (plans.read(bundle), plans.read(bundle, 0)) == (None, None)
+    assert cli.main(["info", str(bundle.path), "--device", "gpu:1"]) == 0
+    assert plan.words() in capsys.readouterr().out
+    assert cli.main(["tune", str(bundle.path), "--device", "gpu:1", "--forget"]) == 0
+    assert plans.read(bundle, 1) is None
+
+
+def test_verify_tries_the_engines_of_the_gpu_that_was_asked_for(second, capsys):
+    assert cli.main(["verify", str(second[0]), "--device", "gpu:1"]) == 0
+    assert "on trt " in capsys.readouterr().out
+
+
+def test_an_engine_is_built_on_the_gpu_that_was_asked_for(second, capsys):
+    folder, trt = second
+    current = []
+    build = trt._answers["Builder.build_serialized_network"]
+    trt._answers["Builder.build_serialized_network"] = lambda *given: current.append(trt.current()) or build(*given)
+    assert cli.main(["build", str(folder), "--compile", "trt", "--device", "gpu:1", "--json"]) == 0
+    assert current == [True]
+    assert json.loads(capsys.readouterr().out)["target"]["gpu"] == "Stand-in 1"
+    assert cli.main(["build", str(folder), "--compile", "rtx:sm86", "--device", "gpu:1"]) == 2
+    assert "no need of a GPU" in capsys.readouterr().err
+
+
+def test_sensors_are_those_of_the_gpu_that_was_asked_for(driver, monkeypatch):
+    """NVML counts by slot: the stand-in's second GPU is its first."""
+    driver.be_several(2)
+    slots = [b"0000:08:00.0", b"0000:09:00.0"]
+    told = types.SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: len(slots),
+        nvmlDeviceGetHandleByIndex=slots.__getitem__,
+        nvmlDeviceGetHandleByPciBusId=lambda slot: slots[slots.index(slot)],
+        nvmlDeviceGetName=bytes.decode,
+        nvmlSystemGetDriverVersion=lambda: "580.1",
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", told)
+    assert [nvml.facts(gpu)["gpu"] for gpu in (0, 1)] == ["0000:09:00.0", "0000:08:00.0"]
+    assert set(nvml.Probe(gpu=2).unknown.values()) == {"there is no gpu:2 here: CUDA counts 2, from gpu:0"}
+    del slots[1]  # the only one, whatever slot it is in
+    assert nvml.facts(0)["gpu"] == "0000:08:00.0"
+
+
 def test_a_gpu_that_is_not_there_is_one_error_with_its_remedy(nvidia, driver, tmp_path, capsys):
     driver.be_several(2)
     nvidia()
     folder = bundles.detect_bundle(tmp_path / "detector")
-    assert cli.main(["run", str(folder), str(folder / "golden"), "--device", "gpu:2"]) == 1
-    error, hint = capsys.readouterr().err.splitlines()
-
-    assert error == "error: there is no gpu:2 here: CUDA counts 2, from gpu:0"
-    assert "CUDA_VISIBLE_DEVICES" in hint
+    picture = str(folder / "golden")
+    for verb in (
+        ["run", picture],
+        ["profile"],
+        ["tune"],
+        ["compare", picture],
+        ["build", "--compile", "trt"],
+        ["info"],
+    ):
+        assert cli.main([verb[0], str(folder), *verb[1:], "--device", "gpu:2"]) == 1
+        error, hint = capsys.readouterr().err.splitlines()
+        assert error == "error: there is no gpu:2 here: CUDA counts 2, from gpu:0"
+        assert "CUDA_VISIBLE_DEVICES" in hint
 
 
 def test_the_benchmark_measures_a_frame_beside_its_engine(nvidia, tmp_path):

@@ -219,7 +219,7 @@ def test_a_graph_is_replayed_and_not_captured_again(make, driver):
         "cuGraphLaunch": 5,
         "cuStreamSynchronize": 5,
         "cuEventElapsedTime": 15,
-        "cuPointerGetAttribute": 5,
+        "cuPointerGetAttributes": 5,
     }
 
 

@@ -18,8 +18,8 @@ CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPU
 
 
 class Binding:
-    def __init__(self):
-        self.given, self.taken = {}, {}
+    def __init__(self, gpu):
+        self._gpu, self.given, self.taken = gpu, {}, {}
 
     def clear_binding_inputs(self):
         self.given = {}
@@ -33,9 +33,8 @@ class Binding:
     def bind_output(self, name, device_type, device_id, element_type, shape, buffer_ptr):
         self.taken[name] = self._place(device_type, device_id, element_type, shape, buffer_ptr)
 
-    @staticmethod
-    def _place(device_type, device_id, element_type, shape, buffer_ptr):
-        assert (device_type, device_id) == ("cuda", 0)
+    def _place(self, device_type, device_id, element_type, shape, buffer_ptr):
+        assert (device_type, device_id) == ("cuda", self._gpu)
         return buffer_ptr, tuple(shape), np.dtype(element_type)
 
 
@@ -47,7 +46,8 @@ def module(monkeypatch, *, loads=True, providers=(CUDA, CPU), fails=False):
         def __init__(self, path, options, providers):
             opened.append(dict(providers))
             self._session = onnxruntime.InferenceSession(path, providers=[CPU])
-            self._stream = int(dict(providers)[CUDA]["user_compute_stream"])
+            cuda = dict(providers)[CUDA]
+            self._gpu, self._stream = int(cuda["device_id"]), int(cuda["user_compute_stream"])
             self.get_inputs, self.get_outputs = self._session.get_inputs, self._session.get_outputs
             self._names = [name for name, _ in providers]
 
@@ -58,7 +58,7 @@ def module(monkeypatch, *, loads=True, providers=(CUDA, CPU), fails=False):
             pass
 
         def io_binding(self):
-            return Binding()
+            return Binding(self._gpu)
 
         def run_with_iobinding(self, binding, options):
             if fails:

@@ -122,8 +122,8 @@ def text(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "replace").replace("\0", "").strip()
 
 
-def here(children: Sequence[int] = ()) -> list[Probe]:
-    """The probes of this machine; the processes `children` are part of the measurement, not other load."""
+def here(children: Sequence[int] = (), gpu: int = 0) -> list[Probe]:
+    """The probes of this machine and this GPU; the processes `children` are part of the measurement, not other load."""
     from edgeinfer.profiling.sensors import jetson, linux, nvml
 
-    return [linux.Probe(children=children), nvml.Probe(children), *jetson.probes()]
+    return [linux.Probe(children=children), nvml.Probe(children, gpu), *jetson.probes()]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable
 
+from edgeinfer import machine
+from edgeinfer.errors import BackendUnavailable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,9 +32,9 @@ FIELDS = (
 
 
 class Probe:
-    """The first GPU that CUDA would use, or nothing but reasons."""
+    """The GPU that CUDA gives this number, or nothing but reasons."""
 
-    def __init__(self, children: Sequence[int] = ()) -> None:
+    def __init__(self, children: Sequence[int] = (), gpu: int = 0) -> None:
         self._own = {os.getpid(), *children}
         self.unknown: dict[str, str] = {}
         self._gpu: Any = None
@@ -41,11 +44,13 @@ class Probe:
 
             pynvml.nvmlInit()
             self._nvml = pynvml
-            self._gpu = _chosen(pynvml)
+            self._gpu = _chosen(pynvml, gpu)
         except ImportError:
             self.unknown = dict.fromkeys(FIELDS, 'nvidia-ml-py is not installed: pip install "edgeinfer[profile]"')
         except pynvml.NVMLError as error:
             self.unknown = dict.fromkeys(FIELDS, f"NVML: {error}")
+        except BackendUnavailable as error:
+            self.unknown = dict.fromkeys(FIELDS, str(error))
 
     def read(self) -> dict[str, float]:
         if self._gpu is None:
@@ -89,16 +94,18 @@ class Probe:
             self._nvml.nvmlShutdown()
 
 
-def _chosen(nvml: Any) -> Any:
-    """CUDA_VISIBLE_DEVICES may name another than the first, by number or by UUID."""
-    name = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
-    if name.startswith("GPU-"):
-        return nvml.nvmlDeviceGetHandleByUUID(name)
-    return nvml.nvmlDeviceGetHandleByIndex(int(name) if name.isdigit() else 0)
+def _chosen(nvml: Any, gpu: int) -> Any:
+    """NVML counts in another order than CUDA and knows no CUDA_VISIBLE_DEVICES: of several, the one in CUDA's slot.
+
+    The only one is it in any case: that of a Jetson sits in no slot.
+    """
+    if nvml.nvmlDeviceGetCount() == 1:
+        return nvml.nvmlDeviceGetHandleByIndex(0)
+    return nvml.nvmlDeviceGetHandleByPciBusId(machine.pci_address(gpu).encode())
 
 
-def facts() -> dict[str, str]:
-    """Name and driver of the GPU; empty where there is none."""
+def facts(gpu: int = 0) -> dict[str, str]:
+    """Name and driver of the GPU that CUDA gives this number; empty where there is none."""
     try:
         import pynvml
 
@@ -106,9 +113,9 @@ def facts() -> dict[str, str]:
     except Exception:  # noqa: BLE001 - no library, no driver, no GPU: all the same here
         return {}
     try:
-        gpu = _chosen(pynvml)
-        return {"gpu": str(pynvml.nvmlDeviceGetName(gpu)), "driver": str(pynvml.nvmlSystemGetDriverVersion())}
-    except pynvml.NVMLError:
+        name = str(pynvml.nvmlDeviceGetName(_chosen(pynvml, gpu)))
+        return {"gpu": name, "driver": str(pynvml.nvmlSystemGetDriverVersion())}
+    except (pynvml.NVMLError, BackendUnavailable):
         return {}
     finally:
         pynvml.nvmlShutdown()

@@ -13,7 +13,7 @@ import edgeinfer
 from edgeinfer import modeljson
 from edgeinfer.errors import ExportError, SpecError, UsageError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Size
-from edgeinfer_export.graphs import frames, resnet, suppress, wirings, yolo
+from edgeinfer_export.graphs import frames, plan, resnet, suppress, wirings, yolo
 from edgeinfer_export.graphs.labels import Names
 from edgeinfer_export.graphs.weights import Weights
 
@@ -60,7 +60,7 @@ def build(
     if yaml is None:
         raise ExportError(
             f"{checkpoint.path.name} ({checkpoint.origin}) is neither a ResNet nor a YOLO detector with its YAML",
-            hint="save the whole model with torch.save, or export it with --via ultralytics",
+            hint=f"of YOLO save the whole model with torch.save; of others {plan.OTHER_WAY}",
         )
     graph, spec, strides = yolo.build(yaml, weights, size, batch, Names(labels, checkpoint.labels, 80))
     return _finished(graph, _named(spec, name), {"stride": str(max(strides))})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer.errors import ExportError
 from edgeinfer_export.graphs.ops import LINEAR, RELU, Activation, Feature, Graph, Kernel
-from edgeinfer_export.graphs.plan import Layer
+from edgeinfer_export.graphs.plan import OTHER_WAY, Layer
 
 if TYPE_CHECKING:
     from edgeinfer_export.graphs.weights import Weights
@@ -183,9 +183,7 @@ def block(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
         return net.graph.concat(layer.path, inputs)
     if layer.module not in {**REPEATING, **SINGLE}:
         known = ", ".join(sorted({**REPEATING, **SINGLE, "Concat": None, "Detect": None}))
-        raise ExportError(
-            f"layer {layer.index}: module {layer.module} is not one of {known}", hint="export it with --via ultralytics"
-        )
+        raise ExportError(f"layer {layer.index}: module {layer.module} is not one of {known}", hint=OTHER_WAY)
     if len(inputs) != 1:
         raise layer.error(f"reads {len(inputs)} layers, expected one")
     x = inputs[0]

@@ -17,7 +17,8 @@ from edgeinfer_export.graphs.ops import LINEAR, RELU, SILU, Activation
 MAX_LAYERS = 1000
 MAX_REPEATS = 100
 MAX_NUMBER = 65536
-HINT = "the model's YAML is damaged or not a YOLO detector; export with --via ultralytics"
+OTHER_WAY = "give the ONNX file that the model's own code exports (Ultralytics' models: --via ultralytics)"
+HINT = f"the model's YAML is damaged or not a YOLO detector; {OTHER_WAY}"
 
 Argument = int | float | bool | str | None | tuple[int, ...]
 

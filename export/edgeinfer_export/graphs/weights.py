@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeinfer.errors import ExportError
 from edgeinfer_export.graphs.ops import DAMAGED, Kernel
+from edgeinfer_export.graphs.plan import OTHER_WAY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,5 +91,5 @@ class Weights:
             more = f" and {len(others)} more" if others else ""
             raise ExportError(
                 f"tensor {first}{more} has no place in the model described",
-                hint="the architecture is not one edgeinfer builds itself; try --via ultralytics",
+                hint=f"the architecture is not one edgeinfer builds itself: {OTHER_WAY}",
             )

@@ -16,6 +16,7 @@ INPUT = "images"
 # the sizes the published models were trained at, by largest stride
 USUAL = {32: 640, 64: 1280}
 MAX_STRIDE = 1024
+OTHER_TASKS = ("Classify", "OBB", "Pose", "Segment")
 SCALES: dict[tuple[Any, Any], str] = {
     (0.33, 0.25): "n",
     (0.33, 0.5): "s",
@@ -78,7 +79,7 @@ def _grow(net: blocks.Net, wiring: plan.Plan, size: Size) -> heads.Head:
     if last.module != "Detect":
         raise ExportError(
             f"layer {last.index}: module {last.module} is not Detect, the head of a detector",
-            hint="export it with --via ultralytics",
+            hint="detectors and classifiers can be exported" if last.module in OTHER_TASKS else plan.OTHER_WAY,
         )
     image = Feature(INPUT, 3, size.height, size.width)
     outputs: list[Feature] = []
@@ -90,6 +91,8 @@ def _grow(net: blocks.Net, wiring: plan.Plan, size: Size) -> heads.Head:
 def _architecture(yaml: dict[str, Any], wiring: plan.Plan, head: heads.Head) -> str:
     """A family's usual name, for example yolov5s6u; a scale nobody published has no letter."""
     modules = {layer.module for layer in wiring.layers}
+    if not modules & {"C2f", "C3"}:
+        return "yolo"
     family = "yolov8" if "C2f" in modules else "yolov5"
     multiples = (yaml.get("depth_multiple"), yaml.get("width_multiple"))
     scale = yaml.get("scale") if yaml.get("scales") else SCALES.get(multiples)

@@ -1,0 +1,27 @@
+"""Reports to a file that appears when it is complete, or with `-` to stdout alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeinfer.wholefile import check_writable, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def check(*targets: str | Path | None) -> None:
+    """Refuse what could not be written, before the long work whose outcome is meant for it. Raises EdgeInferError."""
+    for target in targets:
+        if target and str(target) != "-":
+            check_writable(Path(target))
+
+
+def write(target: str | Path | None, made: Callable[[], str]) -> None:
+    """Write the text to this file, or to stdout; nothing without a target. Raises EdgeInferError."""
+    if str(target) == "-":
+        print(made(), end="", flush=True)
+    elif target:
+        with whole(Path(target)) as part:
+            part.write_text(made(), encoding="utf-8")
