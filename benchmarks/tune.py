@@ -121,12 +121,12 @@ def race(contenders, turns):
 
 def measured(contenders):
     """Milliseconds by contender, and how many times as long as the tuned one each takes, with an interval."""
-    from edgeinfer.profiling.comparison import difference
+    from edgeinfer.profiling.comparison import paired
 
     tuned = contenders["tuned"].turns
     rows = {}
     for name, one in contenders.items():
-        found = difference(name, one.turns, tuned, paired=True)
+        found = paired(name, one.turns, tuned)
         rows[name] = {
             "median_ms": median(one.turns),
             "times_tuned": found.ratio,
@@ -141,7 +141,7 @@ def measured(contenders):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", default="", help="the command of a Python that has ultralytics")
-    parser.add_argument("--turns", type=int, default=20, help="of each contender (default 20)")
+    parser.add_argument("--turns", type=int, default=20, help="of each contender, 6 or more (default 20)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of tune, for each finalist (default 5)")
     parser.add_argument("--images", help="what tune measures accuracy on (default: the bundle's golden pictures)")
     parser.add_argument("--export", default="", help="more words for edgeinfer export")

@@ -2,10 +2,12 @@
 
 Latencies that follow each other are alike, so single samples would promise too much. They are cut into
 blocks of consecutive ones; the bootstrap draws whole blocks, and the median of the blocks' medians is compared.
+Turns taken side by side are compared turn by turn: what met both of a round cancels.
 """
 
 from __future__ import annotations
 
+from math import comb
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST_BLOCKS, FEWEST_BLOCKS = 30, 5
+FEWEST_TURNS = 6  # the interval of fewer would be less than 95 %
 RESAMPLES = 4000
 APART = "taken apart: what the machine did differently in between is not in the interval"
 
@@ -83,14 +86,25 @@ def blocks(latencies: Sequence[float]) -> list[float]:
     return [median(latencies[start:end]) for start, end in zip(bounds, bounds[1:])]
 
 
-def difference(scenario: str, this: Sequence[float], other: Sequence[float], *, paired: bool = False) -> Difference:
-    """Medians of blocks, this and the other's -> their ratio; `paired` blocks were taken side by side."""
+def difference(scenario: str, this: Sequence[float], other: Sequence[float]) -> Difference:
+    """Medians of blocks, this and the other's -> their ratio, with the bootstrap's interval."""
     import numpy as np
 
     chance = np.random.default_rng(0)
     places = [chance.integers(len(values), size=(RESAMPLES, len(values))) for values in (this, other)]
-    if paired:
-        places[1] = places[0]
     drawn = [np.median(np.asarray(values)[place], axis=1) for values, place in zip((this, other), places)]
     low, high = np.percentile(drawn[0] / drawn[1], [2.5, 97.5])
     return Difference(scenario, median(this) / median(other), float(low), float(high))
+
+
+def paired(scenario: str, this: Sequence[float], other: Sequence[float]) -> Difference:
+    """Medians of turns taken side by side, `FEWEST_TURNS` or more -> the median of each round's ratio.
+
+    The interval is that of the sign test: each round is above the true median as often as below, so at least 95 % of
+    the time it lies between the ratios of these two ranks, however they are distributed.
+    """
+    ratios = sorted(one / two for one, two in zip(this, other))
+    count = len(ratios)
+    beyond = [sum(comb(count, place) for place in range(rank + 1)) / 2**count for rank in range(count // 2)]
+    rank = sum(chance <= 0.025 for chance in beyond) - 1
+    return Difference(scenario, median(ratios), ratios[rank], ratios[count - 1 - rank])

@@ -12,20 +12,24 @@ if TYPE_CHECKING:
 
 
 class Interruption:
-    """`asked` turns true with the first Ctrl-C; the second raises KeyboardInterrupt at once."""
+    """`asked` turns true with the first Ctrl-C; the second raises KeyboardInterrupt at once, unless `patient`."""
 
-    asked = False
+    def __init__(self, *, patient: bool) -> None:
+        self.asked, self._patient = False, patient
 
     def __call__(self, *_: Any) -> None:
-        if self.asked:
+        if self.asked and not self._patient:
             raise KeyboardInterrupt
         self.asked = True
 
 
 @contextmanager
-def noticed() -> Iterator[Interruption]:
-    """Ctrl-C goes to the `Interruption` given, in the main thread; other threads never get one."""
-    stop = Interruption()
+def noticed(*, patient: bool = False) -> Iterator[Interruption]:
+    """Ctrl-C goes to the `Interruption` given, in the main thread; other threads never get one.
+
+    `patient` is for a block that no exception may be thrown through.
+    """
+    stop = Interruption(patient=patient)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

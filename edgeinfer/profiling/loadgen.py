@@ -48,7 +48,7 @@ _SAMPLE = re.compile(
 def issue(load: Load, work: Work) -> Samples:
     """One LoadGen test in performance mode."""
     with ExitStack() as stack:
-        system = _System(load, work, stack.enter_context(interruption.noticed()))
+        system = _System(load, work, stack.enter_context(interruption.noticed(patient=True)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeinfer-loadgen-"))
         sut, library = stack.enter_context(_registered(system, load.pictures))
         logs = lg.LogSettings()

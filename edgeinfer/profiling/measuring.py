@@ -72,11 +72,7 @@ def profile(
         session = _Session(model, boundary, pictures, asked=asked, newborn=newborn, gpu=gpu, say=say)
         facts = described(opened, model, boundary, pictures, threads=threads, gpu=gpu)
         facts["harness_ms"] = harness_ms(opened, pictures)
-        report = session.report(names, facts)
-        if layers and not report.partial:
-            say("layers")
-            report.data["layers"] = session.layers()
-        return report
+        return session.report(names, facts, layers=layers)
 
 
 class _Session:
@@ -97,25 +93,35 @@ class _Session:
         self._asked, self._newborn, self._gpu, self._say = asked, newborn, gpu, say
         self._origin = time.perf_counter()
 
-    def layers(self) -> dict[str, Any]:
+    def _layers(self) -> dict[str, Any]:
+        self._say("layers")
         inputs, _ = self._model.device.preprocess([self._pictures.pictures[0].image])
         return layering.record(self._model.engine, inputs)
 
-    def report(self, names: Sequence[str], facts: dict[str, Any]) -> Report:
+    def report(self, names: Sequence[str], facts: dict[str, Any], *, layers: bool) -> Report:
+        """Scenario by scenario, then the layers; what there is when Ctrl-C ends it."""
         runs: list[Run] = []
+        found: dict[str, Any] = {}
         interrupted = False
-        with sensors.Sensors(sensors.here(gpu=self._gpu)) as watch:
-            try:
-                for name in names:
-                    runs.append(self._run(name))
-                    if runs[-1].samples.interrupted:
-                        break
-            except KeyboardInterrupt:
-                interrupted = True
-        interrupted = interrupted or any(run.samples.interrupted for run in runs)
+        watch = sensors.Sensors(sensors.here(gpu=self._gpu))
+        try:
+            with watch:
+                self._scenarios(names, runs)
+            found = {"layers": self._layers()} if layers else {}
+        except KeyboardInterrupt:
+            interrupted = True
         if not interrupted and not any(run.samples.latency_ms for run in runs):
             raise EngineError("not a single sample was measured", hint="measure longer: --seconds 60")
-        return assembled(runs, watch, facts, self._origin, interrupted=interrupted)
+        report = assembled(runs, watch, facts, self._origin, interrupted=interrupted)
+        report.data.update(found)
+        return report
+
+    def _scenarios(self, names: Sequence[str], runs: list[Run]) -> None:
+        """Each into `runs`. Raises KeyboardInterrupt where Ctrl-C ended one."""
+        for name in names:
+            runs.append(self._run(name))
+            if runs[-1].samples.interrupted:
+                raise KeyboardInterrupt
 
     def _run(self, name: str) -> Run:
         if name == "cold":
@@ -185,6 +191,8 @@ def harness_ms(bundle: Bundle, pictures: PictureSet) -> float | None:
         samples = issuer.issue(
             Load("single-stream", HARNESS_S, HARNESS_MS), Subject(nothing, "engine", pictures.pictures)
         )
+    if samples.interrupted:
+        raise KeyboardInterrupt
     return distribution(samples.latency_ms)["p50"]
 
 

@@ -149,12 +149,11 @@ def _judged(
     first, second = (_report(rival, scenario, watch, origin, interrupted=interrupted) for rival in rivals)
     pairs = list(zip(rivals[1].medians(), rivals[0].medians()))
     found = []
-    if len(pairs) >= comparison.FEWEST_BLOCKS:
-        this, other = zip(*pairs)
-        found = [comparison.difference(scenario, this, other, paired=True)]
+    if len(pairs) >= comparison.FEWEST_TURNS:
+        found = [comparison.paired(scenario, *zip(*pairs))]
     record = comparison.record(found, [scenario], first.data, INTERLEAVED)
     second.data["comparison"] = {**record, "with": first.data}
-    both = [*first.reasons, *second.reasons]
+    both = [f"{one.data['context']['bundle']['path']}: {reason}" for one in (first, second) for reason in one.reasons]
     second.data.update(valid=not both, reasons=list(dict.fromkeys(both)))
     return second
 

@@ -100,7 +100,7 @@ class Outcome:
         if base is None or base not in self.finalists or best is base:
             return
         if self.objective in ("latency", "throughput"):
-            self.difference = comparison.difference(best.choice.name, best.turns_ms, base.turns_ms, paired=True)
+            self.difference = comparison.paired(best.choice.name, best.turns_ms, base.turns_ms)
             if not (self.difference.shown and self.difference.ratio < 1):
                 self.winner = base
 

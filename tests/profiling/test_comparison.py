@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgeinfer import cli
 from edgeinfer.errors import UsageError
-from edgeinfer.profiling.comparison import Difference, blocks, check, compare, difference, record
+from edgeinfer.profiling.comparison import FEWEST_TURNS, Difference, blocks, check, compare, difference, paired, record
 from edgeinfer.profiling.report import Report
 
 
@@ -77,8 +77,30 @@ def test_blocks_side_by_side_cancel_what_met_both(seed):
     drift = [1 + place / 10 for place in range(20)]
     this = [5.1 * factor + noise for factor, noise in zip(drift, latencies(20, 0, 0.01, seed), strict=True)]
     other = [5.0 * factor for factor in drift]
-    assert difference("x", this, other, paired=True).shown
+    found = paired("x", this, other)
+    assert found.shown
+    assert found.ratio == pytest.approx(1.02, abs=0.003)
+    assert found.high - found.low < 0.01
     assert not difference("x", this, other).shown
+
+
+@pytest.mark.parametrize("count", [FEWEST_TURNS, 10, 20])
+def test_the_same_side_by_side_is_taken_for_different_at_most_one_time_in_twenty(count):
+    chance = random.Random(count)
+
+    def turns(middles):  # now and then a turn is disturbed
+        return [middle * chance.lognormvariate(0, 0.03) * chance.choice([1, 1, 1, 1.5]) for middle in middles]
+
+    shown = 0
+    for _ in range(1000):
+        middles = [chance.lognormvariate(0, 0.2) for _ in range(count)]
+        shown += paired("x", turns(middles), turns(middles)).shown
+    assert shown <= 70  # of 1000; 50 and three standard deviations
+
+
+def test_the_interval_of_few_turns_reaches_from_the_least_to_the_most():
+    found = paired("x", [float(place) for place in range(1, FEWEST_TURNS + 1)], [1.0] * FEWEST_TURNS)
+    assert (found.low, found.ratio, found.high) == (1.0, 3.5, FEWEST_TURNS)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The real MLPerf LoadGen as the issuer."""
 
 import contextlib
-import os
 import re
 import signal
 import threading
@@ -70,13 +69,15 @@ def test_a_failure_comes_out_and_the_next_test_runs():
     assert loadgen.issue(Load("single-stream", 0.1, expected_ms=1.0), nap).latency_ms
 
 
-def test_ctrl_c_ends_a_long_test_with_the_samples_so_far():
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_ends_a_long_test_with_the_samples_so_far(presses):
     calls = []
 
     def work(numbers):
         calls.append(numbers)
         if len(calls) == 20:
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(presses):
+                signal.raise_signal(signal.SIGINT)
         return nap(numbers)
 
     samples = loadgen.issue(Load("single-stream", 60.0, expected_ms=1.0), work)

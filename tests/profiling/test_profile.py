@@ -19,6 +19,7 @@ from edgeinfer.cli import profile as command
 from edgeinfer.errors import EngineError, SourceError, UsageError
 from edgeinfer.pipeline import Pipeline
 from edgeinfer.profiling import cold, layers, loop, scenarios, server
+from edgeinfer.profiling.samples import Samples
 from edgeinfer.profiling.statistics import distribution
 from helpers import bundles
 
@@ -336,6 +337,22 @@ def test_ctrl_c_gives_a_partial_report(detector, tmp_path):
     record = json.loads(target.read_text())
     assert (record["valid"], record["partial"]) == (False, True)
     assert record["samples"]["single-stream"]["latency_ms"]
+
+
+def test_ctrl_c_while_layers_are_timed_keeps_what_was_measured(detector, monkeypatch):
+    def press(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layers, "record", press)
+    report = edgeinfer.profile(detector, seconds=0.05, layers=True)
+    assert (report.partial, "layers" in report.data) == (True, False)
+    assert report.data["samples"]["single-stream"]["latency_ms"]
+
+
+def test_ctrl_c_is_not_lost_before_anything_is_measured(detector, monkeypatch):
+    monkeypatch.setattr(scenarios.issuer_of("single-stream"), "issue", lambda *_: Samples(0.0, interrupted=True))
+    with pytest.raises(KeyboardInterrupt):
+        edgeinfer.profile(detector, seconds=0.05)
 
 
 def test_help_lists_the_very_scenarios_and_boundaries_there_are():

@@ -25,8 +25,11 @@ def run(*args):
 def test_two_bundles_are_measured_in_turns_and_compared(detector, twin, tmp_path, capsys):
     target, page = tmp_path / "r.json", tmp_path / "r.html"
     code = run(detector, twin, "--seconds", "2", "--json", target, "--html", page, "--fail-if-slower", "900%")
-    assert code in {0, 3}
     out = capsys.readouterr().out
+    assert code in {0, 3}
+    assert all(
+        line.startswith((f"  {detector}: ", f"  {twin}: ")) for line in out.split(" on ort")[0].splitlines()[1:-1]
+    )
     assert f"colors-detect ({detector}) on ort" in out
     assert f"colors-detect ({twin}) on ort" in out
     data = json.loads(target.read_text())
