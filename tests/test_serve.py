@@ -438,9 +438,16 @@ def test_systemd_is_told_and_its_watchdog_fed(models, tmp_path):
     listening.bind(str(tmp_path / "notify"))
     listening.settimeout(20)
     env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
-    with service(models / "namer", env=env):
+    with service(models / "namer", env=env) as running:
         told = [listening.recv(100).decode() for _ in range(3)]
-    assert told == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
+        assert told == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
+        running.send("SIGHUP")
+        while told[-1] in ("READY=1", "WATCHDOG=1"):
+            told.append(listening.recv(100).decode())
+        # systemd believes a reload only with the time it began
+        assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", told[-1])
+        while told[-1] != "READY=1":
+            told.append(listening.recv(100).decode())
     while told[-1] != "STOPPING=1":
         told.append(listening.recv(100).decode())
     listening.close()

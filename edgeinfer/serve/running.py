@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import ssl
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
@@ -171,7 +172,7 @@ class Running:
         notify.say("READY=1")
 
     async def _reload(self) -> None:
-        notify.say("RELOADING=1")
+        notify.say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         await self._repository.reload()
         notify.say("READY=1")
 

@@ -42,10 +42,11 @@ async function look(file) {
   if (!file || !at("model").value) return;
   say("looking");
   try {
-    const [picture, answer] = await Promise.all([
-      createImageBitmap(file),
-      asked(`/v1/models/${encodeURIComponent(at("model").value)}/predict`, { method: "POST", body: file }),
-    ]);
+    const drawable = createImageBitmap(file);
+    drawable.catch(() => undefined); // what is wrong with a file the service says better
+    const path = `/v1/models/${encodeURIComponent(at("model").value)}/predict`;
+    const answer = await asked(path, { method: "POST", body: file });
+    const picture = await drawable;
     Object.assign(state, { file, picture, answer });
     const spans = Object.entries(answer.timings_ms);
     const total = spans.reduce((sum, [, ms]) => sum + ms, 0);
