@@ -1,10 +1,15 @@
 """Fixtures only; what tests share stands in tests/helpers/."""
 
+import hypothesis
 import pytest
 
 from helpers import browser as browsers
 from helpers import bundles
 from helpers import pictogram_classifier as classifiers
+
+# a slow machine is no failure
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -124,7 +124,7 @@ def test_an_external_tensor_without_a_location_is_found_too(tmp_path):
     assert onnxfile.external_files(tmp_path / "m.onnx") == [""]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_any_bytes_are_scanned_or_refused(tmp_path, data):
     (tmp_path / "m.onnx").write_bytes(data)

@@ -15,6 +15,7 @@ from edgeinfer.wholefile import whole
 
 SCHEMA = 1
 TOP = 10
+MOST = 1e12  # more milliseconds or pictures than any measurement has
 
 
 class Report:
@@ -28,7 +29,7 @@ class Report:
         """A report that `write` wrote as JSON. Raises UsageError."""
         source = Path(path)
         try:
-            data = json.loads(source.read_text(encoding="utf-8"))
+            data = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse)
         except OSError as error:
             raise UsageError(f"{source} cannot be read: {error.strerror or error}") from error
         except ValueError as error:
@@ -131,19 +132,24 @@ def _headline(facts: dict[str, Any]) -> str:
     return f"{name}, boundary {what}: {BOUNDARIES[what]}\n{place}"
 
 
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
 def _fault(data: Any) -> str:
     """What keeps this JSON from being compared with a report; empty if nothing does."""
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         return f"it is not of schema {SCHEMA}"
     try:
-        names = list(data["samples"])
-        numbers = [data["summary"][name]["images"] for name in names]
-        numbers += [span for name in names for span in data["samples"][name]["latency_ms"]]
-        words = [data["context"]["boundary"], data["context"]["device"]["cpu"]]
-    except (KeyError, TypeError) as error:
+        spans = {name: samples["latency_ms"] for name, samples in data["samples"].items()}
+        numbers = [data["summary"][name]["images"] for name in spans if spans[name]]
+        numbers += [span for name in spans for span in spans[name]]
+        words = [data["context"]["boundary"], data["context"]["device"]["cpu"], str(data["valid"])]
+    except (KeyError, TypeError, AttributeError) as error:
         return f"a part is missing ({error})"
-    sound = all(type(value) in (int, float) for value in numbers) and all(isinstance(word, str) for word in words)
-    return "" if sound else "a number is none"
+    # a clock that was set back may have left a latency below 0, which compares with nothing
+    sound = all(type(value) in (int, float) and 0 < value < MOST for value in numbers)
+    return "" if sound and all(isinstance(word, str) for word in words) else "a number is none, or not above 0"
 
 
 def _numbers(data: dict[str, Any]) -> str:

@@ -142,6 +142,11 @@ def test_what_cannot_be_compared_is_said_before_it_is_measured():
         '{"schema": 1, "samples": [1]}',
         json.dumps(report(["x"])),
         json.dumps(report([None])),
+        json.dumps(report([0.0] * 100)),
+        json.dumps(report([10**400] * 100)),
+        json.dumps(report([1.0] * 100)).replace('"valid": true', '"valid": NaN'),
+        json.dumps(report([1.0] * 100)).replace('"valid": true, ', ""),
+        json.dumps(report([1.0] * 100)).replace('"images": 100', '"images": 0'),
     ],
 )
 def test_a_file_that_is_no_report_is_one_error(tmp_path, text):

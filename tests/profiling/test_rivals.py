@@ -96,7 +96,6 @@ def test_three_bundles_or_two_scenarios_are_wrong_usage(detector, capsys):
     assert run(detector, detector, "--layers") == 2
 
 
-def test_both_are_measured_on_the_gpu_that_was_asked_for_or_not_at_all(detector, twin, capsys, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_both_are_measured_on_the_gpu_that_was_asked_for_or_not_at_all(detector, twin, capsys):
     assert run(detector, twin, "--device", "gpu", "--seconds", "1") == 1
     assert "gpu:0 was asked for, and this backend runs on the CPU" in capsys.readouterr().err
