@@ -11,11 +11,13 @@ import os
 import tempfile
 from pathlib import Path
 
+from edgeinfer import machine
+
 
 def path(kind: str, name: str) -> Path:
     """Where a file of this kind is kept, be it there or not."""
     home = os.environ.get("XDG_CACHE_HOME")
-    return Path(home or Path.home() / ".cache", "edgeinfer", kind, name)
+    return Path(home or machine.home() / ".cache", "edgeinfer", kind, name)
 
 
 def read(kind: str, name: str) -> bytes | None:

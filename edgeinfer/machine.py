@@ -145,6 +145,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def home() -> Path:
+    """The user's folder; the root for one who has no name, as containers are given."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
 def _read(name: str) -> str:
     try:
         return (ROOT / name).read_bytes().decode("utf-8", "replace").strip("\0\n ")

@@ -116,7 +116,7 @@ def path(bundle: Bundle, gpu: int | None = None) -> Path:
     home = os.environ.get("XDG_STATE_HOME")
     place = bundle.path.resolve()
     name = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:16]}{f'-gpu{gpu}' if gpu else ''}.json"
-    return Path(home or Path.home() / ".local" / "state", "edgeinfer", "plans", name)
+    return Path(home or machine.home() / ".local" / "state", "edgeinfer", "plans", name)
 
 
 def read(bundle: Bundle, gpu: int | None = None) -> Plan | None:
@@ -124,7 +124,7 @@ def read(bundle: Bundle, gpu: int | None = None) -> Plan | None:
     file = path(bundle, gpu)
     try:
         data: Any = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # system users have homes such as /dev/null
         return None
     except (OSError, ValueError) as error:
         raise _damaged(file, str(error)) from error

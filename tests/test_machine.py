@@ -1,11 +1,14 @@
 """The machine as engines see it: GPUs, drivers, Jetsons, hidden and broken ones."""
 
 import ctypes
+import pwd
 
 import pytest
 
+import edgeinfer
 from edgeinfer import cache, machine
 from edgeinfer.errors import BackendUnavailable
+from helpers import bundles
 
 
 class Driver:
@@ -111,3 +114,18 @@ def test_a_cache_that_cannot_be_written_stops_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert not cache.write("kind", "name", b"content")
     assert cache.read("kind", "name") is None
+
+
+@pytest.mark.parametrize("home", ["nameless", "/dev/null"])
+def test_a_user_without_a_home_can_run_models(monkeypatch, detector, caplog, home):
+    """As containers and system services have them."""
+    for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home == "nameless":
+        monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["no such user"])
+    else:
+        monkeypatch.setenv("HOME", home)
+    with edgeinfer.load(detector) as model:
+        assert len(model(bundles.picture("red"))) == 1
+    assert cache.read("anything", "none") is None
+    assert caplog.text == ""

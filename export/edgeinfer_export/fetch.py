@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from edgeinfer import machine
 from edgeinfer.errors import FetchError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ AGENT = "edgeinfer (checkpoint download)"
 
 def cache_home() -> Path:
     """Where downloads are kept: $XDG_CACHE_HOME/edgeinfer, by default ~/.cache/edgeinfer."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeinfer"
+    return Path(os.environ.get("XDG_CACHE_HOME") or machine.home() / ".cache") / "edgeinfer"
 
 
 def fetch(
