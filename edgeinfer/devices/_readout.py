@@ -180,7 +180,7 @@ class _Roomy:
         self._plan = launch.Detect(spec, 1, capacity=1 << (needed - 1).bit_length())
         self.capacity = self._plan.capacity
         with ExitStack() as undo:  # where memory is short, nothing stays taken
-            self._frames = Mirror(gpu.memory, launch.FRAME.itemsize, mapped=gpu.integrated)
+            self._frames = Mirror(gpu.memory, launch.FRAME.itemsize, mapped=False)
             undo.callback(self._frames.free)
             self._results = Mirror(gpu.memory, self._plan.result.itemsize, mapped=gpu.integrated)
             undo.callback(self._results.free)

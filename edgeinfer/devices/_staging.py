@@ -5,6 +5,7 @@
 
 The layout of a batch depends on its pictures' sizes alone and is kept for the next batch of the same sizes. When
 larger pictures come the block grows, and all that was captured with its addresses is out of date: `Batch.key` says so.
+Where the GPU shares the host's memory it reads the pixels in the host's part, and the records alone are sent.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeinfer.devices._driver import Context
-    from edgeinfer.spec import Placement, Preprocess
+    from edgeinfer.spec import ModelSpec, Placement
 
 _ALIGNED = 256
 _LAYOUTS = 64  # batches of so many different sizes are remembered
@@ -70,9 +71,10 @@ class _Layout(NamedTuple):
 class Staging:
     """The block of one device."""
 
-    def __init__(self, preprocess: Preprocess, memory: Memory, context: Context, stream: Any, *, mapped: bool) -> None:
-        self._preprocess, self._memory, self._context, self._stream = preprocess, memory, context, stream
+    def __init__(self, spec: ModelSpec, memory: Memory, context: Context, stream: Any, *, mapped: bool) -> None:
+        self._preprocess, self._memory, self._context, self._stream = spec.preprocess, memory, context, stream
         self._mapped = mapped
+        self._onboard = memory.on_device(spec.batch.max * launch.FRAME.itemsize) if mapped else 0
         self._generation = 0
         self._layouts: OrderedDict[tuple[Any, ...], _Layout] = OrderedDict()
         self._take(Mirror(memory, 1 << 16, mapped=mapped))
@@ -85,7 +87,7 @@ class Staging:
     @property
     def pointer(self) -> int:
         """Where the GPU finds the frame records."""
-        return self._block.pointer
+        return self._onboard or self._block.pointer
 
     def fill(self, images: Sequence[Any], pixels: str, join: Callable[[int], None]) -> Batch:
         """Lay the pictures out; the GPU must be done with the last ones. `join`: see `_resident.find`."""
@@ -108,6 +110,9 @@ class Staging:
     def push(self, batch: Batch) -> None:
         """Send the block: records, whose counters this sets to zero, and the pixels of the host's frames."""
         self._block.push(batch.nbytes, self._stream)
+        if self._onboard:
+            nbytes = batch.pictures * launch.FRAME.itemsize
+            call("cuMemcpyHtoDAsync", self._onboard, self._block.host.ctypes.data, nbytes, self._stream)
 
     def _arrival(self, image: Any, pixels: str, join: Callable[[int], None]) -> _Arrival:
         resident = _resident.find(image, self._context, self._stream, join)

@@ -2,7 +2,8 @@
 
 One stream, memory taken once, kernels compiled once a machine. The device lives in the GPU's primary context, beside
 CuPy, PyTorch, PyCUDA and TensorRT in one process, and any thread may call it, one at a time. On a GPU that shares the
-host's memory (Jetson) frames and results are not copied at all.
+host's memory (Jetson) pixels and results are not copied at all; what every thread reads, or counts in, is: a Jetson's
+GPU does not cache page-locked memory.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class Device:
         call("cuMemsetD8Async", self._tensor.pointer, 0, self._tensor.nbytes, self.handle)
         self._inputs: dict[int, Tensors] = {}
         self._blocks: dict[str, NDArray[np.uint8]] = {}
-        self._staging = Staging(spec.preprocess, self.memory, self.context, self.handle, mapped=mapped)
-        self._places = Mirror(self.memory, spec.batch.max * launch.FRAME.itemsize, mapped=mapped)
+        self._staging = Staging(spec, self.memory, self.context, self.handle, mapped=mapped)
+        self._places = Mirror(self.memory, spec.batch.max * launch.FRAME.itemsize, mapped=False)
         self.readout = readout(spec, self)
         self._marks = [self.timer() for _ in range(_MARKS)]
         self._joined = self._made("cuEventCreate", "cuEventDestroy", library().CUevent_flags.CU_EVENT_DISABLE_TIMING)
@@ -99,7 +100,7 @@ class Device:
 
     def _sent(self, array: NDArray[Any]) -> int:
         """The address of a copy of this array on the GPU."""
-        table = Mirror(self.memory, array.nbytes, mapped=self.integrated)
+        table = Mirror(self.memory, array.nbytes, mapped=False)
         table.host[...] = array.reshape(-1).view(np.uint8)
         table.push(array.nbytes, self.handle)
         return table.pointer

@@ -1,6 +1,8 @@
 """The proof that runs in a TensorRT kit, here with an engine of the host's in TensorRT's place."""
 
 import json
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -77,6 +79,55 @@ def test_a_wrong_result_is_a_failure(folder, library):
     assert states(folder)["detect", "trt fp32 results"] is False
     assert states(folder)["detect", "decode and suppress kernels"] is False
     assert states(folder)["detect", "trt fp32 in one CUDA graph"] is True
+
+
+def test_what_breaks_is_a_failure_and_stops_none_of_the_rest(folder, library, monkeypatch):
+    def broken(*_):
+        raise TypeError("an argument that this release does not take")
+
+    monkeypatch.setattr(compiler, "compile_onnx", broken)
+
+    assert prove.main() == 1
+    assert {name for name, passed in states(folder).items() if passed is False} == {
+        (model, "trt fp32") for model in ("detect", "classify")
+    }
+    assert states(folder)["classify", "decode and suppress kernels"] is True
+
+
+def test_what_there_is_no_time_for_is_left_out_by_name(folder, library, monkeypatch):
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--seconds", "0"])
+
+    assert prove.main() == 0
+    assert states(folder)["detect", "trt fp32"] is None
+    assert states(folder)["detect", "preprocess kernel"] is True
+
+
+def test_the_report_is_there_before_the_last_check(folder, library, monkeypatch):
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compiler, "compile_onnx", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        prove.main()
+
+    assert states(folder)["detect", "decode and suppress kernels"] is True
+
+
+def test_a_kit_goes_through_small_parts_unchanged(folder, tmp_path):
+    parts = pack.split(folder / "models", tmp_path / "kit.parts", 700)
+    assert len(parts) > 3
+    assert all(0 < part.stat().st_size <= 700 for part in parts)
+    joined = [sys.executable, str(tmp_path / "kit.parts" / "join.py"), str(tmp_path / "there")]
+    subprocess.run(joined, check=True, capture_output=True)
+    found, wanted = tmp_path / "there" / "gpu-kit", folder / "models"
+    files = [file.relative_to(wanted) for file in wanted.rglob("*") if file.is_file()]
+    assert [(found / file).read_bytes() for file in files] == [(wanted / file).read_bytes() for file in files]
+
+    parts[1].unlink()
+    refused = subprocess.run([*joined[:-1], str(tmp_path / "nowhere")], check=False, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert parts[1].name in refused.stderr
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize(("lost", "passes"), [(0, True), (2, True), (3, False)])

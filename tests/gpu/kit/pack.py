@@ -1,16 +1,20 @@
 """Pack what `prove.py` needs where there is nothing but NumPy, cuda-bindings and TensorRT.
 
-    python tests/gpu/kit/pack.py FOLDER
+    python tests/gpu/kit/pack.py FOLDER [--parts MIB]
 
 FOLDER gets the runtime, the compiler front end, two trained models as bundles, pictures, and what the CPU makes of
 them: the pictogram detector (YOLOv5n, 640 x 640) and a ResNet-50 with a fitted head. Needs the export extra; no GPU.
+With --parts all of it is written once more as parts of at most so many MiB in FOLDER.parts, for a machine that is
+reached by small uploads only; join.py, beside them there, makes the folder again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
+import tarfile
 from importlib import resources
 from pathlib import Path
 
@@ -31,7 +35,19 @@ PICTURES = 12
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
-def main(folder: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--parts", type=float, metavar="MIB", help="the size of a part")
+    options = parser.parse_args()
+    packed(options.folder)
+    print(f"packed {options.folder}; there, in the kit's Python: {options.folder}/prove.py")
+    if options.parts:
+        for part in split(options.folder, options.folder.with_suffix(".parts"), int(options.parts * 2**20)):
+            print(f"{part.stat().st_size:>11,} {part}")
+
+
+def packed(folder: Path) -> None:
     for package in (ROOT / "edgeinfer", ROOT / "export" / "edgeinfer_export"):
         ignored = shutil.ignore_patterns("__pycache__", "assets", "serve", "streams")
         shutil.copytree(package, folder / package.name, ignore=ignored, dirs_exist_ok=True)
@@ -49,13 +65,36 @@ def main(folder: Path) -> None:
     options = Options(size=classifier.size, precisions=PRECISIONS, pictures=known)
     pack(models / "resnet50", classifier.checkpoint, options, glyphs)
     shutil.rmtree(folder / "classifier")
-    print(f"packed {folder}; there, in the kit's Python: {folder}/prove.py")
 
 
 def pack(target: Path, source: Path, options: Options, pictures: list[Path]) -> None:
     if target.exists():
         shutil.rmtree(target)
-    cases(export(source, target, options), [cv2.imread(str(picture)) for picture in pictures])
+    bundle = export(source, target, options)
+    cases(bundle, [cv2.imread(str(picture)) for picture in pictures])
+    # what TensorRT is never given
+    shutil.rmtree(bundle / "golden")
+    for artifact in modeljson.read(bundle / "model.json").artifacts:
+        if artifact.flavor not in ("", "trt"):
+            (bundle / artifact.file).unlink()
+
+
+def split(folder: Path, target: Path, most: int) -> list[Path]:
+    """The folder as parts of at most `most` bytes, and beside them what joins them."""
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir()
+    whole = target / "whole"
+    with tarfile.open(whole, "w:xz", preset=6) as archive:
+        archive.add(folder, "gpu-kit", filter=lambda one: None if "__pycache__" in one.name else one)
+    count = -(-whole.stat().st_size // most)
+    parts = [target / f"kit.{place:02}-of-{count:02}" for place in range(1, count + 1)]
+    with whole.open("rb") as content:
+        for part in parts:
+            part.write_bytes(content.read(most))
+    whole.unlink()
+    shutil.copy(Path(__file__).with_name("join.py"), target)
+    return parts
 
 
 def cases(bundle: Path, images: list) -> None:
@@ -73,7 +112,7 @@ def cases(bundle: Path, images: list) -> None:
         if artifact.flavor == "trt":
             results["int8"] = rounded(bundle / artifact.file, spec, images)
     arrays = {f"image_{at}": image for at, image in enumerate(images)}
-    np.savez_compressed(bundle / "cases.npz", tensor=tensor, **raw, **arrays)
+    np.savez(bundle / "cases.npz", tensor=tensor, **raw, **arrays)
     (bundle / "cases.json").write_text(json.dumps(results))
 
 
@@ -93,4 +132,4 @@ def record(result) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

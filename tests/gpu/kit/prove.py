@@ -1,11 +1,12 @@
 """The GPU path with a real TensorRT against what the CPU found; needs NumPy, cuda-bindings and TensorRT only.
 
-    python prove.py [--json FILE]
+    python prove.py [--json FILE] [--seconds S]
 
 It stands in a folder that `pack.py` made. For each model: the kernels against the CPU's tensors and boxes, to the bit;
 then an engine of each precision, built here, with our kernels around it in one CUDA graph, against the CPU's results
 within `golden.TOLERANCE` (int8 against the same graph on the CPU), and each replay against the first, plain run, to
-the bit. What is missing is skipped by name; anything wrong ends in exit code 1. Imports on Python 3.9.
+the bit. What is missing is skipped by name; anything wrong ends in exit code 1. The report is written anew after every
+check; after so many seconds no further engine is begun, and those left out are named. Imports on Python 3.9.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import platform
 import sys
 import time
+import traceback
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +28,7 @@ import numpy as np  # noqa: E402
 from edgeinfer import backends, golden, modeljson  # noqa: E402
 from edgeinfer.devices import gpu  # noqa: E402
 from edgeinfer.devices._driver import call  # noqa: E402
+from edgeinfer.devices._framegraph import Graph  # noqa: E402
 from edgeinfer.devices._memory import view  # noqa: E402
 from edgeinfer.errors import BackendUnavailable, EdgeInferError  # noqa: E402
 from edgeinfer.pipeline import Lane  # noqa: E402
@@ -39,13 +42,14 @@ RUNS = 200
 
 
 class Proof:
-    """What was checked: rows of {model, what, passed, detail}."""
+    """What was checked: rows of {model, what, passed, detail}, written to a file as they come."""
 
-    def __init__(self):
-        self.rows = []
+    def __init__(self, facts, file):
+        self._facts, self._file, self.rows = facts, file, []
 
     def check(self, model, what, passed, detail="", **numbers):
         self.rows.append({"model": model, "what": what, "passed": passed, "detail": detail, **numbers})
+        self._file.write_text(json.dumps({"context": self._facts, "checks": self.rows}, indent=1) + "\n")
         state = {True: "passed", False: "FAILED", None: "skipped"}[passed]
         extra = ", ".join("{} {}".format(*item) for item in numbers.items())
         print(f"{state:8} {model}: {what}  {detail} {extra}", flush=True)
@@ -153,17 +157,23 @@ def engine(proof, name, cases, artifact):
 
 
 def timed(lane, image):
-    """Milliseconds from a page-locked frame to its result, and of upload and bare engine, in turns."""
+    """Milliseconds from a page-locked frame to its result, and of upload and bare engine, in turns; both in a graph."""
     device = lane.device
     pinned = device.pinned(image.shape)
     pinned[...] = image
     tensors, _ = device.preprocess([pinned])
     target = device.empty(pinned.shape, "uint8")
 
+    def both():
+        call("cuMemcpyHtoDAsync", target.pointer, pinned.ctypes.data, pinned.nbytes, device.handle)
+        lane.engine.run(tensors)
+
+    with device.context:
+        graph = None if lane.way.graph else Graph(device.handle, both)
+
     def bare():
         with device.context:
-            call("cuMemcpyHtoDAsync", target.pointer, pinned.ctypes.data, pinned.nbytes, device.handle)
-            lane.engine.run(tensors)
+            graph.launch(device.handle) if graph else both()
             device.wait()
 
     spans = {"frame_ms": [], "engine_and_upload_ms": []}
@@ -172,6 +182,9 @@ def timed(lane, image):
             start = time.perf_counter()
             function()
             spans[key].append(1e3 * (time.perf_counter() - start))
+    with device.context:
+        if graph:
+            graph.close()
     return {key: round(median(column), 4) for key, column in spans.items()}
 
 
@@ -188,30 +201,47 @@ def versions():
     return found
 
 
-def prove(proof):
-    for folder in sorted((HERE / "models").iterdir()):
-        cases = Cases(folder)
-        kernels(proof, folder.name, cases)
-        for artifact in cases.spec.artifacts:
-            what = "trt " + artifact.precision
-            if artifact.format != "onnx" or artifact.flavor not in ("", "trt"):
-                continue
-            try:
-                backends.load("trt")
-            except BackendUnavailable as missing:
-                proof.check(folder.name, what, None, str(missing))
-                continue
-            try:
-                engine(proof, folder.name, cases, artifact)
-            except EdgeInferError as error:
-                proof.check(folder.name, what, False, f"{error}; {error.hint}")
+def prove(proof, seconds):
+    end = time.monotonic() + seconds
+    models = [Cases(folder) for folder in sorted((HERE / "models").iterdir())]
+    for cases in models:
+        attempt(proof, cases, "kernels", lambda cases=cases: kernels(proof, cases.folder.name, cases))
+    # the most telling first
+    for precision in ("fp16", "int8", "fp32"):
+        for cases in models:
+            for artifact in cases.spec.artifacts:
+                if artifact.precision == precision and artifact.format == "onnx" and artifact.flavor in ("", "trt"):
+                    built(proof, cases, artifact, end)
+
+
+def built(proof, cases, artifact, end):
+    name, what = cases.folder.name, "trt " + artifact.precision
+    try:
+        backends.load("trt")
+    except BackendUnavailable as missing:
+        proof.check(name, what, None, str(missing))
+        return
+    if time.monotonic() >= end:
+        proof.check(name, what, None, "left out: no time")
+        return
+    attempt(proof, cases, what, lambda: engine(proof, name, cases, artifact))
+
+
+def attempt(proof, cases, what, function):
+    """Whatever fails is a row of its own, and stops none of the rest."""
+    try:
+        function()
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        hint = f"; {error.hint}" if isinstance(error, EdgeInferError) else ""
+        proof.check(cases.folder.name, what, False, f"{type(error).__name__}: {error}{hint}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=HERE / "proof.json")
+    parser.add_argument("--seconds", type=float, default=3600)
     options = parser.parse_args()
-    proof = Proof()
     device = gpu.Device(Cases(next((HERE / "models").iterdir())).spec)
     facts = {
         "gpu": device.name,
@@ -221,8 +251,8 @@ def main():
     }
     device.close()
     print(facts)
-    prove(proof)
-    options.json.write_text(json.dumps({"context": facts, "checks": proof.rows}, indent=1) + "\n")
+    proof = Proof(facts, options.json)
+    prove(proof, options.seconds)
     failed = sum(row["passed"] is False for row in proof.rows)
     skipped = sum(row["passed"] is None for row in proof.rows)
     print(f"{len(proof.rows)} checks: {failed} failed, {skipped} skipped; wrote {options.json}")
