@@ -380,26 +380,25 @@ def context(device):
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
     return {
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "gpu": device.name,
         "compute_capability": ".".join(map(str, device.compute_capability)),
         "cuda_of_driver": device.driver_version,
-        "driver": driver(),
+        "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "integrated": device.integrated,
         "python": platform.python_version(),
         "packages": versions,
         "nvrtc": ".".join(map(str, nvrtc.nvrtcVersion()[1:])),
-        "commit": commit.stdout.strip(),
+        "commit": said("git", "rev-parse", "--short", "HEAD"),
         "command": " ".join(["python", *sys.argv]),
     }
 
 
-def driver():
+def said(*command):
+    """The first line of a program's answer; empty where there is no such program, or no answer."""
     try:
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.splitlines()[0]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         return ""
 

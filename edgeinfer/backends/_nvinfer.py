@@ -6,7 +6,7 @@ once, one scratch memory for all contexts of a lane, since a lane runs one at a 
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgeinfer import machine
@@ -51,7 +51,7 @@ class Engine:
         graph: str = "on",
     ) -> None:
         gpu = machine.gpu(device.ordinal)  # some releases crash where there is no driver
-        with device.context:
+        with device.context.alone():
             plan = Plan(self.trt, self.words, path, spec, gpu)
             plan.users += 1
             try:
@@ -86,7 +86,7 @@ class Engine:
 
     def fork(self, device: Any) -> Engine:
         twin = object.__new__(type(self))
-        with device.context:
+        with device.context.alone():
             twin._join(self._opened(), device, self._graph)
         return twin
 
@@ -96,7 +96,8 @@ class Engine:
         with self._device.context:
             ready = self._ready.get(images) or self._prepare(images)
             ready.point(inputs)
-            ready.execute(self._device.stream)
+            with self._device.context.alone() if ready.fresh else nullcontext():  # what is loaded late
+                ready.execute(self._device.stream)
         self._last = inputs
         return ready.outputs
 
@@ -109,7 +110,7 @@ class Engine:
         tensors = inputs or self._last
         if not tensors:
             raise EngineError("no layers to time before the first run")
-        with self._device.context:
+        with self._device.context.alone():
             return self._timed(tensors)
 
     def _timed(self, tensors: Tensors) -> list[tuple[str, float]]:
@@ -133,7 +134,8 @@ class Engine:
         """The context for this batch size, made when it is first seen."""
         plan, stream = self._opened(), self._device.stream
         try:
-            ready = _Ready(plan, images, stream, self._scratch, self._outputs)
+            with self._device.context.alone():
+                ready = _Ready(plan, images, stream, self._scratch, self._outputs)
         except _ProfileTaken:
             if not self._ready:
                 raise
@@ -151,7 +153,7 @@ class Engine:
         if plan is None:
             return
         # what the library holds it frees in the context that is current; on a lost GPU that cannot be
-        with suppress(DeviceLost), self._device.context:
+        with suppress(DeviceLost), self._device.context.alone():
             self._ready, self._last, self._outputs, self._scratch = {}, {}, {}, None
             plan.release()
 
@@ -161,10 +163,10 @@ class _ProfileTaken(EngineError):
 
 
 class _Ready:
-    """A context for one batch size: its shapes are set, and its addresses are those of the last run."""
+    """A context for one batch size: its shapes are set, its addresses are those of the last run; `fresh` before one."""
 
     def __init__(self, plan: Plan, images: int, stream: int, scratch: Any, outputs: Tensors) -> None:
-        self._plan, self._fresh = plan, True
+        self._plan, self.fresh = plan, True
         context = plan.context(scratch)
         self.context = context
         if plan.profiles:
@@ -211,8 +213,8 @@ class _Ready:
         mark = plan.words.mark()
         if not context.execute_async_v3(stream):
             raise plan.failure("the engine does not run", mark)
-        if self._fresh:
-            self._fresh = False
+        if self.fresh:
+            self.fresh = False
             plan.jit.keep()
 
     def capturable(self, stream: int) -> bool:

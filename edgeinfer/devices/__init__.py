@@ -8,7 +8,9 @@ What an engine on the GPU may rely on, and owes, beyond the `Device` and `Engine
 - `run` only puts work on that stream and never waits. Its outputs are the engine's memory, at addresses that stay.
 - `engine.capturable` is empty if a CUDA graph may capture `run` after it has run once with such inputs, else the
   reason; it may become a reason later.
-- It enters `device.context` (the GPU's primary one) around all that it asks of its library, whichever thread calls.
+- It enters `device.context` (the GPU's primary one) around all that it asks of its library, whichever thread calls;
+  and `device.context.alone()` where the library may wait for the whole GPU, as when something is opened, loaded late
+  or closed: in there no other thread's frames are captured.
 """
 
 from __future__ import annotations

@@ -5,12 +5,16 @@ The driver API alone (and NVRTC in `compiler.py`), because both kept their names
 
 from __future__ import annotations
 
-from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeinfer.devices.compiler import FOR_CUDA_12
 from edgeinfer.errors import BackendUnavailable, DeviceError, DeviceLost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # after these every call that touches the GPU fails until the process ends
 _LOST = {
@@ -54,6 +58,8 @@ _HINTS = {
     "UNSUPPORTED_PTX_VERSION": _NEWER_THAN_DRIVER,
     "OPERATING_SYSTEM": "the driver ran out of something the system gives: check ulimit -a and free memory",
 }
+# a capture, or what waits for the whole GPU: the driver fails both where one thread's meets another's
+_ALONE = threading.RLock()
 _INSTALL = 'pip install "edgeinfer[gpu]", on a Jetson "edgeinfer[jetson]"'
 
 
@@ -128,6 +134,12 @@ class Context:
         # a lost GPU may refuse even this; what lost it is the better news
         with suppress(*([DeviceError] if failed else [])):
             call("cuCtxPopCurrent")
+
+    @contextmanager
+    def alone(self) -> Iterator[Context]:
+        """Entered as ever, but while no other thread captures a graph, nor waits for the whole GPU in here."""
+        with _ALONE, self:
+            yield self
 
     def attribute(self, name: str) -> int:
         """The GPU's CU_DEVICE_ATTRIBUTE_`name`."""

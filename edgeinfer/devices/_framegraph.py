@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgeinfer.results import Result
 
 CAPACITY = 16  # graphs kept, the least lately used goes first
+TRIES = 3  # captures that fail before no more are tried: another library may have waited for the GPU meanwhile
 
 
 class FrameGraph:
@@ -31,6 +32,7 @@ class FrameGraph:
     def __init__(self, device: Device, engine: Any) -> None:
         self._device, self._engine = device, engine
         self.graph: str = engine.capturable
+        self._failed = 0
         self._outputs: Mapping[str, Any] = {}
         # None: seen once. The first time runs plainly, which also lets the engine load all that it loads late;
         # a size that never comes back is not worth a graph
@@ -91,11 +93,13 @@ class FrameGraph:
     def _captured(self, batch: Batch) -> Graph | None:
         """The batch as a graph; None, and the reason kept, where the engine or the driver does not take part."""
         try:
-            graph = Graph(self._device.handle, lambda: self._enqueue(batch, _EXTERNAL))
+            with self._device.context.alone():
+                graph = Graph(self._device.handle, lambda: self._enqueue(batch, _EXTERNAL))
         except DeviceLost:
             raise
         except EdgeInferError as error:
-            self.graph = f"capture failed: {error}"
+            self._failed += 1
+            self.graph = f"capture failed: {error}" if self._failed >= TRIES else ""
             return None
         graph.outputs = self._outputs
         self._remember(batch.key, graph)

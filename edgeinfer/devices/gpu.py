@@ -47,7 +47,7 @@ class Device:
         self.context = Context(ordinal)
         self._owned, self._closed = ExitStack(), False
         try:
-            with self.context:
+            with self.context.alone():
                 self._ask()
                 self._open()
         except BaseException:
@@ -252,5 +252,5 @@ class Device:
         # on a lost GPU nothing can be freed: the process has to end
         with suppress(DeviceLost), ExitStack() as last:
             last.callback(self.context.close)
-            last.enter_context(self.context)
+            last.enter_context(self.context.alone())
             last.enter_context(self._owned)

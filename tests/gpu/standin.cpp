@@ -296,7 +296,18 @@ API cuCtxPopCurrent_v2(void** context) {
   return OK;
 }
 API cuCtxGetCurrent(void** context) { ENTER(NOTHING); *context = current.empty() ? nullptr : current.back(); return OK; }
-API cuCtxSynchronize() { ENTER(NO_CAPTURE); run_all(); return lost; }
+// Whichever thread asks: the whole context cannot be waited for while one of its streams is captured
+API cuCtxSynchronize() {
+  ENTER(NO_CAPTURE);
+  for (Stream* stream : streams) {
+    if (stream->capture && stream->context == current.back()) {
+      stream->spoilt = true;
+      return CAPTURE_UNSUPPORTED;
+    }
+  }
+  run_all();
+  return lost;
+}
 
 API cuMemAlloc_v2(CUdeviceptr* pointer, size_t nbytes) {
   ENTER(NO_CAPTURE);

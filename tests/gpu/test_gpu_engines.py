@@ -6,6 +6,8 @@ import importlib.util
 import itertools
 import json
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from edgeinfer import cli, load, machine, plans, profile
 from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import view
-from edgeinfer.errors import BackendUnavailable, DeviceLost
+from edgeinfer.errors import BackendUnavailable, DeviceLost, EdgeInferError
 from edgeinfer.plans import Choice, Plan
 from edgeinfer.profiling.sensors import nvml
 from edgeinfer.spec import Batch
@@ -69,6 +71,14 @@ def through_the_driver(memory, kept):
     return enqueue
 
 
+def waiting(answer):
+    def function(*given):
+        call("cuCtxSynchronize")
+        return answer(*given)
+
+    return function
+
+
 @pytest.fixture
 def nvidia(monkeypatch, tmp_path, driver):
     """A function of a release: the stand-in library of that release, on this driver's GPU."""
@@ -81,6 +91,9 @@ def nvidia(monkeypatch, tmp_path, driver):
         contexts.append(Context(ordinal))
         trt.enqueue = through_the_driver(memory, kept)
         trt.current = lambda: int(call("cuCtxGetCurrent")) == int(contexts[-1].handle)
+        # opening an engine waits for the whole GPU
+        for name in ("Runtime.deserialize_cuda_engine", "ICudaEngine.create_execution_context"):
+            trt._answers[name] = waiting(trt._answers[name])
         return trt
 
     yield install
@@ -200,6 +213,39 @@ def test_a_graph_that_was_set_off_is_not_captured_and_the_same_is_found(bundle, 
         assert "graph off" in model.graph
         assert all("graph off" in lane.way.graph for lane in model._fleet.lanes)
         assert driver.live().get("ready graph", 0) == 0
+
+
+def test_frames_are_captured_while_other_engines_are_opened(nvidia, tmp_path):
+    trt = nvidia()
+    folder, enqueue = planned(bundles.classify_bundle(tmp_path / "open", Batch(1, 4)), trt), trt.enqueue
+
+    def slowly(*given):
+        time.sleep(0.003)  # others come to work within a capture
+        enqueue(*given)
+
+    trt.enqueue = slowly
+    stop, failed = threading.Event(), []
+
+    def open_and_close():
+        while not stop.is_set():
+            try:
+                load(folder, contexts=2, self_test=False).close()
+            except EdgeInferError as error:
+                failed.append(error)
+
+    opening = threading.Thread(target=open_and_close)
+    opening.start()
+    try:
+        with load(folder, self_test=False) as model:
+            for width in range(40, 70):  # each is captured when it comes again
+                for _ in range(2):
+                    assert labels([model(bundles.picture("red", 50, width))]) == ["red"]
+            assert model.graph == ""
+    finally:
+        stop.set()
+        opening.join()
+
+    assert failed == []
 
 
 def test_where_one_context_serves_all_sizes_nothing_captured_is_kept(nvidia, driver, tmp_path):

@@ -249,6 +249,30 @@ def test_an_engine_that_spoils_its_capture_runs_plainly_from_then_on(make):
     assert "capture failed: cuStreamSynchronize failed" in lane.way.graph
 
 
+def test_a_capture_that_fails_once_is_tried_again(make):
+    """As where another library's thread waited for the whole GPU meanwhile."""
+    lane = make(classes_spec(TopK(3), 6), logits)
+    run, left = lane.engine.run, [2]
+
+    def waits(inputs):
+        outputs = run(inputs)
+        if left[0]:
+            left[0] -= 1
+            lane.device.wait()
+        return outputs
+
+    image = models.noise(1, 30, 30)
+    found = [str(through(lane, [image])) for _ in range(2)]
+    lane.engine.run = waits
+    with lane.device.context:
+        lane.way.close()  # to be captured anew
+    found += [str(through(lane, [image])) for _ in range(5)]
+
+    assert len(set(found)) == 1
+    assert lane.way.graph == ""
+    assert any(graph is not None for graph in lane.way._graphs.values())
+
+
 @pytest.mark.parametrize(
     "image",
     [

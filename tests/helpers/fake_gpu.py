@@ -43,6 +43,9 @@ class Context:
     def __exit__(self, *_):
         Context.depth -= 1
 
+    def alone(self):
+        return self
+
 
 class Tensor:
     def __init__(self, array):
