@@ -391,8 +391,9 @@ from edgeinfer.errors import EdgeInferError
 from contextlib import nullcontext
 machine.gpu = lambda _: machine.Gpu("86", "A10", "12.8")
 bundle = Bundle.open(sys.argv[1])
+device = SimpleNamespace(context=SimpleNamespace(alone=nullcontext), ordinal=0)
 try:
-    backends.load("rtx")(Path(sys.argv[1]) / "rtx.plan", bundle.spec, SimpleNamespace(context=nullcontext(), ordinal=0))
+    backends.load("rtx")(Path(sys.argv[1]) / "rtx.plan", bundle.spec, device)
 except EdgeInferError as error:
     print(type(error).__name__, error)
 """
