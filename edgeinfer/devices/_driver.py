@@ -136,10 +136,18 @@ class Context:
             call("cuCtxPopCurrent")
 
     @contextmanager
-    def alone(self) -> Iterator[Context]:
-        """Entered as ever, but while no other thread captures a graph, nor waits for the whole GPU in here."""
-        with _ALONE, self:
-            yield self
+    def alone(self, *, wait: bool = True) -> Iterator[bool]:
+        """Entered as ever, but while no other thread captures a graph, nor waits for the whole GPU in here.
+
+        Gives whether that is so, which without `wait` it may not be.
+        """
+        free = _ALONE.acquire(blocking=wait)
+        try:
+            with self:
+                yield free
+        finally:
+            if free:
+                _ALONE.release()
 
     def attribute(self, name: str) -> int:
         """The GPU's CU_DEVICE_ATTRIBUTE_`name`."""

@@ -93,7 +93,9 @@ class FrameGraph:
     def _captured(self, batch: Batch) -> Graph | None:
         """The batch as a graph; None, and the reason kept, where the engine or the driver does not take part."""
         try:
-            with self._device.context.alone():
+            with self._device.context.alone(wait=False) as free:
+                if not free:  # an engine is being opened, say: no frame waits for that
+                    return None
                 graph = Graph(self._device.handle, lambda: self._enqueue(batch, _EXTERNAL))
         except DeviceLost:
             raise

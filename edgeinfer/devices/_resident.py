@@ -7,6 +7,7 @@ and the host does not.
 from __future__ import annotations
 
 import ctypes
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -81,9 +82,12 @@ def _told(address: int, *names: str) -> list[Any]:
     Asked for all at once: to the function for a single one memory of the host's is an error, and tools that watch
     the driver's calls report it.
     """
-    attribute = library().CUpointer_attribute
-    which = [getattr(attribute, f"CU_POINTER_ATTRIBUTE_{name}") for name in names]
-    return probe("cuPointerGetAttributes", len(which), which, address) or [None] * len(which)
+    return probe("cuPointerGetAttributes", len(names), _attributes(names), address) or [None] * len(names)
+
+
+@lru_cache(maxsize=8)
+def _attributes(names: tuple[str, ...]) -> list[Any]:
+    return [getattr(library().CUpointer_attribute, f"CU_POINTER_ATTRIBUTE_{name}") for name in names]
 
 
 def _cuda_array(image: Any, facts: dict[str, Any]) -> Resident:

@@ -1,5 +1,7 @@
 """Pictures through the whole GPU path give what the CPU gives; a replayed graph gives what eager work gives."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -247,6 +249,28 @@ def test_an_engine_that_spoils_its_capture_runs_plainly_from_then_on(make):
 
     assert len({str(through(lane, [image])) for _ in range(4)}) == 1
     assert "capture failed: cuStreamSynchronize failed" in lane.way.graph
+
+
+def test_no_frame_waits_while_another_thread_has_the_gpu_for_itself(make):
+    lane = make(classes_spec(TopK(3), 6), logits)
+    image, taken, done = models.noise(1, 30, 30), threading.Event(), threading.Event()
+
+    def open_an_engine():
+        with lane.device.context.alone():
+            taken.set()
+            done.wait()
+
+    other = threading.Thread(target=open_an_engine)
+    other.start()
+    taken.wait()
+    found = [str(through(lane, [image])) for _ in range(3)]
+    assert not any(lane.way._graphs.values())
+    done.set()
+    other.join()
+    found += [str(through(lane, [image])) for _ in range(3)]
+
+    assert all(lane.way._graphs.values())
+    assert (len(set(found)), lane.way.graph) == (1, "")
 
 
 def test_a_capture_that_fails_once_is_tried_again(make):
