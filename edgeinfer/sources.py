@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 import time
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
 # of a network stream: short, because a lost one is opened again; an answer may come later than a frame
 OPEN_MS, READ_MS = 4_000, 2_000
 USUAL_FPS = 30.0
+WHOLE = 0.95  # of the frames that a video tells of, which some containers only estimate
+
+LOG = logging.getLogger(__name__)
 
 OnError = Callable[[SourceError], None]
 
@@ -206,6 +210,8 @@ def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
     if index == 0:
         hint = "convert it to H.264 with ffmpeg"
         raise SourceError(f"{shown} has no frames that OpenCV can decode", hint=hint)
+    if index < WHOLE * total:
+        LOG.warning("%s ends after %d of the %d frames it tells of: it may be cut short", shown, index, total)
 
 
 def _pipeline(name: str, shown: str) -> Iterator[Frame]:
@@ -277,4 +283,5 @@ def _need_gstreamer(shown: str) -> None:
 
 def without_password(name: str) -> str:
     """The source as it may be shown: without the user and the password in it, which may hold an @ themselves."""
-    return re.sub(r"(\w+://)[^/\s]*@", r"\1", name)
+    shown = re.sub(r"(\w+://)[^/\s]*@", r"\1", name)
+    return re.sub(r"(-pw=)(\"[^\"]*\"|\S+)", r"\1***", shown)  # of GStreamer's elements

@@ -370,6 +370,20 @@ def test_an_address_with_brackets_is_no_pattern():
     assert not sources.many("gst:rtspsrc location=rtsp://10.0.0.5/a*b ! decodebin")
 
 
+def test_a_video_that_was_cut_short_is_told(video, caplog):
+    list(sources.frames(video))
+    assert caplog.text == ""
+    data = video.read_bytes()
+    video.write_bytes(data[: data.rindex(b"00dc", 0, data.index(b"idx1"))])
+    assert 1 <= len(list(sources.frames(video))) < 4
+    assert f"{video} ends after 3 of the 4 frames it tells of: it may be cut short" in caplog.text
+
+
+def test_a_password_in_a_pipeline_is_not_shown():
+    shown = sources.without_password('gst:rtspsrc location=rtsp://cam/1 user-id=me user-pw="a b" ! decodebin')
+    assert shown == "gst:rtspsrc location=rtsp://cam/1 user-id=me user-pw=*** ! decodebin"
+
+
 def test_a_password_with_an_at_sign_is_not_shown():
     assert sources.without_password("rtsp://me:p@ss@10.0.0.5/main?a=b@c") == "rtsp://10.0.0.5/main?a=b@c"
 
