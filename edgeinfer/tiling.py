@@ -156,7 +156,7 @@ class Tiled:
 
     def _timings(self, found: list[tuple[Tile, Detections]]) -> dict[str, float]:
         """Milliseconds by stage of all runs together; the results of one run have the same numbers."""
-        runs = [one.timings_ms for _, one in found[:: self.spec.batch.max]]
+        runs = [one.timings_ms for _, one in found[:: self.model.group]]
         return {stage: sum(run[stage] for run in runs) for stage in runs[0]}
 
     def close(self) -> None:

@@ -342,3 +342,8 @@ def test_a_video_on_a_terminal_is_one_line_that_changes(detector, clip):
     os.close(reader)
     first, *_ = told.split("\r\n")
     assert [part[:5] for part in first.split("\r")[1:]] == [" 33 %", " 66 %", "100 %"]
+
+
+def test_a_video_runs_in_several_contexts_and_stays_in_order(detector, clip, capsys):
+    assert run(detector, clip, "--contexts", 3, "--threads", 1, "--json", "-") == 0
+    assert [record["index"] for record in records(capsys.readouterr().out)] == [0, 1, 2]

@@ -59,7 +59,7 @@ def test_too_many_tiles_are_refused():
 class Blobs:
     """A detector that finds the box of every colour in a view, as far as it lies in it."""
 
-    contexts, backend, artifact = 1, "told", ""
+    contexts, group, backend, artifact = 1, 1, "told", ""
 
     def __init__(self, spec):
         self.spec = spec
@@ -131,6 +131,14 @@ def test_tiles_of_nv12_frames_are_those_of_the_picture(detector, grid):
             Tiled(model, Grid.parse(grid))(one, pixels=kind) for one, kind in ((bgr, "bgr"), (frame, "nv12"))
         )
     assert packed.source == plain.source == size
+
+
+@pytest.mark.parametrize(("group", "runs"), [(1, 4), (2, 2), (3, 2)])
+def test_the_times_are_those_of_all_runs(blobs, group, runs):
+    """The whole and three tiles; the pictures of one run have the same times."""
+    blobs.group = group
+    found = Tiled(blobs, Grid.parse("1x3:0"))(np.zeros((64, 96, 3), np.uint8))
+    assert found.timings_ms == {"infer": float(runs)}
 
 
 def test_a_classifier_has_no_tiles(classifier):

@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     choosing = _choosing.add_arguments(parser)
     choosing.add_argument(
+        "--contexts",
+        type=_limits.count,
+        default=1,
+        metavar="N",
+        help="pictures at the same time: with --threads 1 as many as there are cores suit video files",
+    )
+    choosing.add_argument(
         "--build",
         choices=["never", "background"],
         default="never",
@@ -109,7 +116,7 @@ def _model(args: argparse.Namespace) -> Pipeline:
 
     of_classifier = {"top": args.top} if args.classify else {}
     of_model = {name: getattr(args, name) for name in ("conf", "iou", "top") if name not in of_classifier}
-    how = {**_choosing.chosen(args), "build": args.build, "self_test": not args.no_self_test}
+    how = {**_choosing.chosen(args), "contexts": args.contexts, "build": args.build, "self_test": not args.no_self_test}
     model: Any = load(args.bundle, **how, **of_model)
     try:
         if args.tile:
@@ -119,7 +126,7 @@ def _model(args: argparse.Namespace) -> Pipeline:
         if args.classify:
             from edgeinfer.cascade import Cascade
 
-            alike = {name: how[name] for name in ("threads", "plan", "device")}
+            alike = {name: how[name] for name in ("threads", "plan", "device", "contexts")}
             model = Cascade(model, load(args.classify, **alike, **of_classifier))
     except EdgeInferError:
         model.close()
