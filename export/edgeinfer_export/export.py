@@ -26,6 +26,7 @@ from edgeinfer_export import (
     heldout,
     modelfile,
     onnxgraph,
+    quantize,
     ranges,
     sources,
     vendor,
@@ -113,6 +114,8 @@ def read(
     built = graphs.vary(sources.read(source, options, progress), options.variant)
     held = onnxgraph.precision(built.model)
     _check_precisions(held, options)
+    if "int8" in options.precisions and held == "fp32" and not quantize.points(built.model):
+        raise ExportError(f"{built.spec.name} has no layer that int8 is for", hint="leave int8 out of --precision")
     fitness.check(built.model, options.targets, options.precisions or (held,))
     onnxgraph.add_facts(built.model, {"license": built.spec.provenance.license})
     return dataclasses.replace(built, spec=_signed(built.spec, options))
