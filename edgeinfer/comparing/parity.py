@@ -65,14 +65,12 @@ class Parity:
         for one in (*self.inputs, *self.outputs):
             shape = "x".join(map(str, one.shape))
             rows.append([one.tensor, shape, f"{one.most:.3g}", f"{one.mean:.3g}", f"{one.relative:.3g}"])
-        where = f"not looked for where they part: {self.unsought}" if self.unsought else _where(self.parting)
+        where = _where(self.parting) if self.parting else f"not looked for where they part: {self.unsought}"
         head = f"{self.other} against {self.one}, {self.images} picture{'s' * (self.images != 1)}"
         return "\n".join([head, aligned(rows), where])
 
 
-def _where(parting: Parting | None) -> str:
-    if parting is None:
-        return "they part nowhere: every output lies within the tolerance"
+def _where(parting: Parting) -> str:
     before = f"; the one before, {parting.before}, by {parting.before_relative:.2g}" if parting.before else ""
     return (
         f"they part at {parting.node} ({parting.operator}): {parting.tensor} differs by {parting.relative:.2g}, "
@@ -157,4 +155,5 @@ def _parting(one: Model, other: Model, tensors: Tensors) -> tuple[Parting | None
         sides.append(divergence.Side(path, model.choice.backend, artifact.precision))
     inputs = {tensor.name: tensors[tensor.name] for tensor in one.bundle.spec.inputs}
     outputs = [tensor.name for tensor in one.bundle.spec.outputs]
-    return divergence.parting(sides[0], sides[1], inputs, outputs), ""
+    found = divergence.parting(sides[0], sides[1], inputs, outputs)
+    return found, "" if found else "by its relative difference every output lies within the tolerance"
