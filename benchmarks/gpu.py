@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import tracemalloc
 from importlib import metadata, resources
 from pathlib import Path
@@ -426,7 +427,8 @@ def measured(bench, bundle, seconds, keep):
             continue
         try:
             report[name] = part()
-        except (EdgeInferError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001 - the other parts are worth having
+            traceback.print_exc()
             report["failed"][name] = f"{type(error).__name__}: {error}"
         keep(report)
     return report

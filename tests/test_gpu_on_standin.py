@@ -109,12 +109,21 @@ def test_the_gpu_suite_says_what_passed_what_failed_and_what_was_skipped(steps, 
 
 def test_the_gpu_suite_cuts_off_what_hangs_and_names_what_there_was_no_time_for(steps, monkeypatch, capfd):
     monkeypatch.setattr(suite, "SHORTEST", 0)
+    monkeypatch.setattr(suite, "SHARE", 1)
     hangs = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while 1: pass'])"
     rows, code = steps({"hangs": [sys.executable, "-c", hangs], "waits": [sys.executable, "-c", ""]}, 1)
 
     assert code == 1
     assert {name: row["state"] for name, row in rows.items()} == {"hangs": "cut off", "waits": "left out"}
     assert "left out  waits" in capfd.readouterr().out
+
+
+def test_in_the_gpu_suite_what_hangs_leaves_time_for_the_rest(steps):
+    hangs = [sys.executable, "-c", "while 1: pass"]
+    rows, code = steps({"hangs": hangs, "goes on": [sys.executable, "-c", ""]}, 18)
+
+    assert code == 1
+    assert {name: row["state"] for name, row in rows.items()} == {"hangs": "cut off", "goes on": "passed"}
 
 
 def test_the_gpu_suite_takes_every_file_there_is():
