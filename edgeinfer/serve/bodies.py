@@ -1,11 +1,11 @@
-"""Request bodies, read and unpacked within limits of size, memory and time."""
+"""Request bodies, read and unpacked within limits of size, memory and time; and the picture in one."""
 
 from __future__ import annotations
 
 import asyncio
 import zlib
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from edgeinfer.serve.refusals import ENCODED, INVALID, SLOW, TOO_LARGE, Refusal
 
@@ -106,3 +106,28 @@ def _packed(request: Request) -> str:
     if encoding not in PACKED:
         raise Refusal(ENCODED, f"content-encoding {encoding[:30]!r} is not one of {', '.join(PACKED)}")
     return encoding
+
+
+async def picture(request: Request, body: bytes) -> tuple[str, bytes]:
+    """The name and bytes of the picture in a body, or of the first file in a form."""
+    kind = request.headers.get("content-type", "")
+    if not kind.startswith("multipart/form-data"):
+        if not body:
+            raise Refusal(INVALID, "the body is empty; send a picture file, or a form with one")
+        return "upload", body
+    from starlette.datastructures import UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    async def stream() -> Any:
+        yield body
+
+    try:
+        parser = MultiPartParser(request.headers, stream(), max_files=1, max_fields=8)
+        parser.spool_max_size = len(body)  # pictures are kept off the disk
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Refusal(INVALID, f"the form cannot be read: {error.message[:100]}") from error
+    for value in form.values():
+        if isinstance(value, UploadFile):
+            return (value.filename or "upload")[:200], await value.read()
+    raise Refusal(INVALID, "the form has no file in it")

@@ -18,6 +18,7 @@ from edgeinfer.errors import EdgeInferError, ServiceError, UsageError
 from edgeinfer.serve import notify, web
 from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.connections import prompt
+from edgeinfer.serve.guard import crowded
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.refusals import Refusal
 from edgeinfer.serve.repository import Repository
@@ -119,7 +120,7 @@ class Running:
             lifespan="off",
             server_header=False,
             h11_max_incomplete_event_size=self._limits.head,
-            http=prompt(self._limits, web.crowded),
+            http=prompt(self._limits, crowded),
             ws="none",
             timeout_keep_alive=max(1, int(self._limits.slow)),
             timeout_graceful_shutdown=int(self._limits.drain),

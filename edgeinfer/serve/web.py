@@ -3,90 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import logging
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from edgeinfer import pictures
 from edgeinfer.serve import openapi, wire
-from edgeinfer.serve.bodies import Bodies
+from edgeinfer.serve.bodies import Bodies, picture
 from edgeinfer.serve.faces import IMAGE, Work
-from edgeinfer.serve.live import Motion, described
-from edgeinfer.serve.refusals import (
-    FORBIDDEN,
-    INVALID,
-    LARGE_HEAD,
-    OVERLOADED,
-    RETRY_AFTER_S,
-    UNAUTHENTICATED,
-    Refusal,
-    refusal,
-)
+from edgeinfer.serve.guard import Guarded
+from edgeinfer.serve.refusals import FORBIDDEN, INVALID, Refusal
+from edgeinfer.serve.replies import health, route
+from edgeinfer.serve.watching import Watching
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine
+    from collections.abc import Coroutine
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.routing import Route
+    from starlette.types import ASGIApp
 
-    from edgeinfer.serve.cameras import Camera
     from edgeinfer.serve.service import Service
 
-    Handler = Callable[[Request], Awaitable[Response]]
 
-LOG = logging.getLogger("edgeinfer.serve")
 MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 # what the page may do: nothing that is not of this service
 POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
 SAFE = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
-NO_STORE = {"cache-control": "no-store"}
-PATIENCE_S = 1.0  # that a request for the next picture waits
-# what anybody may see: health, and the page itself, which holds nothing and asks for the token
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/")
-OPEN_FOLDER = "/page/"
 
 
 def app(service: Service, *, token: str = "", managed: bool = False) -> ASGIApp:
     """The application; requests must carry the `token`, `managed` lets them load models."""
     routes = Web(service, managed=managed).routes()
     inner = Starlette(routes=routes, exception_handlers={HTTPException: _stray})
-    return _Guarded(inner, token, service.limits.head)
-
-
-async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
-    """The application of connections beyond the limit."""
-    answer = _refused(Refusal(OVERLOADED, "too many connections"))
-    answer.headers["connection"] = "close"
-    await answer(scope, receive, send)
-
-
-class _Guarded:
-    """Refuses heads that are too large, however they came, and asks for the token."""
-
-    def __init__(self, inner: ASGIApp, token: str, head: int) -> None:
-        self._inner, self._token, self._head = inner, f"Bearer {token}".encode() if token else b"", head
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = self._refusal(scope) if scope["type"] == "http" else None
-        await (_refused(error) if error else self._inner)(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> Refusal | None:
-        size = sum(len(name) + len(value) for name, value in scope["headers"])
-        if size + len(scope["raw_path"]) + len(scope["query_string"]) > self._head:
-            return Refusal(LARGE_HEAD, f"the request's head is more than the {self._head} bytes allowed")
-        path = scope["path"]
-        if not self._token or path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
-            return None
-        if hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._token):
-            return None
-        return Refusal(UNAUTHENTICATED, "the authorization header does not hold the token")
+    return Guarded(inner, token, service.limits.head)
 
 
 class Web:
@@ -101,60 +55,43 @@ class Web:
         model = "/v2/models/{name:str}"
         version = model + "/versions/{version:str}"
         routes = [
-            self._route("/v2", self.about),
-            self._route("/v2/health/live", self.live),
-            self._route("/v2/health/ready", self.ready),
-            self._route("/v2/models/stats", self.statistics),
-            self._route("/v2/repository/index", self.index, "POST"),
-            self._route("/v2/repository/models/{name:str}/load", self.load, "POST"),
-            self._route("/v2/repository/models/{name:str}/unload", self.unload, "POST"),
-            self._route("/v1/models", self.models),
-            self._route("/v1/models/{name:str}/predict", self.predict, "POST"),
-            self._route("/v1/models/{name:str}/rollback", self.rollback, "POST"),
-            self._route("/v1/cameras", self.cameras),
-            self._route("/v1/cameras/{name:str}", self.camera),
-            self._route("/v1/cameras/{name:str}/health", self.camera_health),
-            self._route("/v1/cameras/{name:str}/latest", self.camera_latest),
-            self._route("/v1/cameras/{name:str}/picture", self.camera_picture),
-            self._route("/v1/cameras/{name:str}/live", self.camera_live),
-            self._route("/metrics", self.metrics),
-            self._route("/openapi.json", self.openapi),
-            self._route("/", self.page),
-            self._route("/page/{file:str}", self.page),
+            route("/v2", self.about),
+            route("/v2/health/live", self.live),
+            route("/v2/health/ready", self.ready),
+            route("/v2/models/stats", self.statistics),
+            route("/v2/repository/index", self.index, "POST"),
+            route("/v2/repository/models/{name:str}/load", self.load, "POST"),
+            route("/v2/repository/models/{name:str}/unload", self.unload, "POST"),
+            route("/v1/models", self.models),
+            route("/v1/models/{name:str}/predict", self.predict, "POST"),
+            route("/v1/models/{name:str}/rollback", self.rollback, "POST"),
+            *Watching(self._service.cameras).routes(),
+            route("/metrics", self.metrics),
+            route("/openapi.json", self.openapi),
+            route("/", self.page),
+            route("/page/{file:str}", self.page),
         ]
         for path in (model, version):
             routes += [
-                self._route(path, self.metadata),
-                self._route(path + "/ready", self.model_ready),
-                self._route(path + "/config", self.config),
-                self._route(path + "/stats", self.statistics),
-                self._route(path + "/infer", self.infer, "POST"),
+                route(path, self.metadata),
+                route(path + "/ready", self.model_ready),
+                route(path + "/config", self.config),
+                route(path + "/stats", self.statistics),
+                route(path + "/infer", self.infer, "POST"),
             ]
         return routes
-
-    def _route(self, path: str, handler: Handler, method: str = "GET") -> Route:
-        async def answer(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except Exception as error:
-                told = refusal(error)
-                if told is not error and told.kind.http >= 500:
-                    LOG.exception("%s %s failed", request.method, request.url.path)
-                return _refused(told)
-
-        return Route(path, answer, methods=[method])
 
     async def about(self, _: Request) -> Response:
         return JSONResponse(self._service.about())
 
     async def live(self, _: Request) -> Response:
-        return _health(self._service.live(), "live")
+        return health(self._service.live(), "live")
 
     async def ready(self, _: Request) -> Response:
-        return _health(self._service.is_ready(), "ready")
+        return health(self._service.is_ready(), "ready")
 
     async def model_ready(self, request: Request) -> Response:
-        return _health(self._service.model_ready(*_model(request)), "ready")
+        return health(self._service.model_ready(*_model(request)), "ready")
 
     async def metadata(self, request: Request) -> Response:
         return JSONResponse(self._service.metadata(*_model(request)))
@@ -199,7 +136,7 @@ class Web:
         name = request.path_params["name"]
         seen: list[Any] = []
         async with self._bodies.body(request) as body:
-            source, data = await _picture(request, body)
+            source, data = await picture(request, body)
 
             def look() -> Work:
                 seen.append(pictures.decode(data, source, self._service.limits.pixels))
@@ -242,41 +179,6 @@ class Web:
         if not self._managed:
             raise Refusal(FORBIDDEN, "the model repository is not open to requests; start with --manage")
 
-    async def cameras(self, _: Request) -> Response:
-        """How every camera is."""
-        return _fresh({"cameras": [camera.state() for camera in self._service.cameras]})
-
-    async def camera(self, request: Request) -> Response:
-        return _fresh(self._camera(request).state())
-
-    async def camera_health(self, request: Request) -> Response:
-        """503 while the camera does not show the present."""
-        health = self._camera(request).look().health
-        return _fresh({"color": health.color, "reason": health.reason}, 200 if health.well else 503)
-
-    async def camera_latest(self, request: Request) -> Response:
-        """What is in the newest picture, how old that is, and how the camera is."""
-        return _fresh(self._camera(request).latest())
-
-    async def camera_picture(self, request: Request) -> Response:
-        """The newest picture as a JPEG; with `after`, the next that is not the one of that name, or 204 for none."""
-        live = self._service.cameras.gallery.of(self._camera(request))
-        coming = live.after(request.query_params.get("after", ""))
-        try:
-            shown = await asyncio.wait_for(coming, PATIENCE_S)
-        except asyncio.TimeoutError:
-            return Response(status_code=204)
-        return Response(shown.jpeg, media_type="image/jpeg", headers={**NO_STORE, **described(shown)})
-
-    async def camera_live(self, request: Request) -> Response:
-        """Motion JPEG."""
-        gallery = self._service.cameras.gallery
-        gallery.need_place()
-        return Motion(gallery.of(self._camera(request)), gallery)
-
-    def _camera(self, request: Request) -> Camera:
-        return self._service.cameras.find(request.path_params["name"])
-
     async def metrics(self, _: Request) -> Response:
         text = await self._service.off_loop(self._service.metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4")
@@ -294,10 +196,6 @@ class Web:
         return Response(files[name].read_bytes(), media_type=MEDIA[suffix], headers=SAFE)
 
 
-def _fresh(record: Any, status: int = 200) -> Response:
-    return JSONResponse(record, status, NO_STORE)
-
-
 async def _stray(request: Request, error: Exception) -> Response:
     """What Starlette itself says of a request: there is no such path, or not with this method."""
     assert isinstance(error, HTTPException)
@@ -311,40 +209,6 @@ def _model(request: Request) -> tuple[str, str]:
 
 def _flag(request: Request, name: str) -> bool:
     return request.query_params.get(name, "") in ("1", "true", "yes")
-
-
-def _health(well: bool, word: str) -> Response:
-    return JSONResponse({word: well}, 200 if well else 503)
-
-
-def _refused(error: Refusal) -> JSONResponse:
-    headers = {"retry-after": str(RETRY_AFTER_S)} if error.again else {}
-    if error.kind == UNAUTHENTICATED:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse({"error": str(error)}, error.kind.http, headers)
-
-
-async def _picture(request: Request, body: bytes) -> tuple[str, bytes]:
-    """The name and bytes of the picture in a body, or of the first file in a form."""
-    kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
-        if not body:
-            raise Refusal(INVALID, "the body is empty; send a picture file, or a form with one")
-        return "upload", body
-    from starlette.datastructures import UploadFile
-    from starlette.formparsers import MultiPartException, MultiPartParser
-
-    async def stream() -> Any:
-        yield body
-
-    try:
-        form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=8).parse()
-    except MultiPartException as error:
-        raise Refusal(INVALID, f"the form cannot be read: {error.message[:100]}") from error
-    for value in form.values():
-        if isinstance(value, UploadFile):
-            return (value.filename or "upload")[:200], await value.read()
-    raise Refusal(INVALID, "the form has no file in it")
 
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:

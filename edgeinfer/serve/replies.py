@@ -1,0 +1,54 @@
+"""What HTTP answers look like that are the same for every path, and how a handler comes to be asked."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Callable
+
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edgeinfer.serve.refusals import RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from starlette.requests import Request
+
+    Handler = Callable[[Request], Awaitable[Response]]
+
+LOG = logging.getLogger("edgeinfer.serve")
+NO_STORE = {"cache-control": "no-store"}
+
+
+def route(path: str, handler: Handler, method: str = "GET") -> Route:
+    """The handler under this path; what it raises is answered as the protocols say it."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Exception as error:
+            told = refusal(error)
+            if told is not error and told.kind.http >= 500:
+                LOG.exception("%s %s failed", request.method, request.url.path)
+            return refused(told)
+
+    return Route(path, answer, methods=[method])
+
+
+def refused(error: Refusal) -> JSONResponse:
+    """Why not, and when to come again."""
+    headers = {"retry-after": str(RETRY_AFTER_S)} if error.again else {}
+    if error.kind == UNAUTHENTICATED:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse({"error": str(error)}, error.kind.http, headers)
+
+
+def health(well: bool, word: str) -> Response:
+    """503 if it is not well."""
+    return JSONResponse({word: well}, 200 if well else 503)
+
+
+def fresh(record: Any, status: int = 200) -> Response:
+    """What is true of this moment only."""
+    return JSONResponse(record, status, NO_STORE)
