@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from edgeinfer.errors import EdgeInferError
@@ -32,7 +32,9 @@ def whole(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         if regular:
-            part.unlink(missing_ok=True)
+            # where nothing can be written nothing can be removed either, which is not what went wrong
+            with suppress(OSError):
+                part.unlink()
 
 
 def check_writable(path: Path) -> None:

@@ -165,6 +165,12 @@ def test_a_folder_that_cannot_be_made_is_an_error(detector, photos, capsys):
     assert capsys.readouterr().err.startswith(f"error: {photos}/red.png cannot be written")
 
 
+def test_records_where_nothing_can_be_made_are_an_error_that_names_them(detector, photos, capsys):
+    """Its part cannot be removed there either."""
+    assert run(detector, photos, "--json", photos / "red.png" / "r.jsonl") == 1
+    assert capsys.readouterr().err.startswith(f"error: {photos}/red.png/r.jsonl cannot be written: Not a directory")
+
+
 def test_a_full_disk_is_an_error(detector, photos, capsys):
     assert run(detector, photos, "--json", "/dev/full") == 1
     assert "error: /dev/full cannot be written: No space left on device" in capsys.readouterr().err
