@@ -87,6 +87,17 @@ def _weights(artifact: Artifact, _spec: ModelSpec, _here: Here) -> Refusal:
     return FITS
 
 
+def profile(artifact: Artifact) -> list[int]:
+    """The batches that an engine was compiled for, least, best and most; empty where its key does not say."""
+    words = artifact.target.get("profile", "").split("-")
+    return [_number(one) for one in words] if all(map(_number, words)) else []
+
+
+def _number(word: str) -> int:
+    """0 where it is no number: keys come from files."""
+    return int(word) if re.fullmatch("[0-9]{1,9}", word) else 0
+
+
 def _system(artifact: Artifact, _spec: ModelSpec, here: Here) -> Refusal:
     built = artifact.target.get("os", here.os)
     if built != here.os:
@@ -98,7 +109,7 @@ def _capability(artifact: Artifact, _spec: ModelSpec, here: Here) -> Refusal:
     built = [one for one in artifact.target.get("sm", "").split("+") if one]
     if not built or here.gpu.sm in built:
         return FITS
-    numbers = [int(one) if one.isdigit() else 0 for one in (*built, here.gpu.sm)]
+    numbers = [_number(one) for one in (*built, here.gpu.sm)]
     if "hardware" in _compatible(artifact) and min(numbers) >= AMPERE:
         return FITS
     names = " and ".join(f"sm_{one}" for one in built)
@@ -150,7 +161,7 @@ def _source(artifact: Artifact, spec: ModelSpec, _here: Here) -> Refusal:
 
 
 def _batch(artifact: Artifact, spec: ModelSpec, _here: Here) -> Refusal:
-    numbers = [int(one) for one in artifact.target.get("profile", "").split("-") if one.isdigit()]
+    numbers = profile(artifact)
     if numbers and not (numbers[0] <= spec.batch.min and spec.batch.max <= numbers[-1]):
         least, most = spec.batch.min, spec.batch.max
         return Refusal(

@@ -264,7 +264,7 @@ def _open(name: str, shown: str) -> Any:
 
 def _camera(name: str) -> int:
     number = name.partition(":")[2]
-    if not (number.isascii() and number.isdigit()):
+    if not re.fullmatch("[0-9]{1,9}", number):
         raise SourceError(f"{name} is not a camera", hint="cameras are camera:0, camera:1, ...")
     if Path("/dev").is_dir() and not Path(f"/dev/video{int(number)}").exists():
         raise SourceError(f"{name} is not there: no /dev/video{int(number)}", hint="list cameras: ls /dev/video*")

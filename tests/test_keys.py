@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeinfer import keys
@@ -117,6 +117,9 @@ words = st.text(max_size=8)
     ),
     words,
 )
+@example({"sm": "²", "compatible": "hardware"}, "")
+@example({"sm": "8" * 5000}, "")
+@example({"profile": "1-²-4"}, "")
 def test_any_key_gives_a_verdict(target, built_with):
     artifact = dataclasses.replace(engine(), target=target, built_with=built_with)
     refusal = keys.refusal(artifact, SPEC, DESKTOP)

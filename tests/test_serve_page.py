@@ -89,9 +89,7 @@ def test_cameras_are_shown_with_their_age_and_an_ill_one_is_marked(bundle, brows
             yard.mode = "frozen"
             page.until("document.querySelectorAll('figure[data-name=yard].bad').length")
             page.until("/^the same picture/.test(document.querySelector('figure[data-name=yard] small').textContent)")
-            badges = page.evaluate(BADGES)
-            assert badges["yard"].startswith("not live")
-            assert badges["door"].startswith("live")
+            page.until(f"{BADGES}.yard.startsWith('not live') && {BADGES}.door.startsWith('live')")
             yard.mode = "moving"
             page.until("document.querySelectorAll('figure.good').length == 2")
             # a service that is gone is no live picture

@@ -388,7 +388,7 @@ def test_a_password_with_an_at_sign_is_not_shown():
     assert sources.without_password("rtsp://me:p@ss@10.0.0.5/main?a=b@c") == "rtsp://10.0.0.5/main?a=b@c"
 
 
-@pytest.mark.parametrize("name", ["camera:front", "camera:", "camera:-1"])
+@pytest.mark.parametrize("name", ["camera:front", "camera:", "camera:-1", "camera:²", "camera:" + "9" * 5000])
 def test_a_camera_has_a_number(name):
     with pytest.raises(SourceError, match="is not a camera"):
         list(sources.frames(name))

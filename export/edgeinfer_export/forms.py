@@ -106,6 +106,6 @@ def _layer(name: str) -> str:
     """The path up to its first number; of names without any, the first word."""
     words = [word for word in re.split(r"[/.]", name) if word]
     for place, word in enumerate(words):
-        if word.isdigit():
+        if word.isdecimal():
             return ".".join(words[: place + 1])
     return words[0] if words else name

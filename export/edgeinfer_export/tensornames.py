@@ -37,7 +37,7 @@ def normalised(tensors: dict[str, Tensor], *, partly: bool = False) -> dict[str,
         named = _only_the_model(named)
     while prefix := _shared_prefix(named):
         named = {name[len(prefix) :]: tensor for name, tensor in named.items()}
-    if named and all(name.partition(".")[0].isdigit() for name in named):
+    if named and all(name.partition(".")[0].isdecimal() for name in named):
         return {f"model.{name}": tensor for name, tensor in named.items()}
     return named
 
@@ -61,7 +61,7 @@ def _shared_prefix(named: dict[str, Tensor]) -> str:
         return ""
     prefix = f"{firsts.pop()}."
     seconds = {name[len(prefix) :].partition(".")[0] for name in named}
-    numbered = any(part.isdigit() for part in seconds)
+    numbered = any(part.isdecimal() for part in seconds)
     if prefix == "model." and numbered:
         return ""
     return "" if "" in seconds else prefix

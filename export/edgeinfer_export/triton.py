@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import modeljson
+from edgeinfer import keys, modeljson
 from edgeinfer.bundle import writing
 from edgeinfer.errors import ExportError, UsageError
 from edgeinfer.spec import PRECISIONS, Batch, Boxes
@@ -202,7 +202,7 @@ def _batched(spec: ModelSpec, artifact: Artifact) -> tuple[ModelSpec, int]:
     """The spec with the batch that this artifact takes, and the batch it does best."""
     batch = spec.batch
     usual = max(batch.min, batch.max // 2)
-    profile = [int(one) for one in artifact.target.get("profile", "").split("-") if one.isdigit()]
+    profile = keys.profile(artifact)
     if len(profile) != 3 or not isinstance(spec.inputs[0].shape[0], Batch):
         return spec, usual
     batch = Batch(profile[0], profile[2])
