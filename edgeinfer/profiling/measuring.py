@@ -215,9 +215,8 @@ def _summary(run: Run, window: sensors.Window) -> dict[str, Any]:
 
 def _joules(samples: Any, window: sensors.Window) -> tuple[dict[str, float] | None, str]:
     """Mean power while it ran over pictures a second, of each meter there is; it includes the idle machine's share."""
-    meters = ("board.power_w", "gpu.power_w", "cpu.package_power_w")
     found = {}
-    for name in meters:
+    for name in sensors.METERS:
         watts = window.values(name)
         if watts and samples.throughput:
             found[name] = sum(watts) / len(watts) / samples.throughput

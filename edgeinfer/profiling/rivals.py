@@ -10,15 +10,14 @@ import random
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
-from statistics import median
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import machine
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.profiling import comparison, interruption, scenarios, sensors
 from edgeinfer.profiling.measuring import assembled
-from edgeinfer.profiling.samples import Samples
+from edgeinfer.profiling.samples import Samples, joined, medians
 from edgeinfer.profiling.scenarios import Run
 
 if TYPE_CHECKING:
@@ -51,40 +50,30 @@ class Rival:
 
     def turn(self, seconds: float) -> None:
         assert self._process.stdin
-        print(seconds, file=self._process.stdin, flush=True)
+        try:
+            print(seconds, file=self._process.stdin, flush=True)
+        except OSError:
+            raise self._ended() from None
         self.turns.append(Samples(**self._heard()["samples"]))
 
     def _heard(self) -> dict[str, Any]:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise EngineError(f"the process of a rival ended with code {self._process.wait()}")
+            raise self._ended()
         said: dict[str, Any] = json.loads(line)
         if "error" in said:
             raise EngineError(said["error"], hint=said["hint"])
         return said
 
-    def medians(self) -> list[float]:
-        """Milliseconds a picture: the median of each turn."""
-        return [median(one.latency_ms) * len(one.latency_ms) / one.images for one in self.turns if one.latency_ms]
-
-    def joined(self) -> Samples:
-        """All turns as one, on the clock of the first."""
-        whole = Samples(self.turns[0].origin)
-        for one in self.turns:
-            shift = one.origin - whole.origin
-            for place, (start, latency) in enumerate(zip(one.start_s, one.latency_ms)):
-                stages = {name: spans[place] for name, spans in one.stages_ms.items()}
-                whole.add(shift + start, latency, stages, 0)
-            whole.images += one.images
-            whole.elapsed_s += one.elapsed_s
-            whole.dropped += one.dropped
-        return whole
+    def _ended(self) -> EngineError:
+        return EngineError(f"the process of a rival ended with code {self._process.wait()}")
 
     def close(self) -> None:
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
-                stream.close()
+                with suppress(OSError):  # what it never read
+                    stream.close()
         self._process.terminate()
         self._process.wait()
 
@@ -147,7 +136,7 @@ def _judged(
     rivals: Sequence[Rival], scenario: str, watch: sensors.Sensors, origin: float, *, interrupted: bool
 ) -> Report:
     first, second = (_report(rival, scenario, watch, origin, interrupted=interrupted) for rival in rivals)
-    pairs = list(zip(rivals[1].medians(), rivals[0].medians()))
+    pairs = list(zip(*(medians(rival.turns) for rival in reversed(rivals))))
     found = []
     if len(pairs) >= comparison.FEWEST_TURNS:
         found = [comparison.paired(scenario, *zip(*pairs))]
@@ -165,7 +154,7 @@ def _report(rival: Rival, scenario: str, watch: sensors.Sensors, origin: float, 
         "warm_up": rival.warm_up,
         "interleaved": True,
     }
-    run = Run(scenario, rival.joined(), facts)
+    run = Run(scenario, joined(rival.turns), facts)
     if scenario == "paced":
         run.facts.update(dropped=run.samples.dropped)
     context = {**rival.context, "command": " ".join(sys.argv), "harness_ms": None}

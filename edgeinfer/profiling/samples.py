@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Protocol
+from statistics import median
+from typing import TYPE_CHECKING, Callable, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # how many pictures of the set a call is for, by their numbers -> milliseconds by stage
 Work = Callable[[list[int]], dict[str, float]]
@@ -70,6 +74,24 @@ class Samples:
     def throughput(self) -> float | None:
         """Pictures a second."""
         return self.images / self.elapsed_s if self.images and self.elapsed_s > 0 else None
+
+
+def joined(turns: Sequence[Samples]) -> Samples:
+    """All turns as one, on the clock of the first; `elapsed_s` is that of the turns alone."""
+    whole = Samples(turns[0].origin if turns else 0.0)
+    for one in turns:
+        shift = one.origin - whole.origin
+        for place, (start, latency) in enumerate(zip(one.start_s, one.latency_ms)):
+            whole.add(shift + start, latency, {name: spans[place] for name, spans in one.stages_ms.items()}, 0)
+        whole.images += one.images
+        whole.elapsed_s += one.elapsed_s
+        whole.dropped += one.dropped
+    return whole
+
+
+def medians(turns: Sequence[Samples]) -> list[float]:
+    """Milliseconds a picture: the median of each turn in which anything was done."""
+    return [median(one.latency_ms) * len(one.latency_ms) / one.images for one in turns if one.latency_ms]
 
 
 class Issuer(Protocol):

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict
-from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -89,14 +88,6 @@ class Entrant:
     def files(self, seconds: float) -> list[str]:
         """What it wrote; it may take so long."""
         return [str(name) for name in self._heard(seconds)["files"]]
-
-    def medians(self) -> list[float]:
-        """Milliseconds a picture: the median of each turn."""
-        return [
-            median(one.samples.latency_ms) * len(one.samples.latency_ms) / one.samples.images
-            for one in self.turns
-            if one.samples.latency_ms
-        ]
 
     def _heard(self, seconds: float) -> dict[str, Any]:
         try:

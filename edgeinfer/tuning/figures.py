@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.profiling.samples import Samples
+from edgeinfer.profiling.samples import joined
+from edgeinfer.profiling.sensors import METERS
 from edgeinfer.profiling.statistics import distribution
 
 if TYPE_CHECKING:
+    from edgeinfer.profiling.samples import Samples
     from edgeinfer.profiling.sensors import Sensors
     from edgeinfer.tuning.entrants import Entrant
-
-METERS = ("board.power_w", "gpu.power_w", "cpu.package_power_w")
 
 
 @dataclass(frozen=True)
@@ -41,31 +41,20 @@ class Figures:
 
 def figures(entrant: Entrant, watch: Sensors | None = None) -> Figures | None:
     """Of all its turns so far; None if not one call was done. `watch` was open meanwhile, for the power."""
-    joined = _joined([turn.samples for turn in entrant.turns])
-    if not joined.latency_ms or joined.throughput is None:
+    whole = joined([turn.samples for turn in entrant.turns])
+    if not whole.latency_ms or whole.throughput is None:
         return None
-    spans = distribution(joined.latency_ms)
+    spans = distribution(whole.latency_ms)
     memory = [turn.memory_mb for turn in entrant.turns if turn.memory_mb is not None]
     watts = _watts(entrant, watch) if watch else None
     return Figures(
-        joined,
-        median(joined.latency_ms),
+        whole,
+        median(whole.latency_ms),
         spans["p99"],
-        joined.throughput,
+        whole.throughput,
         max(memory, default=None),
-        watts / joined.throughput if watts else None,
+        watts / whole.throughput if watts else None,
     )
-
-
-def _joined(turns: list[Samples]) -> Samples:
-    """All turns as one, on the clock of the first."""
-    whole = Samples(turns[0].origin if turns else 0.0)
-    for one in turns:
-        for start, latency in zip(one.start_s, one.latency_ms):
-            whole.add(one.origin - whole.origin + start, latency, {}, 0)
-        whole.images += one.images
-        whole.elapsed_s += one.elapsed_s
-    return whole
 
 
 def _watts(entrant: Entrant, watch: Sensors) -> float | None:

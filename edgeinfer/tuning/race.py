@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Callable
 
 from edgeinfer import machine
 from edgeinfer.profiling import sensors
+from edgeinfer.profiling.samples import medians
 from edgeinfer.profiling.validity import judge
 from edgeinfer.tuning.entrants import Entrant, Failed, entered
 from edgeinfer.tuning.figures import figures
@@ -131,7 +132,8 @@ class Race:
     def _close(self, racing: Sequence[tuple[Row, Entrant]], watch: sensors.Sensors) -> None:
         turned = [(row, entrant) for row, entrant in racing if not row.state and entrant.turns]
         for row, entrant in turned:
-            row.figures, row.round, row.turns_ms = figures(entrant, watch), "final", entrant.medians()
+            row.figures, row.round = figures(entrant, watch), "final"
+            row.turns_ms = medians([turn.samples for turn in entrant.turns])
             if row.figures is None:
                 row.leave("failed", "not one call was done in its turns")
             else:

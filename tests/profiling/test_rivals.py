@@ -84,6 +84,19 @@ def test_a_process_that_dies_is_one_error(detector, twin, monkeypatch):
         rivals.versus(detector, twin, seconds=1)
 
 
+def test_a_process_that_is_killed_between_turns_is_one_error(detector, capsys, monkeypatch):
+    turn = rivals.Rival.turn
+
+    def killed(rival, seconds):
+        rival._process.kill()
+        rival._process.wait()
+        turn(rival, seconds)
+
+    monkeypatch.setattr(rivals.Rival, "turn", killed)
+    assert run(detector, detector, "--seconds", "1") == 1
+    assert capsys.readouterr().err.startswith("error: the process of a rival ended with code -9")
+
+
 @pytest.mark.parametrize("scenario", ["server", "cold"])
 def test_some_scenarios_have_no_turns(detector, twin, scenario):
     with pytest.raises(UsageError, match="compared in single-stream"):

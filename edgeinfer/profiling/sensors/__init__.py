@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PERIOD_S = 0.2
+# what measures power, the most inclusive first
+METERS = ("board.power_w", "gpu.power_w", "cpu.package_power_w")
 ROOT = Path("/")
 
 
