@@ -50,7 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", metavar="P", help="as for run")
     _choosing.add_device(running)
     running.add_argument("--threads", type=_limits.count, default=0, metavar="N", help="CPU threads of a model")
-    running.add_argument("--contexts", type=_limits.count, default=1, metavar="N", help="batches at the same time")
+    running.add_argument(
+        "--contexts",
+        type=_limits.count,
+        default=1,
+        metavar="N",
+        help="batches at the same time; many clients of a CPU get the most from as many as it has cores, --threads 1",
+    )
     running.add_argument(
         "--classify", type=Path, metavar="BUNDLE", help="detectors: run this classifier on what is in each box"
     )
