@@ -15,7 +15,7 @@ from edgeinfer import modeljson
 from edgeinfer.errors import EdgeInferError, ExportError
 from edgeinfer.spec import Batch, Boxes, Size, TopK
 from edgeinfer_export import graphs
-from helpers import seeded
+from helpers import fullsize, seeded
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +225,13 @@ def test_what_is_no_known_model_is_said():
     with pytest.raises(ExportError, match="neither a ResNet nor a YOLO detector") as caught:
         graphs.build(golden.checkpoint(yaml=None))
     assert "--via ultralytics" in caught.value.hint
+
+
+def test_what_is_taken_for_granted_of_a_model_without_yaml_is_said(yolov5):
+    assert graphs.build(yolov5.checkpoint(), size=yolov5.size).notes == ()
+    (note,) = graphs.build(fullsize.yolov5n(), size=yolov5.size).notes
+    assert "yolov5n.pt has no YAML" in note
+    assert "SiLU" in note
 
 
 def changed(yaml, index, row):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgeinfer_export.graphs.ops import Graph
 
 ONE = Batch(1, 1)
+NO_YAML = "has no YAML: it is taken to be wired as YOLOv5 since release 6.0, with SiLU as its activation"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def build(
             hint=f"of YOLO save the whole model with torch.save; of others {plan.OTHER_WAY}",
         )
     graph, spec, strides = yolo.build(yaml, weights, size, batch, Names(labels, checkpoint.labels, 80))
-    return _finished(graph, _named(spec, name), {"stride": str(max(strides))})
+    built = _finished(graph, _named(spec, name), {"stride": str(max(strides))})
+    return built if checkpoint.yaml else dataclasses.replace(built, notes=(f"{checkpoint.path.name} {NO_YAML}",))
 
 
 @dataclass(frozen=True)
