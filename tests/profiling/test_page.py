@@ -197,6 +197,22 @@ def test_the_page_looks_right_on_a_desk_on_a_phone_and_in_the_dark(browser, tmp_
     assert _rows_of_blue(phone) > _rows_of_blue(desk)
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_numbers_of_every_length_fit_their_tiles(browser, tmp_path, width):
+    report = made()
+    report.data["summary"]["single-stream"]["latency_ms"].update(p50=0.1656, p90=0.9248, p99=1234.5678)
+    target = tmp_path / "report.html"
+    report.write(target)
+    page = browser.open(target.as_uri(), width)
+    try:
+        page.until("document.querySelectorAll('.tiles div').length > 5")
+        wide = "[...document.querySelectorAll('.tiles div')].filter(tile => tile.scrollWidth > tile.clientWidth).length"
+        assert page.evaluate(wide) == 0
+        assert page.evaluate("performance.getEntriesByType('resource').length") == 0
+    finally:
+        page.close()
+
+
 def _rows_of_blue(picture):
     """How many rows hold anything blue."""
     return int((np.abs(picture.astype(int) - BLUE).max(axis=2) < 12).any(axis=1).sum())
