@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import socket
 import subprocess
@@ -84,14 +85,16 @@ def grpc_caller(running, name, spec, array):
     return make
 
 
-def throughput(bundle, seconds, rounds):
-    """Raw tensors over gRPC from eight clients, beside the pipeline alone."""
-    with edgeinfer.load(bundle, "ort") as model, service(bundle, "--backend", "ort") as running:
+def throughput(bundle, seconds, rounds, contexts=1, threads=0):
+    """Raw tensors over gRPC from eight clients, beside the same pipeline alone, called by a thread a context."""
+    words = ["--backend", "ort", "--contexts", contexts, *(["--threads", threads] if threads else [])]
+    own = edgeinfer.load(bundle, "ort", contexts=contexts, threads=threads)
+    with own as model, service(bundle, *words) as running:
         array = tensor_for(model.spec)
         name = model.spec.inputs[0].name
         rates = {"pipeline": [], "service": []}
         for _ in range(rounds):
-            rates["pipeline"].append(rate(lambda: lambda: model.infer({name: array}), seconds))
+            rates["pipeline"].append(rate(lambda: lambda: model.infer({name: array}), seconds, contexts))
             caller = grpc_caller(running, bundle.name, model.spec, array)
             rates["service"].append(rate(caller, seconds, CLIENTS))
     ratios = [ours / bare for ours, bare in zip(rates["service"], rates["pipeline"], strict=True)]
@@ -262,7 +265,7 @@ def main():
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     source = resources.files("edgeinfer_export") / "assets" / "pictograms.pt"
-    about = context()
+    about, cores = context(), len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         detector = export(str(source), folder / "yolov5n", Options())
@@ -272,6 +275,8 @@ def main():
             "start": start(detector),
             "throughput yolov5n": throughput(detector, args.seconds, args.rounds),
             "throughput resnet50": throughput(classifier, args.seconds, args.rounds),
+            "throughput yolov5n, a thread a context": throughput(detector, args.seconds, args.rounds, cores, 1),
+            "throughput resnet50, a thread a context": throughput(classifier, args.seconds, args.rounds, cores, 1),
             "latency yolov5n": latency(detector, args.rounds),
             "latency resnet50": latency(classifier, args.rounds),
             "hostile": hostile(folder, args.requests),

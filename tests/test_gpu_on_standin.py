@@ -33,7 +33,7 @@ def run(driver):
 
     def runner(*arguments):
         command = [sys.executable, *arguments]
-        facts = {"cwd": ROOT, "env": environment, "timeout": 300}
+        facts = {"cwd": ROOT, "env": environment, "timeout": 1200}
         return subprocess.run(command, check=False, capture_output=True, text=True, **facts)
 
     return runner
