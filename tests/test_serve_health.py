@@ -7,9 +7,14 @@ import time
 
 import cv2
 import numpy as np
+import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 
+from edgeinfer.serve.limits import Limits
+from edgeinfer.serve.metrics import Metrics
+from edgeinfer.serve.repository import Repository
+from edgeinfer.serve.versions import Options
 from helpers import bundles
 from helpers.service import service
 
@@ -94,3 +99,20 @@ def drained(listening):
     except BlockingIOError:
         listening.settimeout(20)
         return told
+
+
+class TemperatureOfGpu:
+    """A sensor of the GPU it was asked for."""
+
+    def __init__(self, gpu):
+        self.degrees = {0: 40, 1: 51}[gpu]
+
+    def read(self):
+        return {"gpu.temperature_c": self.degrees}
+
+
+@pytest.mark.parametrize(("device", "degrees"), [("auto", 40.0), ("gpu:1", 51.0)])
+def test_the_gpu_whose_sensors_are_told_is_the_one_that_serves(monkeypatch, device, degrees):
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda *, gpu: [TemperatureOfGpu(gpu)])
+    told = Metrics(Repository([], Options(device=device), Limits())).text()
+    assert f"edgeinfer_gpu_temperature_celsius {degrees}\n".encode() in told

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Callable
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from edgeinfer import machine
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -155,7 +157,7 @@ class _Present:
         from edgeinfer.profiling import sensors
 
         if self._probes is None:
-            self._probes = sensors.here()
+            self._probes = sensors.here(gpu=machine.ordinal(self._repository.device) or 0)
         fields: dict[str, float] = {}
         for probe in self._probes:
             try:

@@ -69,7 +69,7 @@ class Repository:
     """All models. Its coroutines run on one event loop; versions are opened and closed on other threads."""
 
     def __init__(self, folders: Sequence[Path], options: Options, limits: Limits) -> None:
-        self._options, self._limits = options, limits
+        self._options, self._limits, self.device = options, limits, options.device
         models = [Model(folder.resolve(), options.classify) for folder in folders]
         self.models = {model.name: model for model in models}
         served = [model.name + suffix for model in models for suffix in FACES]
