@@ -214,7 +214,11 @@ def test_parity_of_two_backends_is_told_tensor_by_tensor(detector, photos, capsy
     out, err = capsys.readouterr()
     data = json.loads(out)
 
-    assert [one["tensor"] for one in data["inputs"] + data["outputs"]] == ["images", "output0"]
+    assert [(one["tensor"], one["part"]) for one in data["inputs"] + data["outputs"]] == [
+        ("images", ""),
+        ("output0", "boxes"),
+        ("output0", "scores"),
+    ]
     assert data["inputs"][0]["most"] == 0
     assert data["outputs"][0]["relative"] < 1e-5
     assert data["images"] == 2
@@ -240,12 +244,37 @@ def test_the_first_layer_that_differs_is_found_by_bisection(tmp_path, place, bac
     onnx.save(model, two)
     inputs = {"images": np.random.default_rng(0).random((1, 3, 32, 32), np.float32)}
     sides = [Side(path, backend, "fp32") for path, backend in zip((one, two), backends, strict=True)]
-    found = divergence.parting(*sides, inputs, ["logits"])
+    found = divergence.parting(*sides, inputs, {"logits": [...]})
 
     assert (found.node, found.operator) == (f"/conv{place}", "Conv")
     assert found.relative > found.tolerance
     assert found.before_relative <= found.tolerance
-    assert found.probes <= 2 + np.log2(len(model.graph.node) + 1) + 1
+    assert found.probes <= 4 + np.log2(len(model.graph.node) + 1) + 1
+
+
+def two_heads(path, weight):
+    """Scores by one head, then pixels by another, joined: what changes the scores is 1e-5 of all of it."""
+    graph = onnx.parser.parse_graph("""heads (float[1, 8] x) => (float[1, 8] rows) {
+        trunk = Relu(x)
+        score = Mul(trunk, weight)
+        pixel = Mul(trunk, size)
+        shifted = Add(pixel, size)
+        moved = Add(shifted, size)
+        rows = Concat<axis = 1>(moved, score)
+    }""")
+    graph.initializer.extend(onnx.numpy_helper.from_array(np.float32(one), name) for name, one in weight.items())
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    return Side(path, "ort", "fp32")
+
+
+def test_a_part_of_an_output_that_is_small_beside_another_is_not_hidden(tmp_path):
+    one = two_heads(tmp_path / "one.onnx", {"weight": 0.5, "size": 640})
+    two = two_heads(tmp_path / "two.onnx", {"weight": 0.51, "size": 640})
+    inputs = {"x": np.random.default_rng(0).random((1, 8), np.float32)}
+
+    assert divergence.parting(one, two, inputs, {"rows": [...]}) is None
+    found = divergence.parting(one, two, inputs, {"rows": [np.s_[:, :8], np.s_[:, 8:]]})
+    assert (found.tensor, found.operator, found.before) == ("score", "Mul", "trunk")
 
 
 def test_relative_differences_are_of_the_first():

@@ -6,7 +6,7 @@ A tensor that is an output cannot be fused away, so what is seen is the layer's 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from edgeinfer import backends
 from edgeinfer.errors import BackendUnavailable, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,38 +55,62 @@ def relative(one: NDArray[Any], two: NDArray[Any]) -> float:
     return apart / size if size else (float("inf") if apart else 0.0)
 
 
-def parting(one: Side, other: Side, inputs: Tensors, outputs: Sequence[str]) -> Parting | None:
+def parting(one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Sequence[Any]]) -> Parting | None:
     """Where the two part on these inputs; None if every output lies within the tolerance.
 
-    Tensors are matched by name, in the order of the first graph, and taken to stay apart once they have parted. Raises
-    BackendUnavailable without the onnx package, EngineError.
+    `outputs` by name, each with the indices of its parts: coordinates in pixels beside scores would hide what the
+    scores differ by. Tensors are matched by name. On the way to an output they are taken to stay apart once they have
+    parted; the layer found is apart, and nothing that it reads is. Raises BackendUnavailable without the onnx package,
+    EngineError.
     """
     graphs = [_Graph(side, inputs) for side in (one, other)]
     tolerance = max(TOLERANCE[side.precision] for side in (one, other))
-    names = [name for name in graphs[0].producers if name in graphs[1].producers]
-    known: dict[int, float] = {}
+    known: dict[str, float] = {}
 
-    def apart(place: int) -> float:
-        if place not in known:
-            values = [graph.value(names[place]) for graph in graphs]
-            known[place] = relative(*values) if values[0].shape == values[1].shape else float("inf")
-        return known[place]
+    def apart(name: str) -> float:
+        if name not in known:
+            first, second = (graph.value(name) for graph in graphs)
+            parts = outputs.get(name, (...,))
+            same = first.shape == second.shape
+            known[name] = max(relative(first[part], second[part]) for part in parts) if same else float("inf")
+        return known[name]
 
-    ends = [names.index(name) for name in outputs if name in names]
-    last = min((place for place in ends if apart(place) > tolerance), default=-1)
-    if last < 0:
+    def parted(names: Iterable[str]) -> str:
+        return next((name for name in names if name in shared and apart(name) > tolerance), "")
+
+    shared = [name for name in graphs[0].producers if name in graphs[1].producers]
+    found, before = parted(name for name in shared if name in outputs), ""
+    end = found
+    while end:
+        way = graphs[0].way_to(end)
+        found, before = _bisected([name for name in shared if name in way], lambda name: apart(name) > tolerance)
+        end = parted(graphs[0].producers[found].inputs)
+    if not found:
         return None
-    low, high = -1, last
+    maker = graphs[0].producers[found]
+    span = apart(before) if before else 0.0
+    return Parting(found, maker.node, maker.operator, apart(found), tolerance, before, span, len(known))
+
+
+def _bisected(names: Sequence[str], apart: Callable[[str], bool]) -> tuple[str, str]:
+    """The first from which on they are apart, as the last is, and the one before it or ''."""
+    low, high = -1, len(names) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if apart(middle) > tolerance else (middle, high)
-    node, operator = graphs[0].producers[names[high]]
-    before, span = (names[low], apart(low)) if low >= 0 else ("", 0.0)
-    return Parting(names[high], node, operator, apart(high), tolerance, before, span, len(known))
+        low, high = (low, middle) if apart(names[middle]) else (middle, high)
+    return names[high], names[low] if low >= 0 else ""
+
+
+class _Maker(NamedTuple):
+    """The node that makes a tensor, its operator, and the tensors that it reads."""
+
+    node: str
+    operator: str
+    inputs: tuple[str, ...]
 
 
 class _Graph:
-    """A model whose inner tensors can be asked for; `producers`: tensor -> (node, operator) for floats, in order."""
+    """A model whose inner tensors can be asked for; `producers`: who makes each tensor, in order."""
 
     def __init__(self, side: Side, inputs: Tensors) -> None:
         try:
@@ -98,8 +122,21 @@ class _Graph:
             self._model = onnx.load(side.path)
         except Exception as error:
             raise EngineError(f"{side.path}: onnx cannot read it: {error}", hint="export the bundle again") from error
-        nodes = self._model.graph.node
-        self.producers = {name: (node.name or name, node.op_type) for node in nodes for name in node.output if name}
+        makers = [(node, _Maker(node.name, node.op_type, tuple(node.input))) for node in self._model.graph.node]
+        self.producers = {
+            name: maker._replace(node=maker.node or name) for node, maker in makers for name in node.output if name
+        }
+
+    def way_to(self, end: str) -> set[str]:
+        """The tensors that `end` is made from, and itself."""
+        way: set[str] = set()
+        ahead = [end]
+        while ahead:
+            name = ahead.pop()
+            if name in self.producers and name not in way:
+                way.add(name)
+                ahead += self.producers[name].inputs
+        return way
 
     def value(self, name: str) -> NDArray[Any]:
         """What this tensor is on the inputs."""

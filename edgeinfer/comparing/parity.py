@@ -14,6 +14,7 @@ from edgeinfer.comparing.compare import readable
 from edgeinfer.comparing.models import named
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.profiling.report import aligned
+from edgeinfer.spec import Boxes
 from edgeinfer.tuning.entrants import SILENCE_S, Failed, entered
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.comparing.divergence import Parting
     from edgeinfer.comparing.models import Model
+    from edgeinfer.spec import TopK
 
     Tensors = Mapping[str, NDArray[Any]]
 
@@ -33,12 +35,13 @@ PICTURE_S = 10.0
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one tensor over all pictures: the most and the mean that an element differs, in its own unit.
+    """Of one tensor, or the part of it that is named, over all pictures: the most and the mean an element differs by.
 
-    `relative` is the root mean square of the differences over that of the first's values.
+    They are in its own unit; `relative` is the root mean square of the differences over that of the first's values.
     """
 
     tensor: str
+    part: str
     shape: tuple[int, ...]
     most: float
     mean: float
@@ -64,7 +67,15 @@ class Parity:
         rows = [["tensor", "shape", "most", "mean", "relative"]]
         for one in (*self.inputs, *self.outputs):
             shape = "x".join(map(str, one.shape))
-            rows.append([one.tensor, shape, f"{one.most:.3g}", f"{one.mean:.3g}", f"{one.relative:.3g}"])
+            rows.append(
+                [
+                    f"{one.tensor} {one.part}".rstrip(),
+                    shape,
+                    f"{one.most:.3g}",
+                    f"{one.mean:.3g}",
+                    f"{one.relative:.3g}",
+                ]
+            )
         where = _where(self.parting) if self.parting else f"not looked for where they part: {self.unsought}"
         head = f"{self.other} against {self.one}, {self.images} picture{'s' * (self.images != 1)}"
         return "\n".join([head, aligned(rows), where])
@@ -105,9 +116,11 @@ def parity(
         say(f"tensors of {model.title}")
         tensors.append(_tensors(model, pictures))
     say("looking for where they part")
-    parting, unsought = _parting(one, other, tensors[0][0])
-    parts = one.bundle.spec.inputs, one.bundle.spec.outputs
-    inputs, outputs = ([_difference(tensor.name, *tensors) for tensor in part] for part in parts)
+    spec = one.bundle.spec
+    parts = _parts(spec.decode)
+    parting, unsought = _parting(one, other, tensors[0][0], [*parts.values()])
+    inputs = [_difference(tensor.name, "", ..., *tensors) for tensor in spec.inputs]
+    outputs = [_difference(tensor.name, *part, *tensors) for tensor in spec.outputs for part in parts.items()]
     return Parity(one.choice.name, other.choice.name, len(pictures), inputs, outputs, parting, unsought)
 
 
@@ -135,16 +148,26 @@ def _tensors(model: Model, pictures: Sequence[Path]) -> list[Tensors]:
         return found
 
 
-def _difference(name: str, first: Sequence[Tensors], second: Sequence[Tensors]) -> Difference:
+def _parts(decode: Boxes | TopK) -> dict[str, Any]:
+    """Indices of what an output holds, by name: pixels would hide what scores differ by."""
+    if not isinstance(decode, Boxes) or decode.where == "graph":
+        return {"": ...}
+    if decode.layout == "yolov8":
+        return {"boxes": np.s_[..., :4, :], "scores": np.s_[..., 4:, :]}
+    return {"boxes": np.s_[..., :4], "scores": np.s_[..., 4:]}
+
+
+def _difference(name: str, part: str, index: Any, first: Sequence[Tensors], second: Sequence[Tensors]) -> Difference:
     one, two = (np.stack([entry[name] for entry in found]).astype(np.float64) for found in (first, second))
     if one.shape != two.shape:
         raise UsageError(f"{name} is {one.shape[1:]} in one and {two.shape[1:]} in the other")
+    one, two = one[index], two[index]
     apart = np.abs(one - two)
     shape = tuple(int(side) for side in one.shape[1:])
-    return Difference(name, shape, float(apart.max()), float(apart.mean()), divergence.relative(one, two))
+    return Difference(name, part, shape, float(apart.max()), float(apart.mean()), divergence.relative(one, two))
 
 
-def _parting(one: Model, other: Model, tensors: Tensors) -> tuple[Parting | None, str]:
+def _parting(one: Model, other: Model, tensors: Tensors, parts: Sequence[Any]) -> tuple[Parting | None, str]:
     """Where two ONNX files part on the first picture, or why that is not looked for."""
     artifacts = [model.choice.artifact_in(model.bundle) for model in (one, other)]
     sides = []
@@ -154,6 +177,6 @@ def _parting(one: Model, other: Model, tensors: Tensors) -> tuple[Parting | None
         path = model.bundle.artifact_file(artifact)
         sides.append(divergence.Side(path, model.choice.backend, artifact.precision))
     inputs = {tensor.name: tensors[tensor.name] for tensor in one.bundle.spec.inputs}
-    outputs = [tensor.name for tensor in one.bundle.spec.outputs]
+    outputs = {tensor.name: parts for tensor in one.bundle.spec.outputs}
     found = divergence.parting(sides[0], sides[1], inputs, outputs)
     return found, "" if found else "by its relative difference every output lies within the tolerance"
