@@ -14,7 +14,7 @@ from edgeinfer import backends
 from edgeinfer.errors import BackendUnavailable, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 # the relative difference from which tensors count as parted, by the less exact precision of the two
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 1e-1}
+
+
+# operators that compute nothing: what differs in their output differs in an input, however small a part of it
+MOVES = {"Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ def parting(one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Seque
 
     `outputs` by name, each with the indices of its parts: coordinates in pixels beside scores would hide what the
     scores differ by. Tensors are matched by name. On the way to an output they are taken to stay apart once they have
-    parted; the layer found is apart, and nothing that it reads is. Raises BackendUnavailable without the onnx package,
-    EngineError.
+    parted. The layer found has parted, and nothing that it reads has. Raises BackendUnavailable without the onnx
+    package, EngineError.
     """
     graphs = [_Graph(side, inputs) for side in (one, other)]
     tolerance = max(TOLERANCE[side.precision] for side in (one, other))
@@ -75,19 +79,28 @@ def parting(one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Seque
             known[name] = max(relative(first[part], second[part]) for part in parts) if same else float("inf")
         return known[name]
 
-    def parted(names: Iterable[str]) -> str:
-        return next((name for name in names if name in shared and apart(name) > tolerance), "")
+    def parted(name: str) -> bool:
+        return apart(name) > tolerance
 
-    shared = [name for name in graphs[0].producers if name in graphs[1].producers]
-    found, before = parted(name for name in shared if name in outputs), ""
-    end = found
+    def source(name: str) -> str:
+        """What it reads that has parted; or, where it only moves numbers, that moved some that may have."""
+        read = [one for one in makers[name].inputs if one in shared]
+        moved = [one for one in read if makers[name].operator in MOVES and makers[one].operator in MOVES]
+        return next(filter(parted, read), "") or max((one for one in moved if apart(one)), key=apart, default="")
+
+    makers = graphs[0].producers
+    shared = [name for name in makers if name in graphs[1].producers]
+    end = found = next((name for name in shared if name in outputs and parted(name)), "")
+    before = ""
     while end:
-        way = graphs[0].way_to(end)
-        found, before = _bisected([name for name in shared if name in way], lambda name: apart(name) > tolerance)
-        end = parted(graphs[0].producers[found].inputs)
+        if parted(end):
+            way = graphs[0].way_to(end)
+            end, before = _bisected([name for name in shared if name in way], parted)
+            found = end
+        end = source(end)
     if not found:
         return None
-    maker = graphs[0].producers[found]
+    maker = makers[found]
     span = apart(before) if before else 0.0
     return Parting(found, maker.node, maker.operator, apart(found), tolerance, before, span, len(known))
 
