@@ -148,6 +148,13 @@ def test_a_signal_waits_until_an_import_is_over(tmp_path, monkeypatch, number):
     assert ending.terminated is (number == signal.SIGTERM)
 
 
+def test_a_command_line_run_by_an_import_is_ended_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_dispatch", lambda _: signal.raise_signal(signal.SIGTERM))
+    (tmp_path / "launcher.py").write_text("from edgeinfer import cli\ncode = cli.main([])\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert __import__("launcher").code == 143
+
+
 def test_a_second_sigterm_does_not_disturb_the_tidying_up():
     with _ending.orderly():
         with pytest.raises(KeyboardInterrupt):

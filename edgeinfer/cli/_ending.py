@@ -36,9 +36,12 @@ class Ending:
 
 
 def _importing(frame: FrameType | None) -> bool:
-    while frame and frame.f_code.co_filename != IMPORTING:
+    """Whether the command line, which may itself be run by an import, is importing something."""
+    while frame and frame.f_globals.get("__name__") != __package__:
+        if frame.f_code.co_filename == IMPORTING:
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 @contextmanager
