@@ -45,6 +45,7 @@ async def main(size):
     await server.start()
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
+    listening.listen()
     print(listening.getsockname()[1], port, flush=True)
     config = uvicorn.Config(web, http="h11", log_level="error", access_log=False, lifespan="off")
     await uvicorn.Server(config).serve(sockets=[listening])
