@@ -25,13 +25,13 @@ import tempfile
 import time
 import traceback
 import tracemalloc
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from edgeinfer import backends, load, wholefile
+from edgeinfer import backends, load, machine, wholefile
 from edgeinfer.cli import main as command
 from edgeinfer.devices import gpu, launch
 from edgeinfer.devices._driver import call
@@ -375,12 +375,6 @@ def engine(bench, name, model):
 def context(device):
     from cuda.bindings import nvrtc
 
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "gpu": device.name,
@@ -389,7 +383,7 @@ def context(device):
         "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "integrated": device.integrated,
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": machine.versions(*PACKAGES),
         "nvrtc": ".".join(map(str, nvrtc.nvrtcVersion()[1:])),
         "commit": said("git", "rev-parse", "--short", "HEAD"),
         "command": " ".join(["python", *sys.argv]),

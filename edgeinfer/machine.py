@@ -145,6 +145,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def versions(*names: str) -> dict[str, str]:
+    """Those of these distributions that are installed, with their versions."""
+    from importlib import metadata
+
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
 def home() -> Path:
     """The user's folder; the root for one who has no name, as containers are given."""
     try:

@@ -20,6 +20,13 @@ def add_device(parser: argparse._ActionsContainer) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """The group they stand in."""
     group = parser.add_argument_group("what runs (the best that can run here, unless chosen)")
+    add_way(group)
+    group.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
+    return group
+
+
+def add_way(group: argparse._ArgumentGroup) -> None:
+    """Backend, precision, GPU and threads."""
     for flag, word, known in (("--backend", "NAME", backends.names()), ("--precision", "P", PRECISIONS)):
         told = f"one of {', '.join(known)}"
         group.add_argument(flag, choices=["auto", *known], default="auto", metavar=word, help=told)
@@ -27,8 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
     )
-    group.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
-    return group
 
 
 def chosen(args: argparse.Namespace) -> dict[str, Any]:

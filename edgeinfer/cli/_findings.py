@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib import metadata
 from typing import Any, NamedTuple
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -18,17 +17,6 @@ class Finding(NamedTuple):
     state: str
     text: str
     remedy: str = ""
-
-
-def versions(*names: str) -> dict[str, str]:
-    """Those of these distributions that are installed, with their versions."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def output(*command: str, timeout: float = 20) -> str:

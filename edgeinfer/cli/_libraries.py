@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgeinfer.cli import _machine
-from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, probe, versions
+from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, probe
+from edgeinfer.machine import versions
 
 ORT = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 OPENCV = (

@@ -9,10 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer import backends
 from edgeinfer.cli import _choosing, _limits
 from edgeinfer.errors import BackendUnavailable, UsageError
-from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
     import argparse
@@ -31,6 +29,12 @@ curl --data-binary @street.jpg http://127.0.0.1:8000/v1/models/yolov5s/predict""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", nargs="+", type=Path, help="bundles, or folders of bundles")
+    for add in (_add_listening, _add_guarding, _add_running, _add_watching, _add_bounds):
+        add(parser)
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
+
+
+def _add_listening(parser: argparse.ArgumentParser) -> None:
     listening = parser.add_argument_group("where it listens")
     listening.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)")
     listening.add_argument(
@@ -38,18 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     listening.add_argument("--grpc-port", type=_port, default=8001, metavar="N", help="for gRPC (default: 8001)")
     listening.add_argument("--no-grpc", action="store_true", help="HTTP only")
+
+
+def _add_guarding(parser: argparse.ArgumentParser) -> None:
     guarding = parser.add_argument_group("who may come in")
     guarding.add_argument("--token-file", type=Path, metavar="FILE", help="requests must carry this bearer token")
     guarding.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve over TLS with this certificate (PEM)")
     guarding.add_argument("--tls-key", type=Path, metavar="FILE", help="and its key")
     guarding.add_argument("--manage", action="store_true", help="let requests load, unload and roll back models")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
     running = parser.add_argument_group("how models run")
-    running.add_argument(
-        "--backend", choices=["auto", *backends.names()], default="auto", metavar="NAME", help="as for run"
-    )
-    running.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", metavar="P", help="as for run")
-    _choosing.add_device(running)
-    running.add_argument("--threads", type=_limits.count, default=0, metavar="N", help="CPU threads of a model")
+    _choosing.add_way(running)
     running.add_argument(
         "--contexts",
         type=_limits.count,
@@ -65,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--watch", type=_limits.above_zero, default=0, metavar="S", help="look for new versions so often"
     )
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
     watching = parser.add_argument_group("cameras")
     watching.add_argument(
         "--camera",
@@ -83,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-age", type=_limits.age_ms, metavar="MS", help="older results are not the present (default: 1500ms)"
     )
     watching.add_argument("--viewers", type=_limits.count, metavar="N", help="who may watch at once (default: 16)")
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
     bounds = parser.add_argument_group("limits")
     bounds.add_argument("--max-batch", type=_limits.count, metavar="N", help="rows of a batch at most")
     bounds.add_argument("--delay-ms", type=_limits.above_zero, metavar="MS", help="how long a batch waits for others")
@@ -98,7 +109,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     bounds.add_argument("--max-pixels", type=_limits.count, metavar="N", help="a picture's pixels at most")
     bounds.add_argument("--connections", type=_limits.count, metavar="N", help="connections at most")
-    parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
 
 
 def _port(text: str) -> int:

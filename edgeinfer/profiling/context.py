@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,7 @@ def describe(bundle: Bundle, gpu: int = 0, root: Path = ROOT) -> dict[str, Any]:
         "device": _device(gpu, root),
         "power": _power(root),
         "system": _system(root),
-        "libraries": _versions(),
+        "libraries": machine.versions(*LIBRARIES),
     }
 
 
@@ -95,16 +94,6 @@ def _system(root: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "l4t": _text(root / "etc/nv_tegra_release").partition("GCID")[0].strip(" #,") or None,
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _commit() -> str | None:

@@ -26,74 +26,79 @@ def prompt(limits: Limits, crowded: ASGIApp) -> type[asyncio.Protocol]:
 
     Connections beyond `limits.connections` are answered by `crowded`.
     """
+    return type("PromptConnection", (Connection,), {"_limits": limits, "_crowded": staticmethod(crowded)})
 
-    class Connection(H11Protocol):
-        """The clock runs from the connection, or from a head's first bytes, until the head is complete."""
 
-        _clock: asyncio.TimerHandle | None = None
-        _reader_clock: asyncio.TimerHandle | None = None
+class Connection(H11Protocol):
+    """What `prompt` gives, once it has limits.
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                self.app = crowded
+    The clock runs from the connection, or from a head's first bytes, until the head is complete.
+    """
+
+    _limits: Limits
+    _crowded: ASGIApp
+    _clock: asyncio.TimerHandle | None = None
+    _reader_clock: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections:
+            self.app = self._crowded
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        scope: Any = self.scope  # None before the first request, as is the cycle
+        if scope and scope["path"].startswith(CAMERAS):
+            self._hold_little()
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete:
             self._await_head()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            scope: Any = self.scope  # None before the first request, as is the cycle
-            if scope and scope["path"].startswith(CAMERAS):
-                self._hold_little()
-            cycle: Any = self.cycle
-            if cycle is None or cycle.response_complete:
-                self._await_head()
-            else:
-                self._stop_clock()
-
-        def _hold_little(self) -> None:
-            """Have the connection hold little that was not sent, where the system can: large answers take longer so."""
-            self.transport.set_write_buffer_limits(high=WAITING_BYTES)
-            if sys.platform == "linux":
-                sock = self.transport.get_extra_info("socket")
-                sock.setsockopt(socket.IPPROTO_TCP, NOT_SENT_LOW_WATER, WAITING_BYTES)
-
-        def connection_lost(self, exc: Exception | None) -> None:
+        else:
             self._stop_clock()
-            self._stop_reader_clock()
-            super().connection_lost(exc)
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._await_reader(self.transport.get_write_buffer_size())
+    def _hold_little(self) -> None:
+        """Have the connection hold little that was not sent, where the system can: large answers take longer so."""
+        self.transport.set_write_buffer_limits(high=WAITING_BYTES)
+        if sys.platform == "linux":
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, NOT_SENT_LOW_WATER, WAITING_BYTES)
 
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._stop_reader_clock()
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clock()
+        self._stop_reader_clock()
+        super().connection_lost(exc)
 
-        def _await_reader(self, unsent: int) -> None:
-            """Go on as long as every look finds that something was read."""
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader(self.transport.get_write_buffer_size())
 
-            def look() -> None:
-                left = self.transport.get_write_buffer_size()
-                if left < unsent:
-                    self._await_reader(left)
-                else:
-                    self.transport.abort()
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_reader_clock()
 
-            self._reader_clock = self.loop.call_later(limits.slow, look)
+    def _await_reader(self, unsent: int) -> None:
+        """Go on as long as every look finds that something was read."""
 
-        def _stop_reader_clock(self) -> None:
-            if self._reader_clock is not None:
-                self._reader_clock.cancel()
-                self._reader_clock = None
+        def look() -> None:
+            left = self.transport.get_write_buffer_size()
+            if left < unsent:
+                self._await_reader(left)
+            else:
+                self.transport.abort()
 
-        def _await_head(self) -> None:
-            if self._clock is None:
-                self._clock = self.loop.call_later(limits.slow, self.transport.close)
+        self._reader_clock = self.loop.call_later(self._limits.slow, look)
 
-        def _stop_clock(self) -> None:
-            if self._clock is not None:
-                self._clock.cancel()
-                self._clock = None
+    def _stop_reader_clock(self) -> None:
+        if self._reader_clock is not None:
+            self._reader_clock.cancel()
+            self._reader_clock = None
 
-    return Connection
+    def _await_head(self) -> None:
+        if self._clock is None:
+            self._clock = self.loop.call_later(self._limits.slow, self.transport.close)
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None

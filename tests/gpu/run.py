@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -107,13 +106,12 @@ def context() -> dict:
         gpu = machine.gpu()._asdict()
     except BackendUnavailable as missing:
         gpu = {"missing": str(missing)}
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    facts = {"gpu": gpu, "driver": machine.driver(), "python": platform.python_version(), "packages": versions}
+    facts = {
+        "gpu": gpu,
+        "driver": machine.driver(),
+        "python": platform.python_version(),
+        "packages": machine.versions(*PACKAGES),
+    }
     return {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts}
 
 
