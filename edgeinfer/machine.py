@@ -48,10 +48,9 @@ def ordinal(device: str) -> int | None:
     """
     if device == "auto":
         return None
-    kind, colon, number = device.partition(":")
-    if kind != "gpu" or not (number.isdecimal() if colon else True):
+    if not re.fullmatch("gpu(:[0-9]{1,9})?", device):
         raise UsageError(f"device {device!r} is not auto, gpu or such as gpu:1")
-    found = int(number or 0)
+    found = int(device.partition(":")[2] or 0)
     if found and has_gpu():
         gpu(found)
     return found

@@ -136,7 +136,7 @@ def test_a_gpu_that_the_driver_does_not_give_is_said(detector, trt, monkeypatch)
     assert reasons(detector)["trt trt-1.fp32.plan"][0] == "no-device"
 
 
-@pytest.mark.parametrize("device", ["tpu", "gpu:", "gpu:x", "gpu:-1", "cpu:0", ""])
+@pytest.mark.parametrize("device", ["tpu", "gpu:", "gpu:x", "gpu:-1", "gpu:²", "gpu:" + "9" * 5000, "cpu:0", ""])
 def test_a_device_that_cannot_be_is_wrong_usage(detector, device):
     with pytest.raises(UsageError, match="is not auto, gpu or such as gpu:1"):
         load(detector, device=device)

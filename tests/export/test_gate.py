@@ -93,36 +93,28 @@ def test_the_packaged_detector_stays_within_a_point_in_every_precision(tmp_path,
         assert model.artifact == "model.fp32.onnx"
 
 
-@pytest.mark.parametrize(
-    ("calibration", "held_out", "budget"),
-    [
-        # one picture of so few is more than a point
-        pytest.param(32, 6, 5.0, id="in short"),
-        pytest.param(128, None, 1.0, marks=pytest.mark.slow, id="in full"),
-    ],
-)
-def test_a_classifier_stays_within_its_budget_in_every_precision(
-    tmp_path, pictogram_classifier, calibration, held_out, budget
-):
+def test_a_classifier_stays_within_a_point_in_every_precision(tmp_path, pictogram_classifier):
     made = pictogram_classifier
-    pictures = {"calibration": sorted(made.calibration.iterdir())[:calibration]}
-    for folder in made.held_out.iterdir():
-        pictures[f"held-out/{folder.name}"] = sorted(folder.iterdir())[:held_out]
-    for name, files in pictures.items():
-        (tmp_path / name).mkdir(parents=True)
-        for file in files:
-            shutil.copy(file, tmp_path / name)
-    words = ("--imgsz", made.size.height, "--batch", "1-16", "--precision", "fp16,int8", "--few-calibration-images")
+    words = (
+        "--imgsz",
+        made.size.height,
+        "--batch",
+        "1-16",
+        "--precision",
+        "fp16,int8",
+        "--calibrate",
+        made.calibration,
+    )
     # by mse one layer goes back to float32 first, which takes a minute to find out
-    words += ("--calibrate", tmp_path / "calibration", "--calibrate-method", "minmax", "--budget", budget)
-    assert run(tmp_path / "b", *words, "--held-out", tmp_path / "held-out", source=made.checkpoint) == 0
+    words += ("--calibrate-method", "minmax")
+    assert run(tmp_path / "b", *words, "--held-out", made.held_out, source=made.checkpoint) == 0
     found = Bundle.open(tmp_path / "b").spec.artifacts
 
     assert [one.file for one in found] == ["model.fp16.onnx", "model.int8-cpu.onnx", "model.int8-trt.onnx"]
     for one in found:
-        assert one.accuracy["images"] == len(list(tmp_path.glob("held-out/*/*")))
-        assert one.accuracy["top1_delta"] >= -budget
-        assert one.accuracy["agreement"] > 0.9
+        assert one.accuracy["images"] == 300
+        assert one.accuracy["top1_delta"] >= -1.0
+        assert one.accuracy["agreement"] > 0.95
         assert len(one.made.get("float32", one.made.get("float16", "")).split()) <= 3
 
 
