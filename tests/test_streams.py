@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+import types
 
 import cv2
 import numpy as np
@@ -66,10 +67,12 @@ def test_a_file_gives_every_frame_in_order(detector, clip, contexts):
 
 def test_a_slow_reader_of_a_camera_gets_the_newest_frame_and_the_count_of_those_left(model):
     with camera(fps=50) as opened, stream(opened.address, model) as seen:
-        found = []
+        vitals, found = seen.vitals()[opened.address], []
         for one in itertools.islice(seen, 6):
             found.append(one.freshness)
-            time.sleep(0.2)
+            # busy until so many more came; the next may have been under way by now, those between are left
+            came = vitals.pictures
+            assert eventually(lambda came=came: vitals.pictures >= came + 10)
     assert all(fresh.dropped >= 3 for fresh in found[2:])
     steps = [later.sequence - sooner.sequence for sooner, later in itertools.pairwise(found)]
     assert steps == [fresh.dropped + 1 for fresh in found[1:]]
@@ -92,27 +95,31 @@ def test_frozen_pictures_are_never_given_again_and_turn_health_red(model):
         next(sights)
         assert eventually(lambda: seen.health()[opened.address].color == "green")
         opened.mode = "frozen"
-        threading.Timer(1.6, lambda: setattr(opened, "mode", "moving")).start()
-        gaps, last = [], time.monotonic()
-        for one in itertools.islice(sights, 60):
-            gaps.append(time.monotonic() - last)
-            last = time.monotonic()
-            # the frame after the gap is a new one
-            assert time.monotonic_ns() - one.freshness.captured_ns < 1e9
-        assert 1.0 < max(gaps) < SOON_S
+        again = []
+
+        def thaw():
+            assert eventually(lambda: not seen.health()[opened.address].well)
+            again.append(time.monotonic_ns())
+            opened.mode = "moving"
+
+        threading.Thread(target=thaw).start()
+        captured_ns = [one.freshness.captured_ns for one in itertools.islice(sights, 60)]
+        gaps_ns = np.diff(captured_ns)
+        assert gaps_ns.max() > 1e9
+        # the frame after the gap is a new one
+        assert captured_ns[int(gaps_ns.argmax()) + 1] > again[0]
 
 
 @pytest.mark.parametrize(
     ("mode", "reason"), [("frozen", "the same picture"), ("black", "black pictures"), ("silent", "no picture")]
 )
-def test_an_ill_camera_turns_red_within_two_seconds_and_green_again(model, mode, reason):
+def test_an_ill_camera_turns_red_and_green_again(model, mode, reason):
     with camera() as opened, stream(opened.address, model) as seen:
         reader = threading.Thread(target=lambda: [None for _ in seen])
         reader.start()
         assert eventually(lambda: seen.health()[opened.address].well)
-        opened.mode, start = mode, time.monotonic()
+        opened.mode = mode
         assert eventually(lambda: not seen.health()[opened.address].well)
-        assert time.monotonic() - start < 2
         assert seen.health()[opened.address].reason.startswith(reason)
         opened.mode = "moving"
         assert eventually(lambda: seen.health()[opened.address].well)
@@ -150,7 +157,7 @@ def test_a_patient_stream_waits_for_a_camera(model):
         with stream(opened.address, model, patient=True) as seen:
             assert eventually(lambda: "trying again" in seen.health()[opened.address].reason)
             opened.start()
-            assert next(iter(seen)).freshness.sequence == 0
+            assert next(iter(seen)).live
 
 
 def test_a_camera_may_change_its_size(model):
@@ -180,7 +187,10 @@ def test_closing_from_another_thread_ends_the_iteration(model):
 
 def test_two_cameras_get_equal_turns(model):
     with camera(fps=60) as one, camera(fps=60) as two, stream([one.address, two.address], model) as seen:
-        names = [sight.frame.source for sight in itertools.islice(seen, 40)]
+        sights, met = iter(seen), set()
+        while met != {one.address, two.address}:
+            met.add(next(sights).frame.source)
+        names = [sight.frame.source for sight in itertools.islice(sights, 40)]
     assert 15 <= names.count(one.address) <= 25
 
 
@@ -293,8 +303,40 @@ def test_a_patient_stream_opens_a_source_again_that_came_to_its_end(model, monke
     assert sequences == sorted(set(sequences))
 
 
-def test_a_camera_of_one_frame_a_second_has_more_patience():
+@pytest.fixture
+def at(monkeypatch):
+    """Sets the time that vitals are told of, in seconds."""
+
+    def told(now):
+        monkeypatch.setattr("edgeinfer.streams.vitals.time", types.SimpleNamespace(monotonic=lambda: now))
+
+    told(0.0)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("later", "reason"),
+    [(None, "no picture for 1.1 s"), (60, "the same picture for 1.1 s"), (0, "black pictures for 1.1 s")],
+)
+def test_a_second_without_a_new_picture_that_shows_something_is_ill(at, later, reason):
+    vitals = Vitals()
+    vitals.saw(frame(60).image, 10.0)
+    if later is not None:
+        vitals.saw(frame(later).image, 10.9)
+    at(10.95)
+    assert vitals.health().well
+    at(11.1)
+    assert vitals.health() == (False, reason)
+    vitals.saw(frame(90).image, 11.2)
+    at(11.2)
+    assert vitals.health().well
+
+
+def test_a_camera_of_one_frame_a_second_has_more_patience(at):
     vitals = Vitals()
     vitals.connected(1.0)
-    vitals.saw(frame(50).image, time.monotonic() - 1.5)
+    vitals.saw(frame(50).image, 10.0)
+    at(12.4)
     assert vitals.health().well
+    at(12.6)
+    assert not vitals.health().well
