@@ -67,42 +67,15 @@ def parting(one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Seque
     parted. The layer found has parted, and nothing that it reads has. Raises BackendUnavailable without the onnx
     package, EngineError.
     """
-    graphs = [_Graph(side, inputs) for side in (one, other)]
-    tolerance = max(TOLERANCE[side.precision] for side in (one, other))
-    known: dict[str, float] = {}
-
-    def apart(name: str) -> float:
-        if name not in known:
-            first, second = (graph.value(name) for graph in graphs)
-            parts = outputs.get(name, (...,))
-            same = first.shape == second.shape
-            known[name] = max(relative(first[part], second[part]) for part in parts) if same else float("inf")
-        return known[name]
-
-    def parted(name: str) -> bool:
-        return apart(name) > tolerance
-
-    def source(name: str) -> str:
-        """What it reads that has parted; or, where it only moves numbers, that moved some that may have."""
-        read = [one for one in makers[name].inputs if one in shared]
-        moved = [one for one in read if makers[name].operator in MOVES and makers[one].operator in MOVES]
-        return next(filter(parted, read), "") or max((one for one in moved if apart(one)), key=apart, default="")
-
-    makers = graphs[0].producers
-    shared = [name for name in makers if name in graphs[1].producers]
-    end = found = next((name for name in shared if name in outputs and parted(name)), "")
+    pair = _Pair(one, other, inputs, outputs)
+    end = found = next((name for name in pair.shared if name in outputs and pair.parted(name)), "")
     before = ""
     while end:
-        if parted(end):
-            way = graphs[0].way_to(end)
-            end, before = _bisected([name for name in shared if name in way], parted)
+        if pair.parted(end):
+            end, before = _bisected(pair.way_to(end), pair.parted)
             found = end
-        end = source(end)
-    if not found:
-        return None
-    maker = makers[found]
-    span = apart(before) if before else 0.0
-    return Parting(found, maker.node, maker.operator, apart(found), tolerance, before, span, len(known))
+        end = pair.source(end)
+    return pair.told(found, before) if found else None
 
 
 def _bisected(names: Sequence[str], apart: Callable[[str], bool]) -> tuple[str, str]:
@@ -112,6 +85,47 @@ def _bisected(names: Sequence[str], apart: Callable[[str], bool]) -> tuple[str, 
         middle = (low + high) // 2
         low, high = (low, middle) if apart(names[middle]) else (middle, high)
     return names[high], names[low] if low >= 0 else ""
+
+
+class _Pair:
+    """Two graphs on the same inputs: the tensors they share, in order, and how far those are apart, each asked once."""
+
+    def __init__(self, one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Sequence[Any]]) -> None:
+        self._graphs = [_Graph(side, inputs) for side in (one, other)]
+        self._outputs, self._known = outputs, dict[str, float]()
+        self._tolerance = max(TOLERANCE[side.precision] for side in (one, other))
+        self._makers = self._graphs[0].producers
+        self.shared = [name for name in self._makers if name in self._graphs[1].producers]
+
+    def way_to(self, end: str) -> list[str]:
+        """The shared tensors that `end` is made from, and itself."""
+        way = self._graphs[0].way_to(end)
+        return [name for name in self.shared if name in way]
+
+    def apart(self, name: str) -> float:
+        """How far the two are apart in this tensor, in its worst part."""
+        if name not in self._known:
+            first, second = (graph.value(name) for graph in self._graphs)
+            parts = self._outputs.get(name, (...,))
+            same = first.shape == second.shape
+            self._known[name] = max(relative(first[part], second[part]) for part in parts) if same else float("inf")
+        return self._known[name]
+
+    def parted(self, name: str) -> bool:
+        return self.apart(name) > self._tolerance
+
+    def source(self, name: str) -> str:
+        """What it reads that has parted; or, where it only moves numbers, that moved some that may have."""
+        makers = self._makers
+        read = [one for one in makers[name].inputs if one in self.shared]
+        moved = [one for one in read if makers[name].operator in MOVES and makers[one].operator in MOVES]
+        return next(filter(self.parted, read), "") or max(filter(self.apart, moved), key=self.apart, default="")
+
+    def told(self, found: str, before: str) -> Parting:
+        """The parting at `found`, after the tensor `before` or none."""
+        maker, span = self._makers[found], self.apart(before) if before else 0.0
+        probes = len(self._known)
+        return Parting(found, maker.node, maker.operator, self.apart(found), self._tolerance, before, span, probes)
 
 
 class _Maker(NamedTuple):
