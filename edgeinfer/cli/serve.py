@@ -68,7 +68,11 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--conf", type=_limits.fraction, metavar="F", help="detectors: the lowest score")
     running.add_argument("--iou", type=_limits.fraction, metavar="F", help="detectors: the overlap that is too much")
     running.add_argument(
-        "--watch", type=_limits.above_zero, default=0, metavar="S", help="look for new versions so often"
+        "--watch",
+        type=_limits.above_zero,
+        default=0,
+        metavar="S",
+        help="look so often for new versions, for bundles put into a folder of bundles, and for those taken from it",
     )
 
 
@@ -127,19 +131,17 @@ def run(args: argparse.Namespace) -> int:
             f"serving needs {missing.name}, which is not installed", hint='pip install "edgeinfer[serve]"'
         ) from missing
     from edgeinfer.serve.cameras import Mount
-    from edgeinfer.serve.repository import folders
 
     _log(as_json=args.log_json)
     ports = running.Ports(args.host, args.port, -1 if args.no_grpc else args.grpc_port)
     guard = running.Guard(_token(args.token_file), args.tls_cert, args.tls_key, args.manage)
     if (args.tls_cert is None) != (args.tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together")
-    found = folders(args.bundle)
     mounts = [Mount.parse(text) for text in [*args.camera, *_cameras(args.camera_file)]]
 
     async def serve() -> None:
         how = {"mounts": mounts, "watch_s": args.watch, "told": _told}
-        service = running.Running(found, _options(args), _bounds(args), ports, guard, **how)
+        service = running.Running(args.bundle, _options(args), _bounds(args), ports, guard, **how)
         await service.run()
 
     asyncio.run(serve())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgeinfer.bundle import SPEC_FILE
-from edgeinfer.errors import EdgeInferError, ServiceError, UsageError
+from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.serve import versions
 from edgeinfer.serve.faces import FACES, IMAGE
 from edgeinfer.serve.refusals import INVALID, NOT_FOUND, UNAVAILABLE, Refusal
+from edgeinfer.serve.shelves import Shelves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,27 +23,45 @@ if TYPE_CHECKING:
     from edgeinfer.serve.versions import Options, Version
 
 LOG = logging.getLogger("edgeinfer.serve")
+GONE_S = 1.0  # for so long a bundle must be away: one that is exchanged for another is away for a moment
 
 
 class Model:
-    """A folder, and the version of it that is served. `reason` says why there is none, or why the last was refused."""
+    """A folder, and the version of it that is served. `reason` says why there is none, or why the last was refused.
+
+    What the folder holds is no news if its digest is that of the version served, or `left` for another on purpose, or
+    if its files are still in the state that was `refused`.
+    """
 
     def __init__(self, path: Path, classify: Path | None) -> None:
         self.name, self.path, self._classify = path.name, path, classify
         self.current: Version | None = None
         self.previous: Version | None = None
         self.state, self.reason = "UNAVAILABLE", "not loaded yet"
-        self.opened, self.refused = 0, ""
+        self.opened, self.left = 0, ""
+        self.refused: versions.State = ()
+        self.waiting = False
         self.lock = asyncio.Lock()
 
     def digest(self) -> str:
         """What tells the version that the folder holds now from others; empty while there is none."""
         return versions.digest(self.path, self._classify)
 
-    def changed(self) -> bool:
-        """Whether the folder holds a version that is neither served nor was refused."""
+    def files(self) -> versions.State:
+        """The state of the folder's files."""
+        return versions.state(self.path, self._classify)
+
+    def news(self) -> versions.State:
+        """The state of the folder's files if that is news; empty if not."""
         found = self.digest()
-        return bool(found) and found not in (self.current.digest if self.current else "", self.refused)
+        if not found or found in (self.current.digest if self.current else "", self.left):
+            return ()
+        files = self.files()
+        return files if files != self.refused else ()
+
+    def check_whole(self) -> None:
+        """EdgeInferError or OSError if the folder does not hold all that its model.json names."""
+        versions.check_whole(self.path, self._classify)
 
 
 class Found(NamedTuple):
@@ -68,14 +87,22 @@ class Found(NamedTuple):
 class Repository:
     """All models. Its coroutines run on one event loop; versions are opened and closed on other threads."""
 
-    def __init__(self, folders: Sequence[Path], options: Options, limits: Limits) -> None:
+    def __init__(self, paths: Sequence[Path], options: Options, limits: Limits) -> None:
         self._options, self._limits, self.device = options, limits, options.device
-        models = [Model(folder.resolve(), options.classify) for folder in folders]
-        self.models = {model.name: model for model in models}
-        served = [model.name + suffix for model in models for suffix in FACES]
-        twice = sorted({name for name in served if served.count(name) > 1})
+        self._shelves, self._looking = Shelves(paths), asyncio.Lock()
+        self.models: dict[str, Model] = {}
+        self._nameless: set[Path] = set()
+        for folder in self._shelves.bundles():
+            self._add(folder)
+
+    def _add(self, folder: Path) -> None:
+        """Have a model of this folder, which is yet to be loaded. UsageError if another is called the same."""
+        model = Model(folder, self._options.classify)
+        taken = {name + suffix for name in self.models for suffix in FACES}
+        twice = sorted(taken & {model.name + suffix for suffix in FACES})
         if twice:
             raise UsageError(f"two models would be called {twice[0]}", hint="a model is called as its folder")
+        self.models[model.name] = model
 
     def model(self, name: str) -> Model:
         """The model, whichever face is named. Refusal if there is none."""
@@ -120,19 +147,20 @@ class Repository:
             if not model.current:
                 model.state = "LOADING"
             model.opened += 1
-            digest = model.digest()
+            digest, files = model.digest(), model.files()
+            model.waiting = False
             try:
                 what = model.opened, digest, model.path, self._options, self._limits
                 version = await asyncio.to_thread(versions.opened, *what)
-            except EdgeInferError as error:
-                model.refused, model.reason = digest, str(error)
+            except (EdgeInferError, OSError) as error:
+                model.refused, model.reason = files, str(error)
                 model.state = "READY" if model.current else "UNAVAILABLE"
                 kept = f"; version {model.current.number} stays" if model.current else ""
                 LOG.error("%s: version %d is refused: %s%s", model.name, model.opened, error, kept)  # noqa: TRY400
                 raise Refusal(INVALID, f"model {model.name!r}: {error}{kept}") from error
             dropped = model.previous
             model.current, model.previous = version, model.current
-            model.state, model.reason, model.refused = "READY", "", ""
+            model.state, model.reason, model.refused, model.left = "READY", "", (), ""
             LOG.info("%s: version %d is served, %s", model.name, version.number, version)
             if not self._options.keep and model.previous is not None:
                 dropped, model.previous = model.previous, None
@@ -142,12 +170,11 @@ class Repository:
         """Stop serving a model; what waits is finished."""
         model = self.model(name)
         async with model.lock:
-            versions = (model.current, model.previous)
-            model.current = model.previous = None
-            model.state, model.reason = "UNAVAILABLE", "unloaded"
-            for version in versions:
-                await self._close(version)
-            LOG.info("%s: unloaded", model.name)
+            if model.current:
+                # the folder still holds it: it must not be taken for a new one
+                model.left = model.current.digest
+            await self._end(model, "unloaded")
+        LOG.info("%s: unloaded", model.name)
 
     async def rollback(self, name: str) -> None:
         """Exchange the running version and the one before it."""
@@ -156,39 +183,78 @@ class Repository:
             if not model.current or not model.previous:
                 raise Refusal(INVALID, f"model {model.name!r} has no version to go back to")
             # the folder still holds the version that is left: it must not be taken for a new one
-            model.refused = model.current.digest
+            model.left = model.current.digest
             model.current, model.previous = model.previous, model.current
             LOG.info("%s: back to version %d", model.name, model.current.number)
 
     async def reload(self) -> None:
-        """Load every model whose folder has changed; those that are refused keep what they have."""
-        for model in self.models.values():
-            if await asyncio.to_thread(model.changed):
-                try:
-                    await self.load(model.name)
-                except Refusal:
-                    continue
+        """Do as the folders have it: load what is new there, or changed, and whole, and let go what was taken away.
+
+        A model whose new version is refused keeps what it has.
+        """
+        async with self._looking:
+            await self._drop()
+            await self._meet()
+            for model in list(self.models.values()):
+                await self._renew(model)
+
+    async def _drop(self) -> None:
+        """Let go the models whose bundles were taken from their shelf."""
+        gone = await asyncio.to_thread(self._lacking)
+        if gone:
+            await asyncio.sleep(GONE_S)
+            still = await asyncio.to_thread(self._lacking)
+            for model in (one for one in gone if one in still):
+                LOG.info("%s: its folder is gone, and it is unloaded", model.name)
+                del self.models[model.name]
+                async with model.lock:
+                    await self._end(model, "its folder is gone")
+
+    def _lacking(self) -> list[Model]:
+        return [model for model in list(self.models.values()) if self._shelves.lacks(model.path)]
+
+    async def _meet(self) -> None:
+        """Have a model of each bundle that has come."""
+        standing = await asyncio.to_thread(self._shelves.bundles)
+        self._nameless &= set(standing)
+        known = self._nameless.union(model.path for model in self.models.values())
+        for folder in (one for one in standing if one not in known):
+            try:
+                self._add(folder)
+            except UsageError as error:
+                self._nameless.add(folder)
+                LOG.error("%s is not served: %s", folder, error)  # noqa: TRY400
+
+    async def _renew(self, model: Model) -> None:
+        """Load what the folder holds if that is news, once it is whole: it may be on its way here, file by file."""
+        files = await asyncio.to_thread(model.news)
+        if not files:
+            return
+        try:
+            await asyncio.to_thread(model.check_whole)
+        except (EdgeInferError, OSError) as error:
+            model.refused, model.reason = files, f"not whole yet: {error}"
+            if not model.waiting:
+                LOG.warning("%s: what is in its folder is not whole, and is waited for: %s", model.name, error)
+            model.waiting = True
+            return
+        with suppress(Refusal):
+            await self.load(model.name)
 
     async def close(self) -> None:
         """Finish and close everything."""
-        for model in self.models.values():
+        for model in list(self.models.values()):
             async with model.lock:
-                for version in (model.current, model.previous):
-                    await self._close(version)
-                model.current = model.previous = None
-                model.state, model.reason = "UNAVAILABLE", "the service has ended"
+                await self._end(model, "the service has ended")
+
+    async def _end(self, model: Model, reason: str) -> None:
+        """Finish and close the model's versions."""
+        ended = (model.current, model.previous)
+        model.current = model.previous = None
+        model.state, model.reason = "UNAVAILABLE", reason
+        for version in ended:
+            await self._close(version)
 
     async def _close(self, version: Version | None) -> None:
         if version:
             await asyncio.to_thread(version.station.close, self._limits.drain)
-
-
-def folders(paths: Sequence[Path]) -> list[Path]:
-    """Each path that is a bundle, and the bundles in each that is a folder of them."""
-    found: list[Path] = []
-    for path in paths:
-        inside = sorted(one.parent for one in path.glob(f"[!.]*/{SPEC_FILE}")) if path.is_dir() else []
-        found += [path] if not inside or (path / SPEC_FILE).exists() else inside
-    if not found:
-        raise ServiceError("there is no bundle to serve", hint="edgeinfer serve engines/yolov5s")
-    return found

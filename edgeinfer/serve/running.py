@@ -73,7 +73,7 @@ class Running:
 
     def __init__(
         self,
-        folders: list[Path],
+        paths: Sequence[Path],
         options: Options,
         limits: Limits,
         ports: Ports,
@@ -85,7 +85,7 @@ class Running:
     ) -> None:
         self._limits, self._ports, self._guard = limits, ports, guard
         self._watch_s, self._told = watch_s, told
-        self._repository, self._classify = Repository(folders, options, limits), options.classify
+        self._repository, self._classify = Repository(paths, options, limits), options.classify
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
         self.service.cameras = Cameras(mounts)
@@ -152,7 +152,7 @@ class Running:
     async def _load(self) -> None:
         """Open every model; what is refused is told and left out, but something must be served."""
         reasons = []
-        for name in self._repository.models:
+        for name in list(self._repository.models):
             try:
                 await self._repository.load(name)
             except Refusal as error:
@@ -174,14 +174,21 @@ class Running:
 
     async def _reload(self) -> None:
         notify.say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        await self._repository.reload()
+        await self._look()
         notify.say("READY=1")
 
     async def _watch(self) -> None:
         """Look at the folders now and then."""
         while self._watch_s:
             await asyncio.sleep(self._watch_s)
+            await self._look()
+
+    async def _look(self) -> None:
+        """Do as the folders have it; what goes wrong there is told, and leaves what is served as it is."""
+        try:
             await self._repository.reload()
+        except Exception:
+            LOG.exception("the folders cannot be looked at")
 
     async def _keep_well(self) -> None:
         """Test again what is suspect."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
@@ -14,11 +16,13 @@ from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.serve.limits import Limits
     from edgeinfer.spec import ModelSpec
+
+# of each file in the folders of a model: path, size, time of change and inode
+State = tuple[tuple[Path, int, int, int], ...]
 
 
 class Options(NamedTuple):
@@ -109,6 +113,27 @@ def digest(folder: Path, classify: Path | None) -> str:
     except (OSError, EdgeInferError):
         return ""
     return own
+
+
+def state(folder: Path, classify: Path | None) -> State:
+    """What tells one state of a version's files from another without reading them."""
+    found = []
+    for path in filter(None, (folder, classify)):
+        for root, _, names in os.walk(path):
+            for name in names:
+                file = Path(root, name)
+                with suppress(OSError):  # it was renamed meanwhile
+                    facts = file.stat()
+                    found.append((file, facts.st_size, facts.st_mtime_ns, facts.st_ino))
+    return tuple(sorted(found))
+
+
+def check_whole(folder: Path, classify: Path | None) -> None:
+    """EdgeInferError or OSError if a file that the version needs or may need is missing or cut off."""
+    bundle = Bundle.open(folder)
+    bundle.verify()
+    if classify and bundle.spec.task == "detect":
+        Bundle.open(classify).verify()
 
 
 def opened(number: int, digest: str, folder: Path, options: Options, limits: Limits) -> Version:
