@@ -1,4 +1,4 @@
-"""The messages of the Open Inference Protocol's gRPC form: names and field numbers of the public protocol, as a table.
+"""Messages of the gRPC services, as tables of the public protocols' names and field numbers.
 
 They are built at run time in a pool of their own, so that they live beside a client's copies in one process and need no
 generated code that would tie the service to one release of protobuf.
@@ -10,8 +10,9 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-PACKAGE = "inference"
+PACKAGE = "inference"  # the Open Inference Protocol
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
+HEALTH = "grpc.health.v1"
 # a message a paragraph; a field is `number name kind`, `*` after a kind repeats it, `map<kind>` is keyed by strings,
 # and `|` before a number puts the field into the message's only oneof
 TABLE = """
@@ -66,7 +67,12 @@ RepositoryModelLoadResponse
 RepositoryModelUnloadRequest: 1 repository_name string, 2 model_name string, 3 parameters map<ModelRepositoryParameter>
 RepositoryModelUnloadResponse
 """
-# numbers of the model configuration's enumeration of types, an enumeration travels as its number
+# an enumeration travels as its number
+HEALTH_TABLE = """
+HealthCheckRequest: 1 service string
+HealthCheckResponse: 1 status int32
+"""
+# numbers of the model configuration's enumeration of types
 DATA_TYPES = {"UINT8": 2, "INT8": 6, "INT32": 8, "INT64": 9, "FP16": 10, "FP32": 11, "STRING": 13}
 
 _Field = descriptor_pb2.FieldDescriptorProto
@@ -74,17 +80,18 @@ _NAMES = ("bool", "int32", "int64", "uint32", "uint64", "float", "double", "stri
 _KINDS = {name: getattr(_Field, f"TYPE_{name.upper()}") for name in _NAMES}
 
 
-def _file() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(name="edgeinfer/inference.proto", package=PACKAGE, syntax="proto3")
-    for line in TABLE.strip().replace("\n    ", " ").splitlines():
+def _file(package: str, table: str) -> bytes:
+    file = descriptor_pb2.FileDescriptorProto(name=f"edgeinfer/{package}.proto", package=package, syntax="proto3")
+    for line in table.strip().replace("\n    ", " ").splitlines():
         name, _, fields = line.partition(":")
         message = file.message_type.add(name=name.strip())
         for text in fields.split(",") if fields else ():
-            _add(message, *text.split())
-    return file
+            _add(package, message, *text.split())
+    serialized: bytes = file.SerializeToString()
+    return serialized
 
 
-def _add(message: Any, number: str, name: str, kind: str) -> None:
+def _add(package: str, message: Any, number: str, name: str, kind: str) -> None:
     field = message.field.add(name=name, number=int(number.lstrip("|")), label=_Field.LABEL_OPTIONAL)
     if number.startswith("|"):
         if not message.oneof_decl:
@@ -95,20 +102,21 @@ def _add(message: Any, number: str, name: str, kind: str) -> None:
     if kind.startswith("map<"):
         entry = message.nested_type.add(name=f"{name.title()}Entry")
         entry.options.map_entry = True
-        _add(entry, "1", "key", "string")
-        _add(entry, "2", "value", kind[4:-1])
+        _add(package, entry, "1", "key", "string")
+        _add(package, entry, "2", "value", kind[4:-1])
         kind = f"{message.name}.{entry.name}"
     plain = kind.rstrip("*")
     if plain in _KINDS:
         field.type = _KINDS[plain]
     else:
-        field.type, field.type_name = _Field.TYPE_MESSAGE, f".{PACKAGE}.{plain}"
+        field.type, field.type_name = _Field.TYPE_MESSAGE, f".{package}.{plain}"
 
 
 _pool = descriptor_pool.DescriptorPool()
-_pool.AddSerializedFile(_file().SerializeToString())
+_pool.AddSerializedFile(_file(PACKAGE, TABLE))
+_pool.AddSerializedFile(_file(HEALTH, HEALTH_TABLE))
 
 
-def message(name: str) -> Any:
+def message(name: str, package: str = PACKAGE) -> Any:
     """The class of the message called `name`."""
-    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{package}.{name}"))

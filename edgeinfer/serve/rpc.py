@@ -1,4 +1,4 @@
-"""gRPC: the Open Inference Protocol, with Triton's repository and statistics calls."""
+"""gRPC: the Open Inference Protocol, with Triton's repository and statistics calls, and gRPC's health protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grpc
 from google.protobuf import json_format
 
 from edgeinfer.errors import ServiceError
-from edgeinfer.serve import contents, messages, tensors
+from edgeinfer.serve import contents, messages, probes, tensors
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
 from edgeinfer.serve.service import Request
 from edgeinfer.serve.wire import DEPENDENTS, PASSED_OVER, need_known
@@ -38,18 +38,19 @@ CONTENTS = {
 }
 RETRY = "grpc-retry-pushback-ms"  # metadata that clients with a retry policy wait for
 FINAL = "triton_final_response"  # a parameter of answers in a stream: no more will come to this request
-# calls that need no token
-OPEN_CALLS = ("ServerLive", "ServerReady")
+# calls that need no token; whoever watches needs one, for it takes a place for as long as it likes
+OPEN_CALLS = ("ServerLive", "ServerReady", "Check")
 
 
 class Started:
     """A server that listens on `port`."""
 
-    def __init__(self, server: Any, port: int) -> None:
-        self._server, self.port = server, port
+    def __init__(self, server: Any, port: int, health: probes.Probes) -> None:
+        self._server, self.port, self._health = server, port, health
 
     async def stop(self, grace: float) -> None:
         """Take nothing more, and give what runs so many seconds."""
+        self._health.end()
         await self._server.stop(grace)
 
 
@@ -71,8 +72,9 @@ async def start(
         ("grpc.max_metadata_size", service.limits.head),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections)
-    handlers = Calls(service, token=token, managed=managed).handlers()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(messages.SERVICE, handlers),))
+    calls, health = Calls(service, token=token, managed=managed), probes.Probes(service)
+    handlers = {messages.SERVICE: calls.handlers(), probes.SERVICE: calls.health_handlers(health)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(*pair) for pair in handlers.items()])
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         bound = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
@@ -81,7 +83,7 @@ async def start(
     if not bound:
         raise ServiceError(f"cannot listen on {address} for gRPC", hint="choose another with --grpc-port")
     await server.start()
-    return Started(server, bound)
+    return Started(server, bound, health)
 
 
 def _credentials(tls: tuple[Path, Path]) -> Any:
@@ -123,6 +125,23 @@ class Calls:
         found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return found
 
+    def health_handlers(self, health: probes.Probes) -> dict[str, Any]:
+        """The same for the health protocol."""
+        request, response = (
+            messages.message(name, messages.HEALTH) for name in ("HealthCheckRequest", "HealthCheckResponse")
+        )
+        how = {"request_deserializer": request.FromString, "response_serializer": response.SerializeToString}
+
+        async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
+            await self._admit("Watch", context)
+            async for status in health.watch(request):
+                yield status
+
+        return {
+            "Check": grpc.unary_unary_rpc_method_handler(self._answered("Check", health.check), **how),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, **how),
+        }
+
     def _answered(self, name: str, call: Call) -> Any:
         async def answer(request: Any, context: Any) -> Any:
             try:
@@ -140,10 +159,7 @@ class Calls:
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Requests one after the other; an error is an answer, and the stream goes on."""
         answer = messages.message("ModelStreamInferResponse")
-        try:
-            self._need_token("ModelStreamInfer", context)
-        except Refusal as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        await self._admit("ModelStreamInfer", context)
         async for data in requests:
             identity = ""
             try:
@@ -160,6 +176,13 @@ class Calls:
                 if told is not error and told.kind.http >= 500:
                     LOG.exception("ModelStreamInfer failed")
                 yield answer(error_message=str(told), infer_response={"id": identity}).SerializeToString()
+
+    async def _admit(self, name: str, context: Any) -> None:
+        """End a stream that does not bring the token."""
+        try:
+            self._need_token(name, context)
+        except Refusal as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
 
     def _need_token(self, name: str, context: Any) -> None:
         if not self._token or name in OPEN_CALLS:

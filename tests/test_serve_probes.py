@@ -1,0 +1,97 @@
+"""gRPC's health protocol, asked by its own client: what Kubernetes and load balancers hear."""
+
+import threading
+
+import cv2
+import grpc
+import numpy as np
+import pytest
+import tritonclient.http as http_client
+from grpc_health.v1 import health_pb2 as pb
+from grpc_health.v1 import health_pb2_grpc
+
+from helpers import bundles
+from helpers.service import service
+
+PROTOCOL = "inference.GRPCInferenceService"
+SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
+LONG_S = 60
+BLUE = np.stack([np.zeros((32, 32)), np.zeros((32, 32)), np.ones((32, 32))])[None].astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probes")
+    (folder / "token").write_text("secret\n")
+    with service(bundles.classify_bundle(folder / "namer"), "--token-file", folder / "token") as running:
+        yield running
+
+
+@pytest.fixture
+def health(served):
+    with grpc.insecure_channel(served.grpc) as channel:
+        yield health_pb2_grpc.HealthStub(channel)
+
+
+def check(health, name):
+    return health.Check(pb.HealthCheckRequest(service=name), timeout=LONG_S).status
+
+
+def spoil(running, bundle):
+    """Have the engine give NaN, and not find its golden sample any more."""
+    cv2.imwrite(str(bundle / "golden" / "0.png"), bundles.picture("blue"))
+    item = http_client.InferInput("images", list(BLUE.shape), "FP32")
+    item.set_data_from_numpy(BLUE)
+    with http_client.InferenceServerClient(running.address, network_timeout=LONG_S) as client:
+        client.infer("root", [item])
+
+
+@pytest.mark.parametrize("name", ["", PROTOCOL])
+def test_a_ready_service_serves_and_no_token_is_needed_to_hear_so(health, name):
+    assert check(health, name) == SERVING
+
+
+@pytest.mark.parametrize("name", ["namer", "inference.Other", "x" * 10_000])
+def test_a_model_or_anything_else_is_no_service(health, name):
+    with pytest.raises(grpc.RpcError) as told:
+        check(health, name)
+    assert told.value.code() == grpc.StatusCode.NOT_FOUND
+    assert name[:100] in told.value.details()
+    assert len(told.value.details()) < 300
+
+
+def test_who_watches_needs_the_token(health):
+    with pytest.raises(grpc.RpcError) as told:
+        next(health.Watch(pb.HealthCheckRequest(), timeout=LONG_S))
+    assert told.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    allowed = health.Watch(
+        pb.HealthCheckRequest(service="namer"), metadata=[("authorization", "Bearer secret")], timeout=LONG_S
+    )
+    assert next(allowed).status == pb.HealthCheckResponse.SERVICE_UNKNOWN
+    allowed.cancel()
+
+
+def test_an_engine_that_fails_is_told_to_all_who_ask_and_watch(tmp_path):
+    bundle = bundles.root_bundle(tmp_path / "root")
+    with service(bundle) as running, grpc.insecure_channel(running.grpc) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watched = health.Watch(pb.HealthCheckRequest(), timeout=LONG_S)
+        assert next(watched).status == SERVING
+        spoil(running, bundle)
+        assert next(watched).status == NOT_SERVING
+        assert [check(health, name) for name in ("", PROTOCOL)] == [NOT_SERVING, NOT_SERVING]
+        assert running.request("/v2/health/ready")[0] == 503
+        watched.cancel()
+
+
+def test_who_watches_hears_of_the_end_and_does_not_hold_it_up(tmp_path):
+    with service(bundles.classify_bundle(tmp_path / "namer")) as running:
+        channel = grpc.insecure_channel(running.grpc)
+        watched = health_pb2_grpc.HealthStub(channel).Watch(pb.HealthCheckRequest(), timeout=10 * LONG_S)
+        seen = [next(watched).status]
+        listener = threading.Thread(target=lambda: seen.extend(one.status for one in watched))
+        listener.start()
+    listener.join(LONG_S)
+    assert seen == [SERVING, NOT_SERVING]
+    assert watched.code() == grpc.StatusCode.OK
+    channel.close()
