@@ -74,7 +74,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """A choice, and what it was made for: `here` is `fingerprint()`, `bundle` the SHA-256 of model.json."""
+    """A choice, and what it was made for: `here` is `fingerprint()`, `bundle` the SHA-256 of model.json.
+
+    `doubts` are what spoke against the numbers by which it was chosen.
+    """
 
     choice: Choice
     made: str
@@ -82,6 +85,7 @@ class Plan:
     budget: float
     bundle: str
     here: dict[str, str]
+    doubts: tuple[str, ...] = ()
 
     def words(self) -> str:
         return f"tuned {self.made} for {self.objective} on this machine: {self.choice.name}"
@@ -137,13 +141,14 @@ def read(bundle: Bundle, gpu: int | None = None) -> Plan | None:
 def _plan(data: Any) -> Plan:
     if data["schema"] != SCHEMA:
         raise KeyError(f"schema {data['schema']!r}, not {SCHEMA}")
-    facts = {name: value for name, value in data.items() if name not in ("schema", "choice")}
+    facts = {name: value for name, value in data.items() if name not in ("schema", "choice", "doubts")}
+    doubts = tuple(data.get("doubts", ()))
     choice = Choice(**data["choice"])
-    texts = (choice.backend, choice.artifact, *choice.settings.values(), *data["here"].values(), data["made"])
+    texts = (choice.backend, choice.artifact, *choice.settings.values(), *data["here"].values(), data["made"], *doubts)
     numbers = (choice.threads, choice.batch)
     if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
         raise TypeError("a value is of the wrong type")
-    return Plan(choice, **facts)
+    return Plan(choice, **facts, doubts=doubts)
 
 
 def _damaged(file: Path, reason: str) -> EdgeInferError:

@@ -104,7 +104,7 @@ def test_a_damaged_plan_is_no_plan_and_info_says_so(detector, capsys, text):
     assert "plan: unreadable\n  not used: the plan " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", ["threads", "made", "here", "settings"])
+@pytest.mark.parametrize("place", ["threads", "made", "here", "settings", "doubts"])
 def test_a_value_of_the_wrong_type_is_damage(detector, place):
     bundle = kept(detector)
     data = json.loads(plans.path(bundle).read_text())
@@ -126,6 +126,18 @@ def test_info_tells_the_plan_and_marks_what_it_runs(detector, capsys):
     cli.main(["info", str(detector), "--json"])
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert (plan["holds"], plan["choice"]["backend"]) == (True, "ov")
+
+
+def test_info_tells_what_a_plan_is_in_doubt_for(detector, capsys):
+    kept(detector, doubts=("the processor was hot", "few samples"))
+    cli.main(["info", str(detector)])
+    lines = capsys.readouterr().out.splitlines()
+    (place,) = [place for place, line in enumerate(lines) if line.startswith("plan: tuned")]
+    assert lines[place + 1 : place + 3] == ["  in doubt: the processor was hot", "  in doubt: few samples"]
+
+    cli.main(["info", str(detector), "--json"])
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert (plan["holds"], plan["doubts"]) == (True, ["the processor was hot", "few samples"])
 
 
 def test_without_a_plan_info_has_none(detector, capsys):

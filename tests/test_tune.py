@@ -120,6 +120,7 @@ def test_the_winner_is_kept_and_holds(tuned, monkeypatch):
 
     assert plan.choice.name == report["winner"]
     assert plans.fault(plan, bundle) == ""
+    assert list(plan.doubts) == report["doubts"]
     with load(folder) as model:
         assert report["winner"] in model.plan
 

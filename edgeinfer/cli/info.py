@@ -66,9 +66,10 @@ def _planned(kept: Kept | None, bundle: Bundle) -> list[str]:
     if not kept:
         return []
     words = f"plan: {kept.plan.words()}" if kept.plan else "plan: unreadable"
+    lines = [f"\n{words}", *(f"  in doubt: {doubt}" for doubt in (kept.plan.doubts if kept.plan else ()))]
     if not kept.fault:
-        return [f"\n{words}", f"  edgeinfer tune --forget {bundle.path} removes it"]
-    return [f"\n{words}", f"  not used: {kept.fault}; tune again: edgeinfer tune {bundle.path}"]
+        return [*lines, f"  edgeinfer tune --forget {bundle.path} removes it"]
+    return [*lines, f"  not used: {kept.fault}; tune again: edgeinfer tune {bundle.path}"]
 
 
 def _record(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> dict[str, Any]:

@@ -119,6 +119,7 @@ def _keep(outcome: Outcome) -> None:
         outcome.budget,
         bundle=sha256_of(outcome.bundle.path / SPEC_FILE),
         here=plans.fingerprint(gpu),
+        doubts=tuple(outcome.doubts),
     )
     try:
         outcome.plan_file = plans.write(outcome.plan, outcome.bundle, gpu)
