@@ -110,7 +110,11 @@ def _onnx(path: Path, name: str, options: Options) -> Built:
 def _via(path: Path, name: str, options: Options) -> Built:
     """A checkpoint as Ultralytics exports it; the bundle's source is still the checkpoint."""
     with via.exported(path, options.size, options.batch or ONE, python=options.via_python) as file:
-        built = _onnx(file, name, options)
+        try:
+            built = _onnx(file, name, options)
+        except ExportError as error:
+            told = str(error).replace(str(file), file.name)
+            raise ExportError(f"{path.name}, exported by {options.via}: {told}", hint=error.hint) from error
     return _coming_from(built, dataclasses.replace(built.spec.provenance, source=path.name, sha256=sha256_of(path)))
 
 

@@ -70,7 +70,7 @@ def missing(python: str) -> tuple[str, ...]:
 def exported(
     source: Path, size: Size | None, batch: Batch, *, python: str = "", timeout_s: float = TIMEOUT_S
 ) -> Iterator[Path]:
-    """The ONNX file that Ultralytics makes of a checkpoint, in a folder that goes when the block ends.
+    """The ONNX file that Ultralytics makes of a checkpoint, named after it, in a folder that goes when the block ends.
 
     `python`: the interpreter that has Ultralytics, by default this one. Raises BackendUnavailable, ExportError.
     """
@@ -88,7 +88,7 @@ def exported(
         file = copy.with_suffix(".onnx")
         if not file.is_file():
             raise ExportError(f"Ultralytics wrote no ONNX of {source.name}", hint="try it by hand: yolo export")
-        yield file
+        yield file.rename(folder / f"{source.stem}.onnx")
 
 
 def _run(command: list[str], folder: Path, name: str, timeout_s: float) -> None:

@@ -69,6 +69,19 @@ def test_the_checkpoint_is_exported_elsewhere_and_wrapped(tmp_path, stand_in):
     assert not Path(asked).parent.exists()
 
 
+def test_what_is_wrong_with_its_onnx_is_told_of_the_checkpoint(tmp_path, stand_in, capsys):
+    source, words = checkpoint(tmp_path), ["--via", "ultralytics", "-o", str(tmp_path / "out")]
+    foreign.save(foreign.yolov8(size=(64, 96), batch="n"), stand_in / "model.onnx")
+    assert main(["export", str(source), *words, "--imgsz", "96"]) == 1
+    (stand_in / "model.onnx").write_bytes(b"nonsense")
+    assert main(["export", str(source), *words]) == 1
+
+    fixed, broken = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    start = "error: yolo99x.pt, exported by ultralytics: yolo99x.onnx "
+    assert fixed == f"{start}has a fixed input of 64x96, and --imgsz 96x96 was asked for"
+    assert broken.startswith(f"{start}is not an ONNX file")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
