@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import signal
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ from edgeinfer.errors import BundleError, SourceError, UsageError
 from edgeinfer.plans import Choice
 from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Size
+from edgeinfer.tuning.entrants import Entrant
 from helpers import bundles, networks
 
 LABELS = ("cat", "dog", "cow")
@@ -169,6 +172,36 @@ def test_a_model_that_fails_is_told_and_the_rest_is_compared(detector, classifie
     out, err = capsys.readouterr()
     assert "colors-classify" in out
     assert err.startswith("error: 1 of 2 models did not come to the end: colors-detect (ort model.fp32.onnx): ")
+
+
+@pytest.mark.parametrize(
+    ("presses_before", "answered", "timed"),
+    [(1, 0, 0), (3, 1, 0), (5, 2, 0), (8, 2, 2)],
+    ids=["first answers", "second answers", "loading", "turns"],
+)
+def test_ctrl_c_tells_what_there_is(detector, photos, tmp_path, monkeypatch, capsys, presses_before, answered, timed):
+    """Pressed when so many words have been heard from children."""
+    heard, hear = [], Entrant._heard
+
+    def press(self, seconds):
+        heard.append(self)
+        if len(heard) == presses_before + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return hear(self, seconds)
+
+    monkeypatch.setattr(Entrant, "_heard", press)
+    save, record = tmp_path / "out", tmp_path / "all.json"
+    words = [str(detector), str(detector), str(photos), "--seconds", "0.1"]
+    assert cli.main(["compare", *words, "--save", str(save), "--json", str(record)]) == 130
+    out, err = capsys.readouterr()
+    assert ("interrupted: partial" in out, "neither finds anything" in out, err) == (True, False, "")
+
+    data = json.loads(record.read_text())
+    assert data["partial"]
+    assert sum(result is not None for result in data["images"][0]["results"]) == answered
+    assert sum("p50_ms" in model for model in data["models"]) == timed
+    assert not save.exists()
+    assert all(entrant._process.poll() is not None for entrant in heard)
 
 
 @pytest.mark.parametrize(

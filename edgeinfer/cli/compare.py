@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _choosing, _limits, _reports
+from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.wholefile import check_folder
 
@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _choosing.add_device(parser)
     parser.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
     giving = parser.add_argument_group("where results go (a table to the terminal, always)")
-    giving.add_argument("--save", metavar="DIR", type=Path, help="the pictures as each model sees them, side by side")
+    giving.add_argument(
+        "--save", metavar="DIR", type=Path, help="the pictures as each model sees them, side by side, once all have"
+    )
     giving.add_argument("--json", metavar="FILE|-", help="everything as one JSON object, with - to stdout alone")
     giving.add_argument("--html", metavar="FILE", type=Path, help="a page with the pictures that needs nothing else")
 
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     print(found.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
     _reports.write(args.json, found.json)
     _reports.write(args.html, found.html)
+    if found.partial:
+        return INTERRUPTED
     if args.save:
         _save(found, args.save)
     if found.faults:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.cli import _choosing, _limits, _reports
+from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
 from edgeinfer.cli._progress import progress
 from edgeinfer.errors import UsageError
 
@@ -26,7 +26,6 @@ SCENARIOS = ("single-stream", "multi-stream", "server", "offline", "paced", "col
 BOUNDARIES = ("engine", "pipeline", "file")
 SLOWER = 1
 NOT_VALID = 3
-INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

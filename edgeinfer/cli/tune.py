@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _choosing, _limits, _reports
+from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ edgeinfer tune engines/yolov5s --images coco128/ --budget 0.5
 edgeinfer tune engines/yolov5s --objective throughput --json tuned.json
 edgeinfer tune engines/yolov5s --forget"""
 OBJECTIVES = ("latency", "throughput", "energy", "memory")
-INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

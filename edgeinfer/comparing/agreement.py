@@ -65,11 +65,11 @@ class Agreement:
 
 
 def agreements(models: list[Model]) -> list[Agreement]:
-    """Each model beside the first of its task; those without a fault only."""
+    """Each model beside the first of its task; those without a fault that have answered only."""
     firsts: dict[str, Model] = {}
     found = []
     for model in models:
-        if model.fault:
+        if model.fault or not model.found:
             continue
         first = firsts.setdefault(model.task, model)
         if first is not model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 from edgeinfer import sources
@@ -39,18 +40,23 @@ def compare(
     """Run every bundle on the pictures of `source`, and time each for `seconds`, turn by turn.
 
     A bundle is a path, or `path@backend`, `path@precision`, `path@backend,precision`. A model that crashes or hangs
-    has a fault in the comparison, and the rest goes on. Raises what `load` raises before anything runs, SourceError.
+    has a fault in the comparison, and the rest goes on. Ctrl-C gives what there is, marked partial. Raises what `load`
+    raises before anything runs, SourceError.
     """
     if not 0 < seconds < float("inf"):
         raise UsageError(f"seconds {seconds} is not above 0")
     pictures = readable(source)
     models = named(list(bundles), plan=plan, device=device)
-    for model in models:
-        say(f"results of {model.title}")
-        _answer(model, pictures)
-    step = -(-len(pictures) // TIMED)
-    _time([model for model in models if not model.fault], pictures[::step], seconds, say)
-    return Comparison(models, agreements(models), pictures)
+    interrupted = False
+    try:
+        for model in models:
+            say(f"results of {model.title}")
+            _answer(model, pictures)
+        step = -(-len(pictures) // TIMED)
+        _time([model for model in models if not model.fault], pictures[::step], seconds, say)
+    except KeyboardInterrupt:
+        interrupted = True
+    return Comparison(models, agreements(models), pictures, interrupted)
 
 
 def readable(source: str | Path) -> list[Path]:
@@ -84,13 +90,15 @@ def _time(models: Sequence[Model], pictures: Sequence[Path], seconds: float, say
             running.append((model, entrant))
             _unless_failed(model, entrant.wait_ready)
         chance = random.Random(0)  # noqa: S311 - an order, no secret
-        for turn in range(TURNS):
-            say(f"turn {turn + 1} of {TURNS}")
-            for model, entrant in chance.sample(running, len(running)):
-                if not model.fault:
-                    _unless_failed(model, lambda entrant=entrant: entrant.turn(seconds / TURNS))  # type: ignore[misc]
-        for model, entrant in running:
-            model.figures = figures(entrant)
+        try:
+            for turn in range(TURNS):
+                say(f"turn {turn + 1} of {TURNS}")
+                for model, entrant in chance.sample(running, len(running)):
+                    if not model.fault:
+                        _unless_failed(model, partial(entrant.turn, seconds / TURNS))
+        finally:
+            for model, entrant in running:
+                model.figures = figures(entrant)
 
 
 def _unless_failed(model: Model, work: Callable[[], object]) -> None:

@@ -22,11 +22,12 @@ TAIL = ["accuracy", "licence"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What each model found in each of `pictures`, and how far those of one task agree."""
+    """What each model found in each of `pictures`, and how far those of one task agree; all so far if `partial`."""
 
     models: list[Model]
     agreements: list[Agreement]
     pictures: list[Path]
+    partial: bool = False
 
     @property
     def faults(self) -> list[str]:
@@ -36,6 +37,7 @@ class Comparison:
         """The JSON object."""
         return {
             "schema": SCHEMA,
+            "partial": self.partial,
             "models": [_facts(model) for model in self.models],
             "agreements": [agreement.to_dict() for agreement in self.agreements],
             "images": [
@@ -58,6 +60,7 @@ class Comparison:
             *(agreement.words() for agreement in self.agreements),
             *(["p99 -: too few samples for it; more with --seconds"] if few else []),
             *self.faults,
+            *(["interrupted: partial, what has no numbers here was not measured"] if self.partial else []),
         ]
 
     def table(self) -> str:
