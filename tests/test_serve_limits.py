@@ -12,6 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 import zipfile
+from http.client import HTTPResponse
 from pathlib import Path
 
 import cv2
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(folder):
-    with service(folder, "--max-body-mb", 0.1, "--max-pixels", 10_000) as running:
+    with service(folder, "--max-body-mb", 0.1, "--max-pixels", 10_000, "--slow", 60) as running:
         yield running
 
 
@@ -173,6 +174,53 @@ def test_paths_and_methods_there_are_not_have_an_error_in_json(served, path, met
     found, _, body = served.request(path, method=method)
     assert found == status
     assert path in json.loads(body)["error"]
+
+
+POST = b"POST /%s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nX: " + b"a" * 16_384,
+        POST % b"v2/models/namer/infer" + b"no length\r\n",
+    ],
+    ids=["line", "header", "head", "chunk"],
+)
+def test_what_is_no_http_is_told_so_in_json(served, sent):
+    with connected(served) as opened:
+        opened.sendall(sent)
+        answer = HTTPResponse(opened)
+        answer.begin()
+        assert (answer.status, answer.headers["content-type"]) == (400, "application/json")
+        assert "no HTTP/1.1, or its head is more than the 16384 bytes" in json.loads(answer.read())["error"]
+        assert closed(opened)
+
+
+def test_what_is_no_http_after_an_answer_closes_the_connection_and_is_no_news(served):
+    with connected(served) as opened:
+        opened.sendall(POST % b"nowhere")
+        answer = HTTPResponse(opened)
+        answer.begin()
+        assert (answer.status, answer.read()[:1]) == (404, b"{")
+        opened.sendall(b"no length\r\n")
+        assert closed(opened)
+    assert served.request("/v2/health/ready")[0] == 200
+    assert "Traceback" not in served.log()
+
+
+def closed(opened):
+    try:
+        return opened.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def connected(running):
+    host, port = running.address.split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def test_connections_beyond_the_limit_are_told_to_come_again(folder):

@@ -6,7 +6,11 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edgeinfer.serve.refusals import INVALID, Refusal
+from edgeinfer.serve.replies import refused
 
 if TYPE_CHECKING:
     import asyncio
@@ -63,6 +67,17 @@ class Connection(H11Protocol):
         if sys.platform == "linux":
             sock = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, NOT_SENT_LOW_WATER, WAITING_BYTES)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words, which are no JSON
+        """Tell the sender of what is no HTTP; without a word where an answer has been begun."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            told = f"what came is no HTTP/1.1, or its head is more than the {self._limits.head} bytes allowed"
+            answer = refused(Refusal(INVALID, told))
+            headers = [*answer.raw_headers, (b"connection", b"close")]
+            begun = h11.Response(status_code=answer.status_code, headers=headers, reason=b"Bad Request")
+            for event in (begun, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
