@@ -466,14 +466,25 @@ def test_what_keeps_it_from_starting_is_one_clear_error(models, tmp_path):
         port = taken.getsockname()[1]
         code, told = fails(models, "--port", port)
         assert (code, "Address already in use" in told, "hint: " in told) == (1, True, True)
-        code, told = fails(models, "--port", 0, "--grpc-port", port)
-        assert code == 1
-        assert "for gRPC" in told
+        told = (
+            f"error: cannot listen on 127.0.0.1:{port}: Address already in use\nhint: choose another with --grpc-port\n"
+        )
+        assert fails(models, "--port", 0, "--grpc-port", port) == (1, told)
     assert fails(tmp_path / "nowhere", "--port", 0)[0] == 1
     code, told = fails(models, "--port", 0, "--tls-cert", __file__, "--tls-key", __file__)
     assert (code, "cannot be used" in told) == (1, True)
     assert fails(models, "--tls-cert", __file__)[0] == 2
     assert fails(models, "--token-file", tmp_path / "none")[0] == 2
+
+
+def test_one_port_for_both_protocols_is_one_clear_error(models):
+    with socket.socket() as kept:
+        # so that nobody else gets the port; who listens at it may still share it
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = kept.getsockname()[1]
+        code, told = fails(models, "--port", port, "--grpc-port", port)
+    assert (code, told.count("\n"), "choose another with --grpc-port" in told) == (1, 2, True)
 
 
 def test_the_log_can_be_json_and_holds_no_pictures(models):

@@ -134,6 +134,9 @@ class Running:
             return None
         from edgeinfer.serve import rpc
 
+        if self._ports.grpc:
+            # gRPC's core tells of a port that is taken in lines of its own, or takes what is left of several addresses
+            _listen(self._ports.host, self._ports.grpc, "--grpc-port").close()
         return await rpc.start(
             self.service,
             self._ports.host,
@@ -233,17 +236,18 @@ class Running:
         self._threads.shutdown(wait=False)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address. ServiceError if it is taken or not ours."""
+def _listen(host: str, port: int, flag: str = "--port") -> socket.socket:
+    """A socket that listens at the address. ServiceError if it is taken or not ours; the `flag` chooses another."""
     try:
         # the protocol is named because asyncio sends small answers at once only on what it knows to be TCP
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ServiceError(f"cannot listen on {host}:{port}: {reason}", hint="choose another with --port") from error
+        raise ServiceError(f"cannot listen on {host}:{port}: {reason}", hint=f"choose another with {flag}") from error
     return listening
 
 
