@@ -17,11 +17,12 @@ from edgeinfer.accuracy import Comparison
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BundleError, UsageError
 from edgeinfer.plans import Choice
+from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.samples import Samples
 from edgeinfer.spec import Artifact, Batch
 from edgeinfer.tuning import candidates, entrants
 from edgeinfer.tuning.budget import over_budget
-from edgeinfer.tuning.entrants import Entrant, Failed
+from edgeinfer.tuning.entrants import Entrant
 from edgeinfer.tuning.figures import Figures
 from edgeinfer.tuning.outcome import Outcome, Row
 from edgeinfer.tuning.tune import tune

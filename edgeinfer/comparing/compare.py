@@ -12,7 +12,8 @@ from edgeinfer.comparing.agreement import agreements
 from edgeinfer.comparing.comparison import Comparison
 from edgeinfer.comparing.models import named
 from edgeinfer.errors import UsageError
-from edgeinfer.tuning.entrants import SILENCE_S, Failed, entered
+from edgeinfer.profiling.child import Failed
+from edgeinfer.tuning.entrants import SILENCE_S, entered
 from edgeinfer.tuning.figures import figures
 
 if TYPE_CHECKING:

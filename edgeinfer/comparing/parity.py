@@ -13,9 +13,10 @@ from edgeinfer.comparing import divergence
 from edgeinfer.comparing.compare import readable
 from edgeinfer.comparing.models import named
 from edgeinfer.errors import EngineError, UsageError
+from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.report import aligned
 from edgeinfer.spec import Boxes
-from edgeinfer.tuning.entrants import SILENCE_S, Failed, entered
+from edgeinfer.tuning.entrants import SILENCE_S, entered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

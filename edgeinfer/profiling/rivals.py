@@ -5,17 +5,16 @@ Whatever drifts on the machine meets both alike, and two runtimes in one process
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import machine
-from edgeinfer.errors import EngineError, UsageError
+from edgeinfer.errors import UsageError
 from edgeinfer.profiling import comparison, interruption, scenarios, sensors
+from edgeinfer.profiling.child import Child, Failed
 from edgeinfer.profiling.measuring import assembled
 from edgeinfer.profiling.samples import Samples, joined, medians
 from edgeinfer.profiling.scenarios import Run
@@ -32,50 +31,24 @@ SCENARIOS = ("single-stream", "multi-stream", "offline", "paced")
 INTERLEAVED = f"interleaved at random in {TURNS} turns each"
 
 
-class Rival:
+class Rival(Child):
     """A bundle in a process of its own, idle until it has its turn."""
 
-    def __init__(self, asked: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "edgeinfer.profiling._rival", json.dumps(asked)]
-        # its own session, so that Ctrl-C does not reach it
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        self.pid = self._process.pid
+    def __init__(self, bundle: str | Path, asked: dict[str, Any]) -> None:
+        self._bundle = bundle
         self.turns: list[Samples] = []
+        super().__init__("edgeinfer.profiling._rival", {**asked, "bundle": str(bundle)})
 
     def wait_ready(self) -> None:
         ready = self._heard()["ready"]
         self.context, self.warm_up = ready["context"], ready["warm_up"]
 
     def turn(self, seconds: float) -> None:
-        assert self._process.stdin
-        try:
-            print(seconds, file=self._process.stdin, flush=True)
-        except OSError:
-            raise self._ended() from None
+        self._say(seconds)
         self.turns.append(Samples(**self._heard()["samples"]))
 
-    def _heard(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._ended()
-        said: dict[str, Any] = json.loads(line)
-        if "error" in said:
-            raise EngineError(said["error"], hint=said["hint"])
-        return said
-
-    def _ended(self) -> EngineError:
-        return EngineError(f"the process of a rival ended with code {self._process.wait()}")
-
-    def close(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream:
-                with suppress(OSError):  # what it never read
-                    stream.close()
-        self._process.terminate()
-        self._process.wait()
+    def _ended(self) -> Failed:
+        return Failed(f"the process of {self._bundle} {super()._ended()}")
 
 
 def versus(
@@ -109,7 +82,7 @@ def versus(
     with ExitStack() as stack:
         rivals = []
         for bundle in (one, other):
-            rivals.append(Rival({**asked, "bundle": str(bundle)}))
+            rivals.append(Rival(bundle, asked))
             stack.callback(rivals[-1].close)
         say("loading both")
         for rival in rivals:

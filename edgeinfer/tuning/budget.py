@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from edgeinfer import accuracy
 from edgeinfer.errors import UsageError
-from edgeinfer.tuning.entrants import SILENCE_S, Failed, entered
+from edgeinfer.profiling.child import Failed
+from edgeinfer.tuning.entrants import SILENCE_S, entered
 from edgeinfer.tuning.outcome import Row
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Callable
 
 from edgeinfer import machine
 from edgeinfer.profiling import sensors
+from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.samples import medians
 from edgeinfer.profiling.validity import judge
-from edgeinfer.tuning.entrants import Entrant, Failed, entered
+from edgeinfer.tuning.entrants import Entrant, entered
 from edgeinfer.tuning.figures import figures
 from edgeinfer.tuning.outcome import DONE, Row
 

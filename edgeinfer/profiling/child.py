@@ -1,0 +1,78 @@
+"""A process of our own, which may crash or hang without harm, heard from its parent's side; `voice` is the child's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from typing import IO, Any
+
+from edgeinfer.errors import EngineError
+
+
+class Failed(EngineError):
+    """A child that crashed, hung, or said why it cannot go on."""
+
+
+class Child:
+    """Runs `python -m module` with what it is `told` as JSON. Raises Failed for whatever goes wrong with it.
+
+    It has a session of its own, so that Ctrl-C does not reach it. What it says on stderr is lost if it is `quiet`.
+    """
+
+    def __init__(self, module: str, told: dict[str, Any], *, quiet: bool = False) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, json.dumps(told)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if quiet else None,
+            text=True,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self._lines: queue.Queue[str] = queue.Queue()
+        assert self._process.stdout
+        threading.Thread(target=_listen, args=(self._process.stdout, self._lines), daemon=True).start()
+
+    def _say(self, words: object) -> None:
+        """A line for it to read."""
+        try:
+            print(words, file=self._process.stdin, flush=True)
+        except OSError:
+            raise self._ended() from None
+
+    def _heard(self, seconds: float | None = None) -> dict[str, Any]:
+        """The next it says, which may take so long; None: as long as it likes."""
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            raise Failed(f"hung: not a word in {seconds:.0f} s") from None
+        if not line:
+            raise self._ended()
+        said: dict[str, Any] = json.loads(line)
+        if "error" in said:
+            raise Failed(said["error"], hint=said["hint"])
+        return said
+
+    def _ended(self) -> Failed:
+        code = self._process.wait()
+        return Failed(f"crashed: {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin:
+            with contextlib.suppress(OSError):  # what it never read
+                self._process.stdin.close()
+
+
+def _listen(stream: IO[str], lines: queue.Queue[str]) -> None:
+    """Each line as it comes, and an empty one at the end."""
+    with stream:
+        for line in stream:
+            lines.put(line)
+    lines.put("")
