@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from edgeinfer.errors import UsageError
-from edgeinfer.serve import repository
+from edgeinfer.serve import repository, versions
 from edgeinfer.serve.limits import Limits
 from edgeinfer.serve.refusals import Refusal
 from edgeinfer.serve.repository import Repository
@@ -138,6 +138,21 @@ def test_a_version_that_was_refused_is_tried_again_when_its_files_change(shelf):
 
     # the second look finds what was refused, and leaves it alone: versions are counted as they are opened
     assert [one["namer"] for one in serving([spoil, lambda _: None, mend], shelf)] == [1, 1, 3]
+
+
+def test_a_version_there_is_no_memory_for_is_refused_and_not_tried_again(shelf, monkeypatch, caplog):
+    def fill(_):
+        relabel(shelf / "namer", "large")
+        monkeypatch.setattr(versions, "opened", full)
+
+    def full(*_):
+        raise MemoryError
+
+    with caplog.at_level(logging.ERROR, "edgeinfer.serve"):
+        assert [one["namer"] for one in serving([fill, lambda _: None], shelf)] == [1, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "namer: version 2 is refused: MemoryError; version 1 stays"
+    ]
 
 
 def test_a_bundle_that_was_taken_away_and_comes_back_is_served_again(shelf, tmp_path):

@@ -147,17 +147,16 @@ class Repository:
             if not model.current:
                 model.state = "LOADING"
             model.opened += 1
-            digest, files = model.digest(), model.files()
-            model.waiting = False
+            digest, model.refused, model.waiting = model.digest(), model.files(), False
             try:
                 what = model.opened, digest, model.path, self._options, self._limits
                 version = await asyncio.to_thread(versions.opened, *what)
-            except (EdgeInferError, OSError) as error:
-                model.refused, model.reason = files, str(error)
+            except (EdgeInferError, OSError, MemoryError) as error:
+                model.reason = str(error) or type(error).__name__
                 model.state = "READY" if model.current else "UNAVAILABLE"
                 kept = f"; version {model.current.number} stays" if model.current else ""
-                LOG.error("%s: version %d is refused: %s%s", model.name, model.opened, error, kept)  # noqa: TRY400
-                raise Refusal(INVALID, f"model {model.name!r}: {error}{kept}") from error
+                LOG.error("%s: version %d is refused: %s%s", model.name, model.opened, model.reason, kept)  # noqa: TRY400
+                raise Refusal(INVALID, f"model {model.name!r}: {model.reason}{kept}") from error
             dropped = model.previous
             model.current, model.previous = version, model.current
             model.state, model.reason, model.refused, model.left = "READY", "", (), ""
