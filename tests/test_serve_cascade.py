@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 
 from helpers import bundles
+from helpers.patience import LONG_S, until
 from helpers.service import service
 
 PAINTS = {"red": "scarlet", "green": "lime", "blue": "navy"}
@@ -121,6 +121,7 @@ def test_either_half_is_swapped_without_a_failed_request(tmp_path):
         for asker in askers:
             asker.start()
         try:
+            until(lambda: found)
             relabel(tmp_path / "painter", ["ruby", "jade", "azure"])
             running.send("SIGHUP")
             until(lambda: (2, "red", "ruby") in found)
@@ -142,16 +143,9 @@ def test_either_half_is_swapped_without_a_failed_request(tmp_path):
         assert predicted(running, name="namer")["model_version"] == 1
 
 
-def until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def fails(*words):
     line = [sys.executable, "-m", "edgeinfer", "serve", "--port", "0", "--no-grpc", *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert done.stderr.count("error: ") == 1
     return done.returncode, done.stderr
 

@@ -1,5 +1,6 @@
 """Health that means something: an engine that gives NaN or hangs turns it red, and starves systemd's watchdog."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -10,26 +11,21 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
+from tritonclient.utils import InferenceServerException
 
 from edgeinfer.serve.limits import Limits
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.repository import Repository
 from edgeinfer.serve.versions import Options
 from helpers import bundles
+from helpers.patience import LONG_S, until
 from helpers.service import service
-
-
-def until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def ask(running, name, array):
     item = http_client.InferInput("images", list(array.shape), "FP32")
     item.set_data_from_numpy(array)
-    with http_client.InferenceServerClient(running.address, network_timeout=60) as client:
+    with http_client.InferenceServerClient(running.address, network_timeout=LONG_S) as client:
         return client.infer(name, [item]).as_numpy("logits")
 
 
@@ -48,16 +44,21 @@ def test_outputs_that_are_nan_turn_health_red_if_the_engine_is_to_blame(tmp_path
         assert health(running, "models/root/ready") == [200, 200, 200]
         # from now on the engine gives NaN for its golden sample as well
         cv2.imwrite(str(bundle / "golden" / "0.png"), bundles.picture("blue"))
-        time.sleep(1)  # raw outputs are looked at once a second
-        ask(running, "root", BLUE)
-        until(lambda: health(running, "models/root/ready") == [503, 503, 503])
+
+        def red():
+            """How health is after one more answer, of which one a second is looked at."""
+            with contextlib.suppress(InferenceServerException):
+                ask(running, "root", BLUE)
+            return health(running, "models/root/ready") == [503, 503, 503]
+
+        until(red)
         with grpc_client.InferenceServerClient(running.grpc) as client:
             assert not client.is_server_ready()
             assert not client.is_model_ready("root")
         (row,) = json.loads(running.request("/v1/models")[2])["models"]
         assert (row["state"], "NaN" in row["reason"]) == ("UNAVAILABLE", True)
         assert 'edgeinfer_model_sound{model="root"} 0.0' in running.request("/metrics")[2].decode()
-        assert "fails its self-test" in running.log()
+        until(lambda: "fails its self-test" in running.log())
 
 
 def test_a_picture_that_gives_nan_is_an_error_and_makes_the_engine_suspect(tmp_path):
@@ -72,11 +73,13 @@ def test_a_picture_that_gives_nan_is_an_error_and_makes_the_engine_suspect(tmp_p
 def test_a_stuck_worker_turns_health_red_and_starves_the_watchdog(tmp_path):
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listening.bind(str(tmp_path / "notify"))
-    listening.settimeout(20)
+    listening.settimeout(LONG_S)
     env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000"}
-    with listening, service(bundles.patient_bundle(tmp_path / "patient"), "--stuck", 0.3, env=env) as running:
+    gate, bundle = tmp_path / "gate", bundles.classify_bundle(tmp_path / "patient")
+    with listening, service(bundle, "--stuck", 0.3, env=env, gate=gate) as running:
         assert [listening.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
-        long = threading.Thread(target=ask, args=(running, "patient", np.full((1, 3, 32, 32), 1e6, np.float32)))
+        gate.touch()
+        long = threading.Thread(target=ask, args=(running, "patient", BLUE))
         long.start()
         until(lambda: health(running, "models/patient/ready") == [503, 503, 503])
         drained(listening)
@@ -84,6 +87,7 @@ def test_a_stuck_worker_turns_health_red_and_starves_the_watchdog(tmp_path):
         told = drained(listening)
         assert health(running) == [503, 503]
         assert len(told) <= 1  # one may have been on its way
+        gate.unlink()
         long.join()
         until(lambda: health(running, "models/patient/ready") == [200, 200, 200])
         assert listening.recv(100) == b"WATCHDOG=1"
@@ -97,7 +101,7 @@ def drained(listening):
         while True:
             told.append(listening.recv(100))
     except BlockingIOError:
-        listening.settimeout(20)
+        listening.settimeout(LONG_S)
         return told
 
 

@@ -98,34 +98,6 @@ def _classifier(batch=1):
     )
 
 
-def patient_bundle(folder: Path) -> Path:
-    """Write a classifier that thinks for about a second for each million of its input's largest value.
-
-    Pictures, whose values are at most one, are answered at once.
-    """
-    carried = helper.make_tensor_value_info("was", TensorProto.FLOAT, [])
-    nodes = [
-        helper.make_node("ReduceMean", ["images"], ["color"], axes=[2, 3], keepdims=0),
-        helper.make_node("ReduceMax", ["images"], ["most"], keepdims=0),
-        helper.make_node("Cast", ["most"], ["rounds"], to=TensorProto.INT64),
-        helper.make_node("Loop", ["rounds", "", "nothing"], ["spent"], body=_round(carried)),
-        helper.make_node("Mul", ["color", "ten"], ["seen"]),
-        helper.make_node("Add", ["seen", "spent"], ["logits"]),
-    ]
-    return _write(folder, _classifier(), nodes, {"ten": np.float32(10), "nothing": np.float32(0)}, Expected(0, 0.9999))
-
-
-def _round(carried):
-    nodes = [
-        helper.make_node("Identity", ["more"], ["again"]),
-        helper.make_node("Sin", ["was"], ["is"]),
-    ]
-    given = [helper.make_tensor_value_info("round", TensorProto.INT64, [])]
-    given += [helper.make_tensor_value_info("more", TensorProto.BOOL, []), carried]
-    made = [helper.make_tensor_value_info("again", TensorProto.BOOL, [])]
-    return helper.make_graph(nodes, "round", given, [*made, helper.make_tensor_value_info("is", TensorProto.FLOAT, [])])
-
-
 def root_bundle(folder: Path) -> Path:
     """Write a classifier whose outputs are NaN where a picture is mostly blue, as a damaged engine's may be."""
     nodes = [

@@ -12,7 +12,22 @@ import threading
 import urllib.error
 import urllib.request
 
-START_S, STOP_S = 60, 60
+from helpers.patience import LONG_S
+
+# a service whose engines are at work for as long as a file stands: its words are the file and serve's own
+HELD = """\
+import sys, time
+from pathlib import Path
+from edgeinfer.backends import ort
+from edgeinfer.cli import main
+gate, run = Path(sys.argv[1]), ort.Engine.run
+def held(engine, inputs):
+    while gate.exists():
+        time.sleep(0.01)
+    return run(engine, inputs)
+ort.Engine.run = held
+sys.exit(main(["serve", *sys.argv[2:]]))
+"""
 
 
 class Service:
@@ -40,7 +55,7 @@ class Service:
         """(status, headers, body) of one HTTP request; errors too."""
         asked = urllib.request.Request(self.url + path, body, headers or {}, method=method)
         try:
-            with urllib.request.urlopen(asked, timeout=30) as answer:
+            with urllib.request.urlopen(asked, timeout=LONG_S) as answer:
                 return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -48,20 +63,24 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(*words, env=None):
-    """`edgeinfer serve` with these words, ended when the block is; it must end well."""
-    line = [sys.executable, "-m", "edgeinfer", "serve", "--port", "0", "--grpc-port", "0", *map(str, words)]
+def service(*words, env=None, gate=None):
+    """`edgeinfer serve` with these words, ended when the block is; it must end well.
+
+    While the file `gate` stands, whatever its engines run takes until the file is gone.
+    """
+    start = ["-c", HELD, str(gate)] if gate else ["-m", "edgeinfer", "serve"]
+    line = [sys.executable, *start, "--port", "0", "--grpc-port", "0", *map(str, words)]
     process = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
     )
-    guard = threading.Timer(START_S, process.kill)
+    guard = threading.Timer(LONG_S, process.kill)
     guard.start()
     try:
         started = Service(process)
         guard.cancel()
         yield started
         process.terminate()
-        assert process.wait(STOP_S) == 0, started.log()
+        assert process.wait(LONG_S) == 0, started.log()
     finally:
         guard.cancel()
         process.kill()
@@ -69,5 +88,5 @@ def service(*words, env=None):
         process.stdout.close()
         started_log = locals().get("started")
         if started_log:
-            started_log._reader.join(STOP_S)
+            started_log._reader.join(LONG_S)
         process.stderr.close()
