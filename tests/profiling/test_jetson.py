@@ -1,7 +1,6 @@
 """What tegrastats and its companions print, from JetPack 4 to 6; lines as the boards gave them."""
 
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeinfer.profiling.sensors import jetson
+from helpers.patience import until
 
 LINES = Path(__file__).parent.parent / "data" / "tegrastats"
 EXPECTED = {
@@ -73,11 +73,7 @@ def test_a_running_tegrastats_is_listened_to_and_stopped(tmp_path):
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     probe = jetson.Tegrastats(str(program))
     try:
-        for _ in range(200):
-            if probe.read():
-                break
-            time.sleep(0.05)
-        assert probe.read()["board.power_w"] == 16.321
+        assert until(probe.read)["board.power_w"] == 16.321
     finally:
         probe.close()
     assert probe._process.returncode is not None

@@ -39,7 +39,7 @@ def test_two_bundles_are_measured_in_turns_and_compared(detector, twin, tmp_path
     other = data["comparison"]["with"]
     assert [one["context"]["bundle"]["path"] for one in (other, data)] == [str(detector), str(twin)]
     spans = [one["samples"]["single-stream"]["start_s"] for one in (other, data)]
-    assert len(spans[0]) > rivals.TURNS
+    assert len(spans[0]) >= rivals.TURNS
     # each began before the other ended
     assert spans[0][0] < spans[1][-1]
     assert spans[1][0] < spans[0][-1]

@@ -1,12 +1,13 @@
 """Sensors on made-up system trees, and on this very machine."""
 
 import os
-import time
+from types import SimpleNamespace
 
 import pytest
 
 from edgeinfer.profiling import sensors
 from edgeinfer.profiling.sensors import Reading, Sensors, Window, linux, nvml
+from helpers.patience import until
 
 CPU = min(os.sched_getaffinity(0))
 TREE = {
@@ -27,8 +28,14 @@ TREE = {
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A root with a processor of one core; `tree(path, text)` changes a file."""
+    """A root with a processor of one core; `tree(path, text)` changes a file, `tree.pass_(seconds, own)` the clocks."""
+    clock = SimpleNamespace(now=100.0, own=1.0)
     monkeypatch.setattr(linux.os, "sched_getaffinity", lambda _: {CPU})
+    monkeypatch.setattr(linux.os, "times", lambda: (clock.own, 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(linux, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def pass_(seconds, own=0.0):
+        clock.now, clock.own = clock.now + seconds, clock.own + own
 
     def write(path, text):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +43,7 @@ def tree(tmp_path, monkeypatch):
 
     for path, text in TREE.items():
         write(path, text)
-    write.root = tmp_path
+    write.root, write.pass_ = tmp_path, pass_
     return write
 
 
@@ -67,29 +74,29 @@ def test_linux_fields_have_their_units(tree):
 
 def test_power_is_the_packages_energy_over_time(tree):
     probe = linux.Probe(tree.root)
-    probe._before["time"] -= 10.0
+    tree.pass_(10)
     tree("sys/class/powercap/intel-rapl:0/energy_uj", "155000000")
-    assert probe.read()["cpu.package_power_w"] == pytest.approx(15.0, rel=0.05)
+    assert probe.read()["cpu.package_power_w"] == pytest.approx(15.0)
+    tree.pass_(10)
     tree("sys/class/powercap/intel-rapl:0/energy_uj", "7")  # the counter has wrapped around
     assert "cpu.package_power_w" not in probe.read()
 
 
 def test_the_load_of_others_is_what_this_process_did_not_use(tree):
     probe = linux.Probe(tree.root)
-    probe._before["time"] -= 10.0
-    probe._before["own"] -= 2.0
+    tree.pass_(10, own=2)
     tree("proc/stat", f"cpu{CPU} 400 0 150 1200 5 0 0 100 0 0\n")  # 5 s more busy, 1 s of it stolen
-    assert probe.read()["cpu.other_percent"] == pytest.approx(30.0, rel=0.05)
+    assert probe.read()["cpu.other_percent"] == pytest.approx(30.0)
 
 
 def test_children_are_part_of_the_measurement(tree):
     stat = "{pid} (a) b) S 1 1 1 0 -1 4194304 100 0 0 0 {user} 50 0 0 20 0 1 0 100 1000 100"
     tree("proc/77/stat", stat.format(pid=77, user=100))
     probe = linux.Probe(tree.root, children=[77, 78])
-    probe._before["time"] -= 10.0
+    tree.pass_(10)
     tree("proc/77/stat", stat.format(pid=77, user=500))  # 4 s
     tree("proc/stat", f"cpu{CPU} 500 0 150 1200 5 0 0 0 0 0\n")  # 5 s
-    assert probe.read()["cpu.other_percent"] == pytest.approx(10.0, abs=1.0)
+    assert probe.read()["cpu.other_percent"] == pytest.approx(10.0)
 
 
 def test_what_cannot_be_read_has_a_reason_and_no_number(tmp_path):
@@ -127,8 +134,7 @@ def test_without_an_nvidia_driver_every_gpu_field_says_so():
 def test_sensors_read_on_while_they_are_open():
     probe = Static({"x.y_w": 4.0})
     with Sensors([probe], period_s=0.01) as watch:
-        time.sleep(0.2)
-    assert len(watch.readings) > 5
+        until(lambda: len(watch.readings) > 5)
     assert probe.closed
     times = [reading.at for reading in watch.readings]
     assert times == sorted(times)
@@ -156,8 +162,9 @@ def test_a_window_holds_the_readings_inside_and_one_more_at_either_end():
 
 
 def test_the_probes_of_this_machine_give_numbers():
+    def known():
+        return {name for reading in watch.readings for name in reading.fields}
+
     with Sensors(sensors.here(), period_s=0.05) as watch:
-        time.sleep(0.2)
-    known = {name for reading in watch.readings for name in reading.fields}
-    assert {"memory.available_mb", "process.memory_mb", "cpu.other_percent"} <= known
-    assert not known & set(watch.unknown)
+        until(lambda: {"memory.available_mb", "process.memory_mb", "cpu.other_percent"} <= known())
+    assert not known() & set(watch.unknown)

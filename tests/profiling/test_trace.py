@@ -46,6 +46,7 @@ def test_sensors_are_counters(events):
     assert "process.memory_mb" in {event["name"] for event in events if event["ph"] == "C"}
 
 
+@pytest.mark.usefixtures("ticking")
 def test_a_trace_is_of_the_first_frames_only(detector, monkeypatch):
     monkeypatch.setattr(trace, "FRAMES", 5)
     report = edgeinfer.profile(detector, "null", seconds=0.5)
