@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SINK = "edgeinfer"
+LOOK_NS = 100_000_000  # how often a pipeline that gives no frame is asked whether it has failed
 # what is put after a pipeline that has no appsink of its own
 ENDING = f"! videoconvert ! video/x-raw,format=BGR ! appsink name={SINK} sync=false max-buffers=2"
 FORMATS = {"BGR": "bgr", "RGB": "rgb", "BGRA": "bgr", "BGRx": "bgr", "NV12": "nv12"}
@@ -86,14 +87,19 @@ class Playing:
 
     def frames(self, timeout_ms: int) -> Iterator[Sample]:
         """Every frame; SourceError when none comes for so long, or when the pipeline reports an error."""
-        while True:
-            sample = self._sink.emit("try-pull-sample", timeout_ms * 1_000_000)
-            if sample is None:
-                self._complain()
-                if self._sink.get_property("eos"):
-                    return
-                raise SourceError(f"{self._shown} gave no frame for {timeout_ms} ms", hint="check the camera")
+        while (sample := self._next(timeout_ms)) is not None:
             yield self._read(sample)
+
+    def _next(self, timeout_ms: int) -> Any:
+        """None at the end; while no frame comes it is asked now and then whether the pipeline has failed."""
+        end = time.monotonic() + timeout_ms / 1e3
+        while (sample := self._sink.emit("try-pull-sample", LOOK_NS)) is None:
+            self._complain()
+            if self._sink.get_property("eos"):
+                return None
+            if time.monotonic() > end:
+                raise SourceError(f"{self._shown} gave no frame for {timeout_ms} ms", hint="check the camera")
+        return sample
 
     def _complain(self) -> None:
         message = self._bus.pop_filtered(self._gst.MessageType.ERROR)

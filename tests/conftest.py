@@ -8,7 +8,7 @@ from helpers import bundles
 from helpers import pictogram_classifier as classifiers
 
 # a slow machine is no failure
-hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
 

@@ -10,9 +10,9 @@ import pytest
 from edgeinfer import cli, load, machine
 from edgeinfer.errors import UsageError
 from helpers import bundles, fake_gpu, fake_nvinfer, fake_ort
+from helpers.patience import LONG_S
 
 COLORS = ("red", "green", "blue")
-PATIENCE_S = 30
 
 
 @pytest.fixture(autouse=True)
@@ -70,12 +70,12 @@ def test_the_engine_takes_over_under_calls_of_which_none_fails_or_mixes(detector
         for thread in threads:
             thread.start()
         builder.go()
-        model.upgrade.join(PATIENCE_S)
+        model.upgrade.join(LONG_S)
         assert (model.upgrade.state, model.backend, model.artifact) == ("serving", "trt", "trt-1.fp32.plan")
         assert [label for _, _, label in model(bundles.picture("blue"))] == ["blue"]
         done.set()
         for thread in threads:
-            thread.join(PATIENCE_S)
+            thread.join(LONG_S)
         assert model.contexts == 2
     assert wrong == []
     assert builder.said.read_text().split() == [
@@ -87,7 +87,7 @@ def test_the_engine_takes_over_under_calls_of_which_none_fails_or_mixes(detector
 def test_a_build_that_fails_leaves_what_serves_and_says_why(detector, builder, caplog):
     with load(detector, build="background") as model:
         builder.go(1, "error: no memory for this")
-        model.upgrade.join(PATIENCE_S)
+        model.upgrade.join(LONG_S)
         assert model.backend == "ort_gpu"
         assert len(model(bundles.picture())) == 1
         assert model.upgrade.state == "failed: error: no memory for this"
@@ -98,7 +98,7 @@ def test_an_engine_that_fails_its_self_test_does_not_take_over(detector, builder
     trt._answers["IExecutionContext.execute_async_v3"] = True  # runs nothing: the outputs stay zero
     with load(detector, build="background") as model:
         builder.go()
-        model.upgrade.join(PATIENCE_S)
+        model.upgrade.join(LONG_S)
         assert model.backend == "ort_gpu"
         assert "failed its self-test" in model.upgrade.state
     assert "failed its self-test" in caplog.text
@@ -109,7 +109,7 @@ def test_an_engine_that_fails_its_self_test_does_not_take_over(detector, builder
 def test_an_engine_that_does_not_fit_after_all_does_not_take_over(detector, builder):
     with load(detector, build="background") as model:
         builder.go(sm="87")
-        model.upgrade.join(PATIENCE_S)
+        model.upgrade.join(LONG_S)
         assert model.upgrade.state == "failed: the bundle holds no engine that fits exactly"
 
 
@@ -141,14 +141,14 @@ def test_rtx_is_built_for_this_gpu_where_there_is_no_tensorrt(detector, builder,
     fake_nvinfer.install(monkeypatch, "rtx-1.7.1.116")
     with load(detector, build="background") as model:
         builder.go(1)
-        model.upgrade.join(PATIENCE_S)
+        model.upgrade.join(LONG_S)
     assert "--compile rtx:sm86" in builder.said.read_text()
 
 
 def test_the_engine_is_built_for_the_gpu_that_was_asked_for(detector, builder):
     with load(detector, build="background", device="gpu:1") as model:
         builder.go(1)
-        model.upgrade.join(PATIENCE_S)
+        model.upgrade.join(LONG_S)
     assert builder.said.read_text().split()[-4:] == ["--precision", "fp32", "--device", "gpu:1"]
 
 

@@ -18,6 +18,7 @@ from edgeinfer import onnxfile
 from edgeinfer.bundle import Bundle, writing
 from edgeinfer.errors import BundleError, EdgeInferError
 from helpers import bundles
+from helpers.patience import until
 
 
 def test_a_good_bundle_opens_and_verifies(detector):
@@ -124,7 +125,7 @@ def test_an_external_tensor_without_a_location_is_found_too(tmp_path):
     assert onnxfile.external_files(tmp_path / "m.onnx") == [""]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_any_bytes_are_scanned_or_refused(tmp_path, data):
     (tmp_path / "m.onnx").write_bytes(data)
@@ -188,9 +189,7 @@ def test_a_writer_killed_at_any_moment_leaves_one_whole_bundle(tmp_path):
     chance = random.Random(7)
     for _ in range(12):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target)])
-        deadline = time.monotonic() + 20
-        while not target.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(target.exists)
         time.sleep(chance.uniform(0.0, 0.15))
         writer.send_signal(signal.SIGKILL)
         writer.wait()

@@ -8,11 +8,14 @@ import sys
 import numpy as np
 import pytest
 
+from helpers.patience import LONG_S
+
 SYSTEM = "/usr/lib/python3/dist-packages"  # where Debian and Ubuntu keep PyGObject
 READ = """
 import json, sys, time
 from edgeinfer import sources
 from edgeinfer.errors import SourceError
+sources.OPEN_MS = 100_000
 found, error, began_ns = [], "", time.monotonic_ns()
 try:
     for frame in sources.frames("gst:" + sys.argv[1]):
@@ -47,7 +50,7 @@ def read(pipeline):
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG_S,
     )
     return json.loads(done.stdout)
 

@@ -14,6 +14,7 @@ from edgeinfer.errors import BackendUnavailable, EngineError, EngineMismatch
 from edgeinfer.pipeline import Lane, Pipeline
 from edgeinfer.spec import Batch
 from helpers import bundles, fake_gpu, fake_nvinfer, vendornames
+from helpers.patience import LONG_S
 
 RELEASES = vendornames.releases()
 COLORS = ("red", "green", "blue")
@@ -373,7 +374,7 @@ def test_the_real_library_without_a_driver_is_refused_and_not_touched(detector):
     pytest.importorskip("tensorrt_rtx")
     (detector / "rtx.plan").write_bytes(b"anything")
     command = [sys.executable, "-c", REAL, str(detector)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.splitlines()
     assert first.startswith("BackendUnavailable this machine has no NVIDIA driver")
@@ -410,7 +411,7 @@ def test_the_real_librarys_own_refusal_is_one_error_with_its_words(detector, con
     pytest.importorskip("tensorrt_rtx")
     (detector / "rtx.plan").write_bytes(content)
     command = [sys.executable, "-c", UNSTARTED, str(detector)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Engine")
     assert words in done.stdout

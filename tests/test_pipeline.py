@@ -9,6 +9,7 @@ from edgeinfer import golden, load
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import InputError, SpecError, UsageError
 from helpers import bundles
+from helpers.patience import LONG_S
 
 COLORS = ("red", "green", "blue")
 
@@ -97,8 +98,8 @@ def test_a_caller_that_waits_while_the_pipeline_closes_is_told(detector):
         waiter.start()
         closer = threading.Thread(target=model.close)
         closer.start()
-    waiter.join(10)
-    closer.join(10)
+    waiter.join(LONG_S)
+    closer.join(LONG_S)
     assert outcome in ([], ["the pipeline is closed"])
     assert not waiter.is_alive()
 

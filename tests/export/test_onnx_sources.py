@@ -390,7 +390,10 @@ DAMAGE = st.tuples(st.integers(0, 1 << 16), st.integers(0, 20), st.binary(max_si
 
 # the same files every time: a crash inside ONNX Runtime would end the whole test run
 @settings(
-    deadline=None, derandomize=True, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    derandomize=True,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(good=st.sampled_from(GOOD), damages=st.lists(DAMAGE, min_size=1, max_size=3))
 def test_a_damaged_file_is_a_graph_or_our_error(tmp_path, capfd, good, damages):

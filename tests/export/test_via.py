@@ -1,8 +1,7 @@
 """`--via ultralytics`: another process exports the checkpoint; a stand-in package shows what is asked of it."""
 
 import json
-import os
-import time
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from edgeinfer.errors import BackendUnavailable, ExportError
 from edgeinfer.spec import Batch, Size
 from edgeinfer_export import via
 from helpers import foreign
+from helpers.patience import until
 
 ONE = Batch(1, 1)
 STAND_IN = """\
@@ -99,26 +99,26 @@ def test_what_it_says_when_it_fails_is_told(tmp_path, stand_in, content, message
     assert not list(tmp_path.glob("edgeinfer-via-*"))
 
 
-def test_a_process_that_hangs_is_ended_with_all_it_started(tmp_path, stand_in):
-    source = checkpoint(tmp_path, b"slow")
+def test_a_process_that_hangs_is_ended_with_all_it_started(tmp_path, stand_in, monkeypatch):
+    source, child, wait = checkpoint(tmp_path, b"slow"), stand_in / "child.pid", subprocess.Popen.wait
 
-    # long enough for the stand-in to have started its child, on a machine however busy
-    with pytest.raises(ExportError, match=r"did not finish yolo99x\.pt"), via.exported(source, None, ONE, timeout_s=5):
+    def begun(process, timeout=None):
+        """The limit counts from when the stand-in has started its child."""
+        if timeout is not None:
+            until(lambda: child.exists() and child.read_text())
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", begun)
+    with pytest.raises(ExportError, match=r"did not finish yolo99x\.pt"), via.exported(source, None, ONE, timeout_s=1):
         pass
-    child = int((stand_in / "child.pid").read_text())
-    assert ended(child)
+    until(lambda: ended(int(child.read_text())))
 
 
 def ended(process):
-    for _ in range(100):
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-        if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        time.sleep(0.05)
-    return False
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_without_ultralytics_the_error_says_what_to_install(tmp_path, monkeypatch):

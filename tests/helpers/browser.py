@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from helpers.patience import LONG_S
+
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless",
@@ -39,7 +41,7 @@ class Browser:
     def _run(self, url, *flags):
         profile = self._folder / "profile"
         command = [self._program, *FLAGS, f"--user-data-dir={profile}", *flags, str(url)]
-        return subprocess.run(command, capture_output=True, timeout=120, check=True).stdout
+        return subprocess.run(command, capture_output=True, timeout=LONG_S, check=True).stdout
 
     def screenshot(self, url, width=390, height=844, *, dark=False):
         """The page as it is seen: the path of a PNG of this size in pixels."""
@@ -78,7 +80,7 @@ class Page:
         os.close(answering)
         self._out, self._back = os.fdopen(out, "wb", buffering=0), os.fdopen(back, "rb")
         self._number, self._session, self._rest = 0, None, b""
-        self._guard = threading.Timer(90, self._process.kill)
+        self._guard = threading.Timer(5 * LONG_S, self._process.kill)
         self._guard.start()
         try:
             target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -117,9 +119,9 @@ class Page:
             "value"
         )
 
-    def until(self, script, seconds=30):
+    def until(self, script):
         """Wait until this JavaScript gives something true."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + LONG_S
         while not (value := self.evaluate(script)):
             assert time.monotonic() < end, f"never true: {script}"
             time.sleep(0.05)
