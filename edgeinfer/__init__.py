@@ -9,6 +9,7 @@ Names are imported when they are first used, so that importing the package costs
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from edgeinfer.streams import stream
 
 __version__ = "0.1.0"
+# ONNX Runtime tells its vendor of every session unless this is set before it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __all__ = [
     "Bundle",
     "Cascade",

@@ -145,6 +145,17 @@ def in_new_process(code, **environment):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("code", ["edgeinfer.load(sys.argv[1], 'ort').close()", "cli.main(['doctor'])"])
+def test_onnx_runtime_keeps_no_name_for_this_machine_and_sends_nothing(detector, tmp_path, code):
+    home = tmp_path / "home"
+    home.mkdir()
+    places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(home))
+    told = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    line = [sys.executable, "-c", f"import sys, edgeinfer; from edgeinfer import cli; {code}", str(detector)]
+    subprocess.run(line, env={**told, **places}, check=True, stdout=subprocess.DEVNULL)
+    assert [file.name for file in home.rglob("*") if file.is_file()] == []
+
+
 def test_openvino_prints_nothing_and_its_telemetry_is_never_loaded(detector, tmp_path):
     code = (
         f"import sys, edgeinfer\nwith edgeinfer.load({str(detector)!r}, 'ov') as model: pass\n"
