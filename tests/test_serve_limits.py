@@ -343,6 +343,27 @@ def test_what_is_under_way_is_finished_before_the_end(folder, gate, name, way):
         assert running.process.wait(LONG_S) == 0
 
 
+STOPPED = """
+import os, signal, sys
+from edgeinfer.cli import main
+from edgeinfer.serve import {module}
+
+async def stopped(*words, before={module}.{name}, **more):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return await before(*words, **more)
+
+{module}.{name} = stopped
+sys.exit(main(["serve", *sys.argv[1:], "--port", "0", "--grpc-port", "0"]))
+"""
+
+
+@pytest.mark.parametrize(("module", "name"), [("rpc", "start"), ("repository", "Repository.load")])
+def test_a_service_told_to_stop_while_it_starts_stops_well_and_never_says_that_it_serves(folder, module, name):
+    line = [sys.executable, "-c", STOPPED.format(module=module, name=name), folder / "namer"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
 def refuses(address):
     host, port = address.split(":")
     try:

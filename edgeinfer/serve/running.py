@@ -94,6 +94,8 @@ class Running:
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises ServiceError if the service cannot start."""
+        # before anything starts: an exception in the middle of gRPC's own start ends the process
+        self._handle_signals()
         tls = _tls(self._guard)
         listening = _listen(self._ports.host, self._ports.http)
         server = self._http()
@@ -101,11 +103,12 @@ class Running:
         rpc = None
         try:
             rpc = await self._grpc()
-            self._handle_signals()
             await self._load()
-            self.service.start_cameras()
-            self._announce(listening, rpc, secure=tls is not None)
-            self._background = [asyncio.ensure_future(task()) for task in (self._keep_well, self._beat, self._watch)]
+            if not self._stop.is_set():
+                self.service.start_cameras()
+                self._announce(listening, rpc, secure=tls is not None)
+                tasks = (self._keep_well, self._beat, self._watch)
+                self._background += [asyncio.ensure_future(task()) for task in tasks]
             stopped = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -153,9 +156,11 @@ class Running:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._background.append(asyncio.ensure_future(self._reload())))
 
     async def _load(self) -> None:
-        """Open every model; what is refused is told and left out, but something must be served."""
+        """Open every model; what is refused is told and left out, but something must be served, unless it is to end."""
         reasons = []
         for name in list(self._repository.models):
+            if self._stop.is_set():
+                return
             try:
                 await self._repository.load(name)
             except Refusal as error:
