@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeinfer import backends, devices, ladder, machine, plans, verdicts
+from edgeinfer import backends, devices, ladder, machine, plans, quota, verdicts
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, BundleError, DeviceError, EngineError, SpecError, UsageError
 from edgeinfer.keys import Refusal
@@ -60,9 +60,10 @@ def load(
     `backend` and `precision` narrow the choice; where neither is given, what `edgeinfer tune` found best for this
     `device` runs, unless `plan` is False; a `plans.Choice` there is run as it stands. `conf`, `iou`, `limit`
     (detectors) and `top` (classifiers) replace the bundle's own numbers; `threads` 0 leaves the count to the
-    backend; `contexts` is how many calls may run at the same time. On a GPU an engine must first find the bundle's
-    golden samples, once on each machine, unless `self_test` is False. `build` "background": where no engine fits this
-    GPU exactly, one is built while another serves, and takes over when it is ready and tested. `device` "gpu:1" is
+    backend, or to the CPU quota of the process (`edgeinfer.quota`) where it has one; `contexts` is how many calls may
+    run at the same time. On a GPU an engine must first find the bundle's golden samples, once on each machine, unless
+    `self_test` is False. `build` "background": where no engine fits this GPU exactly, one is built while another
+    serves, and takes over when it is ready and tested. `device` "gpu:1" is
     the second GPU in CUDA's order, "gpu" the first, and neither ever the CPU. An engine that had to
     be passed by is logged as a warning. Raises BundleError, SpecError, BackendUnavailable, EngineError, DeviceError,
     UsageError.
@@ -197,7 +198,7 @@ def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner) -> l
     take = partial(devices.load(engine_class.device), spec, **where)
     artifact = choice.artifact_in(bundle)
     path = bundle.artifact_file(artifact) if artifact else bundle.path
-    settings: dict[str, Any] = {"threads": manner.threads or choice.threads, **choice.settings}
+    settings: dict[str, Any] = {"threads": manner.threads or choice.threads or quota.threads(), **choice.settings}
     first = partial(engine_class, path, spec, **settings)
     lanes: list[Lane] = []
     with ExitStack() as undo:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgeinfer
-from edgeinfer import ladder, machine
+from edgeinfer import ladder, machine, quota
 from edgeinfer.bundle import SPEC_FILE, sha256_of
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.wholefile import whole
@@ -101,6 +101,9 @@ def fingerprint(gpu: int | None = None) -> dict[str, str]:
         "cores": str(machine.cores()),
         "system": machine.system(),
     }
+    limit = quota.here()
+    if limit:
+        facts["cpu quota"] = f"{limit.cpus:g}"
     if machine.has_gpu():
         try:
             found = machine.gpu(gpu or 0)

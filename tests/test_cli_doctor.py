@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edgeinfer import cli
+from edgeinfer import cli, machine
 from edgeinfer.cli import _libraries, _machine
 from edgeinfer.cli._findings import Finding, output, probe
 
@@ -63,13 +63,13 @@ def no_programs(monkeypatch):
 def test_an_x86_processor_shows_the_instructions_that_matter(root):
     table = "processor : 0\nmodel name : Fast CPU\nflags : fpu avx2 f16c avx512_vnni amx_int8\n"
     (finding,) = _machine.processor(root({"proc/cpuinfo": table}))
-    assert finding.text == f"Fast CPU, {_machine.cores()} cores, avx2 f16c avx512_vnni amx_int8"
+    assert finding.text == f"Fast CPU, {machine.cores()} cores, avx2 f16c avx512_vnni amx_int8"
 
 
 def test_an_arm_processor_is_named_by_its_board(root):
     files = {"proc/cpuinfo": "processor: 0\nFeatures\t: fp asimd asimddp\n", "proc/device-tree/model": "A board\0"}
     (finding,) = _machine.processor(root(files))
-    assert finding.text == f"A board, {_machine.cores()} cores, asimd asimddp"
+    assert finding.text == f"A board, {machine.cores()} cores, asimd asimddp"
 
 
 def test_memory_in_short_supply_is_a_note(root):

@@ -32,7 +32,11 @@ def add_way(group: argparse._ArgumentGroup) -> None:
         group.add_argument(flag, choices=["auto", *known], default="auto", metavar=word, help=told)
     add_device(group)
     group.add_argument(
-        "--threads", type=_limits.count, default=0, metavar="N", help="CPU threads (default: the backend's choice)"
+        "--threads",
+        type=_limits.count,
+        default=0,
+        metavar="N",
+        help="CPU threads (default: the backend's choice, or what a CPU quota leaves)",
     )
 
 

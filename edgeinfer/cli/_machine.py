@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from pathlib import Path
 
-from edgeinfer import machine, verdicts
+from edgeinfer import machine, quota, verdicts
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, output
 from edgeinfer.errors import BackendUnavailable
 
@@ -36,15 +35,10 @@ def processor(root: Path = ROOT) -> list[Finding]:
     flags = set((_field(table, "flags") or _field(table, "Features")).split())
     useful = [flag for flag in (*X86_FLAGS, *ARM_FLAGS) if flag in flags]
     model = _field(table, "model name") or text(root / "proc/device-tree/model") or platform.processor()
-    facts = f"{model or platform.machine()}, {cores()} cores"
+    facts = f"{model or platform.machine()}, {quota.cores(root)}"
     if not useful and platform.machine() in {"x86_64", "AMD64"} and flags:
         return [Finding("processor", NOTE, f"{facts}, without AVX2", "expect a fraction of the usual speed")]
     return [Finding("processor", OK, f"{facts}, {' '.join(useful) or platform.machine()}")]
-
-
-def cores() -> int:
-    """Processor cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory(root: Path = ROOT) -> list[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import platform
 import re
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgeinfer
-from edgeinfer import machine
+from edgeinfer import machine, quota
 from edgeinfer.bundle import SPEC_FILE, sha256_of
 from edgeinfer.errors import BackendUnavailable
 from edgeinfer.profiling.sensors import ROOT, jetson, nvml, text
@@ -51,8 +50,15 @@ def describe(bundle: Bundle, gpu: int = 0, root: Path = ROOT) -> dict[str, Any]:
     }
 
 
+def place(facts: dict[str, Any]) -> list[str]:
+    """What a context's `device` is called: board, GPU, processor, cores and quota, as far as there are any."""
+    limit = facts.get("quota_cpus")  # reports before 0.1.0 have none
+    named = [facts["board"], facts["gpu"], facts["cpu"], f"{facts['cores']} cores", limit and f"quota {limit:g}"]
+    return [name for name in named if name]
+
+
 def _device(ordinal: int, root: Path) -> dict[str, Any]:
-    table = _text(root / "proc/cpuinfo")
+    table, limit = _text(root / "proc/cpuinfo"), quota.here(root)
     model = re.search(r"^model name\s*:\s*(.*)$", table, re.MULTILINE)
     board = _text(root / "proc/device-tree/model")
     gpu = nvml.facts(ordinal) or _cuda(ordinal)
@@ -60,7 +66,8 @@ def _device(ordinal: int, root: Path) -> dict[str, Any]:
     return {
         "board": board or None,
         "cpu": model[1] if model else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": machine.cores(),
+        "quota_cpus": limit.cpus if limit else None,
         "memory_mb": round(int(size[1]) * 1024 / 1e6) if size else None,
         "gpu": gpu.get("gpu"),
         "driver": gpu.get("driver"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import machine
+from edgeinfer import machine, quota
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.loading import load
@@ -149,7 +149,7 @@ def described(
         "artifact": model.artifact or None,
         "plan": model.plan or None,
         "stage_by_stage": model.graph or None,
-        "threads": threads or "the backend's choice",
+        "threads": threads or quota.threads() or "the backend's choice",
         "device_kind": model.engine.device,
         "boundary": boundary,
         "pictures": pictures.origin,

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgeinfer.profiling import plots
+from edgeinfer.profiling import context, plots
 from edgeinfer.profiling.axes import number
 from edgeinfer.profiling.plots import Series
 from edgeinfer.profiling.scenarios import particulars
@@ -51,11 +51,9 @@ def _verdict(data: dict[str, Any]) -> str:
 
 
 def _head(facts: dict[str, Any], title: str) -> str:
-    device = facts["device"]
-    place = " · ".join(filter(None, (device["board"], device["gpu"], device["cpu"], f"{device['cores']} cores")))
     what = f"{facts['boundary']}: {BOUNDARIES[facts['boundary']]}"
     file = f"{facts['bundle']['path']}: {facts['artifact'] or 'no file'}"
-    lines = [place, f"{file} · boundary {what}", facts["time"]]
+    lines = [" · ".join(context.place(facts["device"])), f"{file} · boundary {what}", facts["time"]]
     return f"<header><h1>{escape(title)}</h1>{''.join(f'<p>{escape(line)}</p>' for line in lines)}</header>"
 
 

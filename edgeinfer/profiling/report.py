@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeinfer.errors import UsageError
-from edgeinfer.profiling import page, trace
+from edgeinfer.profiling import context, page, trace
 from edgeinfer.profiling.scenarios import particulars
 from edgeinfer.profiling.statistics import PERCENTILES, label, needed
 from edgeinfer.profiling.subject import BOUNDARIES
@@ -125,11 +125,10 @@ class Report:
 
 
 def _headline(facts: dict[str, Any]) -> str:
-    device, what = facts["device"], facts["boundary"]
+    what = facts["boundary"]
     bundle = facts["bundle"]
     name = f"{bundle['name']} ({bundle['path']}) on {facts['backend']} {facts['artifact'] or ''}".rstrip()
-    place = ", ".join(filter(None, (device["board"], device["gpu"], device["cpu"], f"{device['cores']} cores")))
-    return f"{name}, boundary {what}: {BOUNDARIES[what]}\n{place}"
+    return f"{name}, boundary {what}: {BOUNDARIES[what]}\n{', '.join(context.place(facts['device']))}"
 
 
 def _refuse(constant: str) -> float:

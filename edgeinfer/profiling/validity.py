@@ -63,6 +63,10 @@ def _throttled(window: Window, verdict: Verdict, device: str) -> None:
     for part, name in (("cpu", "processor"), ("board", "board")):
         if times[part]:
             verdict.reasons.append(f"the {name} throttled {times[part]:.0f} times")
+    stopped_ms = window.counted("cpu.quota_stopped_ms")
+    if stopped_ms:
+        remedy = "give it more, or use fewer threads (--threads)"
+        verdict.reasons.append(f"the process's CPU quota stopped it for {stopped_ms:.0f} ms: {remedy}")
     if device == "gpu":
         names = [name for bit, name in THROTTLES.items() if any(int(value) & bit for value in bits)]
         if names:

@@ -10,6 +10,7 @@ QUIET = {
     "cpu.clock_mhz": 2000.0,
     "cpu.throttled_count": 7.0,
     "board.throttled_count": 0.0,
+    "cpu.quota_stopped_ms": 30.0,
     "cpu.other_percent": 1.0,
     "gpu.clock_mhz": 1500.0,
     "gpu.throttle_bits": 0.0,
@@ -42,6 +43,11 @@ def test_a_quiet_machine_is_valid_and_fully_checked(device):
     ("changes", "device", "reason"),
     [
         ({"cpu__throttled_count": 9.0}, "cpu", "the processor throttled 2 times"),
+        (
+            {"cpu__quota_stopped_ms": 250.0},
+            "cpu",
+            "the process's CPU quota stopped it for 220 ms: give it more, or use fewer threads (--threads)",
+        ),
         ({"board__throttled_count": 4.0}, "gpu", "the board throttled 4 times"),
         ({"gpu__throttle_bits": float(0x60)}, "gpu", "the GPU throttled: software thermal, hardware thermal"),
         ({"cpu__clock_mhz": 1890.0}, "cpu", "the clock moved by 6%, from 1890 to 2000 MHz (cpu.clock_mhz)"),

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from edgeinfer import quota
 from edgeinfer.profiling.sensors import ROOT, text
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Probe:
         counters = [self._cpu(cpu) / "thermal_throttle" for cpu in self._cpus]
         throttles = [folder / f"{unit}_throttle_count" for folder in counters for unit in ("core", "package")]
         self._throttles = self._readable("cpu.throttled_count", throttles)
+        self._quota = quota.here(root)
         self._before = self._now()
 
     def _cpu(self, number: int) -> Path:
@@ -80,6 +82,9 @@ class Probe:
                 fields[name] = max(values) / scale
         if self._throttles:
             fields["cpu.throttled_count"] = float(sum(_numbers(self._throttles)))
+        stopped_s = self._quota.stopped_s() if self._quota else None
+        if stopped_s is not None:
+            fields["cpu.quota_stopped_ms"] = 1e3 * stopped_s
         fields.update(self._memory())
         before, self._before = self._before, self._now()
         fields.update(_since(before, self._before))

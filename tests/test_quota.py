@@ -1,0 +1,160 @@
+"""CPU quotas of control groups: found wherever they are kept, and heeded."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgeinfer
+from edgeinfer import machine, plans, quota
+from edgeinfer.bundle import Bundle
+from edgeinfer.cli._machine import processor
+from edgeinfer.profiling import context
+from edgeinfer.profiling.sensors import linux
+
+GROUPS = "sys/fs/cgroup"
+V1 = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n"
+TREES = {
+    "a container of version 2": ({"proc/self/cgroup": "0::/\n", f"{GROUPS}/cpu.max": "150000 100000\n"}, 1.5),
+    "a unit within a slice that has less": (
+        {
+            "proc/self/cgroup": "0::/edge.slice/edgeinfer.service\n",
+            f"{GROUPS}/edge.slice/cpu.max": "50000 100000\n",
+            f"{GROUPS}/edge.slice/edgeinfer.service/cpu.max": "300000 100000\n",
+        },
+        0.5,
+    ),
+    "a host's path seen from inside, version 2": (
+        {"proc/self/cgroup": "0::/../../kubepods/pod1\n", f"{GROUPS}/cpu.max": "200000 100000\n"},
+        2.0,
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": V1,
+            f"{GROUPS}/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "25000\n",
+            f"{GROUPS}/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "10000\n",
+        },
+        2.5,
+    ),
+    "a host's path seen from inside, version 1": (
+        {
+            "proc/self/cgroup": V1,
+            f"{GROUPS}/cpu/cpu.cfs_quota_us": "100000\n",
+            f"{GROUPS}/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        1.0,
+    ),
+    "version 2 beside version 1": (
+        {"proc/self/cgroup": "0::/x\n", f"{GROUPS}/unified/x/cpu.max": "100000 100000\n"},
+        1.0,
+    ),
+    "no quota of version 2": ({"proc/self/cgroup": "0::/\n", f"{GROUPS}/cpu.max": "max 100000\n"}, None),
+    "no quota of version 1": (
+        {
+            "proc/self/cgroup": V1,
+            f"{GROUPS}/cpu/cpu.cfs_quota_us": "-1\n",
+            f"{GROUPS}/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        None,
+    ),
+    "that of other controllers": (
+        {"proc/self/cgroup": "5:cpuset:/a\n", f"{GROUPS}/cpuset/a/cpu.max": "100000 100000\n"},
+        None,
+    ),
+    "no control groups": ({}, None),
+    "nonsense": (
+        {"proc/self/cgroup": "\n:\n0:\n0::/\n", f"{GROUPS}/cpu.max": "much 0\n", f"{GROUPS}/unified/cpu.max": "5 0\n"},
+        None,
+    ),
+}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A root with these files."""
+
+    def made(files):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        return tmp_path
+
+    return made
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_the_tightest_quota_is_found_wherever_it_is_kept(tree, name):
+    files, cpus = TREES[name]
+    found = quota.here(tree(files))
+    assert (found and found.cpus) == cpus
+
+
+@pytest.mark.parametrize(("line", "seconds"), [("throttled_usec 2500000", 2.5), ("throttled_time 2500000000", 2.5)])
+def test_the_time_that_it_stopped_the_process_is_a_field_of_profiles(tree, line, seconds):
+    root = tree({**TREES["a container of version 2"][0], f"{GROUPS}/cpu.stat": f"nr_periods 7\n{line}\n"})
+    assert quota.here(root).stopped_s() == seconds
+    assert linux.Probe(root).read()["cpu.quota_stopped_ms"] == 1e3 * seconds
+
+
+def test_without_a_quota_there_is_no_such_field(tree):
+    probe = linux.Probe(tree({}))
+    assert "cpu.quota_stopped_ms" not in {**probe.read(), **probe.unknown}
+
+
+@pytest.mark.parametrize(
+    ("cores", "cpus", "threads"), [(8, 2.5, 2), (8, 0.3, 1), (2, 2.0, 0), (2, 4.0, 0), (8, None, 0)]
+)
+def test_threads_are_those_that_a_quota_lets_be_busy_all_the_time(monkeypatch, cores, cpus, threads):
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(quota, "here", lambda *_: cpus and quota.Quota(cpus, Path("none")))
+    assert quota.threads() == threads
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(0, 3), (2, 2)])
+def test_a_model_takes_the_threads_of_the_quota_unless_it_is_told_how_many(detector, monkeypatch, asked, taken):
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setattr(quota, "here", lambda *_: quota.Quota(3.5, Path("none")))
+    with edgeinfer.load(detector, "ort", threads=asked) as model:
+        assert model.engine._session.get_session_options().intra_op_num_threads == taken
+
+
+def test_it_is_told_wherever_the_processor_is(tree, detector, monkeypatch):
+    root = tree(TREES["a container of version 2"][0])
+    cores = len(os.sched_getaffinity(0))
+    assert f"{cores} cores, quota 1.5" in processor(root)[0].text
+    facts = context.describe(Bundle.open(detector), root=root)["device"]
+    assert facts["quota_cpus"] == 1.5
+    assert context.place(facts)[-2:] == [f"{cores} cores", "quota 1.5"]
+    monkeypatch.setattr(quota, "here", lambda *_: quota.Quota(1.5, Path("none")))
+    assert plans.fingerprint()["cpu quota"] == "1.5"
+
+
+LIMITED = """
+import os, pathlib, sys, time
+group = pathlib.Path(sys.argv[1])
+(group / "cgroup.procs").write_text(str(os.getpid()))
+from edgeinfer import quota
+found, end = quota.here(), time.monotonic() + 60
+while not found.stopped_s() and time.monotonic() < end:
+    sum(range(10_000))
+print(found.cpus, found.stopped_s() > 0)
+"""
+
+
+def test_the_kernels_own_quota_is_found_and_its_stops_are_counted():
+    version1 = Path("/sys/fs/cgroup/cpu")
+    group = (version1 if (version1 / "cpu.cfs_quota_us").exists() else Path("/sys/fs/cgroup")) / "edgeinfer-test"
+    try:
+        group.mkdir()
+        (group / ("cpu.cfs_quota_us" if group.parent == version1 else "cpu.max")).write_text("10000")
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        done = subprocess.run([sys.executable, "-c", LIMITED, group], capture_output=True, text=True, check=True)
+        assert done.stdout == "0.1 True\n"
+    finally:
+        group.rmdir()
