@@ -17,6 +17,7 @@ import pytest
 from edgeinfer import cli, sources
 from edgeinfer.cli import _watch
 from edgeinfer.cli._tally import Tally
+from edgeinfer.streams import Stream
 from helpers import bundles
 from helpers.camera import camera
 from helpers.patience import said
@@ -319,7 +320,7 @@ def test_wrong_words_for_tiles_and_ages_are_wrong_usage(detector, photos, flags,
 
 
 def test_a_camera_that_falls_silent_is_told_once(detector, monkeypatch, capsys):
-    add, tell = Tally.add, _watch._told
+    add, tell, look = Tally.add, _watch._told, Stream.health
 
     def counted(tally, seen):
         """The first picture is the last for a while; once all is told, the run is ended as by Ctrl-C."""
@@ -329,16 +330,23 @@ def test_a_camera_that_falls_silent_is_told_once(detector, monkeypatch, capsys):
         if over.is_set():
             raise KeyboardInterrupt
 
+    def looked(stream):
+        """It stays ill for three looks more than it took to tell."""
+        looks.append(bool(lines))
+        if sum(looks) == 3:
+            opened.mode = "moving"
+        return look(stream)
+
     def told(name, health):
-        opened.mode = "moving"
         if health.well:
             over.set()
         lines.append(tell(name, health))
         return lines[-1]
 
-    over, lines = threading.Event(), []
+    over, lines, looks = threading.Event(), [], []
     monkeypatch.setattr(Tally, "add", counted)
     monkeypatch.setattr(_watch, "_told", told)
+    monkeypatch.setattr(Stream, "health", looked)
     with camera() as opened:
         assert run(detector, opened.address, "--json", "-") == 130
     out, err = capsys.readouterr()

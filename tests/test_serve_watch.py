@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import shutil
-import time
 
 import cv2
 import pytest
@@ -16,16 +15,8 @@ from edgeinfer.serve.refusals import Refusal
 from edgeinfer.serve.repository import Repository
 from edgeinfer.serve.versions import Options
 from helpers import bundles
+from helpers.patience import until
 from helpers.service import service
-
-SOON_S = 60
-
-
-def eventually(fact):
-    end = time.monotonic() + SOON_S
-    while not fact():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -76,10 +67,10 @@ def test_bundles_come_and_go_while_the_others_are_served(tmp_path):
         assert predict("namer") == 404
         bundles.classify_bundle(tmp_path / "namer")
         (tmp_path / "namer").rename(shelf / "namer")
-        eventually(lambda: predict("namer") == 200)
+        until(lambda: predict("namer") == 200)
         assert running.request("/v2/models/namer/ready")[0] == 200
         shutil.rmtree(shelf / "namer")
-        eventually(lambda: predict("namer") == 404)
+        until(lambda: predict("namer") == 404)
         assert predict("finder") == 200
         assert running.request("/v2/health/ready")[0] == 200
 
