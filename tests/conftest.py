@@ -41,6 +41,7 @@ def browser(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def pictogram_classifier(pytestconfig):
+def pictogram_classifier(pytestconfig, tmp_path_factory):
     """A ResNet-50 that tells the pictograms apart: `.checkpoint`, `.size`, and folders `.calibration`, `.held_out`."""
-    return classifiers.cached(pytestconfig.cache.mkdir("pictogram-classifier"))
+    cache, name = getattr(pytestconfig, "cache", None), "pictogram-classifier"  # pytest may run without its cache
+    return classifiers.cached(cache.mkdir(name) if cache else tmp_path_factory.mktemp(name))
