@@ -1,5 +1,6 @@
 """CPU quotas of control groups: found wherever they are kept, and heeded."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from edgeinfer.bundle import Bundle
 from edgeinfer.cli._machine import processor
 from edgeinfer.profiling import context
 from edgeinfer.profiling.sensors import linux
+from helpers.patience import until
 
 GROUPS = "sys/fs/cgroup"
 V1 = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n"
@@ -145,7 +147,9 @@ print(found.cpus, found.stopped_s() > 0)
 
 def test_the_kernels_own_quota_is_found_and_its_stops_are_counted():
     version1 = Path("/sys/fs/cgroup/cpu")
-    group = (version1 if (version1 / "cpu.cfs_quota_us").exists() else Path("/sys/fs/cgroup")) / "edgeinfer-test"
+    group = (
+        version1 if (version1 / "cpu.cfs_quota_us").exists() else Path("/sys/fs/cgroup")
+    ) / f"edgeinfer-test-{os.getpid()}"
     try:
         group.mkdir()
         (group / ("cpu.cfs_quota_us" if group.parent == version1 else "cpu.max")).write_text("10000")
@@ -157,4 +161,11 @@ def test_the_kernels_own_quota_is_found_and_its_stops_are_counted():
         done = subprocess.run([sys.executable, "-c", LIMITED, group], capture_output=True, text=True, check=True)
         assert done.stdout == "0.1 True\n"
     finally:
+        until(lambda: removed(group))
+
+
+def removed(group):
+    """Whether nobody is in it any more."""
+    with contextlib.suppress(OSError):
         group.rmdir()
+    return not group.exists()
