@@ -1,8 +1,8 @@
 # The service and the command line on a Jetson, with JetPack's own TensorRT, CUDA and OpenCV (which has GStreamer).
 # BASE is NVIDIA's image for the JetPack on the device: l4t-jetpack:r36.4.0 for JetPack 6, the one of r38 for JetPack 7.
 #   docker build -f docker/jetson.Dockerfile --build-arg BASE=... -t edgeinfer:jetson .
-#   docker run --rm --runtime nvidia --read-only --tmpfs /tmp -v "$PWD/engines:/models:ro" -p 8000:8000 edgeinfer:jetson \
-#       serve /models/yolov5n --host 0.0.0.0
+#   docker run --rm --init --runtime nvidia --read-only --tmpfs /tmp -v edgeinfer:/var/cache/edgeinfer \
+#       -v "$PWD/engines:/models:ro" -p 8000:8000 edgeinfer:jetson serve /models/yolov5n --host 0.0.0.0
 ARG BASE
 # hadolint ignore=DL3006
 FROM ${BASE}
@@ -11,19 +11,22 @@ FROM ${BASE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv python3-libnvinfer python3-opencv python3-gi gir1.2-gst-plugins-base-1.0 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --groups video --no-create-home --shell /usr/sbin/nologin edgeinfer
+    && useradd --uid 10001 --groups video --no-create-home --shell /usr/sbin/nologin edgeinfer \
+    && install -d -o edgeinfer -g edgeinfer /var/cache/edgeinfer
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY edgeinfer edgeinfer
 COPY export export
 # JetPack's OpenCV is built against NumPy 1
 RUN python3 -m venv --system-site-packages /opt/edgeinfer \
-    && /opt/edgeinfer/bin/pip install --no-cache-dir ".[jetson,serve]" "numpy<2"
+    && /opt/edgeinfer/bin/pip install --no-cache-dir ".[jetson,serve]" "numpy<2" \
+    && /opt/edgeinfer/bin/pip uninstall -y pip
 WORKDIR /
 COPY docker/health.py /opt/edgeinfer/health.py
-ENV PATH="/opt/edgeinfer/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 XDG_CACHE_HOME=/tmp
+ENV PATH="/opt/edgeinfer/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 XDG_CACHE_HOME=/var/cache/edgeinfer
+VOLUME /var/cache/edgeinfer
 USER 10001
 EXPOSE 8000 8001
-HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python3", "/opt/edgeinfer/health.py"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python3", "-IS", "/opt/edgeinfer/health.py"]
 ENTRYPOINT ["edgeinfer"]
 CMD ["--help"]

@@ -7,13 +7,16 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
+from edgeinfer.serve.limits import Limits
 from helpers import bundles
+from helpers.patience import until
+from helpers.service import service
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,14 +63,69 @@ def test_an_image_is_not_root_and_checks_its_health(image):
     assert json.loads(last(image, "ENTRYPOINT")) == ["edgeinfer"]
 
 
-def test_the_health_check_fails_without_a_service(monkeypatch):
+@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
+def test_what_an_image_keeps_lies_in_a_volume_that_is_its_users(image):
+    (kept,) = words(image, "VOLUME")
+    assert f"XDG_CACHE_HOME={kept}" in last(image, "ENV").split()
+    assert f"install -d -o edgeinfer -g edgeinfer {kept}" in " ".join(words(image, "RUN"))
+    assert f"cache:{kept}" in service_of_compose()["volumes"]
+
+
+def healthy(port, **environment):
+    """(exit code, what it says) of the health check, run as the images run it."""
+    env = {**os.environ, "EDGEINFER_PORT": str(port), **environment}
+    line = [
+        sys.executable,
+        *json.loads(last(IMAGES[0], "HEALTHCHECK").partition("CMD ")[2])[1:-1],
+        DOCKER / "health.py",
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, env=env, check=False)
+    return done.returncode, done.stderr
+
+
+def test_the_health_check_fails_without_a_service():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
-        env = {**os.environ, "EDGEINFER_PORT": str(taken.getsockname()[1])}
-        line = [sys.executable, DOCKER / "health.py"]
-        done = subprocess.run(line, capture_output=True, text=True, env=env, check=False)
-    assert done.returncode == 1
-    assert "not ready" in done.stderr
+        code, said = healthy(taken.getsockname()[1])
+    assert (code, "not ready" in said) == (1, True)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 503 Service Unavailable\r\n\r\n", b"200", b"\xff 500", b""])
+def test_the_health_check_fails_where_the_answer_is_not_that_all_is_well(answer):
+    def reply():
+        asking, _ = listening.accept()
+        with asking:
+            asking.recv(1000)
+            asking.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        replying = threading.Thread(target=reply)
+        replying.start()
+        code, said = healthy(listening.getsockname()[1])
+        replying.join()
+    assert (code, "not ready" in said) == (1, True)
+
+
+def test_the_health_check_passes_once_the_service_is_ready_with_tls_or_without(tmp_path):
+    bundle, tls = bundles.classify_bundle(tmp_path / "namer"), ROOT / "tests" / "data" / "tls"
+    with service(bundle) as running:
+        until(lambda: healthy(running.address.rpartition(":")[2]) == (0, ""))
+    with service(bundle, "--tls-cert", tls / "cert.pem", "--tls-key", tls / "key.pem") as running:
+        port = running.address.rpartition(":")[2]
+        until(lambda: healthy(port, EDGEINFER_TLS="1") == (0, ""))
+        assert healthy(port)[0] == 1
+
+
+def service_of_compose():
+    return yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["edgeinfer"]
+
+
+def test_what_stops_the_service_lets_it_finish_what_is_under_way():
+    compose = service_of_compose()
+    # a first process without handlers of its own does not hear of SIGTERM, as Python is while it starts
+    assert compose["init"]
+    (unit,) = re.findall(r"^TimeoutStopSec=(\d+)$", (DOCKER / "edgeinfer.service").read_text(), re.MULTILINE)
+    assert min(int(compose["stop_grace_period"].removesuffix("s")), int(unit)) > Limits().drain
 
 
 def test_compose_and_prometheus_speak_of_the_same_service():
@@ -102,15 +160,15 @@ def test_the_cpu_image_installs_and_serves_as_it_says(tmp_path):
     command = words(image, "RUN")[0].replace("/opt/edgeinfer", str(home))
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(["/bin/sh", "-c", command], cwd=source, check=True, env=env)
+    compiling = [word.replace("/opt/edgeinfer", str(home)) for word in json.loads(last(image, "RUN"))]
+    subprocess.run(compiling, cwd=tmp_path, check=True, env=env)
     bundle = bundles.detect_bundle(tmp_path / "models" / "colors")
     line = [home / "bin" / "edgeinfer", "serve", bundle, "--port", "8187", "--grpc-port", "8188"]
-    check = [home / "bin" / "python", DOCKER / "health.py"]
-    with subprocess.Popen(line, cwd=tmp_path, env=env) as service:
+    check = [home / "bin" / "python", "-IS", DOCKER / "health.py"]
+    asked = {**env, "EDGEINFER_PORT": "8187"}
+    with subprocess.Popen(line, cwd=tmp_path, env=env) as serving:
         try:
-            end = time.monotonic() + 30
-            while subprocess.run(check, env={**env, "EDGEINFER_PORT": "8187"}, check=False).returncode:
-                assert time.monotonic() < end
-                time.sleep(0.2)
+            until(lambda: subprocess.run(check, env=asked, check=False).returncode == 0)
         finally:
-            service.terminate()
-        assert service.wait(30) == 0
+            serving.terminate()
+        assert serving.wait(30) == 0
