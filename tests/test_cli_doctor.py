@@ -1,6 +1,8 @@
 """`edgeinfer doctor` on this machine, and on made-up ones."""
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -179,10 +181,26 @@ def test_no_opencv_is_a_problem(monkeypatch):
 
 
 def test_libraries_of_extras_may_be_absent(monkeypatch):
-    install(monkeypatch, None, tensorrt_cu12="10.9")
+    install(monkeypatch, [], tensorrt_cu12="10.9")
     findings = _libraries.optional()
     assert found(findings, "tensorrt") == [Finding("tensorrt", "ok", "tensorrt-cu12 10.9")]
     assert {finding.state for finding in findings} == {"ok", "note"}
+
+
+def test_a_library_that_is_installed_and_does_not_load_is_a_problem_with_its_reason(monkeypatch, tmp_path):
+    (tmp_path / "tensorrt.py").write_text('raise ImportError("libnvonnxparser.so.11: no such file")')
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    install(monkeypatch, None, tensorrt="11.4")
+    monkeypatch.setattr(_libraries, "probe", probe)
+    (finding,) = found(_libraries.optional(), "tensorrt")
+    assert (finding.state, "libnvonnxparser.so.11" in finding.text) == ("problem", True)
+    assert "install it again" in finding.remedy
+
+
+def test_a_library_that_ends_the_process_that_loads_it_is_a_problem(monkeypatch):
+    install(monkeypatch, None, openvino="2026.0")
+    (finding,) = found(_libraries.optional(), "openvino")
+    assert (finding.state, finding.text) == ("problem", "openvino 2026.0 crashes when it is loaded")
 
 
 def test_a_probe_survives_a_crash():

@@ -15,14 +15,25 @@ OPENCV = (
 )
 ORT_PROBE = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
 CV_PROBE = "import json, cv2; print(json.dumps([cv2.__version__, cv2.__file__, cv2.getBuildInformation()]))"
-# topic, the distributions that give it, what pip is to install
+BACKEND_PROBE = """
+import json
+from edgeinfer import backends
+from edgeinfer.errors import BackendUnavailable
+try:
+    backends.load({backend!r})
+except BackendUnavailable as error:
+    print(json.dumps([str(error), error.hint]))
+else:
+    print("[]")
+"""
+# topic, the distributions that give it, what pip is to install, the backend that it is for
 OPTIONAL = (
-    ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), '"edgeinfer[tensorrt]"'),
-    ("tensorrt-rtx", ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"), '"edgeinfer[rtx]"'),
-    ("cuda-bindings", ("cuda-bindings",), '"edgeinfer[gpu]"'),
-    ("openvino", ("openvino",), '"edgeinfer[openvino]"'),
-    ("onnx", ("onnx",), '"edgeinfer[export]"'),
-    ("loadgen", ("mlcommons-loadgen",), '"edgeinfer[profile]"'),
+    ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), '"edgeinfer[tensorrt]"', "trt"),
+    ("tensorrt-rtx", ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"), '"edgeinfer[rtx]"', "rtx"),
+    ("cuda-bindings", ("cuda-bindings",), '"edgeinfer[gpu]"', ""),
+    ("openvino", ("openvino",), '"edgeinfer[openvino]"', "ov"),
+    ("onnx", ("onnx",), '"edgeinfer[export]"', ""),
+    ("loadgen", ("mlcommons-loadgen",), '"edgeinfer[profile]"', ""),
 )
 
 
@@ -92,12 +103,18 @@ def _gstreamer(reads: list[str], file: str, *, jetson: bool, wheel: bool) -> lis
 
 
 def optional() -> list[Finding]:
-    """What is installed of the libraries of the extras; absence is fine."""
+    """What is installed of the libraries of the extras, and loads; absence is fine."""
     findings = []
-    for topic, names, wanted in OPTIONAL:
-        installed = versions(*names)
-        if installed:
-            findings.append(Finding(topic, OK, ", ".join(f"{name} {one}" for name, one in installed.items())))
-        else:
+    for topic, names, wanted, backend in OPTIONAL:
+        installed = ", ".join(f"{name} {version}" for name, version in versions(*names).items())
+        fault = probe(BACKEND_PROBE.format(backend=backend)) if installed and backend else []
+        if not installed:
             findings.append(Finding(topic, NOTE, "not installed", f"where wanted: pip install {wanted}"))
+        elif fault is None:
+            remedy = f"install it again: pip install --force-reinstall {wanted}"
+            findings.append(Finding(topic, PROBLEM, f"{installed} crashes when it is loaded", remedy))
+        elif fault:
+            findings.append(Finding(topic, PROBLEM, f"{installed}: {fault[0]}", fault[1]))
+        else:
+            findings.append(Finding(topic, OK, installed))
     return findings
