@@ -9,7 +9,8 @@ FROM ${BASE}
 # the releases that belong to the JetPack, whatever they are
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3-venv python3-libnvinfer python3-opencv python3-gi gir1.2-gst-plugins-base-1.0 \
+    && apt-get install -y --no-install-recommends python3-venv python3-libnvinfer python3-opencv \
+       python3-gi gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --groups video --no-create-home --shell /usr/sbin/nologin edgeinfer \
     && install -d -o edgeinfer -g edgeinfer /var/cache/edgeinfer

@@ -71,6 +71,12 @@ def test_what_an_image_keeps_lies_in_a_volume_that_is_its_users(image):
     assert f"cache:{kept}" in service_of_compose()["volumes"]
 
 
+def test_the_jetson_image_has_the_elements_of_camera_pipelines():
+    # appsink and videoconvert; rtspsrc and v4l2src; h264parse and h265parse
+    wanted = {f"gstreamer1.0-plugins-{kind}" for kind in ("base", "good", "bad")}
+    assert wanted <= set(" ".join(words(DOCKER / "jetson.Dockerfile", "RUN")).split())
+
+
 def healthy(port, **environment):
     """(exit code, what it says) of the health check, run as the images run it."""
     env = {**os.environ, "EDGEINFER_PORT": str(port), **environment}
