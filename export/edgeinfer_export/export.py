@@ -13,8 +13,10 @@ import edgeinfer
 from edgeinfer import modeljson
 from edgeinfer.bundle import SPEC_FILE, Bundle, check_writable, sha256_of, writing
 from edgeinfer.errors import ExportError
-from edgeinfer.loading import load
+from edgeinfer.golden import missing
+from edgeinfer.loading import load, with_thresholds
 from edgeinfer.results import Classification
+from edgeinfer.sources import picture
 from edgeinfer.spec import Artifact, Batch, Boxes, Expected, Golden, Size
 from edgeinfer_export import (
     calibration,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from edgeinfer.pipeline import Pipeline
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec
     from edgeinfer_export.gate import Trial
@@ -185,6 +188,8 @@ def write_bundle(
         refused = [trial for trial in trials if not trial.artifact]
         if not artifacts:
             raise _refusal(refused, "")
+        others = [artifact for artifact in artifacts if artifact is not source]
+        golden = _found_by_all(folder, spec, golden, others)
         if source not in artifacts:
             (folder / source.file).unlink()
         _describe(folder, dataclasses.replace(spec, golden=golden), tuple(artifacts))
@@ -254,6 +259,27 @@ def _golden_samples(folder: Path, precision: str) -> tuple[Golden, ...]:
             (folder / name).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
             samples.append(_record(name, pipeline(picture), scores))
     return tuple(samples)
+
+
+def _found_by_all(
+    folder: Path, spec: ModelSpec, golden: tuple[Golden, ...], artifacts: list[Artifact]
+) -> tuple[Golden, ...]:
+    """The samples less what an artifact does not find: the gate admitted it, and no engine made of it is broken for it.
+
+    A sample that would ask for nothing any more is left as it is.
+    """
+    lowest = min((sample.score for sample in golden), default=None) if isinstance(spec.decode, Boxes) else None
+    shown = with_thresholds(spec, conf=lowest, iou=None, limit=None, top=None)
+    for artifact in artifacts:
+        with gate.on_cpu(shown, folder / artifact.file) as pipeline:
+            golden = tuple(_less(folder, sample, pipeline, artifact.precision) for sample in golden)
+    return golden
+
+
+def _less(folder: Path, sample: Golden, pipeline: Pipeline, precision: str) -> Golden:
+    lost = missing(sample, pipeline(picture(folder / sample.image).image), precision)
+    found = tuple(item for item in sample.expect if item not in lost)
+    return dataclasses.replace(sample, expect=found or sample.expect)
 
 
 def _scores(spec: ModelSpec) -> tuple[float, ...]:

@@ -7,7 +7,6 @@ float16, one after another; if half of them do not help, it is refused.
 from __future__ import annotations
 
 import math
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +159,7 @@ class Gate:
             others = {title for other, titles in layers.items() if other != name for title in titles}
             made = forms.make(model, form, ranges, others, islands=False)
             file = self._write(made.model, form)
-            with closing(self._pipeline(file)) as pipeline:
+            with on_cpu(self._spec, file) as pipeline:
                 found[name] = max(self._errors(self._raw(pipeline)).values())
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
@@ -178,14 +177,8 @@ class Gate:
         return Measured(self._errors(outputs), self._drift(outputs), comparison)
 
     def _run(self, file: Path) -> tuple[list[Result | None], Outputs]:
-        with closing(self._pipeline(file)) as pipeline:
+        with on_cpu(self._spec, file) as pipeline:
             return accuracy.predict(pipeline, self._heldout), self._raw(pipeline)
-
-    def _pipeline(self, file: Path) -> Pipeline:
-        """The file on the CPU, whatever it is made for."""
-        device = Device(self._spec)
-        engine = backends.load("ort")(file, self._spec, device)
-        return Pipeline(self._spec, [Lane(device, engine)], backend="ort", artifact=file.name)
 
     def _raw(self, pipeline: Pipeline) -> Outputs:
         found = []
@@ -217,6 +210,13 @@ class Gate:
             error = math.sqrt(lost / size) if size else math.sqrt(lost)
             errors[name] = error if math.isfinite(error) else math.inf
         return errors
+
+
+def on_cpu(spec: ModelSpec, file: Path) -> Pipeline:
+    """The file on the CPU, whatever it is made for."""
+    device = Device(spec)
+    engine = backends.load("ort")(file, spec, device)
+    return Pipeline(spec, [Lane(device, engine)], backend="ort", artifact=file.name)
 
 
 def _activated(raw: NDArray[Any], activation: str) -> NDArray[Any]:

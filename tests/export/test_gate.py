@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeinfer import load
+from edgeinfer import golden, load
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
 from edgeinfer_export import export as exporting
@@ -60,6 +60,19 @@ def others(scenes, tmp_path_factory):
 def run(target, *words, source=SOURCE):
     size = () if "--imgsz" in words else ("--imgsz", SIDE)
     return main(["export", str(source), "-o", str(target), *map(str, (*size, *words))])
+
+
+@pytest.mark.filterwarnings("default")
+def test_golden_samples_ask_of_no_precision_what_it_was_admitted_without(tmp_path, few, monkeypatch):
+    # so strict that int8 does not find all that float32 does
+    monkeypatch.setitem(golden.TOLERANCE, "int8", (0.02, 0.9))
+    words = ("--imgsz", 224, "--precision", "fp32,int8", "--calibrate", few, "--few-calibration-images", "--budget", 99)
+    assert run(tmp_path / "b", *words) == 0
+    assert main(["verify", str(tmp_path / "b")]) == 0
+    assert run(tmp_path / "exact", "--imgsz", 224) == 0
+    asked, found = (Bundle.open(tmp_path / name).spec.golden for name in ("b", "exact"))
+    assert all(set(one.expect) <= set(other.expect) for one, other in zip(asked, found, strict=True))
+    assert 0 < sum(len(one.expect) for one in asked) < sum(len(one.expect) for one in found)
 
 
 @pytest.mark.filterwarnings("default")
