@@ -9,6 +9,7 @@ import pkgutil
 import sys
 import traceback
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from edgeinfer.cli import _ending
@@ -83,9 +84,10 @@ def _settle(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def verbs() -> list[str]:
+@lru_cache(maxsize=1)
+def verbs() -> tuple[str, ...]:
     """Every verb there is a file for."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return tuple(sorted(one.name for one in pkgutil.iter_modules(__path__) if not one.name.startswith("_")))
 
 
 def _dispatch(argv: Sequence[str] | None) -> int:
