@@ -6,6 +6,7 @@ each period, a tenth of a second as a rule. Files and units: cgroup-v2.rst and s
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -39,9 +40,13 @@ def here(root: Path = ROOT) -> Quota | None:
 
 
 def threads() -> int:
-    """How many may be busy all the time; 0 if the quota leaves every core, or there is none."""
+    """As many as the quota has CPUs; 0 if there is none, or it leaves every core.
+
+    A part of a CPU counts as one: with 1.5 CPUs two threads are done sooner than one, also with the stops they meet.
+    """
     quota = here()
-    return max(1, int(quota.cpus)) if quota and quota.cpus < machine.cores() else 0
+    count = math.ceil(quota.cpus) if quota else 0
+    return count if count < machine.cores() else 0
 
 
 def cores(root: Path = ROOT) -> str:

@@ -106,15 +106,15 @@ def test_without_a_quota_there_is_no_such_field(tree):
 
 
 @pytest.mark.parametrize(
-    ("cores", "cpus", "threads"), [(8, 2.5, 2), (8, 0.3, 1), (2, 2.0, 0), (2, 4.0, 0), (8, None, 0)]
+    ("cores", "cpus", "threads"), [(8, 2.0, 2), (8, 2.5, 3), (8, 0.3, 1), (2, 1.5, 0), (2, 4.0, 0), (8, None, 0)]
 )
-def test_threads_are_those_that_a_quota_lets_be_busy_all_the_time(monkeypatch, cores, cpus, threads):
+def test_there_are_as_many_threads_as_a_quota_has_cpus(monkeypatch, cores, cpus, threads):
     monkeypatch.setattr(machine, "cores", lambda: cores)
     monkeypatch.setattr(quota, "here", lambda *_: cpus and quota.Quota(cpus, Path("none")))
     assert quota.threads() == threads
 
 
-@pytest.mark.parametrize(("asked", "taken"), [(0, 3), (2, 2)])
+@pytest.mark.parametrize(("asked", "taken"), [(0, 4), (2, 2)])
 def test_a_model_takes_the_threads_of_the_quota_unless_it_is_told_how_many(detector, monkeypatch, asked, taken):
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(quota, "here", lambda *_: quota.Quota(3.5, Path("none")))
