@@ -93,8 +93,6 @@ class Plan:
 
 def fingerprint(gpu: int | None = None) -> dict[str, str]:
     """What a plan is tied to besides the bundle: the processor, the GPU and its driver, versions of libraries."""
-    from importlib import metadata
-
     facts = {
         "edgeinfer": edgeinfer.__version__,
         "processor": machine.cpu(),
@@ -110,12 +108,7 @@ def fingerprint(gpu: int | None = None) -> dict[str, str]:
             facts["gpu"] = f"{found.name}, sm {found.sm}, driver for CUDA {found.cuda}"
         except EdgeInferError as error:
             facts["gpu"] = f"none: {error}"
-    for name in LIBRARIES:
-        try:
-            facts[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return facts
+    return {**facts, **machine.versions(*LIBRARIES)}
 
 
 def path(bundle: Bundle, gpu: int | None = None) -> Path:

@@ -36,7 +36,7 @@ def add_way(group: argparse._ArgumentGroup) -> None:
         type=_limits.count,
         default=0,
         metavar="N",
-        help="CPU threads (default: the backend's choice, or what a CPU quota leaves)",
+        help="CPU threads (default: the backend's choice, or as many as a CPU quota has)",
     )
 
 

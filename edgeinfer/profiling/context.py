@@ -52,7 +52,7 @@ def describe(bundle: Bundle, gpu: int = 0, root: Path = ROOT) -> dict[str, Any]:
 
 def place(facts: dict[str, Any]) -> list[str]:
     """What a context's `device` is called: board, GPU, processor, cores and quota, as far as there are any."""
-    limit = facts.get("quota_cpus")  # reports before 0.1.0 have none
+    limit = facts.get("quota_cpus")  # reports made before there was this field have none
     named = [facts["board"], facts["gpu"], facts["cpu"], f"{facts['cores']} cores", limit and f"quota {limit:g}"]
     return [name for name in named if name]
 
