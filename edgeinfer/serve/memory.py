@@ -12,15 +12,16 @@ if TYPE_CHECKING:
 
 
 class Memory:
-    """Bytes of all requests under way, whichever protocol they came by: at most `most`."""
+    """Bytes of all requests under way, whichever protocol they came by: at most `most`. `uses` counts requests."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._held = most, 0
+        self._most, self._held, self.uses = most, 0, 0
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
         """One request's share: each call takes more bytes, Refusal if there is no room; the end gives them back."""
         taken = 0
+        self.uses += 1
 
         def take(size: int) -> None:
             nonlocal taken

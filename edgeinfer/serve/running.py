@@ -19,6 +19,7 @@ from edgeinfer.serve import notify, web
 from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.connections import prompt
 from edgeinfer.serve.guard import crowded
+from edgeinfer.serve.heap import Heap
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.refusals import Refusal
 from edgeinfer.serve.repository import Repository
@@ -199,12 +200,14 @@ class Running:
             LOG.exception("the folders cannot be looked at")
 
     async def _keep_well(self) -> None:
-        """Test again what is suspect."""
+        """Test again what is suspect; give back memory that nothing asks for any more."""
+        heap = Heap()
         while True:
             for found in self._repository.served():
                 if found.version.station.suspect:
                     await self._test(found)
             self.service.cameras.note()
+            heap.look(self.service.memory.uses)
             await asyncio.sleep(CHECK_S)
 
     async def _test(self, found: Found) -> None:

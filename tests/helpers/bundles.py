@@ -77,22 +77,22 @@ def detect_bundle(folder: Path) -> Path:
     return _write(folder, spec, nodes, constants, expect)
 
 
-def classify_bundle(folder: Path, batch=1) -> Path:
-    """Write a classifier into `folder`; `batch` may be a `Batch`."""
+def classify_bundle(folder: Path, batch=1, side=SIDE) -> Path:
+    """Write a classifier of pictures `side` pixels wide and high into `folder`; `batch` may be a `Batch`."""
     nodes = [
         helper.make_node("ReduceMean", ["images"], ["color"], axes=[2, 3], keepdims=0),
         helper.make_node("Mul", ["color", "ten"], ["logits"]),
     ]
-    return _write(folder, _classifier(batch), nodes, {"ten": np.float32(10)}, Expected(0, 0.9999))
+    return _write(folder, _classifier(batch, side), nodes, {"ten": np.float32(10)}, Expected(0, 0.9999))
 
 
-def _classifier(batch=1):
+def _classifier(batch=1, side=SIDE):
     return ModelSpec(
         name="colors-classify",
         task="classify",
-        inputs=(TensorSpec("images", (batch, 3, SIDE, SIDE)),),
+        inputs=(TensorSpec("images", (batch, 3, side, side)),),
         outputs=(TensorSpec("logits", (batch, len(COLORS))),),
-        preprocess=Preprocess(Size(SIDE, SIDE), fit="resize-crop", resize=SIDE),
+        preprocess=Preprocess(Size(side, side), fit="resize-crop", resize=side),
         decode=TopK(2),
         labels=COLORS,
     )

@@ -1,0 +1,94 @@
+"""Freed memory that stays for the next request, and goes back to the system when none comes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_client
+
+from edgeinfer.serve import heap
+from edgeinfer.serve.heap import IDLE_S, Heap
+from helpers import bundles
+from helpers.service import service
+
+glibc = pytest.mark.skipif(not heap._glibc(), reason="this C library's heap has no settings")
+
+# page faults of taking, filling and freeing 16 MiB: at first, once they were freed, and after so many idle seconds
+FAULTS = """
+import ctypes, json, resource, sys
+from edgeinfer.serve.heap import Heap
+library, now, size = ctypes.CDLL(None), [0.0], 16 << 20
+library.malloc.restype = ctypes.c_void_p
+library.free.argtypes = [ctypes.c_void_p]
+library.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = library.malloc(size)
+    library.memset(block, 1, size)
+    library.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+heap = Heap(clock=lambda: now[0])
+first, kept = faults(), faults()
+heap.look(2)
+now[0] = float(sys.argv[1])
+heap.look(2)
+print(json.dumps([first, kept, faults()]))
+"""
+PAGES = (16 << 20) // os.sysconf("SC_PAGESIZE")
+
+
+def faults(idle_s, **environment):
+    line = [sys.executable, "-c", FAULTS, str(idle_s)]
+    done = subprocess.run(line, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+    return json.loads(done.stdout)
+
+
+@glibc
+def test_freed_blocks_are_kept_until_the_heap_was_idle():
+    first, kept, soon = faults(IDLE_S - 0.5)
+    assert first > 0.9 * PAGES
+    assert max(kept, soon) < 0.1 * PAGES
+    _, kept, late = faults(IDLE_S)
+    assert kept < 0.1 * PAGES
+    assert late > 0.9 * PAGES
+
+
+@glibc
+def test_who_set_the_heap_for_themselves_is_heeded():
+    _, freed, _ = faults(0, MALLOC_MMAP_THRESHOLD_="65536")
+    assert freed > 0.9 * PAGES
+
+
+def test_memory_is_given_back_once_after_each_time_of_use():
+    now, given = [0.0], []
+    one = Heap(clock=lambda: now[0])
+    one._library = type("Library", (), {"malloc_trim": lambda _, pad: given.append((now[0], pad))})()
+    for now[0], uses in ((0, 0), (50, 0), (51, 1), (60, 2), (69, 2), (71, 2), (90, 2), (91, 3), (99, 3), (110, 3)):
+        one.look(uses)
+    assert given == [(71, 0), (110, 0)]
+
+
+@glibc
+def test_requests_of_megabytes_take_no_new_memory_from_the_system(tmp_path):
+    bundle = bundles.classify_bundle(tmp_path / "wide", side=640)
+    array = np.zeros((1, 3, 640, 640), np.float32)
+    given = grpc_client.InferInput("images", list(array.shape), "FP32")
+    given.set_data_from_numpy(array)
+    with service(bundle) as running, grpc_client.InferenceServerClient(running.grpc) as client:
+
+        def faults():
+            fields = Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(")")[2].split()
+            return int(fields[7])
+
+        # each thread that gRPC reads with has a heap of its own
+        for _ in range(40):
+            client.infer("wide", [given])
+        before = faults()
+        for _ in range(20):
+            client.infer("wide", [given])
+        # fewer pages than the requests fill when they are written once, and they are copied on their way
+        assert faults() - before < 20 * array.nbytes / os.sysconf("SC_PAGESIZE")
