@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgeinfer_export import nearest
 from edgeinfer_export.placement import Net
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class _Quantizing:
         graph.node.extend(self._nodes)
         graph.initializer.extend(one for one in source.graph.initializer if one.name in read)
         graph.initializer.extend(self._constants.values())
+        if self._flavor == "cpu":
+            nearest.copied(model, self._points)
         return model
 
     def _add(self, node: Any) -> None:
