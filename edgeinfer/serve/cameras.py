@@ -208,12 +208,17 @@ class Cameras:
         return self._cameras[name]
 
     def start(self, service: Service, ages: Any) -> None:
-        """Follow every camera; UsageError if one asks for a model that is not served. `ages` has labels."""
+        """Follow every camera; UsageError if one asks for a model that is not served. `ages` has labels.
+
+        Where there is no model yet, a camera waits for the one it asks for.
+        """
         models = list(service.repository.models)
         for mount in self._mounts:
-            if mount.model not in ("", *models) or (not mount.model and len(models) != 1):
+            known = mount.model in models or not models if mount.model else len(models) == 1
+            if not known:
                 told = f"model {mount.model!r} is not served" if mount.model else "which model shall look?"
-                hint = f"--camera {mount.name}@{models[0]}=..., one of {', '.join(models)}"
+                one_of = f", one of {', '.join(models)}" if models else ""
+                hint = f"--camera {mount.name}@{models[0] if models else 'MODEL'}=...{one_of}"
                 raise UsageError(f"camera {mount.name}: {told}", hint=hint)
         self._heard = time.monotonic() + GRACE_S
         self.gallery = Gallery(service.limits.viewers, service.off_loop)

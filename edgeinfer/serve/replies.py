@@ -44,9 +44,9 @@ def refused(error: Refusal) -> JSONResponse:
     return JSONResponse({"error": str(error)}, error.kind.http, headers)
 
 
-def health(well: bool, word: str) -> Response:
-    """503 if it is not well."""
-    return JSONResponse({word: well}, 200 if well else 503)
+def health(well: bool, word: str, reason: str = "") -> Response:
+    """503 if it is not well, with the reason if there is one to tell."""
+    return JSONResponse({word: well, **({"reason": reason} if reason else {})}, 200 if well else 503)
 
 
 def fresh(record: Any, status: int = 200) -> Response:

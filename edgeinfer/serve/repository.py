@@ -95,6 +95,11 @@ class Repository:
         for folder in self._shelves.bundles():
             self._add(folder)
 
+    @property
+    def empty(self) -> list[Path]:
+        """Folders that were named and hold no bundle yet."""
+        return self._shelves.empty
+
     def _add(self, folder: Path) -> None:
         """Have a model of this folder, which is yet to be loaded. UsageError if another is called the same."""
         model = Model(folder, self._options.classify)
@@ -106,10 +111,14 @@ class Repository:
 
     def model(self, name: str) -> Model:
         """The model, whichever face is named. Refusal if there is none."""
-        plain = name[: -len(IMAGE)] if name.endswith(IMAGE) and name not in self.models else name
-        if plain not in self.models:
+        model = self._known(name)
+        if not model:
             raise Refusal(NOT_FOUND, f"model {name[:100]!r} is not served here")
-        return self.models[plain]
+        return model
+
+    def _known(self, name: str) -> Model | None:
+        plain = name[: -len(IMAGE)] if name.endswith(IMAGE) and name not in self.models else name
+        return self.models.get(plain)
 
     def find(self, name: str, version: str = "") -> Found:
         """The served version behind this name. Refusal if there is none."""
@@ -141,7 +150,13 @@ class Repository:
         return rows
 
     async def load(self, name: str) -> None:
-        """Open the folder beside the running version, test it, and switch; Refusal keeps the running one."""
+        """Open the folder beside the running version, test it, and switch; Refusal keeps the running one.
+
+        The folder may have come since the shelves were looked at.
+        """
+        if not self._known(name):
+            async with self._looking:
+                await self._meet()
         model = self.model(name)
         async with model.lock:
             if not model.current:

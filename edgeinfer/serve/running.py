@@ -84,8 +84,10 @@ class Running:
         watch_s: float = 0,
         told: Callable[[str], None] = print,
     ) -> None:
-        self._limits, self._ports, self._guard = limits, ports, guard
+        self._paths, self._limits, self._ports, self._guard = paths, limits, ports, guard
         self._watch_s, self._told = watch_s, told
+        # models may come later; a folder that is not there is more likely a slip of the pen
+        self._patient = bool(watch_s or guard.managed) and all(path.is_dir() for path in paths)
         self._repository, self._classify = Repository(paths, options, limits), options.classify
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
@@ -157,8 +159,13 @@ class Running:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._background.append(asyncio.ensure_future(self._reload())))
 
     async def _load(self) -> None:
-        """Open every model; what is refused is told and left out, but something must be served, unless it is to end."""
-        reasons = []
+        """Open every model; what is refused is told and left out.
+
+        Something must be served, unless it is to end, or models may come later.
+        """
+        reasons = [f"{folder} holds no bundle" for folder in self._repository.empty]
+        for reason in reasons:
+            LOG.warning("%s", reason)
         for name in list(self._repository.models):
             if self._stop.is_set():
                 return
@@ -169,7 +176,7 @@ class Running:
         served = [found.version for found in self._repository.served()]
         if self._classify and served and not reasons and not any(version.inspects for version in served):
             raise UsageError("--classify says more of boxes, and none of these models finds any")
-        if not served:
+        if not served and not self._patient:
             raise ServiceError(f"no model can be served: {'; '.join(reasons)}", hint="edgeinfer verify says more")
         self.service.ready = True
 
@@ -178,8 +185,13 @@ class Running:
         shown = f"[{host}]" if ":" in host else host
         also = f", gRPC on {shown}:{rpc.port}" if rpc else ""
         names = ", ".join(dict.fromkeys(found.model.name for found in self._repository.served()))
-        self._told(f"serving {names} on {'https' if secure else 'http'}://{shown}:{port}{also}")
+        what = names or f"nothing yet, {self._awaited()}"
+        self._told(f"serving {what} on {'https' if secure else 'http'}://{shown}:{port}{also}")
         notify.say("READY=1")
+
+    def _awaited(self) -> str:
+        folders = ", ".join(map(str, self._paths))
+        return f"watching {folders}" if self._watch_s else f"loading from {folders} what requests ask for"
 
     async def _reload(self) -> None:
         notify.say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")

@@ -146,7 +146,15 @@ class Service:
 
     def is_ready(self) -> bool:
         """Whether the start is over and something sound is served."""
-        return self.ready and bool(self.repository.served()) and self.live()
+        return not self.why_unready()
+
+    def why_unready(self) -> str:
+        """What is in the way of requests; empty if nothing is. Anybody may hear it: it names no model."""
+        if not self.ready:
+            return "the service is starting or ending"
+        if not self.repository.served():
+            return "no model is loaded"
+        return "" if self.live() else "a model is stuck, or fails its self-test"
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """Whether this model would answer. Refusal for one that is not served here at all."""

@@ -13,16 +13,24 @@ if TYPE_CHECKING:
 
 
 class Shelves:
-    """Each path is a bundle, or a shelf of them if it holds some now; which of both it is stays so."""
+    """Each path is a bundle, or a shelf of bundles, whichever is seen first; which of both it is stays so.
+
+    Neither is a folder that holds none yet.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         # a link keeps its own name: what it leads to may be exchanged under it
         self._paths = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
-        self._shelves = {path for path in self._paths if not (path / SPEC_FILE).exists() and _standing(path)}
+        self._shelves: set[Path] = set()
+        self.empty = self._paths  # folders that hold no bundle yet
 
     def bundles(self) -> list[Path]:
         """The folders of all bundles, as they stand now; those that were named whether they are there or not."""
-        return [one for path in self._paths for one in (_standing(path) if path in self._shelves else [path])]
+        coming = {path for path in self.empty if path.is_dir() and not (path / SPEC_FILE).exists()}
+        self._shelves |= {path for path in coming if _standing(path)}
+        self.empty = [path for path in self.empty if path in coming - self._shelves]
+        bundles = (path for path in self._paths if path not in self.empty)
+        return [one for path in bundles for one in (_standing(path) if path in self._shelves else [path])]
 
     def lacks(self, bundle: Path) -> bool:
         """Whether the bundle was taken from its shelf, and others were left there.

@@ -88,7 +88,7 @@ class Web:
         return health(self._service.live(), "live")
 
     async def ready(self, _: Request) -> Response:
-        return health(self._service.is_ready(), "ready")
+        return health(self._service.is_ready(), "ready", self._service.why_unready())
 
     async def model_ready(self, request: Request) -> Response:
         return health(self._service.model_ready(*_model(request)), "ready")

@@ -39,7 +39,11 @@ async function asked(path, options) {
 }
 
 async function look(file) {
-  if (!file || !at("model").value) return;
+  if (!file) return;
+  if (!at("model").value) {
+    say("no model is loaded", true);
+    return;
+  }
   say("looking");
   try {
     const drawable = createImageBitmap(file);
@@ -127,6 +131,12 @@ function tell(about) {
   const chosen = at("model").value, names = about.models.filter((one) => one.version).map((one) => one.name);
   if ([...at("model").options].map((one) => one.value).join("\n") !== names.join("\n")) {
     at("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+  }
+  if (!about.models.length) {
+    const row = element("tr");
+    element("td", "none yet", row);
+    at("models").replaceChildren(row);
+    return;
   }
   at("models").replaceChildren(...about.models.map((one) => {
     const row = element("tr"), cell = element("td", one.name, row);
