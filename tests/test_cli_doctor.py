@@ -76,7 +76,7 @@ def test_an_arm_processor_is_named_by_its_board(root):
 
 def test_memory_in_short_supply_is_a_note(root):
     (finding,) = _machine.memory(root({"proc/meminfo": "MemTotal: 4000000 kB\nMemAvailable: 500000 kB\n"}))
-    assert (finding.state, finding.text) == ("note", "4.0 GB, 0.5 GB of it free")
+    assert (finding.state, finding.text) == ("note", "4.1 GB, 0.5 GB of it free")
 
 
 def test_gpus_are_listed_by_nvidia_smi(root, monkeypatch):

@@ -1,4 +1,4 @@
-"""CPU quotas of control groups: found wherever they are kept, and heeded."""
+"""CPU quotas and memory limits of control groups: found wherever they are kept, and heeded."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import edgeinfer
-from edgeinfer import machine, plans, quota
+from edgeinfer import cli, machine, plans, quota
 from edgeinfer.bundle import Bundle
-from edgeinfer.cli._machine import processor
+from edgeinfer.cli._machine import memory, processor
 from edgeinfer.profiling import context
 from edgeinfer.profiling.sensors import linux
 from helpers.patience import until
@@ -73,6 +73,71 @@ TREES = {
 }
 
 
+MEMORY = "MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n"
+NO_LIMIT = (0, 0, 4096_000_000)
+# the files; the limit, the room in it, and what the process can still have, in bytes
+MEMORIES = {
+    "a container of version 2, where pages of files make room": (
+        {
+            "proc/self/cgroup": "0::/\n",
+            f"{GROUPS}/memory.max": "2000000000\n",
+            f"{GROUPS}/memory.current": "1500000000\n",
+            f"{GROUPS}/memory.stat": "anon 1\ninactive_file 700000000\n",
+        },
+        (2_000_000_000, 1_200_000_000, 1_200_000_000),
+    ),
+    "a unit within a slice that has less room": (
+        {
+            "proc/self/cgroup": "0::/edge.slice/edgeinfer.service\n",
+            f"{GROUPS}/edge.slice/memory.max": "3000000000\n",
+            f"{GROUPS}/edge.slice/memory.current": "2900000000\n",
+            f"{GROUPS}/edge.slice/edgeinfer.service/memory.max": "2000000000\n",
+            f"{GROUPS}/edge.slice/edgeinfer.service/memory.current": "500000000\n",
+        },
+        (2_000_000_000, 100_000_000, 100_000_000),
+    ),
+    "a soft limit below the hard one": (
+        {
+            "proc/self/cgroup": "0::/x\n",
+            f"{GROUPS}/x/memory.max": "3000000000\n",
+            f"{GROUPS}/x/memory.high": "1000000000\n",
+            f"{GROUPS}/x/memory.current": "1200000000\n",
+        },
+        (1_000_000_000, 0, 0),
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": V1,
+            f"{GROUPS}/memory/docker/abc/memory.limit_in_bytes": "1000000000\n",
+            f"{GROUPS}/memory/docker/abc/memory.usage_in_bytes": "600000000\n",
+            f"{GROUPS}/memory/docker/abc/memory.stat": "inactive_file 5\ntotal_inactive_file 100000000\n",
+            f"{GROUPS}/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            f"{GROUPS}/memory/memory.usage_in_bytes": "900000000\n",
+        },
+        (1_000_000_000, 500_000_000, 500_000_000),
+    ),
+    "a host's path seen from inside, version 1": (
+        {
+            "proc/self/cgroup": V1,
+            f"{GROUPS}/memory/memory.limit_in_bytes": "6000000000\n",
+            f"{GROUPS}/memory/memory.usage_in_bytes": "1000000000\n",
+        },
+        (6_000_000_000, 5_000_000_000, 4096_000_000),
+    ),
+    "no limit of version 2": (
+        {"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": "max\n", f"{GROUPS}/memory.current": "1\n"},
+        NO_LIMIT,
+    ),
+    "more than the machine has": (
+        {"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": "9000000000\n", f"{GROUPS}/memory.current": "1\n"},
+        NO_LIMIT,
+    ),
+    "a limit of the processor's group alone": ({**TREES["version 1"][0]}, NO_LIMIT),
+    "no control groups": ({}, NO_LIMIT),
+    "nonsense": ({"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": "-1 2 x\n"}, NO_LIMIT),
+}
+
+
 @pytest.fixture
 def tree(tmp_path):
     """A root with these files."""
@@ -91,6 +156,36 @@ def test_the_tightest_quota_is_found_wherever_it_is_kept(tree, name):
     files, cpus = TREES[name]
     found = quota.here(tree(files))
     assert (found and found.cpus) == cpus
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_the_tightest_limit_of_memory_and_the_room_in_it_are_found(tree, name):
+    files, expected = MEMORIES[name]
+    found = quota.memory(tree({"proc/meminfo": MEMORY, **files}))
+    assert (found.limit, found.room, found.free) == expected
+    assert (found.total, found.available) == (8192_000_000, 4096_000_000)
+
+
+def test_a_machine_that_does_not_tell_its_memory_has_none_that_is_known(tree):
+    assert quota.memory(tree(MEMORIES["version 1"][0])) is None
+
+
+def test_doctor_and_profiles_tell_the_limit_of_memory(tree, detector):
+    root = tree({"proc/meminfo": MEMORY, **MEMORIES["version 1"][0]})
+    (told,) = memory(root)
+    assert told.text == "8.2 GB, 4.1 GB of it free; limited to 1.0 GB, 0.5 GB of it free"
+    assert (told.state, "limit" in told.remedy) == ("note", True)
+    facts = context.describe(Bundle.open(detector), root=root)["device"]
+    assert (facts["memory_mb"], facts["memory_limit_mb"]) == (8192, 1000)
+    assert linux.Probe(root).read()["memory.available_mb"] == 500
+
+
+@pytest.mark.parametrize(("room", "told"), [(100_000_000, True), (150_000_000, False)])
+def test_info_tells_where_a_bundle_is_likely_to_need_more_than_the_limit(detector, monkeypatch, capsys, room, told):
+    monkeypatch.setattr(quota, "memory", lambda: quota.Memory(8 << 30, 4 << 30, 200_000_000, room))
+    assert cli.main(["info", str(detector)]) == 0
+    line = "memory: it needs about 100.0 MB, and 100.0 MB is free, of a limit of 200.0 MB"
+    assert (line in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize(("line", "seconds"), [("throttled_usec 2500000", 2.5), ("throttled_time 2500000000", 2.5)])

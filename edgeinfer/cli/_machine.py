@@ -14,6 +14,7 @@ from edgeinfer.errors import BackendUnavailable
 X86_FLAGS = ("avx2", "f16c", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 ARM_FLAGS = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
 ROOT = Path("/")
+LITTLE = 1e9  # bytes of memory
 
 
 def text(path: Path) -> str:
@@ -42,14 +43,18 @@ def processor(root: Path = ROOT) -> list[Finding]:
 
 
 def memory(root: Path = ROOT) -> list[Finding]:
-    table = text(root / "proc/meminfo")
-    sizes = [int(_field(table, name).partition(" ")[0] or 0) / 1e6 for name in ("MemTotal", "MemAvailable")]
-    if not sizes[0]:
+    """What the machine has, and what the process's control groups let it have of that."""
+    found = quota.memory(root)
+    if not found:
         return []
-    facts = f"{sizes[0]:.1f} GB, {sizes[1]:.1f} GB of it free"
-    if sizes[1] < 1:
-        return [Finding("memory", NOTE, facts, "close other programs before large models")]
-    return [Finding("memory", OK, facts)]
+    facts = f"{found.total / 1e9:.1f} GB, {found.available / 1e9:.1f} GB of it free"
+    if found.limit:
+        facts += f"; limited to {found.limit / 1e9:.1f} GB, {found.room / 1e9:.1f} GB of it free"
+    if found.free >= LITTLE:
+        return [Finding("memory", OK, facts)]
+    limits = found.limit and found.room < found.available
+    remedy = "raise the container's or unit's limit" if limits else "close other programs"
+    return [Finding("memory", NOTE, facts, f"{remedy} before large models")]
 
 
 def system(root: Path = ROOT) -> list[Finding]:

@@ -23,6 +23,8 @@ EXAMPLE = """\
 edgeinfer info engines/yolov5s
 edgeinfer info engines/yolov5s --json | jq .ladder"""
 NO_GOLDEN = "none: the engine came without its ONNX, so only its hash can be verified"
+# a process's memory for a byte of a model's file, and besides: no more than ONNX Runtime and OpenVINO were seen to take
+WEIGHTS, BASE = 2, 100_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +136,7 @@ def _page(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> str:
     parts = [f"{spec.name} ({bundle.path})", _tables.table(facts), "\nartifacts", _tables.table(files, right=[3])]
     parts += _planned(kept, bundle)
     parts += ["\non this machine, best first", _tables.table(steps or [("nothing",)]), *_advice(bundle, rungs)]
+    parts += _tight(bundle, running)
     return "\n".join(parts)
 
 
@@ -146,6 +149,20 @@ def _advice(bundle: Bundle, rungs: list[Rung]) -> list[str]:
     if not able or any(rung.exact for rung in compiled):
         return []
     return [f"\nfor an engine made for this GPU: edgeinfer build {bundle.path} --compile {able[0]}"]
+
+
+def _tight(bundle: Bundle, running: Rung | None) -> list[str]:
+    """Whether what would run is likely to need more memory than this process can have."""
+    from edgeinfer import quota
+
+    memory, path = quota.memory(), bundle.path / _name(running) if running else bundle.path
+    if not memory or not path.is_file():
+        return []
+    need = BASE + WEIGHTS * path.stat().st_size
+    if need <= memory.free:
+        return []
+    limit = f", of a limit of {_tables.size(memory.limit)}" if memory.limit else ""
+    return [f"\nmemory: it needs about {_tables.size(need)}, and {_tables.size(memory.free)} is free{limit}"]
 
 
 def _facts(spec: ModelSpec) -> list[tuple[str, str]]:

@@ -62,13 +62,14 @@ def _device(ordinal: int, root: Path) -> dict[str, Any]:
     model = re.search(r"^model name\s*:\s*(.*)$", table, re.MULTILINE)
     board = _text(root / "proc/device-tree/model")
     gpu = nvml.facts(ordinal) or _cuda(ordinal)
-    size = re.search(r"^MemTotal:\s*(\d+)", _text(root / "proc/meminfo"), re.MULTILINE)
+    memory = quota.memory(root)
     return {
         "board": board or None,
         "cpu": model[1] if model else platform.processor() or platform.machine(),
         "cores": machine.cores(),
         "quota_cpus": limit.cpus if limit else None,
-        "memory_mb": round(int(size[1]) * 1024 / 1e6) if size else None,
+        "memory_mb": round(memory.total / 1e6) if memory else None,
+        "memory_limit_mb": round(memory.limit / 1e6) if memory and memory.limit else None,
         "gpu": gpu.get("gpu"),
         "driver": gpu.get("driver"),
     }

@@ -92,10 +92,10 @@ class Probe:
 
     def _memory(self) -> dict[str, float]:
         fields = {}
-        available = _table(self._root / "proc/meminfo").get("MemAvailable")
+        memory = quota.memory(self._root)
         pages = _table(self._root / "proc/vmstat")
-        if available is not None:
-            fields["memory.available_mb"] = available * 1024 / 1e6
+        if memory:
+            fields["memory.available_mb"] = memory.free / 1e6
         if "pswpin" in pages:
             fields["memory.swapped_pages"] = float(pages["pswpin"] + pages["pswpout"])
         with suppress(OSError, IndexError, ValueError):
