@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SINK = "edgeinfer"
+ELEMENTS = ("appsink", "videoconvert")  # that every pipeline needs
+PACKAGES = "python3-gi gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base"
+HINT = f"apt install {PACKAGES}, in a venv with --system-site-packages"
 LOOK_NS = 100_000_000  # how often a pipeline that gives no frame is asked whether it has failed
 # what is put after a pipeline that has no appsink of its own
 ENDING = f"! videoconvert ! video/x-raw,format=BGR ! appsink name={SINK} sync=false max-buffers=2"
@@ -32,11 +35,25 @@ class Sample(NamedTuple):
 
 def available() -> bool:
     """Whether PyGObject and GStreamer are here."""
+    return not fault()
+
+
+def fault() -> str:
+    """Why PyGObject plays no pipelines here; empty if it does."""
     try:
-        _library()
-    except (ImportError, ValueError):
-        return False
-    return True
+        gst, _ = _library()
+    except ModuleNotFoundError:
+        return "PyGObject is not here"
+    except (ImportError, ValueError) as error:
+        return f"PyGObject: {error}"
+    lacking = [name for name in ELEMENTS if not gst.ElementFactory.find(name)]
+    return f"GStreamer has no {' and no '.join(lacking)}" if lacking else ""
+
+
+def release() -> str:
+    """What plays pipelines, where nothing is at fault: `GStreamer 1.22.0`."""
+    gst, _ = _library()
+    return str(gst.version_string())
 
 
 def _library() -> tuple[Any, Any]:

@@ -276,8 +276,8 @@ def _need_gstreamer(shown: str) -> None:
 
     if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
         raise SourceError(
-            f"{shown} needs PyGObject, or an OpenCV with GStreamer: neither is here",
-            hint="apt install python3-gi gir1.2-gst-plugins-base-1.0, in a venv with --system-site-packages",
+            f"{shown} needs PyGObject, or an OpenCV with GStreamer: {gstreamer.fault()}, and OpenCV has none",
+            hint=gstreamer.HINT,
         )
 
 

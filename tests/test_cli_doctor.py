@@ -162,22 +162,46 @@ BUILT = "  Video I/O:\n    FFMPEG:                      YES\n    GStreamer:     
 
 def test_two_opencv_wheels_are_a_problem(monkeypatch):
     install(monkeypatch, ["4.10", "/cv2.so", BUILT], opencv_python="4.10", opencv_python_headless="4.10")
-    problem, loaded, note = _libraries.opencv()
+    monkeypatch.setattr(_libraries, "_pipelines", lambda *_, **__: [])
+    problem, loaded = _libraries.opencv()
     assert problem.remedy.startswith("pip uninstall -y opencv-python opencv-python-headless && ")
     assert loaded.text == "4.10, videos by FFMPEG"
-    assert "GStreamer" in note.text
 
 
-def test_a_wheel_that_shadows_jetpacks_opencv_is_a_problem(monkeypatch):
-    install(monkeypatch, ["4.10", "/cv2.so", BUILT], opencv_python="4.10")
-    monkeypatch.setattr(_machine, "jetson_release", lambda: "R36")
-    assert [finding.state for finding in _libraries.opencv()] == ["ok", "problem"]
+GONE = "PyGObject is not here"
+
+
+@pytest.mark.parametrize("fault", ["", GONE])
+@pytest.mark.parametrize("opencv", ["YES", "NO", "shadows JetPack's", None])
+def test_what_plays_gst_sources_is_told_for_each_combination(monkeypatch, fault, opencv):
+    built = BUILT.replace("GStreamer:                   NO", f"GStreamer: {'YES' if opencv == 'YES' else 'NO'}")
+    answers = {_libraries.CV_PROBE: ["4.10", "/cv2.so", built] if opencv else None}
+    answers[_libraries.GST_PROBE] = [fault, "" if fault else "GStreamer 1.22.0"]
+    install(monkeypatch, None, opencv_python="4.10")
+    monkeypatch.setattr(_libraries, "probe", answers.get)
+    monkeypatch.setattr(_machine, "jetson_release", lambda: "R36" if opencv == "shadows JetPack's" else "")
+    (told,) = found(_libraries.opencv(), "gstreamer")
+    assert (told.state, told.text) == {
+        ("", opencv): ("ok", "gst: sources play through PyGObject, GStreamer 1.22.0"),
+        (GONE, "YES"): (
+            "note",
+            f"gst: sources play through OpenCV, as BGR and without their own time stamps: {GONE}",
+        ),
+        (GONE, "NO"): ("note", f"gst: sources do not work: {GONE}, and OpenCV has no GStreamer"),
+        (GONE, None): ("note", f"gst: sources do not work: {GONE}, and OpenCV has no GStreamer"),
+        (GONE, "shadows JetPack's"): (
+            "problem",
+            f"gst: sources do not work: /cv2.so shadows JetPack's OpenCV, which has GStreamer, and {GONE}",
+        ),
+    }[fault, opencv]
+    assert (told.remedy == "") == (told.state == "ok")
 
 
 def test_no_opencv_is_a_problem(monkeypatch):
     install(monkeypatch, None)
-    (finding,) = _libraries.opencv()
-    assert finding.text.startswith("not installed")
+    problem, note = _libraries.opencv()
+    assert problem.text.startswith("not installed")
+    assert "PyGObject crashes when it is loaded" in note.text
 
 
 def test_libraries_of_extras_may_be_absent(monkeypatch):

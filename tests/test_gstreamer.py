@@ -89,3 +89,20 @@ def test_a_bad_pipeline_is_one_clear_error(pipeline, told):
     found, error = read(pipeline)
     assert found == []
     assert told in error
+
+
+def test_doctor_says_that_pygobject_plays_pipelines():
+    line = [sys.executable, "-m", "edgeinfer", "doctor"]
+    done = subprocess.run(line, env=environment(), check=True, capture_output=True, text=True, timeout=LONG_S)
+    assert "gst: sources play through PyGObject, GStreamer 1." in done.stdout
+    assert "do not work" not in done.stdout
+
+
+def test_a_gstreamer_without_its_base_elements_is_told(tmp_path):
+    code = "from edgeinfer import gstreamer; print(gstreamer.fault())"
+    folders = dict.fromkeys(("GST_PLUGIN_SYSTEM_PATH", "GST_PLUGIN_SYSTEM_PATH_1_0"), str(tmp_path))
+    nothing = {**folders, "GST_REGISTRY": str(tmp_path / "registry")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**environment(), **nothing}, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "GStreamer has no appsink and no videoconvert\n"

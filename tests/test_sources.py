@@ -400,7 +400,7 @@ def test_a_camera_that_is_not_there_says_so():
 
 
 def test_a_pipeline_needs_something_that_plays_it(monkeypatch):
-    monkeypatch.setattr(gstreamer, "available", lambda: False)
+    monkeypatch.setattr(gstreamer, "fault", lambda: "PyGObject is not here")
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "GStreamer:   NO")
     with pytest.raises(SourceError, match="needs PyGObject, or an OpenCV with GStreamer"):
         list(sources.frames("gst:videotestsrc ! appsink"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeinfer import gstreamer
 from edgeinfer.cli import _machine
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, probe
 from edgeinfer.machine import versions
@@ -15,6 +16,12 @@ OPENCV = (
 )
 ORT_PROBE = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
 CV_PROBE = "import json, cv2; print(json.dumps([cv2.__version__, cv2.__file__, cv2.getBuildInformation()]))"
+GST_PROBE = """
+import json
+from edgeinfer import gstreamer
+fault = gstreamer.fault()
+print(json.dumps([fault, "" if fault else gstreamer.release()]))
+"""
 BACKEND_PROBE = """
 import json
 from edgeinfer import backends
@@ -70,7 +77,7 @@ def _has_gpu() -> bool:
 
 
 def opencv() -> list[Finding]:
-    """OpenCV: one wheel at most, it loads, and what video it can read."""
+    """OpenCV: one wheel at most, it loads, and what video it can read; and what plays pipelines, it or PyGObject."""
     installed = versions(*OPENCV)
     findings = []
     if len(installed) > 1:
@@ -81,11 +88,11 @@ def opencv() -> list[Finding]:
     if not loaded:
         text = "does not load" if installed else "not installed: no pictures, no videos"
         remedy = 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'
-        return [*findings, Finding("opencv", PROBLEM, text, remedy)]
+        return [*findings, Finding("opencv", PROBLEM, text, remedy), *_pipelines([], "", shadowed=False)]
     version, file, built = loaded
     reads = [name for name in ("FFMPEG", "GStreamer") if _built_with(built, name)]
     findings.append(Finding("opencv", OK, f"{version}, videos by {' and '.join(reads) or 'its own decoders'}"))
-    return findings + _gstreamer(reads, file, jetson=bool(_machine.jetson_release()), wheel=bool(installed))
+    return findings + _pipelines(reads, file, shadowed=bool(_machine.jetson_release() and installed))
 
 
 def _built_with(information: str, name: str) -> bool:
@@ -93,13 +100,19 @@ def _built_with(information: str, name: str) -> bool:
     return any(line[:2] == [f"{name}:", "YES"] for line in lines)
 
 
-def _gstreamer(reads: list[str], file: str, *, jetson: bool, wheel: bool) -> list[Finding]:
+def _pipelines(reads: list[str], file: str, *, shadowed: bool) -> list[Finding]:
+    """What plays `gst:` sources: PyGObject if it can, else an OpenCV with GStreamer."""
+    fault, release = probe(GST_PROBE) or ("PyGObject crashes when it is loaded", "")
+    if not fault:
+        return [Finding("gstreamer", OK, f"gst: sources play through PyGObject, {release}")]
     if "GStreamer" in reads:
-        return []
-    if jetson and wheel:
-        text = f"{file} shadows JetPack's OpenCV, which has GStreamer for cameras"
-        return [Finding("opencv", PROBLEM, text, f"pip uninstall -y {' '.join(OPENCV)}")]
-    return [Finding("opencv", NOTE, "built without GStreamer: gst: sources do not work", "the system's OpenCV has it")]
+        text = f"gst: sources play through OpenCV, as BGR and without their own time stamps: {fault}"
+        return [Finding("gstreamer", NOTE, text, gstreamer.HINT)]
+    if shadowed:
+        text = f"gst: sources do not work: {file} shadows JetPack's OpenCV, which has GStreamer, and {fault}"
+        return [Finding("gstreamer", PROBLEM, text, f"pip uninstall -y {' '.join(OPENCV)}")]
+    text = f"gst: sources do not work: {fault}, and OpenCV has no GStreamer"
+    return [Finding("gstreamer", NOTE, text, f"where wanted: {gstreamer.HINT}")]
 
 
 def optional() -> list[Finding]:
