@@ -7,6 +7,7 @@ Usage: python benchmarks/serve.py [--seconds S] [--rounds N] [--requests N] [--j
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import os
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -26,6 +28,7 @@ from types import SimpleNamespace
 import numpy as np
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
+from tritonclient.utils import shared_memory
 
 import edgeinfer
 from edgeinfer_export import graphs
@@ -52,6 +55,26 @@ def asked(module, spec, array):
     given.set_data_from_numpy(array)
     outputs = [module.InferRequestedOutput(spec.outputs[0].name)]
     return [given], outputs
+
+
+def shared(running, name, spec, array):
+    """Makes callers that pass their tensors in shared memory, each in a region of its own."""
+    size = array.nbytes + 4 * int(np.prod(spec.outputs[0].at(1)))
+
+    def make():
+        region = uuid.uuid4().hex
+        handle = shared_memory.create_shared_memory_region(region, region, size, create_only=True)
+        atexit.register(shared_memory.destroy_shared_memory_region, handle)
+        shared_memory.set_shared_memory_region(handle, [array])
+        client = grpc_client.InferenceServerClient(running.grpc)
+        client.register_system_shared_memory(region, region, size)
+        given = grpc_client.InferInput(spec.inputs[0].name, list(array.shape), "FP32")
+        given.set_shared_memory(region, array.nbytes)
+        output = grpc_client.InferRequestedOutput(spec.outputs[0].name)
+        output.set_shared_memory(region, size - array.nbytes, array.nbytes)
+        return lambda: client.infer(name, [given], outputs=[output])
+
+    return make
 
 
 def rate(call, seconds, clients=1):
@@ -87,18 +110,29 @@ def grpc_caller(running, name, spec, array):
 
 def throughput(bundle, seconds, rounds, contexts=1, threads=0):
     """Raw tensors over gRPC from eight clients, beside the same pipeline alone, called by a thread a context."""
-    words = ["--backend", "ort", "--contexts", contexts, *(["--threads", threads] if threads else [])]
+    words = [
+        "--backend",
+        "ort",
+        "--shared-memory",
+        "--contexts",
+        contexts,
+        *(["--threads", threads] if threads else []),
+    ]
     own = edgeinfer.load(bundle, "ort", contexts=contexts, threads=threads)
     with own as model, service(bundle, *words) as running:
         array = tensor_for(model.spec)
         name = model.spec.inputs[0].name
-        rates = {"pipeline": [], "service": []}
+        rates = {"pipeline": [], "service": [], "shared_memory": []}
         for _ in range(rounds):
             rates["pipeline"].append(rate(lambda: lambda: model.infer({name: array}), seconds, contexts))
             caller = grpc_caller(running, bundle.name, model.spec, array)
             rates["service"].append(rate(caller, seconds, CLIENTS))
-    ratios = [ours / bare for ours, bare in zip(rates["service"], rates["pipeline"], strict=True)]
-    return {f"{key}_per_s": median(values) for key, values in rates.items()} | {"ratio": median(ratios)}
+            caller = shared(running, bundle.name, model.spec, array)
+            rates["shared_memory"].append(rate(caller, seconds, CLIENTS))
+    found = {f"{key}_per_s": median(values) for key, values in rates.items()}
+    for key, label in (("service", "ratio"), ("shared_memory", "shared_memory_ratio")):
+        found[label] = median(ours / bare for ours, bare in zip(rates[key], rates["pipeline"], strict=True))
+    return found
 
 
 @contextlib.contextmanager
@@ -120,12 +154,13 @@ def latency(bundle, rounds):
     """
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(edgeinfer.load(bundle, "ort"))
-        running = stack.enter_context(service(bundle, "--backend", "ort"))
+        running = stack.enter_context(service(bundle, "--backend", "ort", "--shared-memory"))
         array, spec = tensor_for(model.spec), model.spec
         answered = model.infer({spec.inputs[0].name: array})
         bare = stack.enter_context(transport(answered[spec.outputs[0].name].nbytes))
         inputs, outputs = asked(http_client, spec, array)
         callers = {"pipeline": lambda: model.infer({spec.inputs[0].name: array})}
+        callers["shared_memory"] = shared(running, bundle.name, spec, array)()
         for name, where in (("", running), ("bare_", bare)):
             http = stack.enter_context(http_client.InferenceServerClient(where.address))
             callers[f"{name}grpc"] = grpc_caller(where, bundle.name, spec, array)()
@@ -139,6 +174,7 @@ def latency(bundle, rounds):
                     if place >= 3:
                         spans[name].append((time.perf_counter() - start) * 1e3)
     figures = {f"{name}_ms": median(values) for name, values in spans.items()}
+    figures["shared_memory_added_ms"] = figures["shared_memory_ms"] - figures["pipeline_ms"]
     for name in ("grpc", "rest_binary"):
         figures[f"{name}_added_ms"] = figures[f"{name}_ms"] - figures["pipeline_ms"]
         figures[f"{name}_own_ms"] = figures[f"{name}_added_ms"] - figures[f"bare_{name}_ms"]

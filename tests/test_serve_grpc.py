@@ -113,12 +113,12 @@ WRONG = {
         "'images': datatype is INT64",
     ),
     "a type there is not": (request(datatype="FP31"), "'images': datatype 'FP31'"),
-    "shared memory": (request(), "'shared_memory_region' of input 'images'"),
+    "an input's parameter there is not": (request(), "'layout' of input 'images'"),
     "classification": (request(raw=[bytes(4 * VALUES)]), "'classification' of output 'logits'"),
     "a side below zero": (request(shape=[-1], fp32_contents=[]), "'images': shape"),
 }
 
-WRONG["shared memory"][0].inputs[0].parameters["shared_memory_region"].string_param = "x"
+WRONG["an input's parameter there is not"][0].inputs[0].parameters["layout"].string_param = "x"
 WRONG["classification"][0].outputs.add(name="logits").parameters["classification"].int64_param = 2
 
 

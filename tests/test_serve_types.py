@@ -148,9 +148,9 @@ REFUSED = {
     "an id that is a number": ({"inputs": [PLAIN], "id": 3}, "id is not"),
     "a time-out in words": ({"inputs": [PLAIN], "parameters": {"timeout": "now"}}, "parameter timeout"),
     "a parameter there is not": ({"inputs": [PLAIN], "parameters": {"speed": 3}}, "parameter 'speed'"),
-    "shared memory": (
-        {"inputs": [{**PLAIN, "parameters": {"shared_memory_region": "x"}}]},
-        "'shared_memory_region' of input 'images'",
+    "an input's parameter there is not": (
+        {"inputs": [{**PLAIN, "parameters": {"layout": "x"}}]},
+        "'layout' of input 'images'",
     ),
     "classification": (
         {"inputs": [PLAIN], "outputs": [{"name": "logits", "parameters": {"classification": 2}}]},

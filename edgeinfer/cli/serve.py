@@ -50,6 +50,11 @@ def _add_guarding(parser: argparse.ArgumentParser) -> None:
     guarding.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve over TLS with this certificate (PEM)")
     guarding.add_argument("--tls-key", type=Path, metavar="FILE", help="and its key")
     guarding.add_argument("--manage", action="store_true", help="let requests load, unload and roll back models")
+    guarding.add_argument(
+        "--shared-memory",
+        action="store_true",
+        help="let clients on this machine pass tensors in shared memory; all that this user may open is open to them",
+    )
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
     _log(as_json=args.log_json)
     ports = running.Ports(args.host, args.port, -1 if args.no_grpc else args.grpc_port)
-    guard = running.Guard(_token(args.token_file), args.tls_cert, args.tls_key, args.manage)
+    guard = running.Guard(_token(args.token_file), args.tls_cert, args.tls_key, args.manage, args.shared_memory)
     if (args.tls_cert is None) != (args.tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together")
     mounts = [Mount.parse(text) for text in [*args.camera, *_cameras(args.camera_file)]]

@@ -66,6 +66,13 @@ RepositoryModelLoadRequest: 1 repository_name string, 2 model_name string, 3 par
 RepositoryModelLoadResponse
 RepositoryModelUnloadRequest: 1 repository_name string, 2 model_name string, 3 parameters map<ModelRepositoryParameter>
 RepositoryModelUnloadResponse
+SystemSharedMemoryStatusRequest: 1 name string
+RegionStatus: 1 name string, 2 key string, 3 offset uint64, 4 byte_size uint64
+SystemSharedMemoryStatusResponse: 1 regions map<RegionStatus>
+SystemSharedMemoryRegisterRequest: 1 name string, 2 key string, 3 offset uint64, 4 byte_size uint64
+SystemSharedMemoryRegisterResponse
+SystemSharedMemoryUnregisterRequest: 1 name string
+SystemSharedMemoryUnregisterResponse
 """
 # an enumeration travels as its number
 HEALTH_TABLE = """

@@ -51,6 +51,11 @@ def document(version: str) -> dict[str, Any]:
         "/v1/cameras/{name}/latest": _get("what is in the newest picture, with its age", NAME),
         "/v1/cameras/{name}/picture": _get("the newest picture with its boxes, a JPEG", NAME, AFTER),
         "/v1/cameras/{name}/live": _get("the camera's picture with its boxes, motion JPEG", NAME),
+        "/v2/systemsharedmemory/status": _get("the regions of shared memory (with --shared-memory)"),
+        "/v2/systemsharedmemory/unregister": _post("forget all of them (with --shared-memory)"),
+        "/v2/systemsharedmemory/region/{name}/status": _get("one region (with --shared-memory)", NAME),
+        "/v2/systemsharedmemory/region/{name}/register": _post("open a region (with --shared-memory)", NAME),
+        "/v2/systemsharedmemory/region/{name}/unregister": _post("forget a region (with --shared-memory)", NAME),
         "/metrics": _get("Prometheus metrics"),
     }
     about = {"title": "edgeinfer", "version": version, "description": "The Open Inference Protocol, and pictures."}

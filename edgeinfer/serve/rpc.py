@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
@@ -13,13 +12,16 @@ from google.protobuf import json_format
 from edgeinfer.errors import ServiceError
 from edgeinfer.serve import contents, messages, probes, tensors
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
+from edgeinfer.serve.regions import whole
 from edgeinfer.serve.service import Request
+from edgeinfer.serve.spans import PARAMETERS, Span
 from edgeinfer.serve.wire import DEPENDENTS, PASSED_OVER, need_known
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
     from pathlib import Path
 
+    from edgeinfer.serve.regions import Regions
     from edgeinfer.serve.service import Answer, Service
     from edgeinfer.serve.tensors import Buffer, Tensor
 
@@ -111,6 +113,9 @@ class Calls:
             "RepositoryIndex": self.index,
             "RepositoryModelLoad": self.load,
             "RepositoryModelUnload": self.unload,
+            "SystemSharedMemoryStatus": self.regions,
+            "SystemSharedMemoryRegister": self.register,
+            "SystemSharedMemoryUnregister": self.unregister,
         }
         found = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -167,7 +172,7 @@ class Calls:
                     take(len(data))
                     request, raw = contents.split(data)
                     identity = request.id
-                    answered = await self._service.infer(_request(request, raw))
+                    answered = await self._service.infer(_request(request, raw, self._service.regions))
                 head, outputs = _answer(answered)
                 head.parameters[FINAL].bool_param = True
                 yield contents.streamed(head, outputs)
@@ -223,7 +228,8 @@ class Calls:
         """The protocol's inference call, message to message; answers are raw contents."""
         with self._service.memory.share() as take:
             take(len(data))
-            return contents.response(*_answer(await self._service.infer(_request(*contents.split(data)))))
+            asked = _request(*contents.split(data), self._service.regions)
+            return contents.response(*_answer(await self._service.infer(asked)))
 
     async def index(self, request: Any) -> Any:
         self._need_managed()
@@ -241,26 +247,51 @@ class Calls:
         await self._service.repository.unload(request.model_name)
         return messages.message("RepositoryModelUnloadResponse")()
 
+    async def regions(self, request: Any) -> Any:
+        rows = {row["name"]: row for row in self._service.regions.status(request.name)}
+        return _filled("SystemSharedMemoryStatusResponse", {"regions": rows})
+
+    async def register(self, request: Any) -> Any:
+        spot = whole(request.offset, "offset"), whole(request.byte_size, "byte_size")
+        self._service.regions.register(request.name, request.key, *spot)
+        return messages.message("SystemSharedMemoryRegisterResponse")()
+
+    async def unregister(self, request: Any) -> Any:
+        self._service.regions.unregister(request.name)
+        return messages.message("SystemSharedMemoryUnregisterResponse")()
+
 
 def _filled(name: str, record: dict[str, Any]) -> Any:
     return json_format.ParseDict(record, messages.message(name)())
 
 
-def _request(request: Any, raw: Sequence[Buffer]) -> Request:
-    if raw and len(raw) != len(request.inputs):
-        raise Refusal(INVALID, f"raw_input_contents has {len(raw)} elements for {len(request.inputs)} inputs")
-    inputs = tuple(_input(given, data) for given, data in zip_longest(request.inputs, raw))
+def _request(request: Any, raw: Sequence[Buffer], regions: Regions) -> Request:
+    spans = [_span(given, f"input {given.name[:100]!r}", regions) for given in request.inputs]
+    sent = [given for given, span in zip(request.inputs, spans) if span is None]
+    if raw and len(raw) != len(sent):
+        raise Refusal(INVALID, f"raw_input_contents has {len(raw)} elements for {len(sent)} inputs")
+    rest = iter(raw)
+    inputs = tuple(
+        _input(given, next(rest, None)) if span is None else _shared(given, span)
+        for given, span in zip(request.inputs, spans)
+    )
     parameters = {name: _value(value) for name, value in request.parameters.items()}
     timeout = parameters.pop("timeout", 0)
     if isinstance(timeout, (bool, str)) or not 0 <= (timeout or 0) < 1e15:
         raise Refusal(INVALID, "parameter timeout is not a number of microseconds")
     for name in (*PASSED_OVER, "binary_data_output"):
         parameters.pop(name, None)
-    for output in request.outputs:
-        need_known(output.parameters, f"output {output.name[:100]!r}")
+    places = {output.name: _span(output, f"output {output.name[:100]!r}", regions) for output in request.outputs}
     names = tuple(output.name for output in request.outputs)
     return Request(
-        request.model_name, inputs, request.model_version, request.id, names, (timeout or 0) / 1e6, parameters
+        request.model_name,
+        inputs,
+        request.model_version,
+        request.id,
+        names,
+        (timeout or 0) / 1e6,
+        parameters,
+        {name: span for name, span in places.items() if span},
     )
 
 
@@ -269,8 +300,19 @@ def _value(parameter: Any) -> Any:
     return getattr(parameter, chosen) if chosen else None
 
 
+def _span(given: Any, what: str, regions: Regions) -> Span | None:
+    """Where in shared memory an input or output is said to lie."""
+    need_known(given.parameters, what, *PARAMETERS)
+    return regions.span({name: _value(value) for name, value in given.parameters.items()}, what)
+
+
+def _shared(given: Any, span: Span) -> Tensor:
+    if given.HasField("contents"):
+        raise Refusal(INVALID, f"input {given.name[:100]!r} has contents, and more in shared memory")
+    return tensors.in_span(given.name, given.datatype, list(given.shape), span)
+
+
 def _input(given: Any, raw: Buffer | None) -> Tensor:
-    need_known(given.parameters, f"input {given.name[:100]!r}")
     shape = list(given.shape)
     if raw is None:
         return _typed(given, shape)
@@ -288,8 +330,14 @@ def _typed(given: Any, shape: list[int]) -> Tensor:
 
 
 def _answer(answer: Answer) -> tuple[Any, list[Buffer]]:
-    """The message without raw contents, and those."""
+    """The message without raw contents, and those, of what does not lie in shared memory."""
     head = messages.message("ModelInferResponse")(model_name=answer.model, model_version=answer.version, id=answer.id)
+    raw: list[Buffer] = []
     for tensor in answer.outputs:
-        head.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-    return head, [tensors.to_raw(tensor) for tensor in answer.outputs]
+        output = head.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if isinstance(tensor.data, Span):
+            for name, value in tensor.data.parameters.items():
+                setattr(output.parameters[name], "string_param" if isinstance(value, str) else "int64_param", value)
+        else:
+            raw.append(tensors.to_raw(tensor))
+    return head, raw

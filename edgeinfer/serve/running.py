@@ -22,6 +22,7 @@ from edgeinfer.serve.guard import crowded
 from edgeinfer.serve.heap import Heap
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.refusals import Refusal
+from edgeinfer.serve.regions import Regions
 from edgeinfer.serve.repository import Repository
 from edgeinfer.serve.service import Service
 
@@ -48,12 +49,13 @@ class Ports(NamedTuple):
 
 
 class Guard(NamedTuple):
-    """Who may come in: the token, the TLS files (both or none), and whether requests may load models."""
+    """Who may come in: the token, the TLS files (both or none); and whether they may load models and share memory."""
 
     token: str = ""
     certificate: Path | None = None
     key: Path | None = None
     managed: bool = False
+    shared: bool = False
 
     @property
     def files(self) -> tuple[Path, Path] | None:
@@ -91,7 +93,7 @@ class Running:
         self._repository, self._classify = Repository(paths, options, limits), options.classify
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
-        self.service.cameras = Cameras(mounts)
+        self.service.cameras, self.service.regions = Cameras(mounts), Regions(allowed=guard.shared)
         self._stop = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
 

@@ -12,24 +12,31 @@ import edgeinfer
 from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.memory import Memory
 from edgeinfer.serve.refusals import INVALID, NOT_FOUND, OVERLOADED, TIMEOUT, UNAVAILABLE, Refusal, refusal
+from edgeinfer.serve.regions import Regions, brought, placed
 from edgeinfer.serve.station import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Executor
 
     from edgeinfer.serve.faces import Slot, Work
     from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.metrics import Metrics
     from edgeinfer.serve.repository import Found, Repository
+    from edgeinfer.serve.spans import Span
     from edgeinfer.serve.tensors import Tensor
 
 LOG = logging.getLogger("edgeinfer.serve")
 EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics", "model_configuration")
+SHARED = "system_shared_memory"  # where it is open to requests
 
 
 @dataclass(frozen=True)
 class Request:
-    """An inference request; `outputs` empty means all, `timeout` 0 the service's own, in seconds."""
+    """An inference request; `outputs` empty means all, `timeout` 0 the service's own, in seconds.
+
+    `places` says which outputs are to lie in shared memory, by their names.
+    """
 
     model: str
     inputs: tuple[Tensor, ...]
@@ -38,6 +45,7 @@ class Request:
     outputs: tuple[str, ...] = ()
     timeout: float = 0.0
     parameters: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, Span] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,16 @@ class Service:
     def __init__(self, repository: Repository, limits: Limits, metrics: Metrics, threads: Executor) -> None:
         self.repository, self.limits, self.metrics = repository, limits, metrics
         self.ready, self._threads, self.memory = False, threads, Memory(limits.memory)
-        self.cameras = Cameras(())
+        self.cameras, self.regions = Cameras(()), Regions()
 
     async def infer(self, request: Request) -> Answer:
         """Run a request. Refusal says why not."""
+        with self.memory.share() as take:
+            return await self._infer(request, [brought(tensor, take) for tensor in request.inputs])
+
+    async def _infer(self, request: Request, inputs: Sequence[Tensor]) -> Answer:
         found = self.repository.find(request.model, request.version)
-        given = {tensor.name: tensor for tensor in request.inputs}
+        given = {tensor.name: tensor for tensor in inputs}
         if len(given) != len(request.inputs):
             raise Refusal(INVALID, "two inputs have the same name")
         names = _wanted(request, found)
@@ -73,7 +85,7 @@ class Service:
         tensors = {tensor.name: tensor for tensor in found.face.give(result)}
         if not set(names) <= tensors.keys():
             raise Refusal(UNAVAILABLE, f"model {found.name!r} has changed its outputs; ask again")
-        outputs = tuple(tensors[name] for name in names)
+        outputs = tuple(placed(tensors[name], request.places.get(name)) for name in names)
         return Answer(found.name, str(found.version.number), request.id, outputs)
 
     async def see(self, name: str, look: Callable[[], Work]) -> tuple[Any, Found]:
@@ -169,7 +181,8 @@ class Service:
 
     def about(self) -> dict[str, Any]:
         """Server metadata."""
-        return {"name": "edgeinfer", "version": edgeinfer.__version__, "extensions": list(EXTENSIONS)}
+        extensions = [*EXTENSIONS, *([SHARED] if self.regions.allowed else [])]
+        return {"name": "edgeinfer", "version": edgeinfer.__version__, "extensions": extensions}
 
     def metadata(self, name: str, version: str = "") -> dict[str, Any]:
         """Model metadata."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 import numpy as np
 
 from edgeinfer.serve.refusals import INVALID, Refusal
+from edgeinfer.serve.spans import Span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,12 +25,12 @@ Buffer = Union[bytes, memoryview]
 
 
 class Tensor(NamedTuple):
-    """`data` is an array of the shape and datatype, or for BYTES the elements in a flat list."""
+    """`data` is an array of the shape and datatype, or for BYTES the elements in a flat list; or where they lie."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: NDArray[Any] | list[bytes]
+    data: NDArray[Any] | list[bytes] | Span
 
 
 def of(name: str, data: NDArray[Any]) -> Tensor:
@@ -65,6 +66,16 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> Te
         wanted = f"shape {list(sides)} of {datatype} is {count * dtype.itemsize}"
         raise Refusal(INVALID, f"input {name!r}: its data is {len(data)} bytes, {wanted}")
     return Tensor(name, datatype, sides, np.frombuffer(data, dtype).reshape(sides))
+
+
+def in_span(name: str, datatype: str, shape: Sequence[int], span: Span) -> Tensor:
+    """The same in shared memory, once its size is found to be that of the shape."""
+    sides = checked_shape(name, datatype, shape)
+    size = math.prod(sides) * np.dtype(DTYPES[datatype]).itemsize if datatype != BYTES else span.size
+    if span.size != size:
+        wanted = f"shape {list(sides)} of {datatype} is {size}"
+        raise Refusal(INVALID, f"input {name!r}: its shared memory is {span.size} bytes, {wanted}")
+    return Tensor(name, datatype, sides, span)
 
 
 def _elements(name: str, data: Buffer) -> list[bytes]:
@@ -135,6 +146,7 @@ def to_raw(tensor: Tensor) -> Buffer:
     """The bytes of the binary extension; an array's own memory where it lies in one piece."""
     if isinstance(tensor.data, list):
         return b"".join(part for element in tensor.data for part in (_LENGTH.pack(len(element)), element))
+    assert not isinstance(tensor.data, Span)
     return np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8).data
 
 
@@ -142,5 +154,6 @@ def to_list(tensor: Tensor) -> list[Any]:
     """The flat list that JSON holds."""
     if isinstance(tensor.data, list):
         return [element.decode("utf-8", "replace") for element in tensor.data]
+    assert not isinstance(tensor.data, Span)
     values: list[Any] = tensor.data.reshape(-1).tolist()
     return values

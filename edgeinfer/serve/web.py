@@ -18,6 +18,7 @@ from edgeinfer.serve.faces import IMAGE, Work
 from edgeinfer.serve.guard import Guarded
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, Refusal
 from edgeinfer.serve.replies import health, route
+from edgeinfer.serve.sharing import Sharing
 from edgeinfer.serve.watching import Watching
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Web:
             route("/v1/models/{name:str}/predict", self.predict, "POST"),
             route("/v1/models/{name:str}/rollback", self.rollback, "POST"),
             *Watching(self._service.cameras).routes(),
+            *Sharing(self._service.regions, self._bodies).routes(),
             route("/metrics", self.metrics),
             route("/openapi.json", self.openapi),
             route("/", self.page),
@@ -106,7 +108,8 @@ class Web:
         """The protocol's inference call."""
         name, version = _model(request)
         async with self._bodies.body(request) as body:
-            parsed, wanted = wire.parse(name, version, request.headers.get(wire.JSON_LENGTH, ""), body)
+            length = request.headers.get(wire.JSON_LENGTH, "")
+            parsed, wanted = wire.parse(name, version, length, body, self._service.regions)
             answer = await _while_there(request, self._service.infer(parsed))
         content, headers = wire.written(answer, wanted)
         return Response(content, headers=headers)

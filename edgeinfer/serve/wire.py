@@ -9,10 +9,12 @@ from edgeinfer.serve import tensors
 from edgeinfer.serve.faces import IMAGE, unpacked
 from edgeinfer.serve.refusals import INVALID, Refusal
 from edgeinfer.serve.service import Request
+from edgeinfer.serve.spans import PARAMETERS, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from edgeinfer.serve.regions import Regions
     from edgeinfer.serve.service import Answer
     from edgeinfer.serve.tensors import Tensor
 
@@ -33,27 +35,27 @@ class Wanted:
         return self._named.get(name, self._everything)
 
 
-def parse(model: str, version: str, header: str, body: bytes) -> tuple[Request, Wanted]:
+def parse(model: str, version: str, header: str, body: bytes, regions: Regions) -> tuple[Request, Wanted]:
     """The request in a body whose JSON part is as long as the header says. Refusal names the field that is wrong."""
     length = _json_length(header, body)
     record = _object(_json(body[:length]), "the request")
-    rest, at = memoryview(body)[length:], 0
-    inputs: list[Tensor] = []
-    for place, given in enumerate(_list(record, "inputs", "the request")):
-        tensor, at = _input(_object(given, f"inputs[{place}]"), place, rest, at, model)
-        inputs.append(tensor)
-    if at != len(rest):
-        raise Refusal(INVALID, f"{len(rest) - at} bytes of binary data belong to no input")
+    binary = _Binary(memoryview(body)[length:])
+    inputs = [
+        _input(_object(given, f"inputs[{place}]"), place, binary, model, regions)
+        for place, given in enumerate(_list(record, "inputs", "the request"))
+    ]
+    if binary.left:
+        raise Refusal(INVALID, f"{binary.left} bytes of binary data belong to no input")
     parameters = dict(_object(record.get("parameters", {}), "parameters"))
     everything = parameters.pop("binary_data_output", False) is True
     timeout = _timeout(parameters.pop("timeout", 0))
     for name in PASSED_OVER:
         parameters.pop(name, None)
-    names, named = _outputs(record)
+    names, named, places = _outputs(record, regions)
     identity = record.get("id", "")
     if not isinstance(identity, str):
         raise Refusal(INVALID, "id is not a string")
-    request = Request(model, tuple(inputs), version, identity, names, timeout, parameters)
+    request = Request(model, tuple(inputs), version, identity, names, timeout, parameters, places)
     return request, Wanted(named, everything=everything)
 
 
@@ -94,7 +96,24 @@ def _list(record: dict[str, Any], key: str, what: str) -> list[Any]:
     return value
 
 
-def _input(given: dict[str, Any], place: int, rest: memoryview, at: int, model: str) -> tuple[Tensor, int]:
+class _Binary:
+    """The binary data behind the JSON part, input after input."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    @property
+    def left(self) -> int:
+        return len(self._view)
+
+    def take(self, name: str, size: Any) -> memoryview:
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= self.left:
+            raise Refusal(INVALID, f"input {name[:100]!r}: {BINARY_SIZE} {str(size)[:20]} is not within the body")
+        taken, self._view = self._view[:size], self._view[size:]
+        return taken
+
+
+def _input(given: dict[str, Any], place: int, binary: _Binary, model: str, regions: Regions) -> Tensor:
     name = given.get("name")
     if not isinstance(name, str):
         raise Refusal(INVALID, f"inputs[{place}] has no name")
@@ -102,17 +121,20 @@ def _input(given: dict[str, Any], place: int, rest: memoryview, at: int, model: 
     datatype = given.get("datatype")
     if not isinstance(datatype, str):
         raise Refusal(INVALID, f"input {name[:100]!r} has no datatype")
-    size = _parameters(given, f"input {name[:100]!r}", BINARY_SIZE).get(BINARY_SIZE)
+    parameters = _parameters(given, f"input {name[:100]!r}", BINARY_SIZE, *PARAMETERS)
+    size, span = parameters.get(BINARY_SIZE), regions.span(parameters, f"input {name[:100]!r}")
+    if span is not None:
+        if size is not None or "data" in given:
+            raise Refusal(INVALID, f"input {name[:100]!r} has data, and more in shared memory")
+        return tensors.in_span(name, datatype, shape, span)
     if size is None:
         values = given.get("data")
         if datatype == tensors.BYTES and model.endswith(IMAGE) and isinstance(values, list):
             values = [unpacked(name, value) for value in values]
-        return tensors.from_list(name, datatype, shape, values), at
+        return tensors.from_list(name, datatype, shape, values)
     if "data" in given:
         raise Refusal(INVALID, f"input {name[:100]!r} has both data and binary data")
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(rest) - at:
-        raise Refusal(INVALID, f"input {name[:100]!r}: {BINARY_SIZE} {str(size)[:20]} is not within the body")
-    return tensors.from_raw(name, datatype, shape, rest[at : at + size]), at + size
+    return tensors.from_raw(name, datatype, shape, binary.take(name, size))
 
 
 def _parameters(record: dict[str, Any], what: str, *known: str) -> dict[str, Any]:
@@ -135,21 +157,24 @@ def _timeout(value: Any) -> float:
     return value / 1e6
 
 
-def _outputs(record: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, bool]]:
-    """The names asked for, and which of them as binary data or not."""
+def _outputs(record: dict[str, Any], regions: Regions) -> tuple[tuple[str, ...], dict[str, bool], dict[str, Span]]:
+    """The names asked for, which of them as binary data or not, and which in shared memory."""
     if "outputs" not in record:
-        return (), {}
-    names, named = [], {}
+        return (), {}, {}
+    names, named, places = [], {}, {}
     for place, asked in enumerate(_list(record, "outputs", "the request")):
         output = _object(asked, f"outputs[{place}]")
         name = output.get("name")
         if not isinstance(name, str):
             raise Refusal(INVALID, f"outputs[{place}] has no name")
-        parameters = _parameters(output, f"output {name[:100]!r}", BINARY_DATA)
+        parameters = _parameters(output, f"output {name[:100]!r}", BINARY_DATA, *PARAMETERS)
         names.append(name)
         if BINARY_DATA in parameters:
             named[name] = parameters[BINARY_DATA] is True
-    return tuple(names), named
+        span = regions.span(parameters, f"output {name[:100]!r}")
+        if span is not None:
+            places[name] = span
+    return tuple(names), named, places
 
 
 def written(answer: Answer, wanted: Wanted) -> tuple[bytes, dict[str, str]]:
@@ -157,7 +182,9 @@ def written(answer: Answer, wanted: Wanted) -> tuple[bytes, dict[str, str]]:
     rows, blobs = [], []
     for tensor in answer.outputs:
         row: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-        if wanted.binary(tensor.name):
+        if isinstance(tensor.data, Span):
+            row["parameters"] = tensor.data.parameters
+        elif wanted.binary(tensor.name):
             blobs.append(tensors.to_raw(tensor))
             row["parameters"] = {BINARY_SIZE: len(blobs[-1])}
         else:
