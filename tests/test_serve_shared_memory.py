@@ -14,6 +14,7 @@ import tritonclient.utils.shared_memory as shm
 from google.protobuf import json_format
 from tritonclient.utils import InferenceServerException
 
+from edgeinfer.cli import main
 from edgeinfer.serve import regions
 from edgeinfer.serve.memory import Memory
 from edgeinfer.serve.refusals import Refusal
@@ -288,6 +289,20 @@ def test_shared_memory_is_closed_unless_asked_for(tmp_path, module):
         ):
             with pytest.raises(InferenceServerException, match="start with --shared-memory"):
                 call()
+
+
+def test_shared_memory_is_not_open_to_other_machines_without_a_token(tmp_path, capsys):
+    bundle = bundles.classify_bundle(tmp_path / "namer")
+    assert main(["serve", str(bundle), "--shared-memory", "--host", "0.0.0.0", "--port", "0"]) == 2
+    assert "--token-file" in capsys.readouterr().err
+    (tmp_path / "token").write_text("secret")
+    words = ("--shared-memory", "--host", "0.0.0.0", "--token-file", tmp_path / "token")
+    with service(bundle, *words) as running:
+        address = running.address.replace("0.0.0.0", "127.0.0.1")
+        with http_client.InferenceServerClient(address) as client:
+            with pytest.raises(InferenceServerException, match="token"):
+                client.get_system_shared_memory_status()
+            assert client.get_system_shared_memory_status(headers={"authorization": "Bearer secret"}) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import sys
@@ -142,6 +143,11 @@ def run(args: argparse.Namespace) -> int:
     guard = running.Guard(_token(args.token_file), args.tls_cert, args.tls_key, args.manage, args.shared_memory)
     if (args.tls_cert is None) != (args.tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together")
+    if args.shared_memory and not guard.token and not _loopback(args.host):
+        raise UsageError(
+            f"--shared-memory with --host {args.host} would let whoever reaches it write into this machine's memory",
+            hint="add --token-file FILE",
+        )
     mounts = [Mount.parse(text) for text in [*args.camera, *_cameras(args.camera_file)]]
 
     async def serve() -> None:
@@ -151,6 +157,13 @@ def run(args: argparse.Namespace) -> int:
 
     asyncio.run(serve())
     return 0
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _told(line: str) -> None:
