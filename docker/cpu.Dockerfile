@@ -8,7 +8,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY edgeinfer edgeinfer
 COPY export export
 RUN python -m venv /opt/edgeinfer && /opt/edgeinfer/bin/pip install --no-cache-dir ".[cpu,serve]" \
-    && /opt/edgeinfer/bin/pip uninstall -y pip
+    && /opt/edgeinfer/bin/pip uninstall -y pip \
+    && find /opt/edgeinfer -type f \( -path '*/tests/*' ! -name '_*' -o -name '*.a' \) -delete
 
 FROM python:3.12-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin edgeinfer \

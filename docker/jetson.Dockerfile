@@ -21,7 +21,8 @@ COPY export export
 # JetPack's OpenCV is built against NumPy 1
 RUN python3 -m venv --system-site-packages /opt/edgeinfer \
     && /opt/edgeinfer/bin/pip install --no-cache-dir ".[jetson,serve]" "numpy<2" \
-    && /opt/edgeinfer/bin/pip uninstall -y pip
+    && /opt/edgeinfer/bin/pip uninstall -y pip setuptools \
+    && find /opt/edgeinfer -type f \( -path '*/tests/*' ! -name '_*' -o -name '*.a' \) -delete
 WORKDIR /
 COPY docker/health.py /opt/edgeinfer/health.py
 ENV PATH="/opt/edgeinfer/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 XDG_CACHE_HOME=/var/cache/edgeinfer

@@ -64,6 +64,18 @@ def test_an_image_is_not_root_and_checks_its_health(image):
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
+def test_an_image_is_without_the_tests_of_libraries_and_keeps_their_licences(image, tmp_path):
+    kept = ["numpy/tests.py", "numpy/_core/tests/_natype.py", "numpy-2.dist-info/LICENSE.txt", "numpy/core.so"]
+    cut = ["numpy/_core/tests/test_abc.py", "numpy/tests/data/a.csv", "numpy/random/lib/libnpyrandom.a"]
+    for name in (*kept, *cut):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (cutting,) = re.findall(r"find /opt/edgeinfer .* -delete", " ".join(words(image, "RUN")))
+    subprocess.run(["/bin/sh", "-c", cutting.replace("/opt/edgeinfer", str(tmp_path))], check=True)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
 def test_what_an_image_keeps_lies_in_a_volume_that_is_its_users(image):
     (kept,) = words(image, "VOLUME")
     assert f"XDG_CACHE_HOME={kept}" in last(image, "ENV").split()
@@ -169,11 +181,12 @@ def test_the_cpu_image_installs_and_serves_as_it_says(tmp_path):
     compiling = [word.replace("/opt/edgeinfer", str(home)) for word in json.loads(last(image, "RUN"))]
     subprocess.run(compiling, cwd=tmp_path, check=True, env=env)
     bundle = bundles.detect_bundle(tmp_path / "models" / "colors")
-    line = [home / "bin" / "edgeinfer", "serve", bundle, "--port", "8187", "--grpc-port", "8188"]
+    line = [home / "bin" / "edgeinfer", "serve", bundle, "--port", "0", "--grpc-port", "0"]
     check = [home / "bin" / "python", "-IS", DOCKER / "health.py"]
-    asked = {**env, "EDGEINFER_PORT": "8187"}
-    with subprocess.Popen(line, cwd=tmp_path, env=env) as serving:
+    with subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as serving:
         try:
+            (port,) = re.findall(r"http://127\.0\.0\.1:(\d+)", serving.stdout.readline())
+            asked = {**env, "EDGEINFER_PORT": port}
             until(lambda: subprocess.run(check, env=asked, check=False).returncode == 0)
         finally:
             serving.terminate()
