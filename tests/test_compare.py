@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 
 import cv2
 import numpy as np
@@ -265,6 +266,54 @@ def test_parity_finds_the_layer_that_was_changed(detector, tmp_path, photos, cap
     assert cli.main(["compare", f"{detector}@ort", f"{other}@ort", str(photos), "--parity"]) == 0
 
     assert "they part at row (Concat): row differs by" in capsys.readouterr().out
+
+
+def pressed(monkeypatch, where, name, times):
+    """Ctrl-C when this is called for so many times."""
+    called, call = [], getattr(where, name)
+
+    def press(*words, **named_words):
+        called.append(words)
+        if len(called) == times:
+            os.kill(os.getpid(), signal.SIGINT)
+        return call(*words, **named_words)
+
+    monkeypatch.setattr(where, name, press)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_before_tensors_are_compared_says_so_and_leaves_no_files(
+    detector, photos, tmp_path, monkeypatch, capsys, times
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pressed(monkeypatch, Entrant, "files", times)
+    words = [f"{detector}@ort", f"{detector}@ov", str(photos), "--parity", "--json", str(tmp_path / "all.json")]
+    assert cli.main(["compare", *words]) == 130
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1:] == ["interrupted: partial, no tensors were compared"]
+    assert err == ""
+    data = json.loads((tmp_path / "all.json").read_text())
+    assert (data["partial"], data["outputs"], data["parting"]) == (True, [], None)
+    assert not list(tmp_path.glob("edgeinfer-*"))
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        (1, "interrupted: partial, not looked for where they part: it was interrupted"),
+        (3, "interrupted: partial, they part at or before output0 (Unsqueeze): output0 differs by 0.5, "),
+    ],
+)
+def test_ctrl_c_during_the_bisection_tells_the_tensors_and_how_near_it_came(
+    detector, tmp_path, photos, monkeypatch, capsys, times, told
+):
+    other = bundles.detect_bundle(tmp_path / "other")
+    changed(other, lambda model: scale(model, "middle", 1.5))
+    pressed(monkeypatch, divergence._Pair, "parted", times)
+    assert cli.main(["compare", f"{detector}@ort", f"{other}@ort", str(photos), "--parity"]) == 130
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].startswith(told)
+    assert ("output0" in out, err) == (True, "")
 
 
 @pytest.mark.parametrize("backends", [("ort", "ort"), ("ort", "ov"), ("ov", "ort")], ids="-".join)

@@ -82,7 +82,7 @@ def _parity(args: argparse.Namespace) -> int:
         found = parity(args.bundle, args.source, plan=not args.no_plan, device=args.device, say=say)
     print(found.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
     _reports.write(args.json, found.json)
-    return 0
+    return INTERRUPTED if found.partial else 0
 
 
 def _save(found: Comparison, folder: Path) -> None:

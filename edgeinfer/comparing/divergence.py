@@ -14,7 +14,7 @@ from edgeinfer import backends
 from edgeinfer.errors import BackendUnavailable, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -40,7 +40,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Parting:
-    """The first `tensor` that differs by more than `tolerance`, its node and operator; and the one `before` it."""
+    """The first `tensor` that differs by more than `tolerance`, its node and operator; and the one `before` it.
+
+    `between` counts the tensors from the one to the other that have not been looked at: 0 once it is found.
+    """
 
     tensor: str
     node: str
@@ -50,6 +53,7 @@ class Parting:
     before: str
     before_relative: float
     probes: int
+    between: int = 0
 
 
 def relative(one: NDArray[Any], two: NDArray[Any]) -> float:
@@ -60,31 +64,39 @@ def relative(one: NDArray[Any], two: NDArray[Any]) -> float:
 
 
 def parting(one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Sequence[Any]]) -> Parting | None:
-    """Where the two part on these inputs; None if every output lies within the tolerance.
+    """Where the two part on these inputs; None if every output lies within the tolerance. See `partings`."""
+    found = None
+    for found in partings(one, other, inputs, outputs):  # noqa: B007 - the last is it
+        pass
+    return found
+
+
+def partings(one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Sequence[Any]]) -> Iterator[Parting]:
+    """Where the two part on these inputs, ever closer; nothing if every output lies within the tolerance.
 
     `outputs` by name, each with the indices of its parts: coordinates in pixels beside scores would hide what the
     scores differ by. Tensors are matched by name. On the way to an output they are taken to stay apart once they have
-    parted. The layer found has parted, and nothing that it reads has. Raises BackendUnavailable without the onnx
+    parted. The last layer given has parted, and nothing that it reads has. Raises BackendUnavailable without the onnx
     package, EngineError.
     """
     pair = _Pair(one, other, inputs, outputs)
-    end = found = next((name for name in pair.shared if name in outputs and pair.parted(name)), "")
-    before = ""
+    end = next((name for name in pair.shared if name in outputs and pair.parted(name)), "")
     while end:
         if pair.parted(end):
-            end, before = _bisected(pair.way_to(end), pair.parted)
-            found = end
+            for found, before, between in _bisected(pair.way_to(end), pair.parted):
+                end = found
+                yield pair.told(found, before, between)
         end = pair.source(end)
-    return pair.told(found, before) if found else None
 
 
-def _bisected(names: Sequence[str], apart: Callable[[str], bool]) -> tuple[str, str]:
-    """The first from which on they are apart, as the last is, and the one before it or ''."""
+def _bisected(names: Sequence[str], apart: Callable[[str], bool]) -> Iterator[tuple[str, str, int]]:
+    """The first from which on they are apart, as the last is, and the one before it or ''; and how many lie between."""
     low, high = -1, len(names) - 1
+    yield names[high], "", high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if apart(names[middle]) else (middle, high)
-    return names[high], names[low] if low >= 0 else ""
+        yield names[high], names[low] if low >= 0 else "", high - low - 1
 
 
 class _Pair:
@@ -121,11 +133,12 @@ class _Pair:
         moved = [one for one in read if makers[name].operator in MOVES and makers[one].operator in MOVES]
         return next(filter(self.parted, read), "") or max(filter(self.apart, moved), key=self.apart, default="")
 
-    def told(self, found: str, before: str) -> Parting:
-        """The parting at `found`, after the tensor `before` or none."""
+    def told(self, found: str, before: str, between: int) -> Parting:
+        """The parting at `found`, after the tensor `before` or none, with so many between."""
         maker, span = self._makers[found], self.apart(before) if before else 0.0
         probes = len(self._known)
-        return Parting(found, maker.node, maker.operator, self.apart(found), self._tolerance, before, span, probes)
+        apart, tolerance = self.apart(found), self._tolerance
+        return Parting(found, maker.node, maker.operator, apart, tolerance, before, span, probes, between)
 
 
 class _Maker(NamedTuple):

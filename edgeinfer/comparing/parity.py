@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
@@ -19,7 +19,7 @@ from edgeinfer.spec import Boxes
 from edgeinfer.tuning.entrants import SILENCE_S, entered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -51,7 +51,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parity:
-    """Two ways, their tensors compared, and where they part; or `unsought`, why that was not looked for."""
+    """Two ways, their tensors compared, and where they part; or `unsought`, why that was not looked for.
+
+    `partial`: it was interrupted; tensors that were not compared are not there.
+    """
 
     one: str
     other: str
@@ -60,6 +63,7 @@ class Parity:
     outputs: list[Difference]
     parting: Parting | None
     unsought: str
+    partial: bool
 
     def json(self) -> str:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False, allow_nan=False) + "\n"
@@ -78,14 +82,19 @@ class Parity:
                 ]
             )
         where = _where(self.parting) if self.parting else f"not looked for where they part: {self.unsought}"
+        if not self.outputs:
+            rows, where = [], "no tensors were compared"
+        where = f"interrupted: partial, {where}" if self.partial else where
         head = f"{self.other} against {self.one}, {self.images} picture{'s' * (self.images != 1)}"
-        return "\n".join([head, aligned(rows), where])
+        return "\n".join([head, *([aligned(rows)] if rows else []), where])
 
 
 def _where(parting: Parting) -> str:
-    before = f"; the one before, {parting.before}, by {parting.before_relative:.2g}" if parting.before else ""
+    at, before = "at", f"; the one before, {parting.before}, by {parting.before_relative:.2g}" if parting.before else ""
+    if parting.between:
+        at, before = "at or before", f"; {parting.between} of the tensors before it were not looked at"
     return (
-        f"they part at {parting.node} ({parting.operator}): {parting.tensor} differs by {parting.relative:.2g}, "
+        f"they part {at} {parting.node} ({parting.operator}): {parting.tensor} differs by {parting.relative:.2g}, "
         f"more than {parting.tolerance:g}{before}"
     )
 
@@ -100,8 +109,8 @@ def parity(
 ) -> Parity:
     """Compare two ways of running one model, such as `engines/a@ort` and `engines/a@ov,int8`, on pictures.
 
-    Where both run an ONNX file on the CPU, the graphs are bisected for the first layer at which they part. Raises what
-    `load` raises, EngineError for a way that fails, UsageError.
+    Where both run an ONNX file on the CPU, the graphs are bisected for the first layer at which they part. Ctrl-C gives
+    what there is, marked partial. Raises what `load` raises, EngineError for a way that fails, UsageError.
     """
     if len(bundles) != 2:
         raise UsageError(
@@ -112,17 +121,29 @@ def parity(
     one, other = models
     _check_alike(one, other)
     pictures = readable(source)
+    found = Parity(one.choice.name, other.choice.name, len(pictures), [], [], None, "", partial=False)
+    try:
+        for step in _steps(one, other, pictures, say):
+            found = replace(found, **step)
+    except KeyboardInterrupt:
+        unsought = "" if found.parting else found.unsought or "it was interrupted"
+        found = replace(found, partial=True, unsought=unsought)
+    return found
+
+
+def _steps(one: Model, other: Model, pictures: Sequence[Path], say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """What comes to be known of a `Parity`, by its fields."""
     tensors = []
-    for model in models:
+    for model in (one, other):
         say(f"tensors of {model.title}")
         tensors.append(_tensors(model, pictures))
-    say("looking for where they part")
     spec = one.bundle.spec
     parts = _parts(spec.decode)
-    parting, unsought = _parting(one, other, tensors[0][0], [*parts.values()])
     inputs = [_difference(tensor.name, "", ..., *tensors) for tensor in spec.inputs]
     outputs = [_difference(tensor.name, *part, *tensors) for tensor in spec.outputs for part in parts.items()]
-    return Parity(one.choice.name, other.choice.name, len(pictures), inputs, outputs, parting, unsought)
+    yield {"inputs": inputs, "outputs": outputs}
+    say("looking for where they part")
+    yield from _parting(one, other, tensors[0][0], [*parts.values()])
 
 
 def _check_alike(one: Model, other: Model) -> None:
@@ -168,16 +189,21 @@ def _difference(name: str, part: str, index: Any, first: Sequence[Tensors], seco
     return Difference(name, part, shape, float(apart.max()), float(apart.mean()), divergence.relative(one, two))
 
 
-def _parting(one: Model, other: Model, tensors: Tensors, parts: Sequence[Any]) -> tuple[Parting | None, str]:
-    """Where two ONNX files part on the first picture, or why that is not looked for."""
+def _parting(one: Model, other: Model, tensors: Tensors, parts: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Where two ONNX files part on the first picture, ever closer; or why that is not looked for."""
     artifacts = [model.choice.artifact_in(model.bundle) for model in (one, other)]
     sides = []
     for model, artifact in zip((one, other), artifacts):
         if artifact is None or artifact.format != "onnx" or model.choice.backend not in divergence.RUNNERS:
-            return None, f"{model.choice.name} does not run an ONNX file on the CPU"
+            yield {"unsought": f"{model.choice.name} does not run an ONNX file on the CPU"}
+            return
         path = model.bundle.artifact_file(artifact)
         sides.append(divergence.Side(path, model.choice.backend, artifact.precision))
     inputs = {tensor.name: tensors[tensor.name] for tensor in one.bundle.spec.inputs}
     outputs = {tensor.name: parts for tensor in one.bundle.spec.outputs}
-    found = divergence.parting(sides[0], sides[1], inputs, outputs)
-    return found, "" if found else "by its relative difference every output lies within the tolerance"
+    parted = False
+    for found in divergence.partings(sides[0], sides[1], inputs, outputs):
+        parted = True
+        yield {"parting": found}
+    if not parted:
+        yield {"unsought": "by its relative difference every output lies within the tolerance"}
