@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgeinfer.devices._pictures import picture
 from edgeinfer.results import Classification
 
 if TYPE_CHECKING:
@@ -52,12 +53,22 @@ class Plate(NamedTuple):
 
 
 def draw(image: Image, result: Result) -> Image:
-    """A copy of the picture with its boxes, or with a panel of its classes."""
-    canvas: Image = image.copy()
+    """A copy of the picture with its boxes, or with a panel of its classes: BGR, also of a grey or BGRA picture."""
+    canvas = _canvas(image)
     if isinstance(result, Classification):
         _panel(canvas, result)
     else:
         _boxes(canvas, result)
+    return canvas
+
+
+def _canvas(image: Image) -> Image:
+    """(h, w), (h, w, 1), (h, w, 3) or (h, w, 4) uint8 -> a copy (h, w, 3). Raises InputError."""
+    import cv2
+
+    pixels = picture(image, "bgr").pixels
+    codes = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}
+    canvas: Image = pixels.copy() if pixels.shape[2] == 3 else cv2.cvtColor(pixels, codes[pixels.shape[2]])
     return canvas
 
 

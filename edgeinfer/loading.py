@@ -69,8 +69,9 @@ def load(
     UsageError.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    if contexts < 1:
-        raise UsageError(f"contexts {contexts} is below 1")
+    for name, count, least in (("contexts", contexts, 1), ("threads", threads, 0)):
+        if count < least:
+            raise UsageError(f"{name} {count} is below {least}")
     if build not in BUILDS:
         raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")
     spec = with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)

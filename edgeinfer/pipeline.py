@@ -6,6 +6,7 @@ import threading
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import lifetime
 from edgeinfer.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from edgeinfer.devices import Device
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec
+
+END_S = 10.0  # how long the end of the process waits for calls that run
+
+
+def check_several(images: Any) -> None:
+    """InputError if this is one picture (h, w, channels), whose rows would pass for grey pictures."""
+    shape = getattr(images, "shape", None)
+    if shape is not None and (len(shape) < 3 or (len(shape) == 3 and shape[2] in (1, 3, 4))):
+        raise InputError(
+            f"batch takes several pictures, got one array of {tuple(shape)}",
+            hint="model(image), or model.batch([image])",
+        )
 
 
 class Lane:
@@ -70,8 +83,9 @@ class Pipeline:
         self.timings: dict[str, float] = {}  # milliseconds of the last call by stage
         self._fleet = _Fleet(lanes)
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._ending = self._inherited = False
         self.upgrade: Upgrade | None = None  # builds the engine that will take over, where that was asked for
+        lifetime.watch(self)
 
     @property
     def contexts(self) -> int:
@@ -97,6 +111,7 @@ class Pipeline:
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Result]:
         """Any number of pictures -> a result each, in their order; runs of at most `group`."""
+        check_several(images)
         step = self.group
         results: list[Result] = []
         with self._lease() as lane:
@@ -137,8 +152,13 @@ class Pipeline:
 
     @contextmanager
     def _lease(self) -> Iterator[Lane]:
+        if self._inherited:
+            raise InputError(
+                "the pipeline was loaded before this process was forked, and works in its parent only",
+                hint='load the bundle in each process, or start them with multiprocessing.get_context("spawn")',
+            )
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._fleet.idle)
+            self._changed.wait_for(lambda: self._closed or (self._fleet.idle and not self._barred()))
             if self._closed:
                 raise InputError("the pipeline is closed", hint="load the bundle again")
             fleet = self._fleet
@@ -150,6 +170,10 @@ class Pipeline:
             with self._changed:
                 fleet.idle.append(lane)
                 self._changed.notify_all()
+
+    def _barred(self) -> bool:
+        """Whether the process ends and this thread may be stopped by it at any moment."""
+        return self._ending and threading.current_thread().daemon
 
     def swap(self, other: Pipeline) -> None:
         """Serve every call that starts from now on by what `other` has, which is closed by it; free what served so far.
@@ -179,7 +203,9 @@ class Pipeline:
         return given
 
     def close(self) -> None:
-        """Stop building, wait for running calls, then free every engine and device."""
+        """Stop building, wait for running calls, then free every engine and device; in a forked process do nothing."""
+        if self._inherited:
+            return
         if self.upgrade:
             self.upgrade.stop()
         with self._changed:
@@ -189,6 +215,23 @@ class Pipeline:
             self._changed.notify_all()
             self._changed.wait_for(self._fleet.home)
         self._fleet.close()
+
+    def halt(self) -> None:
+        """Of `lifetime.Guest`: from now on calls of daemon threads wait for the end of the process."""
+        self._ending = True
+
+    def settle(self) -> None:
+        """Of `lifetime.Guest`: wait for running calls, within reason."""
+        with self._changed:
+            self._changed.wait_for(self._fleet.home, END_S)
+
+    def orphan(self) -> None:
+        """Of `lifetime.Guest`: refuse calls in this process, and keep its copy of the engines until it has ended."""
+        import ctypes
+
+        self._inherited = True
+        # one reference too many: even the interpreter's own end must not free them
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._fleet))
 
     def __enter__(self) -> Pipeline:
         return self

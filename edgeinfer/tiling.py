@@ -11,6 +11,7 @@ import numpy as np
 from edgeinfer.devices._pictures import picture
 from edgeinfer.devices._suppression import suppress
 from edgeinfer.errors import InputError, UsageError
+from edgeinfer.pipeline import check_several
 from edgeinfer.results import Detections
 from edgeinfer.spec import Boxes, Size
 
@@ -133,6 +134,7 @@ class Tiled:
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Detections]:
         """Any number of pictures -> a result each."""
+        check_several(images)
         return [self(image, pixels=pixels) for image in images]
 
     def _merged(self, found: list[tuple[Tile, Detections]], size: Size) -> Detections:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edgeinfer import drawing
+from edgeinfer.errors import InputError
 from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Size
 
@@ -134,3 +135,19 @@ def test_bars_of_a_classification_are_as_long_as_its_scores():
 
 def test_nothing_found_draws_nothing():
     assert (found([], 50, 50).draw(grey(50, 50)) == 128).all()
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (4,)], ids=str)
+@pytest.mark.parametrize("said", [found([[10, 40, 50, 90]], 100, 100), named(100, 100)], ids=["boxes", "classes"])
+def test_on_grey_and_bgra_pictures_the_same_is_drawn_as_on_bgr_ones(said, channels):
+    image = np.full((100, 100, *channels), 128, np.uint8)
+    assert np.array_equal(said.draw(image), said.draw(grey(100, 100)))
+    assert (image == 128).all()
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((9, 9, 3)), np.zeros((9, 9, 2), np.uint8), None], ids=["floats", "2", "none"]
+)
+def test_what_is_no_picture_is_not_drawn_on(image):
+    with pytest.raises(InputError, match="image must be"):
+        found([[1, 1, 5, 5]], 9, 9).draw(image)

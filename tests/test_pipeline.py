@@ -8,6 +8,7 @@ import pytest
 from edgeinfer import golden, load
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import InputError, SpecError, UsageError
+from edgeinfer.tiling import Grid, Tiled
 from helpers import bundles
 from helpers.patience import LONG_S
 
@@ -48,7 +49,9 @@ def test_thresholds_given_at_load_replace_the_bundles(detector):
         assert (len(low(grey)), len(high(grey))) == (1, 0)
 
 
-@pytest.mark.parametrize("options", [{"top": 3}, {"conf": 1.5}, {"limit": 0}, {"contexts": 0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"top": 3}, {"conf": 1.5}, {"limit": 0}, {"contexts": 0}, {"threads": -1}], ids=str
+)
 def test_options_that_cannot_be_are_wrong_usage(detector, options):
     with pytest.raises((UsageError, SpecError)):
         load(detector, **options)
@@ -174,3 +177,25 @@ def test_golden_samples_fail_on_an_engine_that_finds_nothing(detector):
 
     assert not report.passed
     assert "1 of 1 not found, first: red 1.00" in report.detail
+
+
+@pytest.mark.parametrize("shape", [(32, 48, 3), (32, 48, 4), (32, 48, 1), (32, 48)], ids=str)
+def test_one_picture_handed_over_as_a_batch_is_refused_instead_of_its_rows_taken_for_pictures(detector, shape):
+    with load(detector) as model:
+        for several in (model, Tiled(model, Grid(rows=1, columns=2))):
+            with pytest.raises(InputError, match="batch takes several pictures") as refusal:
+                several.batch(np.zeros(shape, np.uint8))
+            assert "model.batch([image])" in refusal.value.hint
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 48, 3), (2, 32, 48)], ids=str)
+def test_an_array_of_pictures_is_a_batch(detector, shape):
+    with load(detector) as model:
+        assert len(model.batch(np.zeros(shape, np.uint8))) == 2
+
+
+@pytest.mark.parametrize("image", [np.zeros((8, 8, 3)), np.zeros((8, 8, 3), np.uint16)], ids=lambda image: image.dtype)
+def test_numbers_that_are_no_bytes_are_refused_with_what_to_do_about_it(detector, image):
+    with load(detector) as model, pytest.raises(InputError, match=str(image.dtype)) as refusal:
+        model(image)
+    assert "astype(np.uint8)" in refusal.value.hint

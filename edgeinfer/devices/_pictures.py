@@ -50,17 +50,19 @@ def picture(image: Any, pixels: str) -> Picture:
     """The picture in `image`, read as `pixels` says; InputError if it holds none."""
     if pixels not in PIXELS:
         raise InputError(f"pixels {pixels!r} is not one of {', '.join(PIXELS)}")
+    wanted = f"image must be {_SHAPES[pixels]} uint8"
     if not isinstance(image, np.ndarray):
         raise InputError(
-            f"image must be {_SHAPES[pixels]} uint8, got {type(image).__name__}",
-            hint="hand over a NumPy array; edgeinfer.sources reads files",
+            f"{wanted}, got {type(image).__name__}",
+            hint='edgeinfer.sources reads files; a PIL image is np.asarray(image.convert("RGB")) with pixels="rgb"',
         )
-    found = _nv12(image) if pixels == "nv12" else _packed(image, pixels)
-    if found is None or image.dtype != np.uint8:
-        raise InputError(
-            f"image must be {_SHAPES[pixels]} uint8, got {image.shape} {image.dtype}",
-            hint=f"pixels={pixels!r} was asked for; the kinds are {', '.join(PIXELS)}",
-        )
+    found = None
+    if image.dtype == np.uint8:
+        found = _nv12(image) if pixels == "nv12" else _packed(image, pixels)
+    if found is None:
+        kinds = f"pixels={pixels!r} was asked for; the kinds are {', '.join(PIXELS)}"
+        whole = "scale its numbers to 0 to 255, then .astype(np.uint8)"
+        raise InputError(f"{wanted}, got {image.shape} {image.dtype}", hint=kinds if image.dtype == np.uint8 else whole)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeinfer import sources
 from edgeinfer.errors import UsageError
 from edgeinfer.pictures import MAX_PIXELS
-from edgeinfer.streams.capture import Capture
+from edgeinfer.streams.capture import STOP_S, Capture
 from edgeinfer.streams.inbox import Captured, Inbox
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from edgeinfer.results import Result
     from edgeinfer.sources import Frame, OnError
     from edgeinfer.streams.vitals import Health, Vitals
-
-STOP_S = 3.0  # how long closing waits for a capture thread whose read is under way
 
 
 @dataclass(frozen=True)

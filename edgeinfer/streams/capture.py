@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from edgeinfer import sources
+from edgeinfer import lifetime, sources
 from edgeinfer.errors import EdgeInferError, SourceError
 from edgeinfer.pictures import MAX_PIXELS
 from edgeinfer.streams.inbox import Captured
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeinfer.streams.inbox import Inbox
 
 BACK_OFF_S = (0.1, 0.25, 0.5, 1.0)  # the waits before trying again; the last one goes on
+STOP_S = 3.0  # how long to wait for a thread whose read is under way
 
 
 class Capture(threading.Thread):
@@ -45,6 +46,7 @@ class Capture(threading.Thread):
         self._max_pixels, self._on_error = max_pixels, on_error
         self._sequence = 0
         self._stopped = threading.Event()
+        lifetime.watch(self)
 
     def run(self) -> None:
         """The thread's work."""
@@ -70,6 +72,19 @@ class Capture(threading.Thread):
     def stop(self) -> None:
         """Read no more; a read that is under way runs into its own time limit."""
         self._stopped.set()
+
+    def halt(self) -> None:
+        """Of `lifetime.Guest`: read no more, and hand nothing over."""
+        self.stop()
+        self._inbox.close()
+
+    def settle(self) -> None:
+        """Of `lifetime.Guest`: wait for a read that is under way."""
+        if self.ident is not None:
+            self.join(STOP_S)
+
+    def orphan(self) -> None:
+        """Of `lifetime.Guest`: a fork has no such thread."""
 
     def _follow(self) -> None:
         """Read a camera, and open it again whenever it is lost."""

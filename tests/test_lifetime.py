@@ -1,0 +1,114 @@
+"""A model and its process: what an exit breaks off, and what a fork may do with what it inherits."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from helpers.camera import camera
+from helpers.patience import LONG_S
+
+BACKENDS = ("ort", "ov")
+HEAD = """
+import os, sys, threading
+import numpy as np
+import edgeinfer
+
+picture = np.zeros((64, 64, 3), np.uint8)
+"""
+
+
+def python(text, *arguments):
+    """A script in a process of its own, with these as sys.argv[1:] -> (exit code, stdout, stderr)."""
+    script = HEAD + textwrap.dedent(text)
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG_S, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_process_ends_as_it_wants_to_while_a_daemon_thread_calls_the_model(detector, backend):
+    if backend == "ov":
+        pytest.importorskip("openvino")
+    text = """
+        model, called = edgeinfer.load(sys.argv[1], sys.argv[2], contexts=2), threading.Event()
+
+        def work():
+            while True:
+                model(picture)
+                called.set()
+
+        for _ in range(3):
+            threading.Thread(target=work, daemon=True).start()
+        called.wait()
+        sys.exit(3)
+    """
+    assert python(text, detector, backend) == (3, "", "")
+
+
+def test_a_process_ends_as_it_wants_to_while_a_camera_that_nobody_closed_is_read(detector):
+    text = """
+        model = edgeinfer.load(sys.argv[1])
+        seen = iter(edgeinfer.stream(sys.argv[2], model))
+        next(seen)
+        sys.exit(3)
+    """
+    with camera(fps=200) as shown:
+        assert python(text, detector, shown.address)[0] == 3
+
+
+def test_the_main_thread_may_call_a_model_until_the_very_end(detector):
+    text = """
+        import atexit
+
+        @atexit.register  # before the model's own: run after it
+        def last():
+            print(len(model(picture)))
+
+        model = edgeinfer.load(sys.argv[1])
+        model(picture)
+    """
+    assert python(text, detector) == (0, "0\n", "")
+
+
+FORK = """
+    model = edgeinfer.load(sys.argv[1], sys.argv[2], threads=2, contexts=2)
+    model(picture)
+    lease = model._lease()
+    lease.__enter__()  # as in another thread's call
+    child = os.fork()
+    if child:
+        lease.__exit__(None, None, None)
+        model(picture)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("how", ["", "model.close()", "del model, lease", "with model: pass"], ids=str)
+def test_a_fork_that_inherits_a_model_ends_whatever_it_does_with_it(detector, backend, how):
+    if backend == "ov":
+        pytest.importorskip("openvino")
+    text = f"{textwrap.dedent(FORK)}\n{how}\nsys.exit(3)"
+    assert python(text, detector, backend) == (3, "", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_call_in_a_fork_says_that_the_model_is_its_parents(detector):
+    text = """
+        try:
+            model(picture)
+        except edgeinfer.EdgeInferError as error:
+            print(error, "|", error.hint)
+        with edgeinfer.load(sys.argv[1]) as own:
+            print(len(own(picture)))
+        sys.exit(3)
+    """
+    code, said, complaint = python(textwrap.dedent(FORK) + textwrap.dedent(text), detector, "ort")
+    assert (code, complaint) == (3, "")
+    assert "loaded before this process was forked" in said
+    assert "load the bundle in each process" in said
+    assert said.endswith("\n0\n")
