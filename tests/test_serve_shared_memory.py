@@ -88,9 +88,8 @@ def test_inputs_and_outputs_lie_in_shared_memory(client, module):
         told = answer.get_response()
         told = json_format.MessageToDict(told) if module is grpc_client else told
         (output,) = told["outputs"]
-        assert "shared_memory_region" in output["parameters"]
-        assert not {"data", "contents"}.intersection(output)
-        assert "rawOutputContents" not in told
+        assert output.keys() == {"name", "datatype", "shape"}
+        assert told.get("rawOutputContents") == ([""] if module is grpc_client else None)
         found = shm.get_contents_as_numpy(handle, np.float32, [1, 3], SIZE + 20)
         np.testing.assert_allclose(found, [[0, 10, 0]], atol=1e-5)
         after = shm.get_contents_as_numpy(handle, np.uint8, [68], SIZE + 32)
@@ -119,7 +118,9 @@ def test_frames_and_picture_files_lie_there_too(client, module):
         one = asked(module, "frame", frame.shape, "UINT8", frame.nbytes)
         assert client.infer("finder.image", [one]).as_numpy("labels").tolist() == [b"blue"]
         place = [wanted(module, "labels", 100)]
-        client.infer("finder.image", [one], outputs=place)
+        place += [module.InferRequestedOutput("boxes"), module.InferRequestedOutput("scores")]
+        mixed = client.infer("finder.image", [one], outputs=place)
+        assert (mixed.as_numpy("boxes").shape, mixed.as_numpy("scores").shape) == ((1, 4), (1,))
         assert bytes(shm.get_contents_as_numpy(handle, np.uint8, [8])) == b"\x04\0\0\0blue"
         two = asked(module, "image", (1,), "BYTES", element.nbytes, frame.nbytes)
         assert len(client.infer("finder.image", [two]).as_numpy("scores")) == 1
@@ -140,6 +141,17 @@ def test_regions_are_told_and_forgotten(client, module):
         client.unregister_system_shared_memory()
         assert statuses(client) == {}
         assert "system_shared_memory" in json.dumps(metadata(client))
+
+
+def test_there_is_no_shared_memory_of_gpus(client):
+    client.unregister_cuda_shared_memory()
+    client.unregister_cuda_shared_memory("region")
+    told = client.get_cuda_shared_memory_status()
+    assert not getattr(told, "regions", told)
+    with pytest.raises(InferenceServerException, match="not registered"):
+        client.get_cuda_shared_memory_status("region")
+    with pytest.raises(InferenceServerException, match="only system shared memory"):
+        client.register_cuda_shared_memory("region", b"aGFuZGxl", 0, 8)
 
 
 def metadata(client):
@@ -245,7 +257,7 @@ def test_a_region_lives_as_long_as_a_tensor_is_to_lie_there():
         assert files() == before + 1
         all_.unregister()
         placed = regions.placed(of("scores", np.array([1, 2], np.float32)), span)
-        assert placed.data.parameters == {"shared_memory_region": "region", "shared_memory_byte_size": 8}
+        assert placed.data == span
         assert shm.get_contents_as_numpy(handle, np.float32, [2]).tolist() == [1, 2]
         del span, placed
         assert files() == before
@@ -285,6 +297,7 @@ def test_shared_memory_is_closed_unless_asked_for(tmp_path, module):
             lambda: client.register_system_shared_memory("region", key, SIZE),
             client.get_system_shared_memory_status,
             client.unregister_system_shared_memory,
+            client.get_cuda_shared_memory_status,
             lambda: client.infer("namer", [asked(module)]),
         ):
             with pytest.raises(InferenceServerException, match="start with --shared-memory"):

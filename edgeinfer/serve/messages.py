@@ -73,6 +73,12 @@ SystemSharedMemoryRegisterRequest: 1 name string, 2 key string, 3 offset uint64,
 SystemSharedMemoryRegisterResponse
 SystemSharedMemoryUnregisterRequest: 1 name string
 SystemSharedMemoryUnregisterResponse
+CudaSharedMemoryStatusRequest: 1 name string
+CudaSharedMemoryStatusResponse
+CudaSharedMemoryRegisterRequest: 1 name string
+CudaSharedMemoryRegisterResponse
+CudaSharedMemoryUnregisterRequest: 1 name string
+CudaSharedMemoryUnregisterResponse
 """
 # an enumeration travels as its number
 HEALTH_TABLE = """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from edgeinfer.serve import tensors
-from edgeinfer.serve.refusals import EXISTS, FORBIDDEN, INVALID, NOT_FOUND, UNAVAILABLE, Refusal
+from edgeinfer.serve.refusals import EXISTS, FORBIDDEN, INVALID, NOT_FOUND, UNAVAILABLE, UNSUPPORTED, Refusal
 from edgeinfer.serve.spans import OFFSET, PARAMETERS, REGION, SIZE, Span
 
 if TYPE_CHECKING:
@@ -98,6 +98,18 @@ class Regions:
         self._need_allowed()
         chosen = [self._found(name)] if name else list(self._regions.values())
         return [{"name": one.name, "key": one.key, "offset": one.offset, "byte_size": one.size} for one in chosen]
+
+    def cuda(self, name: str = ALL) -> list[dict[str, Any]]:
+        """Regions of a GPU's memory, of which there are none; clients ask before they go. Refusal if one is named."""
+        self._need_allowed()
+        if name:
+            raise Refusal(NOT_FOUND, f"CUDA shared memory region {name[:100]!r} is not registered")
+        return []
+
+    def register_cuda(self, name: str) -> None:
+        """Refusal."""
+        self._need_allowed()
+        raise Refusal(UNSUPPORTED, f"region {name[:100]!r}: only system shared memory is supported, not a GPU's")
 
     def span(self, parameters: Mapping[str, Any], what: str) -> Span | None:
         """Where these parameters of an input or output say that it lies; None if not in shared memory."""

@@ -116,6 +116,9 @@ class Calls:
             "SystemSharedMemoryStatus": self.regions,
             "SystemSharedMemoryRegister": self.register,
             "SystemSharedMemoryUnregister": self.unregister,
+            "CudaSharedMemoryStatus": self.cuda_regions,
+            "CudaSharedMemoryRegister": self.register_cuda,
+            "CudaSharedMemoryUnregister": self.unregister_cuda,
         }
         found = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -260,6 +263,18 @@ class Calls:
         self._service.regions.unregister(request.name)
         return messages.message("SystemSharedMemoryUnregisterResponse")()
 
+    async def cuda_regions(self, request: Any) -> Any:
+        self._service.regions.cuda(request.name)
+        return messages.message("CudaSharedMemoryStatusResponse")()
+
+    async def register_cuda(self, request: Any) -> Any:
+        self._service.regions.register_cuda(request.name)
+        return messages.message("CudaSharedMemoryRegisterResponse")()
+
+    async def unregister_cuda(self, _: Any) -> Any:
+        self._service.regions.cuda()
+        return messages.message("CudaSharedMemoryUnregisterResponse")()
+
 
 def _filled(name: str, record: dict[str, Any]) -> Any:
     return json_format.ParseDict(record, messages.message(name)())
@@ -330,14 +345,10 @@ def _typed(given: Any, shape: list[int]) -> Tensor:
 
 
 def _answer(answer: Answer) -> tuple[Any, list[Buffer]]:
-    """The message without raw contents, and those, of what does not lie in shared memory."""
+    """The message without raw contents, and those, one for each output: clients count them off. Of shared ones none."""
     head = messages.message("ModelInferResponse")(model_name=answer.model, model_version=answer.version, id=answer.id)
     raw: list[Buffer] = []
     for tensor in answer.outputs:
-        output = head.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        if isinstance(tensor.data, Span):
-            for name, value in tensor.data.parameters.items():
-                setattr(output.parameters[name], "string_param" if isinstance(value, str) else "int64_param", value)
-        else:
-            raw.append(tensors.to_raw(tensor))
+        head.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        raw.append(b"" if isinstance(tensor.data, Span) else tensors.to_raw(tensor))
     return head, raw

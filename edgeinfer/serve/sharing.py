@@ -28,12 +28,18 @@ class Sharing:
     def routes(self) -> list[Route]:
         """Every path there is."""
         region = "/v2/systemsharedmemory/region/{name:str}"
+        cuda = "/v2/cudasharedmemory"
         return [
             route("/v2/systemsharedmemory/status", self.status),
             route("/v2/systemsharedmemory/unregister", self.unregister, "POST"),
             route(region + "/status", self.status),
             route(region + "/register", self.register, "POST"),
             route(region + "/unregister", self.unregister, "POST"),
+            route(cuda + "/status", self.cuda),
+            route(cuda + "/unregister", self.unregister_cuda, "POST"),
+            route(cuda + "/region/{name:str}/status", self.cuda),
+            route(cuda + "/region/{name:str}/register", self.register_cuda, "POST"),
+            route(cuda + "/region/{name:str}/unregister", self.unregister_cuda, "POST"),
         ]
 
     async def status(self, request: Request) -> Response:
@@ -50,6 +56,17 @@ class Sharing:
 
     async def unregister(self, request: Request) -> Response:
         self._regions.unregister(_name(request))
+        return JSONResponse({})
+
+    async def cuda(self, request: Request) -> Response:
+        return fresh(self._regions.cuda(_name(request)))
+
+    async def register_cuda(self, request: Request) -> Response:
+        self._regions.register_cuda(_name(request))
+        return JSONResponse({})
+
+    async def unregister_cuda(self, _: Request) -> Response:
+        self._regions.cuda()
         return JSONResponse({})
 
 

@@ -1,8 +1,8 @@
-"""Where a tensor lies in shared memory, and how the protocols say so."""
+"""Where a tensor lies in shared memory, and how requests say so; answers say nothing of it, as Triton's."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from edgeinfer.serve.regions import Region
@@ -17,8 +17,3 @@ class Span(NamedTuple):
     region: Region
     offset: int
     size: int
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """As requests and answers say it."""
-        return {REGION: self.region.name, SIZE: self.size, **({OFFSET: self.offset} if self.offset else {})}

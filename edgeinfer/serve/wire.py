@@ -182,14 +182,14 @@ def written(answer: Answer, wanted: Wanted) -> tuple[bytes, dict[str, str]]:
     rows, blobs = [], []
     for tensor in answer.outputs:
         row: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        rows.append(row)
         if isinstance(tensor.data, Span):
-            row["parameters"] = tensor.data.parameters
-        elif wanted.binary(tensor.name):
+            continue
+        if wanted.binary(tensor.name):
             blobs.append(tensors.to_raw(tensor))
             row["parameters"] = {BINARY_SIZE: len(blobs[-1])}
         else:
             row["data"] = tensors.to_list(tensor)
-        rows.append(row)
     record: dict[str, Any] = {"model_name": answer.model, "model_version": answer.version, "outputs": rows}
     if answer.id:
         record["id"] = answer.id
