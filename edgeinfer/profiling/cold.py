@@ -11,8 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import interruption
 from edgeinfer.errors import EngineError
-from edgeinfer.profiling import interruption
 from edgeinfer.profiling.samples import Samples
 from edgeinfer.profiling.statistics import needed
 

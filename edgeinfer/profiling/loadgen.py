@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import interruption
 from edgeinfer.errors import BackendUnavailable, EngineError
-from edgeinfer.profiling import interruption
 from edgeinfer.profiling.samples import MOST_QUERIES, STREAMS, Samples
 
 try:
@@ -29,7 +29,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgeinfer.profiling.interruption import Interruption
+    from edgeinfer.interruption import Interruption
     from edgeinfer.profiling.samples import Load, Work
 
 NAME = "MLPerf LoadGen"

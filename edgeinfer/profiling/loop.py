@@ -10,7 +10,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Callable
 
-from edgeinfer.profiling import interruption
+from edgeinfer import interruption
 from edgeinfer.profiling.samples import MOST_QUERIES, STREAMS, Samples
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import machine
+from edgeinfer import interruption, machine
 from edgeinfer.errors import UsageError
-from edgeinfer.profiling import comparison, interruption, scenarios, sensors
+from edgeinfer.profiling import comparison, scenarios, sensors
 from edgeinfer.profiling.child import Child, Failed
 from edgeinfer.profiling.measuring import assembled
 from edgeinfer.profiling.samples import Samples, joined, medians

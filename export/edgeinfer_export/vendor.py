@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import importlib
 import signal
-import threading
 import time
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import machine
+from edgeinfer import interruption, machine
 from edgeinfer.errors import BackendUnavailable, ExportError
 
 if TYPE_CHECKING:
@@ -103,20 +102,14 @@ class Listener:
 
     @contextmanager
     def holding_interrupts(self) -> Iterator[None]:
-        """Ctrl-C asks the build to stop; a second one ends the process."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Ctrl-C and SIGTERM ask the build to stop; a Ctrl-C after that ends the process."""
 
         def interrupted(_number: int, _frame: object) -> None:
             self.stopped = KeyboardInterrupt()
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-        before = signal.signal(signal.SIGINT, interrupted)
-        try:
+        with interruption.taken(interrupted):
             yield
-        finally:
-            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
     def close(self) -> None:
         if self._file:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from edgeinfer.cli import _ending
 from edgeinfer.errors import EngineError
 from edgeinfer.profiling.samples import Load, Samples
 
@@ -68,6 +69,24 @@ def test_a_failure_comes_out_and_the_next_test_runs():
     with pytest.raises(EngineError, match="in the middle"):
         loadgen.issue(Load("single-stream", 30.0, expected_ms=5.0), work)
     assert loadgen.issue(Load("single-stream", 0.1, expected_ms=1.0), nap).latency_ms
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "offline"])
+def test_sigterm_ends_a_long_test_with_the_samples_so_far_and_is_heard_by_who_had_it_before(scenario):
+    calls = []
+
+    def work(numbers):
+        calls.append(numbers)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        return nap(numbers)
+
+    with _ending.orderly() as ending:
+        samples = loadgen.issue(Load(scenario, 60.0, expected_ms=1.0), work)
+        assert signal.getsignal(signal.SIGTERM) is ending
+    assert (samples.interrupted, ending.terminated) == (True, True)
+    assert len(samples.latency_ms) == len(calls) == 2
 
 
 @pytest.mark.parametrize("presses", [1, 2])
