@@ -114,12 +114,14 @@ WRONG = {
     ),
     "a type there is not": (request(datatype="FP31"), "'images': datatype 'FP31'"),
     "an input's parameter there is not": (request(), "'layout' of input 'images'"),
-    "classification": (request(raw=[bytes(4 * VALUES)]), "'classification' of output 'logits'"),
+    "an output's parameter there is not": (request(raw=[bytes(4 * VALUES)]), "'layout' of output 'logits'"),
+    "classes below zero": (request(raw=[bytes(4 * VALUES)]), "'logits': parameter classification"),
     "a side below zero": (request(shape=[-1], fp32_contents=[]), "'images': shape"),
 }
 
 WRONG["an input's parameter there is not"][0].inputs[0].parameters["layout"].string_param = "x"
-WRONG["classification"][0].outputs.add(name="logits").parameters["classification"].int64_param = 2
+WRONG["an output's parameter there is not"][0].outputs.add(name="logits").parameters["layout"].int64_param = 2
+WRONG["classes below zero"][0].outputs.add(name="logits").parameters["classification"].int64_param = -2
 
 
 @pytest.mark.parametrize("case", sorted(WRONG))

@@ -152,9 +152,13 @@ REFUSED = {
         {"inputs": [{**PLAIN, "parameters": {"layout": "x"}}]},
         "'layout' of input 'images'",
     ),
-    "classification": (
-        {"inputs": [PLAIN], "outputs": [{"name": "logits", "parameters": {"classification": 2}}]},
-        "parameter 'classification' of output 'logits'",
+    "an output's parameter there is not": (
+        {"inputs": [PLAIN], "outputs": [{"name": "logits", "parameters": {"layout": 2}}]},
+        "parameter 'layout' of output 'logits'",
+    ),
+    "half a class": (
+        {"inputs": [PLAIN], "outputs": [{"name": "logits", "parameters": {"classification": 0.5}}]},
+        "output 'logits': parameter classification",
     ),
     "binary data that is not there": ({"inputs": [BINARY]}, "binary_data_size 3072"),
     "a negative size of binary data": ({"inputs": [{**BINARY, "parameters": {"binary_data_size": -1}}]}, "size -1"),

@@ -1,6 +1,7 @@
 """NVIDIA's own server with our model repositories, and its own perf_analyzer at our service."""
 
 import base64
+import http.client
 import json
 import re
 from importlib import resources
@@ -10,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
+import tritonclient.utils.shared_memory as shared_memory
 
 import edgeinfer
 from edgeinfer.bundle import Bundle
@@ -54,7 +57,8 @@ def repository(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(programs, repository):
-    with programs.serving(repository[0]) as client:
+    with programs.serving(repository[0]) as (client, address):
+        client.address = address
         yield client
 
 
@@ -151,3 +155,87 @@ def test_perf_analyzer_measures_the_service(programs, served, tmp_path, words):
     (count, *_) = re.findall(r"Successful request count: (\d+)", told)
     assert int(count) > 0
     assert not re.search(r"[Uu]nable|[Ff]ailed|rror", told), told
+
+
+GREEN = np.zeros((1, 3, bundles.SIDE, bundles.SIDE), np.float32)
+GREEN[:, 1] = 1
+INPUT = {"name": "images", "shape": list(GREEN.shape), "datatype": "FP32"}
+FULL = {**INPUT, "data": GREEN.reshape(-1).tolist()}
+BINARY = {**INPUT, "parameters": {"binary_data_size": GREEN.nbytes}}
+REQUESTS = {
+    "numbers": {"inputs": [FULL], "id": "seven"},
+    "nested numbers": {"inputs": [{**INPUT, "data": GREEN.tolist()}]},
+    "binary both ways": {"inputs": [BINARY], "parameters": {"binary_data_output": True}},
+    "binary in": {"inputs": [BINARY], "outputs": [{"name": "logits"}]},
+    "binary out": {"inputs": [FULL], "outputs": [{"name": "logits", "parameters": {"binary_data": True}}]},
+    "classes": {"inputs": [FULL], "outputs": [{"name": "logits", "parameters": {"classification": 2}}]},
+    "binary too short": {"inputs": [{**INPUT, "parameters": {"binary_data_size": GREEN.nbytes - 4}}]},
+    "no inputs": {"inputs": []},
+    "another name": {"inputs": [{**FULL, "name": "picture"}]},
+    "twice": {"inputs": [FULL, FULL]},
+    "another output": {"inputs": [FULL], "outputs": [{"name": "scores"}]},
+    "a region there is not": {
+        "inputs": [{**INPUT, "parameters": {"shared_memory_region": "x", "shared_memory_byte_size": GREEN.nbytes}}]
+    },
+}
+
+
+def answered(address, path, record=None, blob=b""):
+    """(status, JSON, what follows it) of one request over HTTP."""
+    connection = http.client.HTTPConnection(address, timeout=60)
+    head = json.dumps(record).encode() if record is not None else None
+    headers = {"Inference-Header-Content-Length": str(len(head))} if blob else {}
+    connection.request("POST" if head else "GET", path, head + blob if head else None, headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    length = int(answer.getheader("Inference-Header-Content-Length") or len(body))
+    connection.close()
+    return answer.status, json.loads(body[:length] or "null"), body[length:]
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+def test_the_service_answers_as_the_server_does(server, served, case):
+    record = REQUESTS[case]
+    size = sum(one.get("parameters", {}).get("binary_data_size", 0) for one in record["inputs"])
+    path = "/v2/models/namer/infer"
+    theirs, ours = (answered(one.address, path, record, GREEN.tobytes()[:size]) for one in (server, served))
+    assert ours[0] == theirs[0]
+    if ours[0] == 200:
+        assert ours[1:] == theirs[1:]
+    else:
+        assert ours[1].keys() == theirs[1].keys() == {"error"}
+
+
+@pytest.mark.parametrize("path", ["", "/versions/1", "/versions/9", "/stats", "/config", "/ready"])
+def test_the_service_describes_models_as_the_server_does(server, served, path):
+    theirs, ours = (answered(one.address, f"/v2/models/namer{path}") for one in (server, served))
+    assert ours[0] == theirs[0]
+    if not path:
+        same_of = ("name", "versions", "inputs", "outputs")
+        assert [ours[1][key] for key in same_of] == [theirs[1][key] for key in same_of]
+    if path == "/stats":
+        assert ours[1]["model_stats"][0].keys() <= theirs[1]["model_stats"][0].keys()
+
+
+@pytest.mark.parametrize("module", [grpc_client, http_client], ids=["grpc", "http"])
+def test_shared_memory_is_the_servers_to_the_byte(server, served, module):
+    found = []
+    for one, rpc in ((server, None), (served, served.grpc)):
+        size = GREEN.nbytes + 64
+        handle = shared_memory.create_shared_memory_region("region", "edgeinfer-for-real", size)
+        try:
+            shared_memory.set_shared_memory_region(handle, [GREEN, np.full(64, 7, np.uint8)])
+            client = server if rpc is None and module is grpc_client else None
+            client = client or module.InferenceServerClient(rpc if module is grpc_client else one.address)
+            client.register_system_shared_memory("region", "edgeinfer-for-real", size)
+            given = module.InferInput("images", list(GREEN.shape), "FP32")
+            given.set_shared_memory("region", GREEN.nbytes)
+            wanted = module.InferRequestedOutput("logits")
+            wanted.set_shared_memory("region", 32, GREEN.nbytes + 16)
+            answer = client.infer("namer", [given], outputs=[wanted]).get_response()
+            client.unregister_system_shared_memory("region")
+            memory = shared_memory.get_contents_as_numpy(handle, np.uint8, [size]).tobytes()
+            found.append((str(answer), memory))
+        finally:
+            shared_memory.destroy_shared_memory_region(handle)
+    assert found[0] == found[1]

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf import json_format
 
 from edgeinfer.errors import ServiceError
-from edgeinfer.serve import contents, messages, probes, tensors
+from edgeinfer.serve import contents, messages, probes, ranking, tensors
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
 from edgeinfer.serve.regions import whole
 from edgeinfer.serve.service import Request
@@ -296,7 +296,14 @@ def _request(request: Any, raw: Sequence[Buffer], regions: Regions) -> Request:
         raise Refusal(INVALID, "parameter timeout is not a number of microseconds")
     for name in (*PASSED_OVER, "binary_data_output"):
         parameters.pop(name, None)
-    places = {output.name: _span(output, f"output {output.name[:100]!r}", regions) for output in request.outputs}
+    classes, places = {}, {}
+    for output in request.outputs:
+        what = f"output {output.name[:100]!r}"
+        need_known(output.parameters, what, ranking.COUNT, *PARAMETERS)
+        asked = {name: _value(value) for name, value in output.parameters.items()}
+        classes[output.name] = ranking.count(asked, what)
+        if span := regions.span(asked, what):
+            places[output.name] = span
     names = tuple(output.name for output in request.outputs)
     return Request(
         request.model_name,
@@ -306,7 +313,8 @@ def _request(request: Any, raw: Sequence[Buffer], regions: Regions) -> Request:
         names,
         (timeout or 0) / 1e6,
         parameters,
-        {name: span for name, span in places.items() if span},
+        classes,
+        places,
     )
 
 
@@ -316,7 +324,7 @@ def _value(parameter: Any) -> Any:
 
 
 def _span(given: Any, what: str, regions: Regions) -> Span | None:
-    """Where in shared memory an input or output is said to lie."""
+    """Where in shared memory an input is said to lie."""
     need_known(given.parameters, what, *PARAMETERS)
     return regions.span({name: _value(value) for name, value in given.parameters.items()}, what)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import edgeinfer
 from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.memory import Memory
+from edgeinfer.serve.ranking import ranked
 from edgeinfer.serve.refusals import INVALID, NOT_FOUND, OVERLOADED, TIMEOUT, UNAVAILABLE, Refusal, refusal
 from edgeinfer.serve.regions import Regions, brought, placed
 from edgeinfer.serve.station import Job
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from edgeinfer.serve.tensors import Tensor
 
 LOG = logging.getLogger("edgeinfer.serve")
-EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics", "model_configuration")
+EXTENSIONS = ("classification", "binary_tensor_data", "model_repository", "statistics", "model_configuration")
 SHARED = "system_shared_memory"  # where it is open to requests
 
 
@@ -35,7 +36,8 @@ SHARED = "system_shared_memory"  # where it is open to requests
 class Request:
     """An inference request; `outputs` empty means all, `timeout` 0 the service's own, in seconds.
 
-    `places` says which outputs are to lie in shared memory, by their names.
+    By their names, `classes` says of which outputs so many best classes are asked for, and `places` which are to lie in
+    shared memory.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Request:
     outputs: tuple[str, ...] = ()
     timeout: float = 0.0
     parameters: dict[str, Any] = field(default_factory=dict)
+    classes: dict[str, int] = field(default_factory=dict)
     places: dict[str, Span] = field(default_factory=dict)
 
 
@@ -85,7 +88,8 @@ class Service:
         tensors = {tensor.name: tensor for tensor in found.face.give(result)}
         if not set(names) <= tensors.keys():
             raise Refusal(UNAVAILABLE, f"model {found.name!r} has changed its outputs; ask again")
-        outputs = tuple(placed(tensors[name], request.places.get(name)) for name in names)
+        chosen = {name: _ranked(found, tensors[name], request.classes.get(name, 0)) for name in names}
+        outputs = tuple(placed(tensor, request.places.get(name)) for name, tensor in chosen.items())
         return Answer(found.name, str(found.version.number), request.id, outputs)
 
     async def see(self, name: str, look: Callable[[], Work]) -> tuple[Any, Found]:
@@ -233,6 +237,15 @@ def _wanted(request: Request, found: Found) -> tuple[str, ...]:
     if len(set(request.outputs)) != len(request.outputs):
         raise Refusal(INVALID, "two outputs have the same name")
     return request.outputs or names
+
+
+def _ranked(found: Found, tensor: Tensor, count: int) -> Tensor:
+    """The tensor, or its best classes if those are asked for."""
+    if not count:
+        return tensor
+    spec = found.version.spec
+    batched = any(slot.batched for slot in found.face.outputs(spec) if slot.name == tensor.name)
+    return ranked(tensor, count, spec.labels, batched=batched)
 
 
 def _described(slot: Slot) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeinfer.serve import tensors
+from edgeinfer.serve import ranking, tensors
 from edgeinfer.serve.faces import IMAGE, unpacked
 from edgeinfer.serve.refusals import INVALID, Refusal
 from edgeinfer.serve.service import Request
@@ -51,11 +51,15 @@ def parse(model: str, version: str, header: str, body: bytes, regions: Regions) 
     timeout = _timeout(parameters.pop("timeout", 0))
     for name in PASSED_OVER:
         parameters.pop(name, None)
-    names, named, places = _outputs(record, regions)
+    outputs = _outputs(record, regions)
     identity = record.get("id", "")
     if not isinstance(identity, str):
         raise Refusal(INVALID, "id is not a string")
-    request = Request(model, tuple(inputs), version, identity, names, timeout, parameters, places)
+    names = tuple(outputs)
+    classes = {name: output.classes for name, output in outputs.items() if output.classes}
+    places = {name: output.place for name, output in outputs.items() if output.place}
+    request = Request(model, tuple(inputs), version, identity, names, timeout, parameters, classes, places)
+    named = {name: output.binary for name, output in outputs.items() if output.binary is not None}
     return request, Wanted(named, everything=everything)
 
 
@@ -157,24 +161,29 @@ def _timeout(value: Any) -> float:
     return value / 1e6
 
 
-def _outputs(record: dict[str, Any], regions: Regions) -> tuple[tuple[str, ...], dict[str, bool], dict[str, Span]]:
-    """The names asked for, which of them as binary data or not, and which in shared memory."""
-    if "outputs" not in record:
-        return (), {}, {}
-    names, named, places = [], {}, {}
-    for place, asked in enumerate(_list(record, "outputs", "the request")):
-        output = _object(asked, f"outputs[{place}]")
-        name = output.get("name")
+class _Output(NamedTuple):
+    """How an output is asked for: as binary data or not, if it was said; so many classes of it; where it is to lie."""
+
+    binary: bool | None
+    classes: int
+    place: Span | None
+
+
+def _outputs(record: dict[str, Any], regions: Regions) -> dict[str, _Output]:
+    """What is asked for, by the names in their order."""
+    outputs: dict[str, _Output] = {}
+    for place, asked in enumerate(_list(record, "outputs", "the request") if "outputs" in record else ()):
+        given = _object(asked, f"outputs[{place}]")
+        name = given.get("name")
         if not isinstance(name, str):
             raise Refusal(INVALID, f"outputs[{place}] has no name")
-        parameters = _parameters(output, f"output {name[:100]!r}", BINARY_DATA, *PARAMETERS)
-        names.append(name)
-        if BINARY_DATA in parameters:
-            named[name] = parameters[BINARY_DATA] is True
-        span = regions.span(parameters, f"output {name[:100]!r}")
-        if span is not None:
-            places[name] = span
-    return tuple(names), named, places
+        if name in outputs:
+            raise Refusal(INVALID, "two outputs have the same name")
+        what = f"output {name[:100]!r}"
+        parameters = _parameters(given, what, BINARY_DATA, ranking.COUNT, *PARAMETERS)
+        binary = parameters[BINARY_DATA] is True if BINARY_DATA in parameters else None
+        outputs[name] = _Output(binary, ranking.count(parameters, what), regions.span(parameters, what))
+    return outputs
 
 
 def written(answer: Answer, wanted: Wanted) -> tuple[bytes, dict[str, str]]:

@@ -90,7 +90,7 @@ class Programs:
 
     @contextlib.contextmanager
     def serving(self, repository: Path):
-        """A client of the server with this model repository, every model of which is ready."""
+        """A client of the server with this model repository, every model of which is ready, and its HTTP address."""
         http, rpc = _free_ports(2)
         line = [self._server / "bin" / "tritonserver", f"--model-repository={repository}"]
         line += [f"--backend-directory={self._server / 'backends'}", "--allow-metrics=false", "--strict-readiness=true"]
@@ -106,7 +106,7 @@ class Programs:
                 with grpc_client.InferenceServerClient(f"127.0.0.1:{rpc}") as client:
                     until(lambda: process.poll() is not None or _ready(client))
                     assert process.poll() is None, log.read_text()
-                    yield client
+                    yield client, f"127.0.0.1:{http}"
             finally:
                 process.terminate()
 
