@@ -34,7 +34,7 @@ import numpy as np
 from edgeinfer import backends, load, machine, wholefile
 from edgeinfer.cli import main as command
 from edgeinfer.devices import gpu, launch
-from edgeinfer.devices._driver import call
+from edgeinfer.devices._driver import call, elapsed_ms
 from edgeinfer.devices._framegraph import FrameGraph, Graph
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Size, TensorSpec, TopK
@@ -122,7 +122,7 @@ class Bench:
             several()
             device.record(end)
             device.wait()
-            spans.append(1e3 * float(call("cuEventElapsedTime", start, end)) / self.inside)
+            spans.append(1e3 * elapsed_ms(start, end) / self.inside)
         return summary(spans[self.settle :])
 
     def on_host(self, function):

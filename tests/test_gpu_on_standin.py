@@ -31,9 +31,9 @@ def run(driver):
     paths = [str(ROOT), str(ROOT / "export"), os.environ.get("PYTHONPATH", "")]
     environment = {**standin.environment(driver), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
-    def runner(*arguments):
+    def runner(*arguments, **settings):
         command = [sys.executable, *arguments]
-        facts = {"cwd": ROOT, "env": environment, "timeout": 1200}
+        facts = {"cwd": ROOT, "env": {**environment, **settings}, "timeout": 1200}
         return subprocess.run(command, check=False, capture_output=True, text=True, **facts)
 
     return runner
@@ -49,6 +49,15 @@ def test_the_gpu_path_works_on_a_stand_in_driver(run):
     # other libraries and vendors' engines would take the stand-in for a real driver
     skipped = re.findall(r"SKIPPED .*?(tests/\S+?\.py)", done.stdout)
     assert set(skipped) == {"tests/gpu/test_gpu_libraries.py"}
+
+
+def test_a_frame_needs_nothing_of_a_driver_that_came_with_a_later_cuda_than_12_0(run):
+    """JetPack 6 has 12.6, whichever cuda-bindings pip brings there; what they do not find they cannot call."""
+    chosen = "tests/gpu/test_gpu_frames.py::test_a_graph_is_replayed_and_not_captured_again"
+    done = run("-m", "pytest", "-q", chosen, "--confcutdir=tests/gpu", "-p", "no:cacheprovider", STANDIN_CUDA="12000")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 def test_the_gpu_benchmark_runs_and_takes_no_stand_in_for_a_gpu(run):

@@ -5,6 +5,7 @@ The driver API alone (and NVRTC in `compiler.py`), because both kept their names
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -88,6 +89,26 @@ def probe(name: str, *arguments: Any) -> Any:
     if isinstance(failure, DeviceLost):
         raise failure
     return None if failure else values[0]
+
+
+def elapsed_ms(start: Any, end: Any) -> float:
+    """Milliseconds of the GPU's clock between two events that are over. Raises as `call`.
+
+    By the first function of this name, which every driver has: cuda-bindings 13 look for the one of CUDA 12.8 only,
+    and JetPack 6 is older.
+    """
+    span = ctypes.c_float()
+    status = _first_elapsed()(ctypes.byref(span), int(start), int(end))
+    if status:
+        raise _failure("cuEventElapsedTime", library().CUresult(status))
+    return span.value
+
+
+@lru_cache(maxsize=1)
+def _first_elapsed() -> Any:
+    function = ctypes.CDLL("libcuda.so.1").cuEventElapsedTime
+    function.argtypes = (ctypes.POINTER(ctypes.c_float), ctypes.c_void_p, ctypes.c_void_p)
+    return function
 
 
 def _called(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

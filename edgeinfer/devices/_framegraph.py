@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.devices import STAGES
-from edgeinfer.devices._driver import call, library, probe
+from edgeinfer.devices._driver import call, elapsed_ms, library, probe
 from edgeinfer.errors import DeviceLost, EdgeInferError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class FrameGraph:
             waited = time.perf_counter()
             results = device.readout.read(self._outputs_of(batch), batch.placements)
             read = time.perf_counter()
-            spans = [float(call("cuEventElapsedTime", *pair)) for pair in zip(self._marks, self._marks[1:])]
+            spans = [elapsed_ms(*pair) for pair in zip(self._marks, self._marks[1:])]
         spans[-1] += (read - waited) * 1e3
         return results, dict(zip(STAGES, spans))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeinfer.devices import _readout, launch
-from edgeinfer.devices._driver import Context, call, library
+from edgeinfer.devices._driver import Context, call, elapsed_ms, library
 from edgeinfer.devices._framegraph import FrameGraph
 from edgeinfer.devices._kernels import Kernels
 from edgeinfer.devices._memory import Memory, Mirror, Tensor, view
@@ -242,7 +242,7 @@ class Device:
         """Milliseconds of the GPU's clock between two marks; waits for the later."""
         with self.context:
             call("cuEventSynchronize", end)
-            return float(call("cuEventElapsedTime", start, end))
+            return elapsed_ms(start, end)
 
     def close(self) -> None:
         """Free everything; calling it twice is harmless. Tensors and pinned arrays of it may not be used again."""

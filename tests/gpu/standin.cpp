@@ -81,6 +81,12 @@ thread_local bool in_host_function = false;
 Stream default_stream;
 std::set<Stream*> streams;
 
+// The CUDA version of the driver, an old one where a test wants it
+int cuda() {
+  const char* said = std::getenv("STANDIN_CUDA");
+  return said ? std::atoi(said) : 13000;
+}
+
 // The device whose primary context this is, or -1
 int device_of(const void* context) {
   for (int at = 0; at < MOST; at++) if (context == &primary[at]) return at;
@@ -242,7 +248,7 @@ size_t elf_size(const char* image) {
 #define API VISIBLE CUresult
 
 API cuInit(unsigned) { ENTER(NOTHING); return OK; }
-API cuDriverGetVersion(int* version) { ENTER(NOTHING); *version = 13000; return OK; }
+API cuDriverGetVersion(int* version) { ENTER(NOTHING); *version = cuda(); return OK; }
 API cuDeviceGetCount(int* count) { ENTER(NOTHING); *count = devices; return OK; }
 API cuDeviceGet(int* device, int ordinal) {
   ENTER(NOTHING);
@@ -530,8 +536,9 @@ API cuGetErrorString(CUresult status, const char** text) {
   return OK;
 }
 
-API cuGetProcAddress_v2(const char* symbol, void** found, int, unsigned long long, int* status) {
+API cuGetProcAddress_v2(const char* symbol, void** found, int version, unsigned long long, int* status) {
   *found = nullptr;
+  if (version > cuda()) return INVALID_VALUE;
   for (const char* suffix : {"_v2", "", "WithFlags"}) {
     if (!*found) *found = dlsym(RTLD_DEFAULT, (std::string(symbol) + suffix).c_str());
   }
