@@ -165,6 +165,13 @@ def test_layers_are_timed_on_a_context_of_their_own(on, detector):
         assert "profiler" not in vars(served)
 
 
+def test_rtx_replaces_no_kernel_once_a_frame_may_be_captured(on, detector):
+    library = on("rtx-1.7.1.116")
+    with engine_of(detector, library, bundles.add_plan(detector, library)):
+        ((_, strategy),) = library.made("IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy")
+        assert strategy is library.DynamicShapesKernelSpecializationStrategy.EAGER
+
+
 def test_kernels_that_rtx_compiles_are_kept_and_given_back(on, detector):
     library = on("rtx-1.7.1.116")
     artifact = bundles.add_plan(detector, library)

@@ -208,6 +208,10 @@ class _Jit:
         if config is None or not hasattr(config, "create_runtime_cache"):
             return
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+            # a context has one shape for good; kernels that the library replaces later are not in a captured graph
+            eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.dynamic_shapes_kernel_specialization_strategy = eager
         cache_ = config.create_runtime_cache()
         self._kept = cache.read("rtx", name) or b""
         if self._kept and not cache_.deserialize(self._kept):

@@ -104,6 +104,9 @@ class Build:
             self._need(config, "builder_optimization_level", "optimisation levels")
             config.builder_optimization_level = options.optimization_level
         self._set_compatibility()
+        if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+            # what takes memory of its own while it runs cannot be captured in a CUDA graph
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if options.capabilities:
             self._set_capabilities()
         if options.dla_core is not None:

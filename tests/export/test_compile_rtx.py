@@ -17,7 +17,7 @@ from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.cli import main
 from edgeinfer.errors import ExportError, UsageError
 from edgeinfer.spec import Batch
-from edgeinfer_export import graphs
+from edgeinfer_export import builder, graphs
 from edgeinfer_export.compile import Options, compile_onnx
 from edgeinfer_export.engines import add_engines
 from edgeinfer_export.targets import RTX_CAPABILITIES, parse
@@ -66,6 +66,19 @@ def test_an_engine_knows_what_it_is_for(compiled, tmp_path):
     assert artifact.built_with == f"tensorrt_rtx {tensorrt_rtx.__version__}"
     assert artifact.target["sm"] == "86"
     assert artifact.target["onnx"] == sha256_of(tmp_path / "model.onnx")
+
+
+def test_an_engine_takes_no_memory_of_its_own_while_it_runs(compiled, monkeypatch):
+    """Or it could not be captured in a CUDA graph."""
+    import tensorrt_rtx
+
+    told, build = [], builder.Build.plan
+    flag = tensorrt_rtx.BuilderFlag.REQUIRE_USER_ALLOCATION
+    monkeypatch.setattr(
+        builder.Build, "plan", lambda self, onnx: told.append(self.config.get_flag(flag)) or build(self, onnx)
+    )
+    compiled(networks.detector, dataclasses.replace(SM86, batch=(1, 4, 8)), batch="batch")
+    assert told == [True]
 
 
 def test_explicit_int8_compiles_for_turing_and_blackwell(compiled):

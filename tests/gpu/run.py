@@ -47,10 +47,12 @@ class Step(NamedTuple):
 
 def steps(folder: Path) -> list[Step]:
     found = [Step(name, tests(name, folder / f"{name}.xml"), folder / f"{name}.xml") for name in FILES]
+    # it comes with the CUDA toolkit, which is often in no PATH
+    sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     for tool in TOOLS:
         xml = folder / f"{tool}.xml"
         # what the driver refuses our own code looks at
-        watch = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no"]
+        watch = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no"]
         found.append(Step(f"kernels under {tool}", [*watch, *tests("kernels", xml)], xml))
     return found
 
