@@ -39,11 +39,13 @@ def test_each_lane_has_a_session_on_its_own_stream(detector, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["ort_gpu", "ort_trt"])
-def test_a_provider_that_did_not_load_is_an_error_and_never_the_cpu(detector, monkeypatch, backend):
+def test_a_provider_that_did_not_load_is_an_error_and_never_the_cpu(detector, monkeypatch, backend, capsys):
     fake_ort.module(monkeypatch, loads=False, providers=(fake_ort.TENSORRT, fake_ort.CUDA, fake_ort.CPU))
     with pytest.raises(EngineError, match="did not load, only CPUExecutionProvider; nothing runs on the GPU") as caught:
         load(detector, backend=backend)
+    assert str(caught.value).endswith("Failed to load libcublasLt.so.13: no such file")
     assert "cudnn" in caught.value.hint
+    assert capsys.readouterr().out == ""  # which may be JSON
 
 
 def test_an_onnx_runtime_without_cuda_names_the_one_that_has_it(monkeypatch):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import io
+from contextlib import redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -62,17 +63,19 @@ class Engine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # CUDA and cuDNN from NVIDIA's wheels, where they are
+        printed = io.StringIO()
         try:
-            session = onnxruntime.InferenceSession(self._path, options, providers=self._providers())
+            with redirect_stdout(printed):  # it prints what it misses, where a command's own output goes
+                if hasattr(onnxruntime, "preload_dlls"):
+                    onnxruntime.preload_dlls()  # CUDA and cuDNN from NVIDIA's wheels, where they are
+                session = onnxruntime.InferenceSession(self._path, options, providers=self._providers())
         except Exception as error:
             raise EngineError(f"{self._path}: ONNX Runtime refused it: {error}", hint=LIBRARIES) from error
         loaded = session.get_providers()
         if self.provider not in loaded:
-            raise EngineError(
-                f"{self.provider} did not load, only {', '.join(loaded)}; nothing runs on the GPU", hint=LIBRARIES
-            )
+            what = f"{self.provider} did not load, only {', '.join(loaded)}; nothing runs on the GPU"
+            said = printed.getvalue().partition("\n")[0]
+            raise EngineError(f"{what}: {said}" if said else what, hint=LIBRARIES)
         session.disable_fallback()
         return session
 

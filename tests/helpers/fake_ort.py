@@ -1,6 +1,6 @@
 """A stand-in onnxruntime-gpu: ONNX Runtime itself, whose "CUDA" tensors lie in the stand-in GPU's memory.
 
-`loads` False is a CUDA provider whose libraries are missing: the real one then runs on the CPU without a word.
+`loads` False is a CUDA provider whose libraries are missing: the real one then prints so, and runs on the CPU.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def module(monkeypatch, *, loads=True, providers=(CUDA, CPU), fails=False):
     stand.get_available_providers = lambda: list(providers)
     stand.SessionOptions, stand.RunOptions = onnxruntime.SessionOptions, onnxruntime.RunOptions
     stand.InferenceSession = Session
-    stand.preload_dlls = lambda: None
+    stand.preload_dlls = lambda: None if loads else print("Failed to load libcublasLt.so.13: no such file")
     importlib.import_module("edgeinfer.backends.ort")  # the CPU's keeps the real one
     monkeypatch.setitem(sys.modules, "onnxruntime", stand)
     for name in ("ort_gpu", "ort_trt"):
