@@ -26,6 +26,17 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _context_held():
+    """A real driver starts a context in a good part of a second: once, not for every test."""
+    if standin.controls() or _why_not():
+        yield
+        return
+    context = _driver.Context()
+    yield
+    context.close()
+
+
 @pytest.fixture
 def driver():
     """What only the stand-in can do."""
