@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeinfer import interruption
 from edgeinfer.cli import _choosing, _limits
 from edgeinfer.errors import BackendUnavailable, UsageError
 
@@ -153,9 +154,11 @@ def run(args: argparse.Namespace) -> int:
     async def serve() -> None:
         how = {"mounts": mounts, "watch_s": args.watch, "told": _told}
         service = running.Running(args.bundle, _options(args), _bounds(args), ports, guard, **how)
-        await service.run()
+        await service.run(lambda: stop.asked)
 
-    asyncio.run(serve())
+    # until the service hears signals itself: no exception may come while asyncio makes its loop
+    with interruption.noticed(patient=True) as stop:
+        asyncio.run(serve())
     return 0
 
 

@@ -97,10 +97,12 @@ class Running:
         self._stop = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises ServiceError if the service cannot start."""
+    async def run(self, asked: Callable[[], bool] = lambda: False) -> None:
+        """Serve until SIGTERM or SIGINT, or not at all where one was `asked` for before. Raises ServiceError."""
         # before anything starts: an exception in the middle of gRPC's own start ends the process
         self._handle_signals()
+        if asked():
+            return
         tls = _tls(self._guard)
         listening = _listen(self._ports.host, self._ports.http)
         server = self._http()
