@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from edgeinfer_export import modeltree
 from edgeinfer_export.allowlist import Record
 from edgeinfer_export.safetensors_file import read_safetensors
 from edgeinfer_export.storages import StoredTensor
-from edgeinfer_export.tensornames import normalised
+from edgeinfer_export.tensornames import naming
 from edgeinfer_export.torchfiles import TorchFile, read_legacy, read_zip
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ class Checkpoint:
 
     `tensors` are read-only views of the mapped file in the dtype stored there (bfloat16 becomes float32), named
     as the model's own `state_dict()` would, without the prefixes of wrappers. `origin` is the pickled class,
-    "state dict" or "safetensors"; `ema` says that the averaged weights were taken. The file may be replaced while
-    the tensors are in use, but not overwritten in place.
+    "state dict" or "safetensors"; `ema` says that the averaged weights were taken. `modules`: what a model that was
+    saved whole says of its layers (strides, activations), by their path and in order. The file may be replaced
+    while the tensors are in use, but not overwritten in place.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Checkpoint:
     strides: tuple[float, ...] = ()
     ema: bool = False
     license: str = ""
+    modules: dict[str, modeltree.Module] = field(default_factory=dict)
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -103,22 +105,28 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
     model, ema = modeltree.payload(file.root)
     top = modeltree.entries(file.root)
     facts = model.attributes() if isinstance(model, Record) and modeltree.is_module(model) else {}
-    stored = normalised(modeltree.state(model), partly="pytorch-lightning_version" in top)
+    stored = modeltree.state(model)
     if not stored:
         raise CheckpointError(
             f"no weights in it, found {_found(model)}", hint="save model.state_dict() with torch.save"
         )
+    names = naming(stored, partly="pytorch-lightning_version" in top)
     yaml = modeltree.plain(facts.get("yaml", top.get("yaml")))
     return Checkpoint(
         path=path,
         sha256=_digest(data),
         origin=model.origin if isinstance(model, Record) and facts else "state dict",
-        tensors={name: tensor.view(file.numbers(tensor.storage)) for name, tensor in stored.items()},
+        tensors={
+            names.own(name): tensor.view(file.numbers(tensor.storage))
+            for name, tensor in stored.items()
+            if names.own(name)
+        },
         yaml=yaml if isinstance(yaml, dict) else None,
         labels=modeltree.labels_from(facts.get("names", top.get("names"))),
         strides=_strides(file, facts.get("stride", top.get("stride"))),
         ema=ema,
         license=_text(top.get("license")),
+        modules={names.own(path): module for path, module in modeltree.modules(model).items() if names.own(path)},
     )
 
 
@@ -148,6 +156,7 @@ def _text(value: object) -> str:
 def _from_safetensors(path: Path, data: mmap.mmap) -> Checkpoint:
     """Facts come from the header's metadata, which holds texts: yaml, names and stride as JSON."""
     tensors, metadata = read_safetensors(data)
+    short = naming(tensors)
     yaml = _json(metadata, "yaml")
     names = _json(metadata, "names")
     if isinstance(names, dict):
@@ -156,7 +165,7 @@ def _from_safetensors(path: Path, data: mmap.mmap) -> Checkpoint:
         path=path,
         sha256=_digest(data),
         origin="safetensors",
-        tensors=normalised(tensors),
+        tensors={own: tensor for name, tensor in tensors.items() if (own := short.own(name))},
         yaml=yaml if isinstance(yaml, dict) else None,
         labels=modeltree.labels_from(names),
         strides=_numbers(_json(metadata, "stride")),

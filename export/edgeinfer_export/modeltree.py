@@ -4,6 +4,7 @@ are called, and what it says about itself (YAML, labels, strides).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import CheckpointError
@@ -21,6 +22,19 @@ MAX_PARTS = 50_000  # modules and tensors; the largest YOLOv5 has about 2000
 MAX_VALUES = 50_000
 MAX_TEXT = 10_000
 MAX_DEPTH = 16
+# what a whole model says of its modules, beside their tensors
+SETTINGS = (
+    *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "ceil_mode"),
+    *("eps", "negative_slope"),
+)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module without modules of its own: its class, without the package, and those of SETTINGS that it has."""
+
+    kind: str
+    settings: dict[str, Any]
 
 
 def entries(value: object) -> dict[Any, object]:
@@ -81,22 +95,43 @@ def state(model: object) -> dict[str, StoredTensor]:
 
 
 def _from_module(model: object) -> Iterator[tuple[str, object]]:
-    """(name, value) of parameters and buffers in the order of `state_dict()`; modules may be shared, not nested."""
+    """(name, value) of parameters and buffers in the order of `state_dict()`."""
+    for prefix, module in _walk(model):
+        kept_out = {name for name in _hidden(module) if isinstance(name, str)}
+        for key, value in [*_table(module, "_parameters").items(), *_table(module, "_buffers").items()]:
+            if key not in kept_out:
+                yield f"{prefix}{short_name(key)}", value
+
+
+def _walk(model: object) -> Iterator[tuple[str, object]]:
+    """(path with a dot behind it, module) in the order they were defined; modules may be shared, not nested."""
     waiting: list[tuple[str, object]] = [("", model)]
     left = MAX_PARTS
     while waiting:
         prefix, module = waiting.pop()
         tables = [_table(module, name) for name in ("_parameters", "_buffers", "_modules")]
-        hidden = _hidden(module)
-        left -= 1 + len(hidden) + sum(map(len, tables))
+        left -= 1 + len(_hidden(module)) + sum(map(len, tables))
         if left < 0:
             raise CheckpointError(f"the model has more than {MAX_PARTS} modules and tensors")
-        kept_out = {name for name in hidden if isinstance(name, str)}
-        for key, value in [*tables[0].items(), *tables[1].items()]:
-            if key not in kept_out:
-                yield f"{prefix}{short_name(key)}", value
+        yield prefix, module
         children = reversed(tables[2].items())
         waiting.extend((short_name(f"{prefix}{short_name(key)}."), child) for key, child in children)
+
+
+def modules(model: object) -> dict[str, Module]:
+    """What a whole model says of its innermost modules, by their path, in order; empty for a state dict."""
+    if not is_module(model):
+        return {}
+    return {
+        prefix.removesuffix("."): Module(_class_name(module), _settings(module))
+        for prefix, module in _walk(model)
+        if is_module(module) and not _table(module, "_modules")
+    }
+
+
+def _settings(module: object) -> dict[str, Any]:
+    held = module.attributes() if isinstance(module, Record) else {}
+    return {name: plain(held[name]) for name in SETTINGS if name in held}
 
 
 def _hidden(module: object) -> list[object]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgeinfer.errors import CheckpointError
 
-Tensor = TypeVar("Tensor")
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # put into the middle of names by torch.compile, FSDP and activation checkpointing
 INNER = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
-# put before all names by DistributedDataParallel, Lightning and hand-written training loops
+# put before all names by DistributedDataParallel, Lightning and hand-written training loops, never by a model
 OUTER = frozenset(("module", "model", "net", "network", "ema"))
+
+# of torch.optim.swa_utils.AveragedModel: how many models it is the average of
+COUNTER = "n_averaged"
 
 MAX_NAME = 512
 
@@ -25,43 +30,58 @@ def short_name(name: object) -> str:
     return name
 
 
-def normalised(tensors: dict[str, Tensor], *, partly: bool = False) -> dict[str, Tensor]:
-    """Wrapper prefixes removed: YOLO as `model.0.conv.weight`, ResNet as `conv1.weight`.
+@dataclass(frozen=True)
+class Naming:
+    """How a file's names of tensors and modules become the model's own: YOLO's `model.0.conv`, ResNet's `conv1`.
 
-    With `partly`, tensors that lack the prefix most others have (losses, metrics) are left out.
+    `wrapper` is what wrappers put before all of them, `root` what they lack.
     """
-    named = {_without_inner(name): tensor for name, tensor in tensors.items() if name != "n_averaged"}
-    if len(named) != len(tensors) - ("n_averaged" in tensors):
+
+    wrapper: str = ""
+    root: str = ""
+
+    def own(self, name: str) -> str:
+        """The model's own name for `name`; empty for what is none of the model's."""
+        short = _without_inner(name) if name != COUNTER else ""
+        return f"{self.root}{short[len(self.wrapper) :]}" if short.startswith(self.wrapper) else ""
+
+
+def naming(names: Iterable[str], *, partly: bool = False) -> Naming:
+    """What all names of tensors share is a wrapper's; with `partly`, what most do (the others: losses, metrics)."""
+    shorts = [_without_inner(name) for name in names if name != COUNTER]
+    if len(set(shorts)) != len(shorts):
         raise CheckpointError("two tensors have the same name once wrapper prefixes are removed")
-    if partly:
-        named = _only_the_model(named)
-    while prefix := _shared_prefix(named):
-        named = {name[len(prefix) :]: tensor for name, tensor in named.items()}
-    if named and all(name.partition(".")[0].isdecimal() for name in named):
-        return {f"model.{name}": tensor for name, tensor in named.items()}
-    return named
+    wrapper = _most_shared(shorts) if partly else ""
+    while prefix := _shared_prefix([name[len(wrapper) :] for name in shorts if name.startswith(wrapper)]):
+        wrapper += prefix
+    bare = [name[len(wrapper) :] for name in shorts if name.startswith(wrapper)]
+    return Naming(wrapper, "model." if bare and all(name.partition(".")[0].isdecimal() for name in bare) else "")
 
 
 def _without_inner(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in INNER)
 
 
-def _only_the_model(named: dict[str, Tensor]) -> dict[str, Tensor]:
+def _most_shared(names: list[str]) -> str:
     for prefix in ("model.", "net.", "network."):
-        kept = {name: tensor for name, tensor in named.items() if name.startswith(prefix)}
-        if kept:
-            return kept
-    return named
+        if any(name.startswith(prefix) for name in names):
+            return prefix
+    return ""
 
 
-def _shared_prefix(named: dict[str, Tensor]) -> str:
-    """The wrapper's prefix all names share, unless it is the `model.` of YOLO's numbered layers."""
-    firsts = {name.partition(".")[0] for name in named}
-    if len(firsts) != 1 or not firsts <= OUTER:
+def _shared_prefix(names: list[str]) -> str:
+    """The wrapper's prefix all names share, whatever it is called: every model has parts of several names.
+
+    But layers that are numbered have one name too, of which YOLO's `model.` is part of the model's own.
+    """
+    firsts = {name.partition(".")[0] for name in names}
+    if len(firsts) != 1:
         return ""
-    prefix = f"{firsts.pop()}."
-    seconds = {name[len(prefix) :].partition(".")[0] for name in named}
-    numbered = any(part.isdecimal() for part in seconds)
-    if prefix == "model." and numbered:
+    first = firsts.pop()
+    if first.isdecimal():  # of a Sequential: what else it holds may have no tensors
         return ""
-    return "" if "" in seconds else prefix
+    seconds = [name[len(first) + 1 :].partition(".") for name in names]
+    if any(part.isdecimal() for part, _, _ in seconds):
+        return f"{first}." if first in OUTER - {"model"} else ""
+    whole = all(rest for _, _, rest in seconds) or (first in OUTER and all(part for part, _, _ in seconds))
+    return f"{first}." if whole else ""

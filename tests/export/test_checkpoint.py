@@ -9,6 +9,7 @@ import pytest
 
 from edgeinfer.errors import CheckpointError
 from edgeinfer_export import checkpoint
+from edgeinfer_export.modeltree import Module
 from helpers.pickling import Call, Name, Tensor, archive, legacy, module, safetensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
@@ -149,6 +150,9 @@ def test_safetensors_agrees_with_its_own_library():
         (["0.conv.weight", "24.m.0.bias"], ["model.0.conv.weight", "model.24.m.0.bias"]),
         (["n_averaged", "module.fc.bias"], ["fc.bias"]),
         (["model.weight", "fc.bias"], ["model.weight", "fc.bias"]),
+        (["backbone.conv1.weight", "backbone.fc.bias"], ["conv1.weight", "fc.bias"]),
+        (["features.0.weight", "features.3.bias"], ["features.0.weight", "features.3.bias"]),
+        (["1.conv1.weight", "1.fc.bias"], ["model.1.conv1.weight", "model.1.fc.bias"]),
     ],
 )
 def test_wrappers_leave_the_names(tmp_path, stored, expected):
@@ -203,6 +207,20 @@ def test_a_whole_model_gives_its_state_dict_in_order(tmp_path):
         ("person",),
         (8, 16),
     )
+
+
+def test_a_whole_model_says_what_its_layers_are(tmp_path):
+    conv = module("torch.nn.modules.conv.Conv2d", parameters={"weight": Tensor(WEIGHT)}, stride=(2, 1), secret="no")
+    leaky = module("torch.nn.modules.activation.LeakyReLU", negative_slope=0.1, inplace=True)
+    block = module("models.common.Conv", children={"conv": conv, "act": leaky})
+    whole = module("torch.nn.Sequential", children={"net": module("torch.nn.Sequential", children={"0": block})})
+    found = read(tmp_path, archive(whole))
+    assert list(found.tensors) == ["model.0.conv.weight"]
+    assert found.modules == {
+        "model.0.conv": Module("Conv2d", {"stride": [2, 1]}),
+        "model.0.act": Module("LeakyReLU", {"negative_slope": 0.1}),
+    }
+    assert read(tmp_path, archive({"fc.weight": Tensor(WEIGHT)})).modules == {}
 
 
 def test_a_wrapped_whole_model_is_unwrapped(tmp_path):

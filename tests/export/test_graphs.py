@@ -58,7 +58,7 @@ def test_a_range_of_batches_becomes_a_symbolic_dimension(name):
 
 def test_only_operators_that_every_engine_takes():
     known = {"Conv", "Sigmoid", "Mul", "Add", "Sub", "Concat", "MaxPool", "Resize", "Reshape", "Transpose", "Split"}
-    known |= {"Softmax", "ReduceSum", "Relu", "LeakyRelu", "GlobalAveragePool", "Flatten"}
+    known |= {"Softmax", "ReduceSum", "Relu", "LeakyRelu", "HardSigmoid", "AveragePool", "GlobalAveragePool", "Flatten"}
     for name in seeded.names():
         golden = seeded.Golden(name)
         nodes = graphs.build(golden.checkpoint(), size=golden.size).model.graph.node
@@ -225,6 +225,14 @@ def test_what_is_no_known_model_is_said():
     with pytest.raises(ExportError, match="neither a ResNet nor a YOLO detector") as caught:
         graphs.build(golden.checkpoint(yaml=None))
     assert "--via ultralytics" in caught.value.hint
+    assert f"{len(golden.tensors)} tensors, model.0" in str(caught.value)
+
+
+def test_a_classifier_of_yolov5_is_pointed_to_its_own_exporter(yolov5):
+    with pytest.raises(ExportError, match=r"ClassificationModel\) is neither") as caught:
+        tensors = {"model.0.conv.weight": np.ones((8, 3, 3, 3), np.float32)}
+        graphs.build(yolov5.checkpoint(origin="models.yolo.ClassificationModel", yaml=None, tensors=tensors))
+    assert "export.py --include onnx" in caught.value.hint
 
 
 def test_what_is_taken_for_granted_of_a_model_without_yaml_is_said(yolov5):

@@ -1,19 +1,23 @@
 """Write tests/golden/graphs/*.npz: outputs of the reference implementations for tiny models with seeded weights.
 
-Needs torch, torchvision, yolov5 and ultralytics (versions are recorded in the files):
-    PYTHONPATH=.:export:tests python tests/golden/make_graph_golden.py
+Needs torch, torchvision, timm, yolov5 and ultralytics (versions are recorded in the files); all, or those named:
+    PYTHONPATH=.:export:tests python tests/golden/make_graph_golden.py [NAME...]
 """
 
 import importlib.metadata
 import json
 import os
+import sys
 import tempfile
+from dataclasses import astuple
+from pathlib import Path
 
 os.environ |= {"YOLO_CONFIG_DIR": tempfile.mkdtemp(), "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false"}
 
 import numpy as np
 import torch
 import yaml
+from edgeinfer_export import checkpoint
 from helpers import seeded
 from reference import originals
 
@@ -53,6 +57,18 @@ def release5():
     return value
 
 
+def release3():
+    """BottleneckCSP, and activations that only the modules tell: Hardswish, but leaky ReLU in BottleneckCSP."""
+    value = release5() | {"activation": None}
+    for part in ("backbone", "head"):
+        value[part] = [[row[0], row[1], row[2].replace("C3", "BottleneckCSP"), row[3]] for row in value[part]]
+    model = originals.yolov5(value)
+    for module in model.modules():
+        if type(module).__name__ in ("Conv", "BottleneckCSP"):
+            module.act = torch.nn.LeakyReLU(0.1) if type(module).__name__ == "BottleneckCSP" else torch.nn.Hardswish()
+    return model
+
+
 def yolov5u():
     value = yaml.safe_load((originals.ULTRALYTICS / "cfg/models/v5/yolov5.yaml").read_text())
     return value | {"nc": 3, "scales": {"t": [0.33, 0.125, 1024]}, "scale": "t"}
@@ -64,17 +80,43 @@ def resnet(block, **options):
     return resnet.ResNet(getattr(resnet, block), [1, 2, 1, 1], num_classes=7, **options)
 
 
+def layers_for_fc():
+    """A classifier as fine-tuning puts it in the place of fc."""
+    model = resnet("BasicBlock")
+    layers = [torch.nn.Dropout(0.4), torch.nn.Linear(512, 24), torch.nn.BatchNorm1d(24), torch.nn.ReLU()]
+    model.fc = torch.nn.Sequential(*layers, torch.nn.Dropout(0.2), torch.nn.Linear(24, 7))
+    return model
+
+
+def resnet_d():
+    from timm.models.resnet import Bottleneck, ResNet
+
+    return ResNet(Bottleneck, [1, 2, 1, 1], num_classes=7, stem_type="deep", stem_width=32, avg_down=True)
+
+
+def modules(model):
+    """What the model says of its layers when it is saved whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(model, Path(folder) / "whole.pt")
+        return {path: astuple(module) for path, module in checkpoint.read(Path(folder) / "whole.pt").modules.items()}
+
+
 # how to make it, the size of its pictures, and the gain of its weights that keeps activations near 1
 MODELS = {
     "yolov5": (lambda: originals.yolov5(yolov5("yolov5n.yaml")), (64, 96), 1.42),
     "yolov5-four-levels": (lambda: originals.yolov5(yolov5("hub/yolov5n6.yaml")), (64, 128), 1.42),
     "yolov5-release-5": (lambda: originals.yolov5(release5()), (64, 64), 1.35),
+    "yolov5-release-3": (release3, (64, 64), 1.35),
     "yolov5u": (lambda: originals.ultralytics(yolov5u()), (64, 96), 1.42),
     "yolov5-resnet": (lambda: originals.ultralytics(RESNET_DETECTOR), (64, 64), 1.5),
     "resnet-basic": (lambda: resnet("BasicBlock"), (64, 64), 1.35),
     "resnet-bottleneck": (lambda: resnet("Bottleneck"), (64, 96), 1.35),
     "resnext": (lambda: resnet("Bottleneck", groups=4, width_per_group=8), (64, 64), 1.35),
+    "resnet-layers-for-fc": (layers_for_fc, (64, 64), 1.35),
+    "resnet-d": (resnet_d, (100, 68), 1.35),
 }
+# what they compute is in no YAML and in no tensor
+TOLD_BY_MODULES = ("yolov5-release-3",)
 
 
 def write(name, make, size, gain):
@@ -84,9 +126,11 @@ def write(name, make, size, gain):
     shapes = {key: list(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
     tensors = {key: torch.from_numpy(value) for key, value in seeded.tensors(shapes, gain).items()}
     model.load_state_dict(tensors, strict=False)
-    packages = ("numpy", "torch", "torchvision", "yolov5", "ultralytics")
+    packages = ("numpy", "torch", "torchvision", "timm", "yolov5", "ultralytics")
     versions = {package: importlib.metadata.version(package) for package in packages}
     facts = {"size": size, "gain": gain, "yaml": getattr(model, "yaml", None), "shapes": shapes, "versions": versions}
+    if name in TOLD_BY_MODULES:
+        facts["modules"] = modules(model)
     output = originals.output(model, seeded.images(size))
     seeded.GOLDEN.mkdir(exist_ok=True)
     np.savez_compressed(seeded.GOLDEN / f"{name}.npz", output=output, facts=np.array(json.dumps(facts)))
@@ -94,5 +138,5 @@ def write(name, make, size, gain):
 
 
 if __name__ == "__main__":
-    for name, row in MODELS.items():
-        write(name, *row)
+    for name in sys.argv[1:] or MODELS:
+        write(name, *MODELS[name])

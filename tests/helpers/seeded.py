@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeinfer.spec import Size
 from edgeinfer_export.checkpoint import Checkpoint
+from edgeinfer_export.modeltree import Module
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "graphs"
 
@@ -53,10 +54,11 @@ class Golden:
         self.images = images(facts["size"])
         self.yaml = facts["yaml"]
         self.tensors = tensors(facts["shapes"], facts["gain"])
+        self.modules = {path: Module(*module) for path, module in facts.get("modules", {}).items()}
 
     def checkpoint(self, **changes):
         """`changes`: fields of the checkpoint to replace."""
-        fields = {"origin": "state dict", "tensors": self.tensors, "yaml": self.yaml}
+        fields = {"origin": "state dict", "tensors": self.tensors, "yaml": self.yaml, "modules": self.modules}
         return Checkpoint(**{"path": Path("seeded.pt"), "sha256": "0" * 64, **fields, **changes})
 
 

@@ -33,6 +33,14 @@ def yolov5(cfg, nc=None):
     return _settled(model)
 
 
+def disguised(model, activations):
+    """The model with other activations by the class of the module that has them, as older releases had them."""
+    for module in model.modules():
+        if type(module).__name__ in activations:
+            module.act = activations[type(module).__name__]
+    return _settled(model)
+
+
 def ultralytics(cfg, nc=None):
     """A model of the ultralytics package; `cfg`: a name it knows, a file, or a dict."""
     from ultralytics.nn.tasks import DetectionModel
@@ -41,8 +49,8 @@ def ultralytics(cfg, nc=None):
     return _settled(DetectionModel(cfg if isinstance(cfg, dict) else str(cfg), nc=nc, verbose=False))
 
 
-def classifier(name, classes=1000):
-    """A torchvision model, or one of timm when so prefixed."""
+def classifier(name, classes=1000, layers=()):
+    """A torchvision model, or one of timm when so prefixed; `layers` in the place of its fc."""
     torch.manual_seed(1)
     if name.startswith("timm/"):
         import timm
@@ -50,7 +58,10 @@ def classifier(name, classes=1000):
         return _settled(timm.create_model(name.removeprefix("timm/"), num_classes=classes), 64)
     import torchvision
 
-    return _settled(torchvision.models.get_model(name, num_classes=classes), 64)
+    model = torchvision.models.get_model(name, num_classes=classes)
+    if layers:
+        model.fc = torch.nn.Sequential(*layers)
+    return _settled(model, 64)
 
 
 def _settled(model, side=192):
@@ -99,6 +110,12 @@ def written(model, path, half=True):
     torch.save({"epoch": -1, "model": copy.deepcopy(model).half() if half else model, "ema": None}, path)
     if half:
         model.half().float()
+    return checkpoint.read(path)
+
+
+def whole(model, path):
+    """The checkpoint of a model that was pickled whole: its layers tell their activations and strides."""
+    torch.save(model, path)
     return checkpoint.read(path)
 
 

@@ -155,6 +155,19 @@ def test_other_activations(compare, originals, activation):
     compare.detector(f"yolov5n, {activation}", model)
 
 
+@pytest.mark.parametrize("release", ["3.1", "4.0"])
+def test_bottleneck_csp_and_activations_that_only_the_modules_tell(compare, originals, tmp_path, release):
+    from torch import nn
+
+    rest = {"3.1": nn.Hardswish(), "4.0": nn.SiLU()}[release]
+    value = older(originals.YOLOV5 / "models/yolov5s.yaml")
+    for part in ("backbone", "head"):
+        value[part] = [[row[0], row[1], row[2].replace("C3", "BottleneckCSP"), row[3]] for row in value[part]]
+    model = originals.disguised(originals.yolov5(value), {"BottleneckCSP": nn.LeakyReLU(0.1), "Conv": rest})
+    stored = originals.whole(model, tmp_path / "whole.pt")
+    compare.detector(f"yolov5s of release {release}, BottleneckCSP", model, stored=stored)
+
+
 def test_anchors_moved_by_training(compare, originals):
     model = originals.yolov5("yolov5n.yaml")
     model.model[-1].anchors *= 1.7
@@ -164,7 +177,10 @@ def test_anchors_moved_by_training(compare, originals):
 CLASSIFIERS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "resnext50_32x4d"]
 
 
-@pytest.mark.parametrize("name", [*CLASSIFIERS, "timm/resnet50", "timm/resnet34"])
+DEEP = ["resnet50d", "resnet34d", "resnet26t", "resnet50c", "resnet50s", "resnext50d_32x4d"]
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *(f"timm/{name}" for name in ("resnet50", "resnet34", *DEEP))])
 def test_classifiers(compare, originals, name):
     built = compare.classifier(name, originals.classifier(name))
     assert built.spec.provenance.architecture == name.removeprefix("timm/")
@@ -174,16 +190,31 @@ def test_a_classifier_of_other_size_and_classes(compare, originals):
     compare.classifier("resnet18, 10 classes at 96", originals.classifier("resnet18", 10), 96)
 
 
+@pytest.mark.parametrize("saved", ["state dict", "whole"])
+def test_layers_in_the_place_of_fc(compare, originals, tmp_path, saved):
+    from torch import nn
+
+    layers = [nn.Dropout(0.4), nn.Linear(512, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 5)]
+    model = originals.classifier("resnet18", layers=layers)
+    stored = originals.whole(model, tmp_path / "whole.pt") if saved == "whole" else None
+    built = compare.classifier(f"resnet18, layers in the place of fc, {saved}", model, stored=stored)
+    assert bool(built.notes) == (saved == "state dict")
+
+
+def test_shortcuts_that_average_over_odd_sides(compare, originals):
+    compare.classifier("timm/resnet26d at 100", originals.classifier("timm/resnet26d", 10), 100)
+
+
 def test_a_half_precision_classifier(compare, originals):
     model = originals.classifier("resnet50")
     compare.classifier("resnet50, fp16 tensors", model, stored=originals.stored(model, half=True))
 
 
-def test_bottlenecks_that_stride_in_their_first_convolution(compare, originals):
+def test_bottlenecks_that_stride_in_their_first_convolution(compare, originals, tmp_path):
     model = originals.classifier("resnet50")
     for stage in (model.layer2, model.layer3, model.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
-    compare.classifier("resnet50 v1", model, stride_in_1x1=True)
+    compare.classifier("resnet50 v1", model, stored=originals.whole(model, tmp_path / "whole.pt"))
 
 
 def test_parameters_and_flops_are_the_published_ones(originals):

@@ -14,6 +14,7 @@ from edgeinfer import modeljson
 from edgeinfer.errors import ExportError, SpecError, UsageError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Size
 from edgeinfer_export.graphs import frames, plan, resnet, suppress, wirings, yolo
+from edgeinfer_export.graphs.declared import Declared
 from edgeinfer_export.graphs.labels import Names
 from edgeinfer_export.graphs.weights import Weights
 
@@ -42,30 +43,43 @@ def build(
     labels: tuple[str, ...] = (),
     name: str = "",
     resize: int = 0,
-    stride_in_1x1: bool = False,
 ) -> Built:
     """The float32 graph of a checkpoint: a ResNet classifier, or a YOLO detector the YAML in it describes.
 
     `size`: the input's, by default the published one. `batch`: fixed, or a range for a symbolic batch.
     `labels`: instead of the checkpoint's. `name`: the model's, by default its architecture.
     `resize`: a classifier's shorter side before cropping, by default 256 for 224.
-    `stride_in_1x1`: Caffe's ResNet v1, which no state dict tells from torchvision's.
     Raises ExportError.
     """
-    weights = Weights(checkpoint.tensors)
+    weights, said = Weights(checkpoint.tensors), Declared(checkpoint.modules)
     if resnet.recognised(weights):
         names = Names(labels, checkpoint.labels, 1000)
-        graph, spec = resnet.build(weights, size, batch, names, resize=resize, stride_in_1x1=stride_in_1x1)
-        return _finished(graph, _named(spec, name), {})
+        graph, spec, notes = resnet.build(weights, size, batch, names, said, resize=resize)
+        return dataclasses.replace(_finished(graph, _named(spec, name), {}), notes=notes)
     yaml = checkpoint.yaml or wirings.recognise(weights)
     if yaml is None:
-        raise ExportError(
-            f"{checkpoint.path.name} ({checkpoint.origin}) is neither a ResNet nor a YOLO detector with its YAML",
-            hint=f"of YOLO save the whole model with torch.save; of others {plan.OTHER_WAY}",
-        )
-    graph, spec, strides = yolo.build(yaml, weights, size, batch, Names(labels, checkpoint.labels, 80))
+        raise _unknown(checkpoint)
+    graph, spec, strides = yolo.build(yaml, weights, size, batch, Names(labels, checkpoint.labels, 80), said=said)
     built = _finished(graph, _named(spec, name), {"stride": str(max(strides))})
     return built if checkpoint.yaml else dataclasses.replace(built, notes=(f"{checkpoint.path.name} {NO_YAML}",))
+
+
+def _unknown(checkpoint: Checkpoint) -> ExportError:
+    """The error for tensors no builder knows: which they are, and the way that is open to them."""
+    first, *others = checkpoint.tensors
+    last = f" to {others[-1]}" if others else ""
+    family = checkpoint.origin.partition(".")[0]
+    if family in ("models", "yolov5"):
+        hint = "YOLOv5's own export.py --include onnx writes a file that export takes (classifiers: --layout classes)"
+    elif first.startswith("model.") and not checkpoint.modules:
+        hint = f"of YOLO save the whole model with torch.save; of others {plan.OTHER_WAY}"
+    else:
+        hint = plan.OTHER_WAY
+    return ExportError(
+        f"{checkpoint.path.name} ({checkpoint.origin}) is neither a ResNet nor a YOLO detector with its YAML: "
+        f"it has {len(checkpoint.tensors)} tensors, {first}{last}",
+        hint=hint,
+    )
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from edgeinfer.errors import ExportError
 from edgeinfer_export.graphs.ops import LINEAR, RELU, Activation, Feature, Graph, Kernel
 from edgeinfer_export.graphs.plan import OTHER_WAY, Layer
+from edgeinfer_export.graphs.weights import scaled
 
 if TYPE_CHECKING:
+    from edgeinfer_export.graphs.declared import Declared
     from edgeinfer_export.graphs.weights import Weights
 
 # YOLOv5 and Ultralytics set this after building a model, it is in no state dict
@@ -23,19 +25,37 @@ EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class Net:
-    """Where the graph grows, what from, and the activation of its convolutions."""
+    """Where the graph grows, what from, and the activation of its convolutions where no layer says another."""
 
     graph: Graph
     weights: Weights
     activation: Activation
+    declared: Declared
 
     def conv(
-        self, path: str, x: Feature, stride: int = 1, groups: int = 1, activation: Activation | None = None
+        self,
+        path: str,
+        x: Feature,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        activation: Activation | None = None,
+        pad: int | None = None,
     ) -> Feature:
-        """Convolution, batch norm and activation; the sides stay as they are, but for the stride."""
-        kernel = self.weights.kernel(f"{path}.conv", f"{path}.bn", EPSILON)
-        y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=kernel.weight.shape[2] // 2, groups=groups)
-        return self.graph.activate(path, y, activation or self.activation)
+        """Convolution, batch norm and activation; by default the sides stay as they are, but for the stride."""
+        kernel = self.kernel(path)
+        pad = kernel.weight.shape[2] // 2 if pad is None else pad
+        self.declared.check(f"{path}.conv", stride=stride, padding=pad, groups=groups, dilation=1)
+        y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=pad, groups=groups)
+        return self.act(path, y, activation)
+
+    def kernel(self, path: str) -> Kernel:
+        """Convolution and batch norm of a Conv."""
+        return self.weights.kernel(f"{path}.conv", f"{path}.bn", self.declared.epsilon(f"{path}.bn", EPSILON))
+
+    def act(self, path: str, x: Feature, activation: Activation | None = None) -> Feature:
+        """The activation of a Conv: what the module says, or else what is given, or else the model's."""
+        return self.graph.activate(path, x, self.declared.activation(f"{path}.act", activation or self.activation))
 
     def bottleneck(self, path: str, x: Feature, shortcut: bool, groups: int = 1) -> Feature:
         y = self.conv(f"{path}.cv2", self.conv(f"{path}.cv1", x), groups=groups)
@@ -60,17 +80,15 @@ def conv(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     if (layer.module == "DWConv" and padding not in (None, 1)) or len(layer.arguments) > 5:
         raise layer.error(f"arguments {layer.arguments}: dilation and activations are not supported")
     groups = gcd(x.channels, shape[0]) if layer.module == "DWConv" else layer.integer(4, 1)
-    weights = net.weights.kernel(f"{path}.conv", f"{path}.bn", EPSILON)
     pad = layer.integer(3, 0) if padding is not None and layer.module == "Conv" else kernel // 2
-    y = net.graph.conv(f"{path}.conv", x, weights, stride=max(1, layer.integer(2, 1)), pad=pad, groups=groups)
-    return net.graph.activate(path, y, net.activation)
+    return net.conv(path, x, max(1, layer.integer(2, 1)), groups, pad=pad)
 
 
 def focus(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """Focus: every second pixel into channels, then a convolution; the same as one of twice the size and stride 2."""
     if any(layer.integer(place, 1) != 1 for place in (2, 4)):
         raise layer.error("a stride or groups are not supported")
-    kernel = net.weights.kernel(f"{path}.conv.conv", f"{path}.conv.bn", EPSILON)
+    kernel = net.kernel(f"{path}.conv")
     out, slices, size, _ = kernel.weight.shape
     if slices != 4 * x.channels:
         raise layer.error(f"tensor {path}.conv.conv.weight takes {slices} channels, expected {4 * x.channels}")
@@ -78,7 +96,7 @@ def focus(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     apart = kernel.weight.reshape(out, 2, 2, x.channels, size, size).transpose(0, 3, 4, 2, 5, 1)
     whole = Kernel(apart.reshape(out, x.channels, 2 * size, 2 * size), kernel.bias)
     y = net.graph.conv(f"{path}.conv.conv", x, whole, stride=2, pad=2 * (size // 2))
-    return net.graph.activate(f"{path}.conv", y, net.activation)
+    return net.act(f"{path}.conv", y)
 
 
 def bottleneck(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -91,6 +109,26 @@ def c3(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     for place in range(layer.repeats):
         y = net.bottleneck(f"{path}.m.{place}", y, layer.flag(1, True), layer.integer(2, 1))
     return net.conv(f"{path}.cv3", net.graph.concat(f"{path}.concat", [y, net.conv(f"{path}.cv2", x)]))
+
+
+def bottleneck_csp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """BottleneckCSP: two halves without activations of their own, joined, normalised and activated together.
+
+    The batch norm of the whole is folded into the convolutions that give its halves. Which activation follows it
+    differs between the releases and is in no YAML.
+    """
+    y = net.conv(f"{path}.cv1", x)
+    for place in range(layer.repeats):
+        y = net.bottleneck(f"{path}.m.{place}", y, layer.flag(1, True), layer.integer(2, 1))
+    first = net.weights.take(f"{path}.cv3.weight", -1, y.channels, 1, 1)
+    second = net.weights.take(f"{path}.cv2.weight", -1, x.channels, 1, 1)
+    half, whole = len(first), len(first) + len(second)
+    gain, offset = net.weights.norm(f"{path}.bn", whole, net.declared.epsilon(f"{path}.bn", EPSILON))
+    y = net.graph.conv(f"{path}.cv3", y, scaled(first, 0.0, gain[:half], offset[:half]))
+    x = net.graph.conv(f"{path}.cv2", x, scaled(second, 0.0, gain[half:], offset[half:]))
+    joined = net.graph.concat(f"{path}.concat", [y, x])
+    act = net.declared.activation(f"{path}.act", None)
+    return net.conv(f"{path}.cv4", net.graph.activate(path, joined, act))
 
 
 def c2f(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -161,7 +199,7 @@ def max_pool(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 Block = Callable[[Net, Layer, str, Feature], Feature]
 
 # modules that read one layer; the first set takes its repeats itself, the others stand one after the other
-REPEATING: dict[str, Block] = {"C3": c3, "C2f": c2f}
+REPEATING: dict[str, Block] = {"BottleneckCSP": bottleneck_csp, "C3": c3, "C2f": c2f}
 SINGLE: dict[str, Block] = {
     "Conv": conv,
     "DWConv": conv,

@@ -54,6 +54,7 @@ class Activation:
 
 SILU = Activation("silu")
 RELU = Activation("relu")
+HARDSWISH = Activation("hardswish")
 LINEAR = Activation("linear")
 
 
@@ -140,6 +141,15 @@ class Graph:
         attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
         height, width = _slid(path, x, [kernel] * 2, stride, pad)
         return Feature(self.node("MaxPool", path, x.name, **attributes), x.channels, height, width)
+
+    def average_pool(self, path: str, x: Feature, size: int) -> Feature:
+        """Of squares side by side; those that the right and lower edges cut are averaged over what is there."""
+        height, width = -(-x.height // size), -(-x.width // size)
+        pads = [0, 0, height * size - x.height, width * size - x.width]
+        name = self.node(
+            "AveragePool", path, x.name, kernel_shape=[size] * 2, strides=[size] * 2, pads=pads, count_include_pad=0
+        )
+        return Feature(name, x.channels, height, width)
 
     def upsample(self, path: str, x: Feature, factor: int) -> Feature:
         # asymmetric + floor is exact for whole factors, and the one form ONNX Runtime keeps in its blocked layout

@@ -1,16 +1,24 @@
-"""ResNet classifiers from tensors named as torchvision and timm do; depth, width, groups are read from their shapes."""
+"""ResNet classifiers from tensors named as torchvision and timm do; depth, width, groups are read from their shapes.
+
+So are a stem of three convolutions and shortcuts that average before they convolve: ResNet-C, D, S and T. Strides,
+and what has no tensors, follow the published rule; of a model that was saved whole they are compared with it.
+"""
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from typing import TYPE_CHECKING
 
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Batch, ModelSpec, Preprocess, Provenance, Size, TensorSpec, TopK
+from edgeinfer_export.graphs import classifier
 from edgeinfer_export.graphs.ops import RELU, Feature, Graph
+from edgeinfer_export.graphs.plan import OTHER_WAY
 
 if TYPE_CHECKING:
     from edgeinfer_export.graphs import labels
+    from edgeinfer_export.graphs.declared import Declared
     from edgeinfer_export.graphs.weights import Weights
 
 INPUT, OUTPUT = "input", "logits"
@@ -21,30 +29,40 @@ RESIZE_SHARE = 256 / 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNKNOWN = "only ImageNet's ResNets are built from tensors; export the model to .onnx with PyTorch, and that file here"
 DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
+    (False, (1, 1, 1, 1)): 10,
+    (True, (1, 1, 1, 1)): 14,
     (False, (2, 2, 2, 2)): 18,
+    (True, (2, 2, 2, 2)): 26,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
     (True, (3, 4, 23, 3)): 101,
     (True, (3, 8, 36, 3)): 152,
+    (True, (3, 24, 36, 3)): 200,
 }
+# by the widths of the stem's first two convolutions, and whether shortcuts average
+KINDS = {((32, 32), False): "c", ((32, 32), True): "d", ((64, 64), False): "s", ((24, 32), True): "t"}
+OF_A_BLOCK = re.compile(r"layer[1-4]\.\d+\.(?:(?:conv|bn)[123]|downsample)\.")
+# what a ResNet that was saved whole may hold without tensors: it computes nothing, or is what the builder puts there
+PLAIN = frozenset(
+    (
+        *("Conv2d", "BatchNorm2d", "SyncBatchNorm", "BatchNormAct2d", "ReLU", "Linear", "MaxPool2d", "AvgPool2d"),
+        *("AdaptiveAvgPool2d", "FastAdaptiveAvgPool", "Flatten", "Identity", "Dropout", "DropPath", "DropBlock2d"),
+    )
+)
 
 
 def recognised(weights: Weights) -> bool:
-    return all(f"{name}.weight" in weights for name in ("conv1", "layer1.0.conv1", "layer4.0.conv2", "fc"))
+    stem = "conv1.weight" in weights or "conv1.0.weight" in weights
+    return stem and all(f"{name}.weight" in weights for name in ("layer1.0.conv1", "layer4.0.conv2"))
 
 
 def build(
-    weights: Weights,
-    size: Size | None,
-    batch: Batch,
-    names: labels.Names,
-    *,
-    resize: int = 0,
-    stride_in_1x1: bool = False,
-) -> tuple[Graph, ModelSpec]:
-    """The graph and its spec. `stride_in_1x1`: Caffe's ResNet v1, whose bottlenecks stride in the first convolution."""
+    weights: Weights, size: Size | None, batch: Batch, names: labels.Names, said: Declared, *, resize: int = 0
+) -> tuple[Graph, ModelSpec, tuple[str, ...]]:
+    """The graph, its spec, and notes on what was taken for granted."""
+    _check_blocks(weights, said)
     size = size or USUAL
-    net = _Net(weights, stride_in_1x1)
+    net = _Net(weights, said)
     logits = net.grow(size)
     weights.finish()
     first = batch if batch.min != batch.max else batch.min
@@ -61,7 +79,8 @@ def build(
             interpolation="linear-antialias",
             resize=resize or round(max(size.height, size.width) * RESIZE_SHARE),
         ),
-        decode=TopK(min(5, logits.channels)),
+        # a single output is a yes or no: the softmax of one number is always 1
+        decode=TopK(min(5, logits.channels), "softmax" if logits.channels > 1 else "sigmoid"),
         labels=names.of(logits.channels),
         provenance=Provenance(
             architecture=net.architecture(),
@@ -70,15 +89,34 @@ def build(
             gflops=round(net.graph.macs / 1e9, 2),
         ),
     )
-    return net.graph, spec
+    return net.graph, spec, net.notes
+
+
+def _check_blocks(weights: Weights, said: Declared) -> None:
+    """ExportError names what a ResNet's kin have in their blocks and a ResNet has not."""
+    extra = sorted(name for name in weights if name.startswith("layer") and not OF_A_BLOCK.match(name))
+    if extra:
+        kind = " (squeeze-and-excitation)" if ".se." in extra[0] else ""
+        raise ExportError(
+            f"the blocks are no plain ResNet's: they have {extra[0]}{kind}, and {len(extra) - 1} tensors more",
+            hint=OTHER_WAY,
+        )
+    if "bn1.weight" in weights and "bn1.running_mean" not in weights:
+        raise ExportError("bn1 has no running mean: it is no batch norm", hint=OTHER_WAY)
+    for path, module in said.modules.items():
+        if module.kind not in PLAIN and not path.startswith(f"{classifier.PATH}."):
+            raise ExportError(f"layer {path} is {module.kind}, which no ResNet has there", hint=OTHER_WAY)
 
 
 class _Net:
-    def __init__(self, weights: Weights, stride_in_1x1: bool) -> None:
+    def __init__(self, weights: Weights, said: Declared) -> None:
         self.graph = Graph()
         self.weights = weights
+        self.said = said
+        self.notes: tuple[str, ...] = ()
         self.bottleneck = "layer1.0.conv3.weight" in weights
-        self.stride_in_1x1 = stride_in_1x1
+        self.deep = "conv1.0.weight" in weights
+        self.averages = "layer2.0.downsample.2.weight" in weights
         self.blocks = tuple(
             next(n for n in count() if f"layer{stage}.{n}.conv1.weight" not in weights) for stage in range(1, 5)
         )
@@ -89,9 +127,16 @@ class _Net:
         groups, width = self._groups("layer1.0"), self.weights.shape("layer1.0.conv2.weight")[0]
         if depth is None:
             return f"resnet-{'-'.join(map(str, self.blocks))}"
+        name = f"{depth}{self._kind()}"
         if groups > 1:
-            return f"resnext{depth}_{groups}x{width // groups}d"
-        return f"resnet{depth}" if width == 64 else f"wide_resnet{depth}_{width // 64}"
+            return f"resnext{name}_{groups}x{width // groups}d"
+        return f"resnet{name}" if width == 64 else f"wide_resnet{name}_{width // 64}"
+
+    def _kind(self) -> str:
+        if not self.deep:
+            return ""
+        widths = self.weights.shape("conv1.0.weight")[0], self.weights.shape("conv1.3.weight")[0]
+        return KINDS.get((widths, self.averages), "-deep")
 
     def _groups(self, path: str) -> int:
         """From the shapes: conv2 of a bottleneck gives as many channels as it takes."""
@@ -99,35 +144,61 @@ class _Net:
         return max(1, out // max(1, inner)) if self.bottleneck else 1
 
     def grow(self, size: Size) -> Feature:
-        """Stem, four stages, and the classifier as a 1x1 convolution: some engines refuse a float32 matrix product."""
-        stem = self.weights.shape("conv1.weight")
-        if stem[2:] != (7, 7):
-            # CIFAR's ResNets have the same names, another stride and no pool
-            raise ExportError(f"tensor conv1.weight is {stem}, expected a 7x7 kernel", hint=UNKNOWN)
-        x = self._conv("conv1", "bn1", Feature(INPUT, 3, size.height, size.width), 2)
-        x = self.graph.max_pool("maxpool", self._relu("conv1", x), 3, 2, 1)
+        """Stem, four stages, and the classifier as 1x1 convolutions: some engines refuse a float32 matrix product."""
+        x = self._stem(Feature(INPUT, 3, size.height, size.width))
+        self.said.check("maxpool", kernel_size=3, stride=2, padding=1, dilation=1, ceil_mode=False)
+        x = self.graph.max_pool("maxpool", x, 3, 2, 1)
         for stage, blocks in enumerate(self.blocks, 1):
             for block in range(blocks):
                 x = self._block(f"layer{stage}.{block}", x, 2 if stage > 1 and block == 0 else 1)
         pooled = Feature(self.graph.node("GlobalAveragePool", "avgpool", x.name), x.channels, 1, 1)
-        logits = self.graph.conv("fc", pooled, self.weights.linear("fc", x.channels))
+        logits, self.notes = classifier.grow(self.graph, self.weights, self.said, pooled)
         self.graph.node("Flatten", OUTPUT, logits.name, axis=1)
         return logits
 
+    def _stem(self, x: Feature) -> Feature:
+        shape = self.weights.shape("conv1.0.weight" if self.deep else "conv1.weight")
+        if shape[2:] != ((3, 3) if self.deep else (7, 7)):
+            # CIFAR's ResNets have the same names, another stride and no pool
+            raise ExportError(f"tensor conv1.weight is {shape}, expected a 7x7 kernel", hint=UNKNOWN)
+        if shape[1] != x.channels:
+            raise ExportError(f"the model takes pictures of {shape[1]} channels, expected 3", hint=UNKNOWN)
+        if not self.deep:
+            return self._relu("conv1", self._conv("conv1", "bn1", x, 2))
+        x = self._relu("conv1.0", self._conv("conv1.0", "conv1.1", x, 2))
+        x = self._relu("conv1.3", self._conv("conv1.3", "conv1.4", x))
+        return self._relu("conv1.6", self._conv("conv1.6", "bn1", x))
+
     def _conv(self, path: str, norm: str, x: Feature, stride: int = 1, groups: int = 1) -> Feature:
-        kernel = self.weights.kernel(path, norm, EPSILON)
-        return self.graph.conv(path, x, kernel, stride=stride, pad=kernel.weight.shape[2] // 2, groups=groups)
+        kernel = self.weights.kernel(path, norm, self.said.epsilon(norm, EPSILON))
+        pad = kernel.weight.shape[2] // 2
+        self.said.check(path, stride=stride, padding=pad, groups=groups, dilation=1)
+        return self.graph.conv(path, x, kernel, stride=stride, pad=pad, groups=groups)
 
     def _relu(self, path: str, x: Feature) -> Feature:
         return self.graph.activate(path, x, RELU)
 
     def _block(self, path: str, x: Feature, stride: int) -> Feature:
-        """A basic block or a bottleneck, and the shortcut round it."""
-        first = stride if self.stride_in_1x1 or not self.bottleneck else 1
+        """A basic block or a bottleneck, and the shortcut round it.
+
+        The second convolution of a bottleneck strides; Caffe's ResNet v1, which only a whole model tells from it,
+        has strides in the first.
+        """
+        first = self.said.stride(f"{path}.conv1", 1) if self.bottleneck else stride
+        if stride % first:
+            first = 1
         y = self._relu(f"{path}.conv1", self._conv(f"{path}.conv1", f"{path}.bn1", x, first))
         y = self._conv(f"{path}.conv2", f"{path}.bn2", y, stride // first, self._groups(path))
         if self.bottleneck:
             y = self._conv(f"{path}.conv3", f"{path}.bn3", self._relu(f"{path}.conv2", y))
         if stride != 1 or x.channels != y.channels:
-            x = self._conv(f"{path}.downsample.0", f"{path}.downsample.1", x, stride)
+            x = self._shortcut(f"{path}.downsample", x, stride)
         return self._relu(path, self.graph.add(f"{path}.add", y, x))
+
+    def _shortcut(self, path: str, x: Feature, stride: int) -> Feature:
+        if not self.averages:
+            return self._conv(f"{path}.0", f"{path}.1", x, stride)
+        if stride != 1:
+            self.said.check(f"{path}.0", kernel_size=2, stride=stride, padding=0)
+            x = self.graph.average_pool(f"{path}.0", x, 2)
+        return self._conv(f"{path}.1", f"{path}.2", x)

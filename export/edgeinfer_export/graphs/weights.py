@@ -11,7 +11,7 @@ from edgeinfer_export.graphs.ops import DAMAGED, Kernel
 from edgeinfer_export.graphs.plan import OTHER_WAY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from edgeinfer_export.graphs.ops import Array
 
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 IGNORED = (".num_batches_tracked", ".anchor_grid", ".stride")
 NOT_LEARNED = (".running_mean", ".running_var", ".anchors")
 QUANTISED = "export the checkpoint from before quantisation"
+
+
+def scaled(weight: Array, bias: Array | float, gain: Array | float = 1.0, offset: Array | float = 0.0) -> Kernel:
+    """The kernel of a convolution whose outputs are multiplied by `gain` and moved by `offset`, all in float64."""
+    gain, zero = np.broadcast_to(gain, len(weight)), np.zeros(len(weight))
+    whole = weight * gain[:, None, None, None]
+    return Kernel(whole.astype(np.float32), (zero + bias * gain + offset).astype(np.float32))
 
 
 class Weights:
@@ -32,6 +39,10 @@ class Weights:
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        """Names in the order they were saved."""
+        return iter(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._found(name).shape)
@@ -66,15 +77,15 @@ class Weights:
         out, has_bias = weight.shape[0], f"{conv}.bias" in self
         bias = self.take(f"{conv}.bias", out) if has_bias or not norm else np.zeros(out)
         if norm and (not has_bias or f"{norm}.weight" in self):
-            gain, offset = self.norm(norm, out, eps)
-            weight, bias = weight * gain[:, None, None, None], bias * gain + offset
-        return Kernel(weight.astype(np.float32), bias.astype(np.float32))
+            return scaled(weight, bias, *self.norm(norm, out, eps))
+        return scaled(weight, bias)
 
-    def linear(self, path: str, inputs: int) -> Kernel:
-        """A fully connected layer as a 1x1 convolution."""
-        weight = self.take(f"{path}.weight", -1, inputs)
-        bias = self.take(f"{path}.bias", weight.shape[0])
-        return Kernel(weight[:, :, None, None].astype(np.float32), bias.astype(np.float32))
+    def linear(self, path: str, inputs: int, norm: str = "", eps: float = 0.0) -> Kernel:
+        """A fully connected layer as a 1x1 convolution, with the batch norm behind it folded in."""
+        weight = self.take(f"{path}.weight", -1, inputs)[:, :, None, None]
+        out = weight.shape[0]
+        bias = self.take(f"{path}.bias", out) if f"{path}.bias" in self else np.zeros(out)
+        return scaled(weight, bias, *(self.norm(norm, out, eps) if norm else ()))
 
     def norm(self, path: str, channels: int, eps: float) -> tuple[Array, Array]:
         """Gain and offset (channels) of a batch norm in inference."""

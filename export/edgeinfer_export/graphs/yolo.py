@@ -10,13 +10,15 @@ from edgeinfer_export.graphs import blocks, heads, labels, plan
 from edgeinfer_export.graphs.ops import Feature, Graph
 
 if TYPE_CHECKING:
+    from edgeinfer_export.graphs.declared import Declared
     from edgeinfer_export.graphs.weights import Weights
 
 INPUT = "images"
 # the sizes the published models were trained at, by largest stride
 USUAL = {32: 640, 64: 1280}
 MAX_STRIDE = 1024
-OTHER_TASKS = ("Classify", "OBB", "Pose", "Segment")
+OTHER_TASKS = ("OBB", "Pose", "Segment", "YOLOESegment")
+NO_SUCH_TASK = "models that segment, or find poses or turned boxes, are not supported: only detectors and classifiers"
 SCALES: dict[tuple[Any, Any], str] = {
     (0.33, 0.25): "n",
     (0.33, 0.5): "s",
@@ -27,12 +29,18 @@ SCALES: dict[tuple[Any, Any], str] = {
 
 
 def build(
-    yaml: dict[str, Any], weights: Weights, size: Size | None, batch: Batch, names: labels.Names
+    yaml: dict[str, Any],
+    weights: Weights,
+    size: Size | None,
+    batch: Batch,
+    names: labels.Names,
+    *,
+    said: Declared,
 ) -> tuple[Graph, ModelSpec, tuple[int, ...]]:
     """The graph, its spec, and the strides of its levels."""
     wiring = plan.read(yaml)
     size = _fitting(size, wiring.largest_stride())
-    net = blocks.Net(Graph(), weights, wiring.activation)
+    net = blocks.Net(Graph(), weights, wiring.activation, said)
     head = _grow(net, wiring, size)
     weights.finish()
     first = batch if batch.min != batch.max else batch.min
@@ -79,7 +87,7 @@ def _grow(net: blocks.Net, wiring: plan.Plan, size: Size) -> heads.Head:
     if last.module != "Detect":
         raise ExportError(
             f"layer {last.index}: module {last.module} is not Detect, the head of a detector",
-            hint="detectors and classifiers can be exported" if last.module in OTHER_TASKS else plan.OTHER_WAY,
+            hint=NO_SUCH_TASK if last.module.startswith(OTHER_TASKS) else plan.OTHER_WAY,
         )
     image = Feature(INPUT, 3, size.height, size.width)
     outputs: list[Feature] = []
@@ -91,7 +99,7 @@ def _grow(net: blocks.Net, wiring: plan.Plan, size: Size) -> heads.Head:
 def _architecture(yaml: dict[str, Any], wiring: plan.Plan, head: heads.Head) -> str:
     """A family's usual name, for example yolov5s6u; a scale nobody published has no letter."""
     modules = {layer.module for layer in wiring.layers}
-    if not modules & {"C2f", "C3"}:
+    if not modules & {"BottleneckCSP", "C2f", "C3"}:
         return "yolo"
     family = "yolov8" if "C2f" in modules else "yolov5"
     multiples = (yaml.get("depth_multiple"), yaml.get("width_multiple"))
