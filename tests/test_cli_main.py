@@ -124,3 +124,26 @@ def test_a_full_stdout_is_an_error_line(detector):
         done = command("info", detector, stdout=full, stderr=subprocess.PIPE, capture_output=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: No space left on device\n")
+
+
+# what these mean differs between verbs, and so do their words
+OWN_WORDS = {
+    *("--batch", "--budget", "--classify", "--compile", "--contexts", "--frames", "--html", "--json", "--max-age"),
+    *("--name", "--output", "--save", "--seconds", "--help"),
+}
+OTHERS = {("triton", "--device"), ("build", "--precision"), ("export", "--precision")}  # not how a bundle runs here
+
+
+def test_a_flag_that_several_verbs_have_is_declared_alike_in_all():
+    (verbs,) = [one for one in cli._parser()._actions if one.dest == "verb"]
+    seen = {}
+    for verb, parser in verbs.choices.items():
+        for action in parser._actions:
+            name = action.option_strings[-1] if action.option_strings else "BUNDLE"
+            own = action.dest not in {"bundle"} if name == "BUNDLE" else name in OWN_WORDS or (verb, name) in OTHERS
+            if own or action.nargs == "+":
+                continue
+            words = (action.help or "").partition(" (default")[0]
+            seen.setdefault(name, {}).setdefault((words, action.metavar, str(action.type)), []).append(verb)
+    assert {"--conf", "--iou", "--backend", "--no-plan", "BUNDLE"} <= seen.keys()
+    assert {name: ways for name, ways in seen.items() if len(ways) > 1} == {}

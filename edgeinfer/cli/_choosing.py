@@ -1,4 +1,4 @@
-"""Which way of running a bundle is asked for: the same words in every verb that runs one."""
+"""Which bundle is meant, which way of running it, and what of its boxes is kept: the same words in every verb."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import argparse
 
 
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+
+
 def add_device(parser: argparse._ActionsContainer) -> None:
     told = "of several GPUs the one that CUDA gives this number, from gpu:0"
     parser.add_argument("--device", default="auto", metavar="gpu:N", help=told)
@@ -21,8 +25,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """The group they stand in."""
     group = parser.add_argument_group("what runs (the best that can run here, unless chosen)")
     add_way(group)
-    group.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
+    add_no_plan(group)
     return group
+
+
+def add_no_plan(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
+
+
+def add_thresholds(group: argparse._ArgumentGroup, score: str = "the bundle's", overlap: str = "the bundle's") -> None:
+    """`--conf` and `--iou`, with what holds where they are not given."""
+    for flag, told in (
+        ("--conf", f"detectors: drop a box whose score is less, 0 to 1 (default: {score})"),
+        (
+            "--iou",
+            f"detectors: drop a box that overlaps a better one of its class by more, 0 to 1 (default: {overlap})",
+        ),
+    ):
+        group.add_argument(flag, type=_limits.fraction, metavar="F", help=told)
 
 
 def add_way(group: argparse._ArgumentGroup) -> None:

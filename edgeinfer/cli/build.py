@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    _choosing.add_bundle(parser)
     parser.add_argument(
         "--compile",
         metavar="LIST",

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=_limits.above_zero, metavar="S", default=3.0, help="of timing for each model (default: 3)"
     )
     _choosing.add_device(parser)
-    parser.add_argument("--no-plan", action="store_true", help="pass over what edgeinfer tune found best here")
+    _choosing.add_no_plan(parser)
     giving = parser.add_argument_group("where results go (a table to the terminal, always)")
     giving.add_argument(
         "--save", metavar="DIR", type=Path, help="the pictures as each model sees them, side by side, once all have"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.cli import _exporter, _limits, _recipe, _tables, build
+from edgeinfer.cli import _choosing, _exporter, _limits, _recipe, _tables, build
 from edgeinfer.errors import SpecError, UsageError
 from edgeinfer.spec import COLORS, PLACES, PRECISIONS, Batch, Size
 
@@ -88,8 +88,7 @@ def _add_variants(parser: argparse.ArgumentParser) -> None:
         default="runtime",
         help="graph: it gives num_dets, boxes, scores, classes by the numbers below, fixed (default: runtime)",
     )
-    part.add_argument("--conf", type=_limits.fraction, metavar="F", help="detectors: the lowest score (default: 0.25)")
-    part.add_argument("--iou", type=_limits.fraction, metavar="F", help="detectors: the most overlap (default: 0.45)")
+    _choosing.add_thresholds(part, "0.25", "0.45")
     part.add_argument("--limit", type=_limits.count, metavar="N", help="detectors: the most boxes (default: 300)")
     part.add_argument(
         "--class-agnostic", action="store_true", default=None, help="detectors: boxes of other classes suppress too"

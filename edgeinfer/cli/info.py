@@ -28,7 +28,7 @@ WEIGHTS, BASE = 2, 100_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    _choosing.add_bundle(parser)
     _choosing.add_device(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object: bundle, spec (model.json), ladder, plan")
 

@@ -42,7 +42,7 @@ edgeinfer run engines/yolov5s clip.mp4 --json - | jq .detections"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    _choosing.add_bundle(parser)
     parser.add_argument(
         "source",
         metavar="SOURCE",
@@ -68,13 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-self-test", action="store_true", help="on a GPU, run engines that were not seen to find golden samples"
     )
     keeping = parser.add_argument_group("what is kept (the bundle's own numbers, unless given)")
-    keeping.add_argument("--conf", type=_limits.fraction, metavar="F", help="detectors: the lowest score, 0 to 1")
-    keeping.add_argument(
-        "--iou",
-        type=_limits.fraction,
-        metavar="F",
-        help="detectors: drop a box that overlaps a better one of its class by more, 0 to 1",
-    )
+    _choosing.add_thresholds(keeping)
     keeping.add_argument("--top", type=_limits.count, metavar="K", help="classifiers: how many classes")
     keeping.add_argument("--max-frames", type=_limits.count, metavar="N", help="stop after so many pictures")
     keeping.add_argument(

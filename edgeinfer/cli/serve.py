@@ -72,8 +72,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--classify", type=Path, metavar="BUNDLE", help="detectors: run this classifier on what is in each box"
     )
-    running.add_argument("--conf", type=_limits.fraction, metavar="F", help="detectors: the lowest score")
-    running.add_argument("--iou", type=_limits.fraction, metavar="F", help="detectors: the overlap that is too much")
+    _choosing.add_thresholds(running)
     running.add_argument(
         "--watch",
         type=_limits.above_zero,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _exporter, _limits
+from edgeinfer.cli import _choosing, _exporter, _limits
 from edgeinfer.spec import COLORS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ edgeinfer triton engines/yolov5s -o models --artifact trt-sm86-10.3.0.fp16.plan 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    _choosing.add_bundle(parser)
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the model repository")
     parser.add_argument("--name", default="", help="the model's name in it (default: the bundle's)")
     parser.add_argument(

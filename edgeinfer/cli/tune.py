@@ -23,7 +23,7 @@ OBJECTIVES = ("latency", "throughput", "energy", "memory")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    _choosing.add_bundle(parser)
     parser.add_argument(
         "--objective", choices=OBJECTIVES, default="latency", help="what is to be least, or most (default: latency)"
     )

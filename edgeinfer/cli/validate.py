@@ -25,7 +25,7 @@ edgeinfer validate engines/resnet50 imagenet/val --backend ort --json accuracy.j
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    _choosing.add_bundle(parser)
     parser.add_argument(
         "dataset",
         metavar="DATASET",

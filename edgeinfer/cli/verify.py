@@ -19,7 +19,7 @@ EXAMPLE = "edgeinfer verify engines/yolov5s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that edgeinfer export wrote")
+    _choosing.add_bundle(parser)
     _choosing.add_device(parser)
 
 
