@@ -351,3 +351,16 @@ def test_a_camera_of_one_frame_a_second_has_more_patience(at):
     assert vitals.health().well
     at(12.6)
     assert not vitals.health().well
+
+
+def captures():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("capture")]
+
+
+@pytest.mark.parametrize("kind", ["video", "camera"])
+def test_a_stream_that_is_left_in_the_middle_and_forgotten_lets_go_of_its_source(model, clip, kind):
+    assert eventually(lambda: not captures())  # of tests before
+    with camera(fps=100) as shown:
+        for _ in stream(clip if kind == "video" else shown.address, model):
+            break
+        assert eventually(lambda: not captures())

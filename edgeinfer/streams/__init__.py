@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ class Stream:
         self._pool = ThreadPoolExecutor(model.contexts, thread_name_prefix="stream")
         self._late = [0] * len(names)
         self._closed = False
+        # at the end of the process the captures are told themselves
+        weakref.finalize(self, _let_go, self._captures).atexit = False
         for capture in self._captures:
             capture.start()
 
@@ -186,10 +189,16 @@ class Stream:
         self.close()
 
 
+def _let_go(captures: Sequence[Capture]) -> None:
+    """What a stream leaves that nobody closed and nobody has any more: cameras and files must not stay open."""
+    for capture in captures:
+        capture.halt()
+
+
 def stream(
     source: str | Path | Sequence[str | Path], model: Model, *, max_age_ms: float = 0, patient: bool = False
 ) -> Stream:
-    """The model on a camera, stream or video, or on several at once.
+    """The model on a camera, stream or video, or on several at once; closed by `with`, or once nobody has it any more.
 
     Results older than `max_age_ms` are not given (0: all are); `patient` waits for cameras that are not there yet.
     Raises SourceError when a source cannot be opened, or when a file cannot be read to its end.
