@@ -115,7 +115,7 @@ def path(bundle: Bundle, gpu: int | None = None) -> Path:
     """Where the plan of a bundle is kept, be it there or not."""
     home = os.environ.get("XDG_STATE_HOME")
     place = bundle.path.resolve()
-    name = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:16]}{f'-gpu{gpu}' if gpu else ''}.json"
+    name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}{f'-gpu{gpu}' if gpu else ''}.json"
     return Path(home or machine.home() / ".local" / "state", "edgeinfer", "plans", name)
 
 

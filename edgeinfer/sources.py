@@ -239,9 +239,20 @@ def _total(capture: Any) -> int:
     return int(told) if 0 < told < 1e9 else 0
 
 
+def need_utf8(path: str) -> None:
+    """SourceError for a path whose bytes are no text: OpenCV's videos do not refuse such a one, they crash."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(
+            f"{path} is not UTF-8, and OpenCV takes no other name for a video", hint="rename it"
+        ) from error
+
+
 def _open(name: str, shown: str) -> Any:
     import cv2
 
+    need_utf8(name)
     if name.startswith("camera:"):
         capture, hint = cv2.VideoCapture(_camera(name)), "another program may hold it: fuser /dev/video*"
     elif name.startswith("gst:"):

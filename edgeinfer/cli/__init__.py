@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import pkgutil
 import sys
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from edgeinfer.cli import _ending
+from edgeinfer.cli import _ending, _tables
 from edgeinfer.errors import EdgeInferError, UsageError
 
 if TYPE_CHECKING:
@@ -101,8 +102,15 @@ def _dispatch(argv: Sequence[str] | None) -> int:
         # damaged files are reported in our own words
         os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    _encode_stdout(for_programs=getattr(args, "json", None) in ("-", True))
     with _warnings():
         return int(args.run(args))
+
+
+def _encode_stdout(*, for_programs: bool) -> None:
+    """No file name stops the work, whatever the terminal can show; JSON is UTF-8, where no text stands escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8" if for_programs else None, errors="backslashreplace")
 
 
 @contextmanager
@@ -112,7 +120,7 @@ def _warnings() -> Iterator[None]:
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            print(f"warning: {' '.join(record.getMessage().split())}", file=sys.stderr)
+            print(f"warning: {_tables.line(record.getMessage())}", file=sys.stderr)
 
     logger, handler = logging.getLogger("edgeinfer"), Lines(logging.WARNING)
     logger.addHandler(handler)
@@ -148,15 +156,10 @@ def _report(error: Exception) -> int:
     if _debugging():
         traceback.print_exc()
     message, hint = _words(error)
-    print(f"error: {_line(message)}", file=sys.stderr)
+    print(f"error: {_tables.line(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {_line(hint)}", file=sys.stderr)
+        print(f"hint: {_tables.line(hint)}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
-
-
-def _line(text: str) -> str:
-    """On one line and without what steers a terminal: names in messages come from files."""
-    return "".join(filter(str.isprintable, " ".join(text.split())))
 
 
 def _words(error: Exception) -> tuple[str, str]:

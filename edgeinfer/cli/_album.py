@@ -92,6 +92,7 @@ class Video:
     def __init__(self, path: Path, size: Size, fps: float, *, live: bool) -> None:
         import cv2
 
+        sources.need_utf8(str(path))
         self.path = path
         self._live, self._fps, self._size = live, fps, (size.width, size.height)
         self._until = 0.0  # the moment that the video has come to, in seconds of the clock of captures

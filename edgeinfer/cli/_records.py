@@ -39,5 +39,5 @@ def records(target: str) -> Iterator[Records]:
         yield Records(sys.stdout)
         return
     path = Path(target)
-    with whole(path) as part, part.open("w", encoding="utf-8") as stream:
+    with whole(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as stream:
         yield Records(stream)

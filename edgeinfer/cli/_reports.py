@@ -24,4 +24,4 @@ def write(target: str | Path | None, made: Callable[[], str]) -> None:
         print(made(), end="", flush=True)
     elif target:
         with whole(Path(target)) as part:
-            part.write_text(made(), encoding="utf-8")
+            part.write_text(made(), encoding="utf-8", errors="backslashreplace")

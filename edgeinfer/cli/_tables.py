@@ -22,6 +22,11 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str 
     return "\n".join(lines)
 
 
+def line(text: str) -> str:
+    """On one line and without what steers a terminal: names in messages come from files, and need not be UTF-8."""
+    return "".join(filter(str.isprintable, " ".join(text.encode(errors="backslashreplace").decode().split())))
+
+
 def counted(number: int, word: str) -> str:
     """`1 bus`, `2 buses`, `4 persons`."""
     if number == 1:

@@ -41,7 +41,7 @@ class Tally:
             self._spans.setdefault(stage, deque(maxlen=RECENT)).append(span)
         name = f"{frame.source} #{frame.index}" if frame.fps else frame.source
         age = f", {seen.freshness.age_ms:.0f} ms old" if seen.live else ""
-        line = f"{name} {result.source}: {_tables.summary(result)}  {total:.1f} ms{age}"
+        line = f"{_tables.line(name)} {result.source}: {_tables.summary(result)}  {total:.1f} ms{age}"
         if frame.total and self._said.isatty():
             self._replace(f"{100 * min(frame.index + 1, frame.total) // frame.total:3d} % {line}")
         else:
@@ -63,7 +63,7 @@ class Tally:
         """Count a source that cannot be read."""
         self._errors.append(error)
         if not self._alone:
-            print(f"warning: {error}", file=sys.stderr)
+            print(f"warning: {_tables.line(str(error))}", file=sys.stderr)
 
     def check(self) -> None:
         """Raise if any source could not be read."""

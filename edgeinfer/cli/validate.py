@@ -69,7 +69,7 @@ class _Faults:
     def add(self, error: SourceError) -> None:
         self.count += 1
         clear = "\r\033[K" if sys.stderr.isatty() else ""
-        print(f"{clear}warning: {error}", file=sys.stderr)
+        print(f"{clear}warning: {_tables.line(str(error))}", file=sys.stderr)
 
     def check(self) -> None:
         if self.count:

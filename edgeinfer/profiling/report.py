@@ -63,12 +63,14 @@ class Report:
         target = Path(path)
         made = self.html() if target.suffix == ".html" else self.json()
         with whole(target) as part:
-            part.write_text(made, encoding="utf-8")
+            part.write_text(made, encoding="utf-8", errors="backslashreplace")
 
     def write_trace(self, path: str | Path) -> None:
         """The first frames, for Perfetto. Raises EdgeInferError."""
         with whole(Path(path)) as part:
-            part.write_text(json.dumps(trace.events(self.data), ensure_ascii=False), encoding="utf-8")
+            part.write_text(
+                json.dumps(trace.events(self.data), ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
+            )
 
     def html(self) -> str:
         """One page that needs nothing else."""
