@@ -57,6 +57,15 @@ def test_wrong_usage_exits_with_2_and_two_lines(args, capsys):
     assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
 
 
+@pytest.mark.parametrize("words", [["doctor", "--nothing"], ["doctor", "nothing"]])
+def test_what_a_verb_does_not_know_leads_to_its_own_help(words, capsys):
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: unrecognized arguments: {words[1]}",
+        "hint: see edgeinfer doctor --help",
+    ]
+
+
 def test_an_error_is_one_line_and_its_hint_another(monkeypatch, capsys):
     failing(monkeypatch, EdgeInferError("it\nbroke", hint="mend\nit"))
     assert cli.main(["doctor"]) == 1
@@ -140,10 +149,10 @@ def test_a_flag_that_several_verbs_have_is_declared_alike_in_all():
     for verb, parser in verbs.choices.items():
         for action in parser._actions:
             name = action.option_strings[-1] if action.option_strings else "BUNDLE"
-            own = action.dest not in {"bundle"} if name == "BUNDLE" else name in OWN_WORDS or (verb, name) in OTHERS
-            if own or action.nargs == "+":
-                continue
-            words = (action.help or "").partition(" (default")[0]
-            seen.setdefault(name, {}).setdefault((words, action.metavar, str(action.type)), []).append(verb)
+            own = name in OWN_WORDS or (verb, name) in OTHERS
+            positional = not action.option_strings and (action.dest != "bundle" or action.nargs == "+")
+            if not own and not positional:
+                words = (action.help or "").partition(" (default")[0]
+                seen.setdefault(name, {}).setdefault((words, action.metavar, str(action.type)), []).append(verb)
     assert {"--conf", "--iou", "--backend", "--no-plan", "BUNDLE"} <= seen.keys()
     assert {name: ways for name, ways in seen.items() if len(ways) > 1} == {}

@@ -94,7 +94,9 @@ def verbs() -> tuple[str, ...]:
 def _dispatch(argv: Sequence[str] | None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        args = _parser().parse_args(words)
+        args, unknown = _parser().parse_known_args(words)
+        if unknown:
+            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     args.words = words[words.index(args.verb) + 1 :]

@@ -35,13 +35,11 @@ def add_no_plan(parser: argparse._ActionsContainer) -> None:
 
 def add_thresholds(group: argparse._ArgumentGroup, score: str = "the bundle's", overlap: str = "the bundle's") -> None:
     """`--conf` and `--iou`, with what holds where they are not given."""
-    for flag, told in (
-        ("--conf", f"detectors: drop a box whose score is less, 0 to 1 (default: {score})"),
-        (
-            "--iou",
-            f"detectors: drop a box that overlaps a better one of its class by more, 0 to 1 (default: {overlap})",
-        ),
+    for flag, reason, default in (
+        ("--conf", "whose score is less", score),
+        ("--iou", "that overlaps a better one of its class by more", overlap),
     ):
+        told = f"detectors: drop a box {reason}, 0 to 1 (default: {default})"
         group.add_argument(flag, type=_limits.fraction, metavar="F", help=told)
 
 
