@@ -102,6 +102,24 @@ def test_what_there_is_no_time_for_is_left_out_by_name(folder, library, monkeypa
     assert states(folder)["detect", "preprocess kernel"] is True
 
 
+@pytest.mark.parametrize(("precision", "engines"), [("fp32", {"trt fp32"}), ("fp16", set())])
+def test_engines_of_one_precision_can_be_proved_alone(folder, library, monkeypatch, precision, engines):
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--precision", precision])
+
+    assert prove.main() == 0
+    assert {what[:8] for _, what in states(folder) if what.startswith("trt")} == engines
+
+
+def test_what_fails_on_the_way_leaves_the_engine_closed_and_then_the_device(folder, library, monkeypatch):
+    closed, close = [], prove.gpu.Device.close
+    monkeypatch.setattr(hostengine.HostEngine, "close", lambda _: closed.append("engine"))
+    monkeypatch.setattr(prove.gpu.Device, "close", lambda self: closed.append("device") or close(self))
+    monkeypatch.setattr(prove, "timed", lambda *_: 1 / 0)
+
+    assert prove.main() == 1
+    assert "".join(name[0] for name in closed).endswith("eded")
+
+
 def test_the_report_is_there_before_the_last_check(folder, library, monkeypatch):
     def cut_off(*_):
         raise KeyboardInterrupt

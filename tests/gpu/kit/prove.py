@@ -1,12 +1,14 @@
 """The GPU path with a real TensorRT against what the CPU found; needs NumPy, cuda-bindings and TensorRT only.
 
-    python prove.py [--json FILE] [--seconds S]
+    python prove.py [--json FILE] [--seconds S] [--precision fp16]
 
 It stands in a folder that `pack.py` made. For each model: the kernels against the CPU's tensors and boxes, to the bit;
 then an engine of each precision, built here, with our kernels around it in one CUDA graph, against the CPU's results
 within `golden.TOLERANCE` (int8 against the same graph on the CPU), and each replay against the first, plain run, to
 the bit. What is missing is skipped by name; anything wrong ends in exit code 1. The report is written anew after every
-check; after so many seconds no further engine is begun, and those left out are named. Imports on Python 3.9.
+check; after so many seconds no further engine is begun, and those left out are named. With --precision only engines
+of that one are built: should the library end the process, the others are proved in one of their own. Imports on
+Python 3.9.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import platform
 import sys
 import time
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +28,7 @@ sys.path.insert(0, str(HERE))
 
 import numpy as np  # noqa: E402
 
-from edgeinfer import backends, golden, modeljson  # noqa: E402
+from edgeinfer import backends, golden, modeljson, wholefile  # noqa: E402
 from edgeinfer.devices import gpu  # noqa: E402
 from edgeinfer.devices._driver import call  # noqa: E402
 from edgeinfer.devices._framegraph import Graph  # noqa: E402
@@ -39,6 +42,8 @@ CLEAR = 0.15
 # of the results of an int8 graph: roundings that fall to the other side go on to the end
 LOST = 20
 RUNS = 200
+# the most telling first
+PRECISIONS = ("fp16", "int8", "fp32")
 
 
 class Proof:
@@ -49,7 +54,8 @@ class Proof:
 
     def check(self, model, what, passed, detail="", **numbers):
         self.rows.append({"model": model, "what": what, "passed": passed, "detail": detail, **numbers})
-        self._file.write_text(json.dumps({"context": self._facts, "checks": self.rows}, indent=1) + "\n")
+        with wholefile.whole(self._file) as file:
+            file.write_text(json.dumps({"context": self._facts, "checks": self.rows}, indent=1) + "\n")
         state = {True: "passed", False: "FAILED", None: "skipped"}[passed]
         extra = ", ".join("{} {}".format(*item) for item in numbers.items())
         print(f"{state:8} {model}: {what}  {detail} {extra}", flush=True)
@@ -139,9 +145,12 @@ def engine(proof, name, cases, artifact):
         library="trt", precision=artifact.precision, external_tactics=False, tf32=artifact.precision != "fp32"
     )
     compiled = compiler.compile_onnx(cases.folder / artifact.file, plan, options)
-    device = gpu.Device(cases.spec)
-    try:
-        lane = Lane(device, backends.load("trt")(plan, cases.spec, device))
+    with ExitStack() as opened:  # whatever fails: the engine goes before the device's context
+        device = gpu.Device(cases.spec)
+        opened.callback(device.close)
+        made = backends.load("trt")(plan, cases.spec, device)
+        opened.callback(made.close)
+        lane = Lane(device, made)
         plain = [lane.way.run([image], "bgr")[0][0] for image in cases.images]
         replays = [[rows(lane.way.run([image], "bgr")[0][0]) for image in cases.images] for _ in range(2)]
         wrong = cases.wrong(plain, artifact.precision)
@@ -151,9 +160,6 @@ def engine(proof, name, cases, artifact):
         graph = lane.way.graph
         proof.check(name, what + " in one CUDA graph", not graph, graph)
         proof.check(name, what + " replay equals plain", replays == [[rows(one) for one in plain]] * 2)
-        lane.engine.close()
-    finally:
-        device.close()
 
 
 def timed(lane, image):
@@ -201,13 +207,12 @@ def versions():
     return found
 
 
-def prove(proof, seconds):
+def prove(proof, seconds, precisions):
     end = time.monotonic() + seconds
     models = [Cases(folder) for folder in sorted((HERE / "models").iterdir())]
     for cases in models:
         attempt(proof, cases, "kernels", lambda cases=cases: kernels(proof, cases.folder.name, cases))
-    # the most telling first
-    for precision in ("fp16", "int8", "fp32"):
+    for precision in precisions:
         for cases in models:
             for artifact in cases.spec.artifacts:
                 if artifact.precision == precision and artifact.format == "onnx" and artifact.flavor in ("", "trt"):
@@ -241,6 +246,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=HERE / "proof.json")
     parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--precision", choices=PRECISIONS, help="of engines; all of them if none is named")
     options = parser.parse_args()
     device = gpu.Device(Cases(next((HERE / "models").iterdir())).spec)
     facts = {
@@ -252,7 +258,7 @@ def main():
     device.close()
     print(facts)
     proof = Proof(facts, options.json)
-    prove(proof, options.seconds)
+    prove(proof, options.seconds, [options.precision] if options.precision else PRECISIONS)
     failed = sum(row["passed"] is False for row in proof.rows)
     skipped = sum(row["passed"] is None for row in proof.rows)
     print(f"{len(proof.rows)} checks: {failed} failed, {skipped} skipped; wrote {options.json}")
