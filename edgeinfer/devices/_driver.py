@@ -121,6 +121,10 @@ def _called(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             f"this machine has {where}: {missing}",
             hint="install or update the driver; in a container, start it with --gpus all",
         ) from missing
+    except (KeyError, ValueError) as unknown:  # of a driver that is newer than they are
+        raise DeviceError(
+            f"{name} failed with what these cuda-bindings do not know: {unknown}", hint="pip install -U cuda-bindings"
+        ) from unknown
     return answer
 
 

@@ -319,6 +319,14 @@ def test_a_driver_too_old_for_what_was_compiled_names_the_way_out(driver, make, 
     assert make(CLASSES, brightness).way.run([plain(2)], "bgr")[0][0].class_ids[0] == 2
 
 
+def test_a_failure_that_the_bindings_have_no_name_for_is_an_error_all_the_same(driver, make):
+    lane = make(CLASSES, brightness)
+    driver.fail("cuStreamSynchronize", 0, 1234)
+    with pytest.raises(DeviceError, match="cuStreamSynchronize failed with what these cuda-bindings do not know: 1234"):
+        lane.way.run([plain(1)], "bgr")
+    assert lane.way.run([plain(2)], "bgr")[0][0].class_ids[0] == 2
+
+
 @pytest.mark.parametrize(
     ("status", "name"), [(NO_DEVICE, "NO_DEVICE"), (803, "SYSTEM_DRIVER_MISMATCH"), (34, "STUB_LIBRARY")]
 )
