@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgeinfer import lifetime
 from edgeinfer.errors import InputError
@@ -232,6 +232,11 @@ class Pipeline:
         self._inherited = True
         # one reference too many: even the interpreter's own end must not free them
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._fleet))
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a pipeline cannot be copied or pickled: it holds an engine", hint="load the bundle again, in each process"
+        )
 
     def __enter__(self) -> Pipeline:
         return self

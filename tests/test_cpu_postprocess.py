@@ -220,3 +220,21 @@ def test_more_candidates_than_take_part_still_give_the_best():
     (found,) = results(spec, {"output0": np.pad(rows, [(0, 0), (0, 1)])[None]}, SQUARE)
 
     assert 0 < len(found) <= decode.limit
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_class_without_a_label_is_an_error_and_not_another_class(number):
+    rows = END.copy()
+    rows[1, 5] = number
+    spec = detector(decode=Boxes("end2end"), outputs=(TensorSpec("output0", (1, 4, 6)),))
+    with pytest.raises(EngineError, match="its labels are 0 to 2") as refusal:
+        results(spec, {"output0": rows[None].astype(np.float32)}, SQUARE)
+    assert "--labels FILE" in refusal.value.hint
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_class_without_a_label_is_an_error_where_the_model_suppresses_too(number):
+    outputs = graph_outputs(2)
+    outputs["classes"][0, 1] = number
+    with pytest.raises(EngineError, match=f"class {number}, and its labels are 0 to 2"):
+        results(SUPPRESSED, outputs, SQUARE)

@@ -1,5 +1,7 @@
 """The pipeline: pictures in, results out, from any thread."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -199,3 +201,12 @@ def test_numbers_that_are_no_bytes_are_refused_with_what_to_do_about_it(detector
     with load(detector) as model, pytest.raises(InputError, match=str(image.dtype)) as refusal:
         model(image)
     assert "astype(np.uint8)" in refusal.value.hint
+
+
+@pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda one: one.__name__)
+def test_a_pipeline_that_is_copied_or_pickled_says_what_to_do_instead(detector, copy):
+    with load(detector) as model:
+        with pytest.raises(InputError, match="cannot be copied or pickled") as refusal:
+            copy(model)
+        assert "load the bundle again, in each process" in refusal.value.hint
+        assert len(model(bundles.picture())) == 1

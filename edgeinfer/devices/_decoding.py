@@ -8,13 +8,14 @@ import numpy as np
 
 from edgeinfer.devices._suppression import suppress
 from edgeinfer.errors import EngineError
+from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from edgeinfer.spec import Boxes, TopK
+    from edgeinfer.spec import ModelSpec, TopK
 
     Floats = NDArray[np.float32]
 
@@ -24,6 +25,20 @@ _HINT = "float16 may have overflowed: choose another precision, and run edgeinfe
 def not_finite(name: str) -> EngineError:
     """What every device says of an output it cannot read."""
     return EngineError(f"{name} holds NaN or infinity", hint=_HINT)
+
+
+def check_classes(class_ids: NDArray[np.int32], spec: ModelSpec) -> None:
+    """EngineError if a model that numbers its classes itself gave one that has no label."""
+    decode, known = spec.decode, len(spec.labels)
+    assert isinstance(decode, Boxes)
+    if decode.layout != "end2end" and decode.where != "graph":
+        return  # as many as the output has columns, which the spec has seen
+    strange = class_ids[(class_ids < 0) | (class_ids >= known)]
+    if len(strange):
+        raise EngineError(
+            f"the model found class {strange[0]}, and its labels are 0 to {known - 1}",
+            hint="export it again with --labels FILE, a line for each class",
+        )
 
 
 class Found(NamedTuple):

@@ -169,6 +169,7 @@ class _Detections:
             raise _decoding.not_finite(self._name)
         rows = record["rows"][: record["count"]]
         boxes, scores, class_ids = (rows[name].copy() for name in ("box", "score", "class_id"))
+        _decoding.check_classes(class_ids, self._spec)
         return Detections(boxes, scores, class_ids, self._spec.labels, place.source)
 
 
@@ -239,6 +240,7 @@ class _Suppressed:
     def _result(self, num: NDArray[Any], rows: list[NDArray[Any]], place: Placement) -> Result:
         assert isinstance(self._spec.decode, Boxes)
         found = _decoding.suppressed(num, rows, self._spec.decode)
+        _decoding.check_classes(found.class_ids, self._spec)
         boxes = place.to_source(found.boxes).astype(np.float32)
         return Detections(boxes, found.scores, found.class_ids, self._spec.labels, place.source)
 

@@ -71,6 +71,7 @@ class Device:
             found = _decoding.suppressed(num, rows, decode)
         else:
             found = _decoding.boxes(outputs[names[0]][row], decode, names[0])
+        _decoding.check_classes(found.class_ids, self._spec)
         boxes = placement.to_source(found.boxes).astype(np.float32)
         return Detections(boxes, found.scores, found.class_ids, self._spec.labels, placement.source)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgeinfer.devices import cpu
+from edgeinfer.errors import EngineError
 from edgeinfer.spec import Boxes, Placement, Preprocess, Size, TopK
 from gpu import models
 from gpu.hostengine import fetch, send
@@ -85,6 +86,15 @@ def test_boxes_are_decoded_and_suppressed_as_on_the_cpu_to_the_bit(make, layout,
             wanted = cpu.Device(spec).postprocess({"output0": raw}, [PLACE] * 2)
 
             assert [models.rows(one) for one in found] == [models.rows(one) for one in wanted]
+
+
+@pytest.mark.parametrize("number", [-1, 4])
+def test_a_class_without_a_label_is_an_error_as_on_the_cpu(make, number):
+    raw = boxes(np.random.default_rng(7), "end2end", "float32", 1)
+    raw[..., 5] = number
+    device = make(boxes_spec(Boxes("end2end"), 300, 4)).device
+    with pytest.raises(EngineError, match=f"class {number}, and its labels are 0 to 3"):
+        device.postprocess({"output0": send(raw, device)}, [PLACE])
 
 
 def test_the_same_output_gives_the_same_boxes_every_time(make):
