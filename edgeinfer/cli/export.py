@@ -96,11 +96,17 @@ def _add_variants(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
-    part = parser.add_argument_group("models of other tools: what an .onnx or .engine file does not say itself")
-    part.add_argument("--layout", default="", help="of its output: yolov5, yolov8, end2end (boxes) or classes")
+    part = parser.add_argument_group("what a classifier, or a model of other tools, does not say itself")
+    part.add_argument(
+        "--resize",
+        metavar="N|stretch",
+        default="",
+        help="classifiers: the shorter side before the crop, or the whole picture stretched (default: 256 for 224)",
+    )
     part.add_argument(
         "--normalize", default="", help="what it takes: imagenet, unit (0-1), symmetric (-1-1), none (0-255)"
     )
+    part.add_argument("--layout", default="", help="of an output: yolov5, yolov8, end2end (boxes) or classes")
     part.add_argument("--io", default="", help="of an engine: float32 or float16 tensors in and out (default: float32)")
     part.add_argument(
         "--via", metavar="TOOL", default="", help="ultralytics exports the checkpoint; RUNS ITS CODE, so trust it first"
@@ -124,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         method=args.calibrate_method,
         budget=_exporter.part("gate").BUDGET if args.budget is None else args.budget,
         variant=_variant(args),
-        told=_exporter.part("onnxsource").Told(args.layout, args.normalize, args.io),
+        told=_exporter.part("told").Told(args.layout, args.normalize, args.io, args.resize),
         via=_exporter.part("via").check(args.via, args.via_python),
         via_python=args.via_python,
         recipe=args.recipe,

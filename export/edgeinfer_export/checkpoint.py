@@ -31,8 +31,8 @@ class Checkpoint:
     `tensors` are read-only views of the mapped file in the dtype stored there (bfloat16 becomes float32), named
     as the model's own `state_dict()` would, without the prefixes of wrappers. `origin` is the pickled class,
     "state dict" or "safetensors"; `ema` says that the averaged weights were taken. `modules`: what a model that was
-    saved whole says of its layers (strides, activations), by their path and in order. The file may be replaced
-    while the tensors are in use, but not overwritten in place.
+    saved whole says of its layers (strides, activations), by their path and in order; `architecture`: what training
+    programs call it. The file may be replaced while the tensors are in use, but not overwritten in place.
     """
 
     path: Path
@@ -44,6 +44,7 @@ class Checkpoint:
     strides: tuple[float, ...] = ()
     ema: bool = False
     license: str = ""
+    architecture: str = ""
     modules: dict[str, modeltree.Module] = field(default_factory=dict)
 
 
@@ -126,6 +127,7 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
         strides=_strides(file, facts.get("stride", top.get("stride"))),
         ema=ema,
         license=_text(top.get("license")),
+        architecture=_text(top.get("arch")),
         modules={names.own(path): module for path, module in modeltree.modules(model).items() if names.own(path)},
     )
 

@@ -17,6 +17,7 @@ from edgeinfer.spec import Batch, Boxes, ModelSpec, Provenance, Size, TensorSpec
 from edgeinfer_export import layouts, metadata, onnxsource
 from edgeinfer_export.layouts import Layout
 from edgeinfer_export.onnxgraph import READABLE
+from edgeinfer_export.told import NORMALIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +109,7 @@ def _missing(facts: Facts, options: Options, *, told_precision: bool) -> dict[st
     if facts.task and not task:
         raise ExportError(f"its task is {facts.task}, expected detect or classify", hint=layouts.OTHER)
     if not facts.family and options.told.layout == "classes":
-        known["normalisation"] = (bool(options.told.normalize), f"--normalize {'|'.join(onnxsource.NORMALIZE)}")
+        known["normalisation"] = (bool(options.told.normalize), f"--normalize {'|'.join(NORMALIZE)}")
     return {what: flag for what, (said, flag) in known.items() if not said}
 
 
@@ -125,7 +126,7 @@ def _spec(path: Path, facts: Facts, options: Options) -> ModelSpec:
         task="classify" if name == "classes" else "detect",
         inputs=(TensorSpec(INPUT, (first, 3, size.height, size.width), dtype),),
         outputs=(TensorSpec(OUTPUT, (first, *_shape(layout, size, len(given))), dtype),),
-        preprocess=onnxsource.preprocess(size, layout, facts, options.told.normalize),
+        preprocess=onnxsource.preprocess(size, layout, facts, options.told, path.name),
         decode=TopK(min(5, len(given)), "none" if facts.family else "softmax") if name == "classes" else Boxes(name),
         labels=onnxsource.names(layout, options.labels, facts, path.name),
         provenance=Provenance(

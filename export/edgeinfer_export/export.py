@@ -34,7 +34,7 @@ from edgeinfer_export import (
     vendor,
 )
 from edgeinfer_export.gate import Gate
-from edgeinfer_export.onnxsource import UNTOLD, Told
+from edgeinfer_export.told import UNTOLD, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnx import TensorProto
 
 from edgeinfer import modeljson
 from edgeinfer.bundle import sha256_of
-from edgeinfer.errors import ExportError, SpecError, UsageError
+from edgeinfer.errors import ExportError, SpecError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Provenance, Size, TensorSpec, TopK
 from edgeinfer_export import graphs, layouts, metadata, onnxgraph
 from edgeinfer_export.graphs.labels import Names
-from edgeinfer_export.graphs.resnet import MEAN, RESIZE_SHARE, STD
+from edgeinfer_export.told import NORMALIZE, RESIZE_SHARE, UNTOLD, Told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,39 +22,9 @@ if TYPE_CHECKING:
     from edgeinfer_export.layouts import Layout
     from edgeinfer_export.metadata import Facts
 
-# what the model expects of pixels 0-255: (scale, mean, std)
-NORMALIZE = {
-    "imagenet": (255.0, MEAN, STD),
-    "unit": (255.0, (0.0,) * 3, (1.0,) * 3),
-    "symmetric": (255.0, (0.5,) * 3, (0.5,) * 3),
-    "none": (1.0, (0.0,) * 3, (1.0,) * 3),
-}
-IO = ("float32", "float16")
 DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}
 DTYPES |= {TensorProto.INT8: "int8", TensorProto.INT32: "int32", TensorProto.INT64: "int64"}
 LABELED = {"classes": 1000}  # else 80: COCO
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the user says of a model that does not say it itself.
-
-    `layout` of its output (layouts.LAYOUTS); `normalize` (NORMALIZE); `io`, the element type of what goes in and
-    out of an engine, which only a GPU could read from it (float32 where nothing is said).
-    """
-
-    layout: str = ""
-    normalize: str = ""
-    io: str = ""
-
-    def __post_init__(self) -> None:
-        layouts.check_name(self.layout)
-        for flag, value, known in (("normalize", self.normalize, NORMALIZE), ("io", self.io, IO)):
-            if value and value not in known:
-                raise UsageError(f"--{flag} {value!r} is not one of {', '.join(known)}", hint="see edgeinfer export -h")
-
-
-UNTOLD = Told()
 
 
 def build(
@@ -135,7 +104,7 @@ class _Source:
             task="classify" if layout.name == "classes" else "detect",
             inputs=(taken,),
             outputs=(given,),
-            preprocess=preprocess(frame, layout, self.facts, self._normalize(layout)),
+            preprocess=preprocess(frame, layout, self.facts, self._told(layout), self.path.name),
             decode=self._decode(layout),
             labels=names(layout, self.labels, self.facts, self.path.name),
             provenance=self._provenance(),
@@ -210,12 +179,12 @@ class _Source:
             hint="leave --imgsz out, or export the ONNX again at that size",
         )
 
-    def _normalize(self, layout: Layout) -> str:
-        """The normalisation told; of torchvision's classifiers it is known, of others without metadata it is not."""
+    def _told(self, layout: Layout) -> Told:
+        """What was told; torchvision's classifiers have a known normalisation, others without metadata have not."""
         if self.told.normalize or layout.name != "classes" or self.facts.family:
-            return self.told.normalize
+            return self.told
         if self.model.producer_name == "pytorch" and layout.classes == LABELED["classes"]:
-            return "imagenet"
+            return dataclasses.replace(self.told, normalize="imagenet")
         raise ExportError(
             f"{self.path.name} does not say how its pictures are normalised",
             hint=f"say it with --normalize: {', '.join(NORMALIZE)}",
@@ -237,9 +206,10 @@ class _Source:
         )
 
 
-def preprocess(frame: Size, layout: Layout, facts: Facts, normalize: str) -> Preprocess:
-    """Geometry and arithmetic as the family that made the model trains it."""
+def preprocess(frame: Size, layout: Layout, facts: Facts, told: Told, where: str) -> Preprocess:
+    """Geometry and arithmetic as told, or as the family that made the model trains it."""
     if layout.name != "classes":
+        told.check_detector(where, "resize")
         fitted, usual = Preprocess(frame), "unit"
     elif facts.family in ("ultralytics", "yolov5"):
         smooth = "linear-antialias" if facts.family == "ultralytics" else "linear"
@@ -249,8 +219,7 @@ def preprocess(frame: Size, layout: Layout, facts: Facts, normalize: str) -> Pre
     else:
         longest = round(max(frame.height, frame.width) * RESIZE_SHARE)
         fitted, usual = Preprocess(frame, "resize-crop", interpolation="linear-antialias", resize=longest), "imagenet"
-    scale, mean, std = NORMALIZE[normalize or usual]
-    return dataclasses.replace(fitted, scale=scale, mean=mean, std=std)
+    return dataclasses.replace(told, normalize=told.normalize or usual).pictures(fitted)
 
 
 def names(layout: Layout, given: tuple[str, ...], facts: Facts, where: str) -> tuple[str, ...]:

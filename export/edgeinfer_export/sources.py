@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgeinfer.bundle import sha256_of
 from edgeinfer.errors import ExportError, UsageError
 from edgeinfer.spec import Batch
-from edgeinfer_export import checkpoint, fetch, graphs, onnxsource, via, zoo
+from edgeinfer_export import checkpoint, fetch, graphs, onnxsource, timmconfig, via, zoo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edgeinfer.spec import Provenance
     from edgeinfer_export.export import Options
     from edgeinfer_export.graphs import Built
+    from edgeinfer_export.timmconfig import Config
+    from edgeinfer_export.told import Told
 
     Progress = Callable[[str, int, int], None]
 
@@ -36,36 +38,53 @@ def read(source: str | Path, options: Options, progress: Progress | None = None)
     """
     path, known = locate(source, progress)
     _check_told(path, options)
-    name = plain(options.name or (known.name if known else path.stem))
     if options.via:
-        return _via(path, name, options)
+        return _via(path, plain(options.name or path.stem), options)
     if path.suffix.lower() == ".onnx":
-        return _onnx(path, name if options.name else "", options)
-    weights = checkpoint.read(path)
+        return _onnx(path, plain(options.name or path.stem) if options.name else "", options)
+    return _checkpoint(path, known, options)
+
+
+def _checkpoint(path: Path, known: zoo.Known | None, options: Options) -> Built:
+    weights, config = checkpoint.read(path), timmconfig.beside(path)
+    # the file may have been fetched by hand, and its name says nothing
+    published = known or zoo.published(weights.sha256)
+    name = options.name or (known.name if known else config.architecture if config else "") or path.stem
     built = graphs.build(
-        weights,
-        size=options.size,
+        dataclasses.replace(weights, architecture=config.architecture) if config else weights,
+        size=options.size or (config.size if config else None),
         batch=options.batch or ONE,
         labels=options.labels,
-        name=name,
-        resize=known.resize if known else 0,
+        name=plain(name),
+        told=_completed(options, published, config),
     )
     provenance = dataclasses.replace(
         built.spec.provenance,
         source=path.name,
         sha256=weights.sha256,
-        license=weights.license or (known.license if known else "") or license_of(weights.origin),
+        license=weights.license or (published.license if published else "") or license_of(weights.origin),
     )
-    return _coming_from(built, provenance)
+    notes = (*built.notes, *(config.notes() if config else ()))
+    return dataclasses.replace(_coming_from(built, provenance), notes=notes)
 
 
 def _check_told(path: Path, options: Options) -> None:
     """What is told of a model that says it itself would be passed over: that is refused."""
     told, onnx = options.told, path.suffix.lower() == ".onnx" or options.via
-    if told.io or (not onnx and told != onnxsource.UNTOLD):
-        flags = [f"--{name}" for name, value in vars(told).items() if value and (not onnx or name == "io")]
+    if told.io or (told.layout and not onnx):
+        flags = [f"--{name}" for name in ("layout", "io") if getattr(told, name) and not (onnx and name == "layout")]
         kinds = "an engine" if onnx else "an .onnx file or an engine"
         raise UsageError(f"{', '.join(flags)} tells of {kinds}, which {path.name} is not", hint="leave it out")
+
+
+def _completed(options: Options, published: zoo.Known | None, config: Config | None) -> Told:
+    """What the user says, or else what is known of a published checkpoint, or else what lies beside the file."""
+    told, resize, normalize = options.told, "", ""
+    if published and published.resize:
+        resize = str(published.resize)
+    elif config:
+        resize, normalize = config.resize(options.size or config.size), config.normalize
+    return dataclasses.replace(told, resize=told.resize or resize, normalize=told.normalize or normalize)
 
 
 def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, zoo.Known | None]:

@@ -58,6 +58,12 @@ def find(name: str) -> Known | None:
     return _BY_NAME.get(name.removesuffix(".pth").removesuffix(".pt"))
 
 
+def published(sha256: str) -> Known | None:
+    """The published checkpoint whose file has this hash, as far as its author tells it."""
+    matching = (known for known in _ALL if known.sha256_prefix and sha256.startswith(known.sha256_prefix))
+    return next(matching, None)
+
+
 def names() -> tuple[str, ...]:
     """Every name `find` knows."""
     return tuple(_BY_NAME)

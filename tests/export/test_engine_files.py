@@ -13,7 +13,7 @@ from edgeinfer.errors import EdgeInferError, ExportError
 from edgeinfer.spec import Batch, Boxes, Size, TopK
 from edgeinfer_export import enginefile
 from edgeinfer_export.export import Options, export
-from edgeinfer_export.onnxsource import Told
+from edgeinfer_export.told import Told
 
 PLAN = b"ftrt" + bytes(range(256)) * 64
 METADATA = {

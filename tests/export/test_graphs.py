@@ -15,6 +15,7 @@ from edgeinfer import modeljson
 from edgeinfer.errors import EdgeInferError, ExportError
 from edgeinfer.spec import Batch, Boxes, Size, TopK
 from edgeinfer_export import graphs
+from edgeinfer_export.told import Told
 from helpers import fullsize, seeded
 
 
@@ -83,6 +84,7 @@ def test_nodes_are_named_by_their_layer(yolov5):
 SCRIPT = """
 import hashlib
 from edgeinfer_export import graphs
+from edgeinfer_export.told import Told
 from helpers import seeded
 golden = seeded.Golden("yolov5u")
 data = graphs.build(golden.checkpoint(), size=golden.size).model.SerializeToString(deterministic=True)
@@ -117,7 +119,7 @@ def test_the_spec_of_a_classifier(resnet):
     assert (spec.name, spec.task, spec.decode) == ("resnet-1-2-1-1", "classify", TopK(5, "softmax"))
     assert spec.inputs[0].shape == (1, 3, 224, 224)
     assert (spec.preprocess.resize, spec.preprocess.interpolation) == (256, "linear-antialias")
-    assert graphs.build(resnet.checkpoint(), resize=232).spec.preprocess.resize == 232
+    assert graphs.build(resnet.checkpoint(), told=Told(resize="232")).spec.preprocess.resize == 232
     assert graphs.build(resnet.checkpoint(), size=Size(112, 112)).spec.preprocess.resize == 128
 
 

@@ -18,7 +18,7 @@ from edgeinfer.errors import EdgeInferError, ExportError, UsageError
 from edgeinfer.spec import Batch, Boxes, Size, TopK
 from edgeinfer_export import graphs, layouts, metadata, onnxsource
 from edgeinfer_export.export import Options, export
-from edgeinfer_export.onnxsource import Told
+from edgeinfer_export.told import Told
 from helpers import foreign
 
 

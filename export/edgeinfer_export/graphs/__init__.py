@@ -17,6 +17,7 @@ from edgeinfer_export.graphs import frames, plan, resnet, suppress, wirings, yol
 from edgeinfer_export.graphs.declared import Declared
 from edgeinfer_export.graphs.labels import Names
 from edgeinfer_export.graphs.weights import Weights
+from edgeinfer_export.told import UNTOLD, Told
 
 if TYPE_CHECKING:
     from edgeinfer_export.checkpoint import Checkpoint
@@ -42,23 +43,26 @@ def build(
     batch: Batch = ONE,
     labels: tuple[str, ...] = (),
     name: str = "",
-    resize: int = 0,
+    told: Told = UNTOLD,
 ) -> Built:
     """The float32 graph of a checkpoint: a ResNet classifier, or a YOLO detector the YAML in it describes.
 
     `size`: the input's, by default the published one. `batch`: fixed, or a range for a symbolic batch.
     `labels`: instead of the checkpoint's. `name`: the model's, by default its architecture.
-    `resize`: a classifier's shorter side before cropping, by default 256 for 224.
-    Raises ExportError.
+    `told`: how a classifier's pictures come to it, by default as ImageNet's with a shorter side of 256 for 224.
+    Raises ExportError, UsageError.
     """
     weights, said = Weights(checkpoint.tensors), Declared(checkpoint.modules)
     if resnet.recognised(weights):
+        resnet.check_name(checkpoint.architecture)
         names = Names(labels, checkpoint.labels, 1000)
-        graph, spec, notes = resnet.build(weights, size, batch, names, said, resize=resize)
+        graph, spec, notes = resnet.build(weights, size, batch, names, said)
+        spec = dataclasses.replace(spec, preprocess=told.pictures(spec.preprocess))
         return dataclasses.replace(_finished(graph, _named(spec, name), {}), notes=notes)
     yaml = checkpoint.yaml or wirings.recognise(weights)
     if yaml is None:
         raise _unknown(checkpoint)
+    told.check_detector(checkpoint.path.name, "resize", "normalize")
     graph, spec, strides = yolo.build(yaml, weights, size, batch, Names(labels, checkpoint.labels, 80), said=said)
     built = _finished(graph, _named(spec, name), {"stride": str(max(strides))})
     return built if checkpoint.yaml else dataclasses.replace(built, notes=(f"{checkpoint.path.name} {NO_YAML}",))

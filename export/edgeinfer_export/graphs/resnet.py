@@ -15,6 +15,7 @@ from edgeinfer.spec import Batch, ModelSpec, Preprocess, Provenance, Size, Tenso
 from edgeinfer_export.graphs import classifier
 from edgeinfer_export.graphs.ops import RELU, Feature, Graph
 from edgeinfer_export.graphs.plan import OTHER_WAY
+from edgeinfer_export.told import NORMALIZE, RESIZE_SHARE
 
 if TYPE_CHECKING:
     from edgeinfer_export.graphs import labels
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "input", "logits"
 EPSILON = 1e-5
 USUAL = Size(224, 224)
-# published ImageNet training resizes the shorter side to 256 and crops 224
-RESIZE_SHARE = 256 / 224
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SCALE, MEAN, STD = NORMALIZE["imagenet"]
 UNKNOWN = "only ImageNet's ResNets are built from tensors; export the model to .onnx with PyTorch, and that file here"
 DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (1, 1, 1, 1)): 10,
@@ -51,13 +50,24 @@ PLAIN = frozenset(
 )
 
 
+# what these kin of ResNet do before they stride has no tensors
+HIDDEN = re.compile(r"res(?:net|next)(aa|blur)")
+
+
+def check_name(architecture: str) -> None:
+    """ExportError where a model's name tells of what its tensors would not show."""
+    if match := HIDDEN.search(architecture):
+        what = "averages" if match[1] == "aa" else "blurs"
+        raise ExportError(f"the model is {architecture}, which {what} where ResNet strides", hint=OTHER_WAY)
+
+
 def recognised(weights: Weights) -> bool:
     stem = "conv1.weight" in weights or "conv1.0.weight" in weights
     return stem and all(f"{name}.weight" in weights for name in ("layer1.0.conv1", "layer4.0.conv2"))
 
 
 def build(
-    weights: Weights, size: Size | None, batch: Batch, names: labels.Names, said: Declared, *, resize: int = 0
+    weights: Weights, size: Size | None, batch: Batch, names: labels.Names, said: Declared
 ) -> tuple[Graph, ModelSpec, tuple[str, ...]]:
     """The graph, its spec, and notes on what was taken for granted."""
     _check_blocks(weights, said)
@@ -74,10 +84,11 @@ def build(
         preprocess=Preprocess(
             size,
             fit="resize-crop",
+            scale=SCALE,
             mean=MEAN,
             std=STD,
             interpolation="linear-antialias",
-            resize=resize or round(max(size.height, size.width) * RESIZE_SHARE),
+            resize=round(max(size.height, size.width) * RESIZE_SHARE),
         ),
         # a single output is a yes or no: the softmax of one number is always 1
         decode=TopK(min(5, logits.channels), "softmax" if logits.channels > 1 else "sigmoid"),

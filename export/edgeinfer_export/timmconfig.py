@@ -1,0 +1,83 @@
+"""timm's config.json, which lies beside its weights on the Hugging Face hub: how pictures are prepared for them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.errors import ExportError, SpecError
+from edgeinfer.spec import MAX_SIDE, Size
+from edgeinfer_export.told import NORMALIZE, STRETCH
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "config.json"
+# what timm calls its weights there; of other files in the folder it says nothing
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+MAX_BYTES = 1 << 20
+MAX_NAME = 100
+# how pictures come to their size, as timm calls it
+MODES = ("center", "squash")
+OTHERWISE = "say it with --resize and --normalize, and take config.json away"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What timm says of a model: its name, its size, what share of the resized picture the crop is, normalisation."""
+
+    architecture: str
+    size: Size
+    crop: float
+    stretch: bool
+    normalize: str
+    interpolation: str
+
+    def resize(self, size: Size) -> str:
+        """As `--resize` has it; timm rounds down."""
+        return STRETCH if self.stretch else str(int(max(size.height, size.width) / self.crop))
+
+    def notes(self) -> tuple[str, ...]:
+        """What the runtime does otherwise than timm."""
+        if self.interpolation != "bicubic":
+            return ()
+        return ("timm resizes pictures for it by bicubic interpolation, edgeinfer by linear with antialiasing",)
+
+
+def beside(weights: Path) -> Config | None:
+    """The config.json in the folder of the weights, if it is there and timm's. Raises ExportError."""
+    path = weights.parent / NAME
+    if weights.name not in WEIGHTS:
+        return None
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            return None
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("pretrained_cfg"), dict):
+        return None
+    try:
+        return _config(value["pretrained_cfg"], str(value.get("architecture", ""))[:MAX_NAME])
+    except (KeyError, TypeError, ValueError, SpecError) as error:
+        raise ExportError(f"{path} is timm's, but for its preprocessing: {error}", hint=OTHERWISE) from error
+
+
+def _config(facts: dict[str, Any], architecture: str) -> Config:
+    """KeyError, TypeError, ValueError or SpecError where a fact is missing or makes no sense."""
+    channels, height, width = facts["input_size"]
+    crop, mode = float(facts["crop_pct"]), facts.get("crop_mode") or "center"
+    mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    normalize = next((name for name, row in NORMALIZE.items() if row[1:] == (mean, std)), "")
+    sides = [side for side in (height, width) if type(side) is int and side <= MAX_SIDE]
+    for fact, sound, found in (
+        ("input_size", channels == 3 and len(sides) == 2, facts["input_size"]),
+        ("crop_pct", 0.1 <= crop <= 1, crop),
+        ("crop_mode", mode in MODES, mode),
+        ("mean and std", bool(normalize), (mean, std)),
+    ):
+        if not sound:
+            raise ValueError(f"{fact} is {found}")
+    interpolation = str(facts.get("interpolation", ""))
+    return Config(architecture, Size(height, width), crop, mode == "squash", normalize, interpolation)
