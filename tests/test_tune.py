@@ -336,3 +336,20 @@ def test_the_front_holds_only_what_nothing_beats_in_everything():
     slow = outcome.finalists[1]
     slow.figures = dataclasses.replace(slow.figures, memory_mb=200.0)
     assert outcome.pareto() == [outcome.finalists[0]]
+
+
+def test_pictures_that_cannot_be_read_are_told_and_left_out_of_accuracy_and_race(
+    detector, tmp_path, monkeypatch, caplog
+):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for color in ("red", "blue"):
+        cv2.imwrite(str(photos / f"{color}.png"), bundles.picture(color))
+    (photos / "cut.png").write_bytes((photos / "red.png").read_bytes()[:60])
+    monkeypatch.setattr(candidates, "kinds", lambda bundle, gpu: [candidates.reference(bundle)])
+    monkeypatch.setattr(candidates, "variants", lambda kind, most, *, batches: [kind])
+
+    outcome = tune(detector, images=photos, seconds=0.2)
+
+    assert [(row.state, row.reason) for row in outcome.rows] == [("finalist", "")]
+    assert "1 of 3 pictures cannot be read, and are left out" in caplog.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgeinfer import accuracy
@@ -35,6 +35,12 @@ class Budget:
     def __post_init__(self) -> None:
         self._truth = self._answers(self.reference)
         _check_proof(accuracy.compare(self.dataset, self._truth, self._truth), self.dataset)
+
+    @property
+    def readable(self) -> Dataset:
+        """The data set without the pictures that cannot be read."""
+        kept = [sample for sample, found in zip(self.dataset.samples, self._truth) if found is not None]
+        return replace(self.dataset, samples=tuple(kept))
 
     def held(self, kind: Choice) -> Row:
         """A row with its accuracy, that has left already if it failed or lost too much."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from edgeinfer.datasets import Dataset
     from edgeinfer.plans import Choice
 
+LOG = logging.getLogger(__name__)
 Say = Callable[[str], None]
 # pictures that candidates are timed on, evenly spread: they lie in each one's memory
 TIMED = 8
@@ -87,6 +89,9 @@ def _compete(
     """Accuracy first, then the race; the outcome has all that was found, also when it ends early."""
     say(f"accuracy: the reference, {reference.name}")
     budget = Budget(outcome.bundle, dataset, asked.budget, reference, asked.device)
+    readable = budget.readable
+    if len(readable) < len(dataset):
+        LOG.warning("%d of %d pictures cannot be read, and are left out", len(dataset) - len(readable), len(dataset))
     running = []
     for kind in candidates.kinds(outcome.bundle, asked.gpu):
         say(f"accuracy: {kind.name}")
@@ -99,7 +104,7 @@ def _compete(
         running += [Row(choice, accuracy=held.accuracy) for choice in choices]
     outcome.rows += running
     outcome.baseline = next((row for row in outcome.rows if row.choice == baseline), None)
-    pictures = [sample.path for sample in dataset.spread(TIMED).samples]
+    pictures = [sample.path for sample in readable.spread(TIMED).samples]
     race = Race(outcome.bundle, pictures, asked.objective, asked.seconds, running, outcome.baseline, say, asked.device)
     try:
         race.heats()
