@@ -409,7 +409,7 @@ def measured(bench, bundle, seconds, keep):
     parts = {
         "bytes_per_us": lambda: bandwidth(bench),
         "decode_and_suppress": lambda: decoding(bench),
-        "preprocess": lambda: preprocessing(bench, report["bytes_per_us"]["copy"]),
+        "preprocess": lambda: preprocessing(bench, report.get("bytes_per_us", {}).get("copy", 0)),
         "around_an_engine": lambda: around(bench),
         # a quick look builds no engine
         "engines": lambda: engines(bench, bundle) if bundle or not bench.quick else [],
