@@ -25,14 +25,15 @@ OPTIONS = (
 # cuda-bindings 13 load it where that of CUDA 13 is not; a driver of CUDA 12 may refuse what the latter compiles
 FOR_CUDA_12 = "pip uninstall -y nvidia-cuda-nvrtc && pip install nvidia-cuda-nvrtc-cu12"
 _INSTALL = "pip install cuda-bindings nvidia-cuda-nvrtc, both of one CUDA version (on a Jetson: JetPack's)"
-_ARCHITECTURE = f"a GPU newer than NVRTC: pip install -U nvidia-cuda-nvrtc; one that it no longer knows: {FOR_CUDA_12}"
+_ARCHITECTURE = f"a GPU that NVRTC no longer knows: {FOR_CUDA_12}"
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 
 def cubin(source: Path, arch: str, *, strict: bool = False) -> bytes:
-    """The cubin of a .cu file for `arch` ("sm_87"), from the cache if it is there. Raises DeviceError.
+    """What the driver loads: the cubin of a .cu file for `arch` ("sm_87"), from the cache if it is there.
 
+    For a GPU newer than NVRTC it is PTX, which the driver compiles to the end. Raises DeviceError.
     `strict` makes a warning an error and passes the cache by; for tests, since a later compiler's new
     warning must not stop a device.
     """
@@ -76,23 +77,33 @@ def _checked(nvrtc: Any, answer: tuple[Any, ...], what: str) -> Any:
 
 def _compile(nvrtc: Any, sources: dict[str, str], arch: str, *, strict: bool) -> bytes:
     (name, text), *headers = sources.items()
+    target = arch if strict else _target(nvrtc, arch)
+    kind = "CUBIN" if target == arch else "PTX"
     names = [header.encode() for header, _ in headers]
     texts = [body.encode() for _, body in headers]
     program = _checked(
         nvrtc, nvrtc.nvrtcCreateProgram(text.encode(), name.encode(), len(headers), texts, names), f"the text of {name}"
     )
     try:
-        options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={arch}")]
+        options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={target}")]
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         log = _log(nvrtc, program)
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS or (strict and log):
             hint = _ARCHITECTURE if "--gpu-architecture" in log else "run edgeinfer doctor"
             raise DeviceError(f"{name} does not compile for {arch}: {log or status.name}", hint=hint)
-        data = bytes(_checked(nvrtc, nvrtc.nvrtcGetCUBINSize(program), f"the size of {name}"))
-        _checked(nvrtc, nvrtc.nvrtcGetCUBIN(program, data), f"the code of {name}")
+        data = bytes(_checked(nvrtc, getattr(nvrtc, f"nvrtcGet{kind}Size")(program), f"the size of {name}"))
+        _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{kind}")(program, data), f"the code of {name}")
         return data
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def _target(nvrtc: Any, arch: str) -> str:
+    """`arch`, or where that is newer than NVRTC the latest that it knows, such as "compute_121"."""
+    known = _checked(nvrtc, nvrtc.nvrtcGetSupportedArchs(), "to say what it compiles for")
+    number = int(arch.partition("_")[2])
+    older = [one for one in known if one < number]
+    return arch if number in known or not older else f"compute_{max(older)}"
 
 
 def _log(nvrtc: Any, program: Any) -> str:

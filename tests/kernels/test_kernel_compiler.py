@@ -86,6 +86,16 @@ def test_an_architecture_the_compiler_does_not_know_is_an_error(write):
     assert "nvidia-cuda-nvrtc-cu12" in caught.value.hint
 
 
+@pytest.mark.parametrize(("arch", "known"), [("sm_999", "sm_1"), ("sm_91", "sm_90")])
+def test_for_a_gpu_newer_than_the_compiler_the_driver_is_given_ptx(write, arch, known):
+    ptx = cubin(write(EMPTY), arch).decode()
+
+    assert f"\n.target {known}" in ptx
+    assert ptx.endswith("\0")  # as the driver wants text
+    with pytest.raises(DeviceError, match=f"does not compile for {arch}"):
+        cubin(write(EMPTY), arch, strict=True)
+
+
 def test_a_second_time_nothing_is_compiled(write, no_compiler):
     source = write(EMPTY)
     first = cubin(source, "sm_87")
