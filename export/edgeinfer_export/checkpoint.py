@@ -14,7 +14,7 @@ from edgeinfer_export import modeltree
 from edgeinfer_export.allowlist import Record
 from edgeinfer_export.safetensors_file import read_safetensors
 from edgeinfer_export.storages import StoredTensor
-from edgeinfer_export.tensornames import naming
+from edgeinfer_export.tensornames import COUNTER, naming
 from edgeinfer_export.torchfiles import TorchFile, read_legacy, read_zip
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Checkpoint:
     as the model's own `state_dict()` would, without the prefixes of wrappers. `origin` is the pickled class,
     "state dict" or "safetensors"; `ema` says that the averaged weights were taken. `modules`: what a model that was
     saved whole says of its layers (strides, activations), by their path and in order; `architecture`: what training
-    programs call it. The file may be replaced while the tensors are in use, but not overwritten in place.
+    programs call it; `beside`: tensors of the file that are none of the model's (losses, metrics). The file may be
+    replaced while the tensors are in use, but not overwritten in place.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Checkpoint:
     ema: bool = False
     license: str = ""
     architecture: str = ""
+    beside: tuple[str, ...] = ()
     modules: dict[str, modeltree.Module] = field(default_factory=dict)
 
 
@@ -123,11 +125,12 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
             if names.own(name)
         },
         yaml=yaml if isinstance(yaml, dict) else None,
-        labels=modeltree.labels_from(facts.get("names", top.get("names"))),
+        labels=modeltree.labels(facts, top),
         strides=_strides(file, facts.get("stride", top.get("stride"))),
         ema=ema,
         license=_text(top.get("license")),
         architecture=_text(top.get("arch")),
+        beside=tuple(name for name in stored if name != COUNTER and not names.own(name)),
         modules={names.own(path): module for path, module in modeltree.modules(model).items() if names.own(path)},
     )
 

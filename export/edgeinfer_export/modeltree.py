@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EMA_KEYS = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model")
 MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
+LABEL_KEYS = ("names", "classes", "class_names", "class_to_idx")
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AutoShape", "DetectMultiBackend")
 MAX_PARTS = 50_000  # modules and tensors; the largest YOLOv5 has about 2000
 MAX_VALUES = 50_000
@@ -167,9 +168,17 @@ def _text(value: str) -> str:
     return value.encode(errors="replace").decode()
 
 
+def labels(facts: dict[Any, object], top: dict[Any, object]) -> tuple[str, ...]:
+    """Class names that a model, or else its checkpoint, tells by one of the names training programs have for them."""
+    told = [facts.get("names"), *(top.get(key) for key in LABEL_KEYS)]
+    return next(filter(None, map(labels_from, told)), ())
+
+
 def labels_from(value: object) -> tuple[str, ...]:
-    """Class names from a list, or from a dict of number -> name; empty when they are neither."""
+    """Class names from a list, or a dict of number -> name or name -> number; empty when they are none of these."""
     held = entries(value)
+    if held and all(isinstance(place, int) for place in held.values()):
+        held = {place: name for name, place in held.items()}
     if held and set(held) == set(range(len(held))):
         value = [held[place] for place in range(len(held))]
     if isinstance(value, (list, tuple)) and all(isinstance(label, str) for label in value):

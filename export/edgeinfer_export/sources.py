@@ -62,7 +62,10 @@ def _checkpoint(path: Path, known: zoo.Known | None, options: Options) -> Built:
         built.spec.provenance,
         source=path.name,
         sha256=weights.sha256,
-        license=weights.license or (published.license if published else "") or license_of(weights.origin),
+        license=weights.license
+        or (published.license if published else "")
+        or (config.license if config else "")
+        or license_of(weights.origin),
     )
     notes = (*built.notes, *(config.notes() if config else ()))
     return dataclasses.replace(_coming_from(built, provenance), notes=notes)

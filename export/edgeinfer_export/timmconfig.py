@@ -17,15 +17,17 @@ NAME = "config.json"
 # what timm calls its weights there; of other files in the folder it says nothing
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MAX_BYTES = 1 << 20
-MAX_NAME = 100
+MAX_TEXT = 100
 # how pictures come to their size, as timm calls it
 MODES = ("center", "squash")
+# how a ResNet's features are pooled: timm calls the mean by two names
+POOLS = ("avg", "fast")
 OTHERWISE = "say it with --resize and --normalize, and take config.json away"
 
 
 @dataclass(frozen=True)
 class Config:
-    """What timm says of a model: its name, its size, what share of the resized picture the crop is, normalisation."""
+    """What timm says of a model: its name and licence, its size, what share of the resized picture the crop is."""
 
     architecture: str
     size: Size
@@ -33,6 +35,7 @@ class Config:
     stretch: bool
     normalize: str
     interpolation: str
+    license: str
 
     def resize(self, size: Size) -> str:
         """As `--resize` has it; timm rounds down."""
@@ -59,12 +62,12 @@ def beside(weights: Path) -> Config | None:
     if not isinstance(value, dict) or not isinstance(value.get("pretrained_cfg"), dict):
         return None
     try:
-        return _config(value["pretrained_cfg"], str(value.get("architecture", ""))[:MAX_NAME])
+        return _config(value["pretrained_cfg"], value)
     except (KeyError, TypeError, ValueError, SpecError) as error:
         raise ExportError(f"{path} is timm's, but for its preprocessing: {error}", hint=OTHERWISE) from error
 
 
-def _config(facts: dict[str, Any], architecture: str) -> Config:
+def _config(facts: dict[str, Any], model: dict[str, Any]) -> Config:
     """KeyError, TypeError, ValueError or SpecError where a fact is missing or makes no sense."""
     channels, height, width = facts["input_size"]
     crop, mode = float(facts["crop_pct"]), facts.get("crop_mode") or "center"
@@ -76,8 +79,13 @@ def _config(facts: dict[str, Any], architecture: str) -> Config:
         ("crop_pct", 0.1 <= crop <= 1, crop),
         ("crop_mode", mode in MODES, mode),
         ("mean and std", bool(normalize), (mean, std)),
+        ("global_pool", model.get("global_pool", "avg") in POOLS, model.get("global_pool")),
     ):
         if not sound:
             raise ValueError(f"{fact} is {found}")
-    interpolation = str(facts.get("interpolation", ""))
-    return Config(architecture, Size(height, width), crop, mode == "squash", normalize, interpolation)
+    architecture, interpolation, license_of_it = (
+        str(table.get(fact) or "")[:MAX_TEXT]
+        for table, fact in ((model, "architecture"), (facts, "interpolation"), (facts, "license"))
+    )
+    size = Size(height, width)
+    return Config(architecture, size, crop, mode == "squash", normalize, interpolation, license_of_it)

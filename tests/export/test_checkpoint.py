@@ -161,7 +161,9 @@ def test_wrappers_leave_the_names(tmp_path, stored, expected):
 
 def test_lightning_brings_losses_that_are_left_out(tmp_path):
     top = {"pytorch-lightning_version": "2.2.0", "hyper_parameters": {"lr": 0.1}}
-    assert names(tmp_path, "model.conv1.weight", "criterion.weight", **top) == ["conv1.weight"]
+    stored = {name: Tensor(WEIGHT) for name in ("model.conv1.weight", "criterion.weight")}
+    found = read(tmp_path, archive({"state_dict": stored, **top}))
+    assert (list(found.tensors), found.beside) == (["conv1.weight"], ("criterion.weight",))
 
 
 def test_two_tensors_may_not_become_one(tmp_path):
@@ -236,6 +238,13 @@ def test_a_wrapped_whole_model_is_unwrapped(tmp_path):
 def test_facts_that_make_no_sense_are_left_out(tmp_path, names, stride):
     found = read(tmp_path, archive({"model": {"fc.weight": Tensor(WEIGHT)}, "names": names, "stride": stride}))
     assert (found.labels, found.strides) == ((), ())
+
+
+@pytest.mark.parametrize("told", [["bus", "car"], {0: "bus", 1: "car"}, {"car": 1, "bus": 0}])
+@pytest.mark.parametrize("key", ["names", "classes", "class_names", "class_to_idx"])
+def test_class_names_are_found_under_what_training_programs_call_them(tmp_path, key, told):
+    found = read(tmp_path, archive({"model": {"fc.weight": Tensor(WEIGHT)}, key: told}))
+    assert found.labels == ("bus", "car")
 
 
 def test_things_beside_the_model_are_only_remembered(tmp_path):

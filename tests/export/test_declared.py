@@ -114,6 +114,11 @@ def test_a_norm_without_running_mean_is_named(resnet):
         nodes(resnet, tensors=tensors)
 
 
+def test_what_is_left_out_of_the_model_is_said(resnet):
+    built = graphs.build(resnet.checkpoint(beside=("criterion.weight", "metric.sum")), size=resnet.size)
+    assert "criterion.weight and 1 more lies beside the model" in built.notes[0]
+
+
 # -- what stands in the place of fc
 
 

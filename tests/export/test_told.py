@@ -30,6 +30,7 @@ CONFIG = {
         "crop_mode": "center",
         "mean": list(HALVES),
         "std": list(HALVES),
+        "license": "apache-2.0",
     },
 }
 
@@ -118,7 +119,7 @@ def test_timms_config_beside_its_weights_is_followed(folder):
     built = sources.read(folder / WEIGHTS, Options())
     found = built.spec.preprocess
     assert (found.size, found.fit, found.resize, found.mean) == (Size(64, 96), "resize-crop", 101, HALVES)
-    assert built.spec.name == "resnet18"
+    assert (built.spec.name, built.spec.provenance.license) == ("resnet18", "apache-2.0")
     assert "bicubic" in built.notes[0]
     told = preprocess(folder / WEIGHTS, size=Size(32, 32), told=Told(normalize="imagenet"))
     assert (told.size, told.resize, told.mean) == (Size(32, 32), 33, NORMALIZE["imagenet"][1])
@@ -136,6 +137,12 @@ def changed(folder, **facts):
     config = CONFIG | {"pretrained_cfg": CONFIG["pretrained_cfg"] | facts}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder / WEIGHTS
+
+
+def test_a_head_that_pools_otherwise_is_refused(folder):
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"global_pool": "max"}), encoding="utf-8")
+    with pytest.raises(ExportError, match="global_pool is max"):
+        preprocess(folder / WEIGHTS)
 
 
 def test_squashed_pictures_are_stretched(folder):
@@ -180,3 +187,5 @@ def test_what_the_tensors_do_not_show_the_name_tells(resnet, name):
 def test_a_training_programs_name_for_the_model_is_read(tmp_path, resnet):
     with pytest.raises(ExportError, match="the model is resnetblur18"):
         preprocess(write(tmp_path / "best.pth", resnet, arch="resnetblur18"))
+    with pytest.raises(ExportError, match="the model is resnetaa50_a1h-4cf422b3, which averages"):
+        preprocess(write(tmp_path / "resnetaa50_a1h-4cf422b3.pth", resnet))

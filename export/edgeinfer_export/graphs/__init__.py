@@ -54,18 +54,28 @@ def build(
     """
     weights, said = Weights(checkpoint.tensors), Declared(checkpoint.modules)
     if resnet.recognised(weights):
-        resnet.check_name(checkpoint.architecture)
+        resnet.check_names(checkpoint.architecture, checkpoint.path.stem)
         names = Names(labels, checkpoint.labels, 1000)
         graph, spec, notes = resnet.build(weights, size, batch, names, said)
         spec = dataclasses.replace(spec, preprocess=told.pictures(spec.preprocess))
-        return dataclasses.replace(_finished(graph, _named(spec, name), {}), notes=notes)
+        return dataclasses.replace(_finished(graph, _named(spec, name), {}), notes=(*_left_out(checkpoint), *notes))
     yaml = checkpoint.yaml or wirings.recognise(weights)
     if yaml is None:
         raise _unknown(checkpoint)
     told.check_detector(checkpoint.path.name, "resize", "normalize")
     graph, spec, strides = yolo.build(yaml, weights, size, batch, Names(labels, checkpoint.labels, 80), said=said)
     built = _finished(graph, _named(spec, name), {"stride": str(max(strides))})
-    return built if checkpoint.yaml else dataclasses.replace(built, notes=(f"{checkpoint.path.name} {NO_YAML}",))
+    taken = () if checkpoint.yaml else (f"{checkpoint.path.name} {NO_YAML}",)
+    return dataclasses.replace(built, notes=(*_left_out(checkpoint), *taken))
+
+
+def _left_out(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The note on tensors that are taken for losses and metrics: a layer behind the model would be missed."""
+    if not checkpoint.beside:
+        return ()
+    first, *others = checkpoint.beside
+    more = f" and {len(others)} more" if others else ""
+    return (f"{checkpoint.path.name}: {first}{more} lies beside the model and is left out, as a loss or metric is",)
 
 
 def _unknown(checkpoint: Checkpoint) -> ExportError:

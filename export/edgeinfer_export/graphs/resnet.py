@@ -54,11 +54,12 @@ PLAIN = frozenset(
 HIDDEN = re.compile(r"res(?:net|next)(aa|blur)")
 
 
-def check_name(architecture: str) -> None:
-    """ExportError where a model's name tells of what its tensors would not show."""
-    if match := HIDDEN.search(architecture):
-        what = "averages" if match[1] == "aa" else "blurs"
-        raise ExportError(f"the model is {architecture}, which {what} where ResNet strides", hint=OTHER_WAY)
+def check_names(*names: str) -> None:
+    """ExportError where a name of the model, or its file's, tells of what its tensors would not show."""
+    for name in names:
+        if match := HIDDEN.search(name):
+            what = "averages" if match[1] == "aa" else "blurs"
+            raise ExportError(f"the model is {name}, which {what} where ResNet strides", hint=OTHER_WAY)
 
 
 def recognised(weights: Weights) -> bool:
