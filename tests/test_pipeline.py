@@ -10,6 +10,7 @@ import pytest
 from edgeinfer import golden, load
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import InputError, SpecError, UsageError
+from edgeinfer.spec import Size
 from edgeinfer.tiling import Grid, Tiled
 from helpers import bundles
 from helpers.patience import LONG_S
@@ -194,6 +195,13 @@ def test_one_picture_handed_over_as_a_batch_is_refused_instead_of_its_rows_taken
 def test_an_array_of_pictures_is_a_batch(detector, shape):
     with load(detector) as model:
         assert len(model.batch(np.zeros(shape, np.uint8))) == 2
+
+
+def test_pictures_of_several_sizes_in_one_array_are_a_batch(detector):
+    several = np.empty(2, object)
+    several[:] = [bundles.picture("red", 32, 48), bundles.picture("blue", 64, 32)]
+    with load(detector) as model:
+        assert [found.source for found in model.batch(several)] == [Size(32, 48), Size(64, 32)]
 
 
 @pytest.mark.parametrize("image", [np.zeros((8, 8, 3)), np.zeros((8, 8, 3), np.uint16)], ids=lambda image: image.dtype)
