@@ -23,7 +23,7 @@ END_S = 10.0  # how long the end of the process waits for calls that run
 
 def check_several(images: Any) -> None:
     """InputError if this is one picture (h, w, channels), whose rows would pass for grey pictures."""
-    shape = getattr(images, "shape", ())
+    shape: tuple[int, ...] = getattr(images, "shape", ())
     if len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)):
         raise InputError(
             f"batch takes several pictures, got one array of {tuple(shape)}",
