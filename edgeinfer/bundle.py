@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,7 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """The bundle in this folder. Raises BundleError or SpecError."""
         folder = Path(path)
+        check_named(folder)
         if not folder.is_dir():
             found = "is a file" if folder.exists() else "does not exist"
             raise BundleError(
@@ -93,6 +95,17 @@ class Bundle:
             self.file(golden.image)
 
 
+def check_named(path: Path) -> None:
+    """Raise BundleError if the path is no text: no library that opens models takes its bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise BundleError(
+            f"{path}: its name is not {sys.getfilesystemencoding().upper()} text, as libraries of models need it",
+            hint="rename it, or run in a locale of UTF-8",
+        ) from error
+
+
 @contextmanager
 def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
     """A new folder beside `target` that takes its place, at once and whole, when the block ends well.
@@ -121,6 +134,7 @@ def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
 
 def check_writable(target: Path, mark: str = SPEC_FILE) -> None:
     """Raise the BundleError of `writing(target, mark)`, as far as that shows without writing: to be asked first."""
+    check_named(target)
     try:
         check_folder(target.absolute().parent)
     except OSError as error:

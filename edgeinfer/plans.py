@@ -190,6 +190,6 @@ def forget(bundle: Bundle, gpu: int | None = None) -> bool:
     """Remove the plan of this bundle; False if there was none."""
     try:
         path(bundle, gpu).unlink()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True

@@ -63,6 +63,7 @@ class Version(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; gives its exit code and never raises."""
+    _stand_in()
     with _ending.orderly() as ending:
         try:
             code = _dispatch(argv)
@@ -75,6 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _report(error)
         _settle(sys.stdout)
     return TERMINATED if ending.terminated and code == INTERRUPTED else code
+
+
+def _stand_in() -> None:
+    """A standard stream that is closed is nobody's: else the next file that is opened would take its place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nobody = os.open(os.devnull, os.O_RDWR)
+            if nobody != number:
+                os.dup2(nobody, number)
+                os.close(nobody)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - a descriptor, until the end
 
 
 def _settle(stream: TextIO) -> None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer.bundle import sha256_of
+from edgeinfer.bundle import check_named, sha256_of
 from edgeinfer.errors import ExportError, UsageError
 from edgeinfer.spec import Batch
 from edgeinfer_export import checkpoint, fetch, graphs, onnxsource, timmconfig, via, zoo
@@ -99,6 +99,7 @@ def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, 
 def find(source: str | Path) -> tuple[Path, zoo.Known | None]:
     """The file a source is, or the known name with the place where its download is kept."""
     path = Path(source)
+    check_named(path)
     if path.exists():
         return path, None
     known = zoo.find(str(source))

@@ -1,0 +1,88 @@
+"""Verbs wherever they are run: without a home, with closed streams, with names of any bytes, on narrow terminals."""
+
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import pytest
+
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import BundleError
+from edgeinfer_export import sources
+from helpers import bundles
+from helpers.patience import LONG_S
+
+# PATH and the like; what a test sets comes on top
+PLAIN = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "LC_", "LANG", "HOME"))}
+SURROUNDINGS = {
+    "no home": {},
+    "a home that is not there": {"HOME": "/proc/none"},
+    "places that cannot be made": {"XDG_CACHE_HOME": "/dev/null/cache", "XDG_STATE_HOME": "/dev/null/state"},
+    "a narrow terminal": {"COLUMNS": "20", "NO_COLOR": "1", "TERM": "dumb"},
+    "plain ASCII": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+def told(*words, env=None, redirected=""):
+    """The process of a command line, after it has ended, by a shell that redirects its streams."""
+    line = ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-m", "edgeinfer", *map(str, words)]
+    env = {**PLAIN, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})}
+    return subprocess.run(line, capture_output=True, text=True, env=env, timeout=LONG_S, check=False)
+
+
+@pytest.mark.parametrize("surroundings", SURROUNDINGS)
+def test_a_bundle_is_verified_and_shown_in_any_surroundings(detector, surroundings):
+    env = SURROUNDINGS[surroundings]
+    verified, shown = told("verify", detector, env=env), told("info", detector, env=env)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert "is sound: 2 checks passed" in verified.stdout
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "runs   ort" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("redirected", "shown"), [(">&-", False), ("2>&-", True), ("<&-", True), (">&- 2>&- <&-", False)]
+)
+def test_closed_streams_are_nobodys_and_no_error(detector, redirected, shown):
+    ended = told("verify", detector, redirected=redirected)
+    assert (ended.returncode, "is sound" in ended.stdout, ended.stderr) == (0, shown, "")
+
+
+def test_a_verb_that_tells_how_far_it_is_does_so_to_nobody_where_stderr_is_closed(detector, tmp_path):
+    report = tmp_path / "report.json"
+    ended = told("compare", detector, tmp_path, "--seconds", "0.1", "--json", report, redirected=">&- 2>&-")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")  # there are no pictures
+    cv2.imwrite(str(tmp_path / "red.png"), bundles.picture("red"))
+    ended = told("compare", detector, tmp_path / "red.png", "--seconds", "0.1", "--json", report, redirected=">&- 2>&-")
+    assert (ended.returncode, len(json.loads(report.read_text())["models"])) == (0, 1)
+
+
+def test_a_bundle_whose_path_is_no_text_is_refused_with_the_reason(detector, tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/b\xff\xe9")
+    detector.rename(odd)
+    with pytest.raises(BundleError, match="its name is not UTF-8 text") as refused:
+        Bundle.open(odd)
+    assert "rename it" in refused.value.hint
+    ended = told("verify", odd, env={"LC_ALL": "C.UTF-8"})
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 2)
+
+
+def test_a_source_whose_name_is_no_text_is_refused_before_anything_is_done(tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.pt")
+    with pytest.raises(BundleError, match="its name is not UTF-8 text"):
+        sources.find(odd)
+
+
+@pytest.mark.parametrize("name", ["a b\nc", "größe 目录", "-v", "%s {x}"])
+def test_a_bundle_may_be_called_anything_that_is_text(detector, tmp_path, name):
+    odd = detector.rename(tmp_path / name)
+    ended = told("verify", odd, env={"LC_ALL": "C.UTF-8"})
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(told("info", odd, "--json", env={"LC_ALL": "C.UTF-8"}).stdout)["bundle"] == str(odd)
+
+
+def test_there_is_no_plan_to_forget_where_none_can_be_kept(detector):
+    ended = told("tune", "--forget", detector, env=SURROUNDINGS["places that cannot be made"])
+    assert (ended.returncode, "has no plan on this machine" in ended.stderr) == (2, True)
