@@ -84,7 +84,7 @@ def _unknown(checkpoint: Checkpoint) -> ExportError:
     last = f" to {others[-1]}" if others else ""
     family = checkpoint.origin.partition(".")[0]
     if family in ("models", "yolov5"):
-        hint = "YOLOv5's own export.py --include onnx writes a file that export takes (classifiers: --layout classes)"
+        hint = "YOLOv5's own export.py --include onnx writes a file that can be exported here"
     elif first.startswith("model.") and not checkpoint.modules:
         hint = f"of YOLO save the whole model with torch.save; of others {plan.OTHER_WAY}"
     else:
