@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgeinfer.devices import _planes
 from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import InputError, SpecError
 from edgeinfer.spec import Batch, Size
@@ -58,6 +59,16 @@ def test_the_letterbox_is_yolov5s(size):
     # one of 255: OpenCV's vector code is not the same on every processor; for ARM it rounds a quarter of them otherwise
     np.testing.assert_allclose(found, expected, atol=1.01 / 255)
     assert np.mean(found != expected) < (0.02 if platform.machine() == "x86_64" else 0.4)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_grey_picture_is_one_of_three_equal_channels(monkeypatch, alone):
+    monkeypatch.setattr(_planes, "LONE_CHANNEL", alone and _planes.LONE_CHANNEL)
+    chance = np.random.default_rng(0)
+    for _ in range(200):
+        height, width = (int(side) for side in chance.integers(20, 60, 2))
+        grey = chance.integers(0, 256, (height, width), np.uint8)
+        np.testing.assert_array_equal(tensor(detector(), grey), tensor(detector(), np.dstack([grey] * 3)))
 
 
 @pytest.mark.parametrize("size", cases.SMOOTH_SOURCES, ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING, Any
 
 import cv2  # noqa: TID253 - this module and what imports it need OpenCV
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SPACIOUS = 16
 # OpenCV looks numbers up by their size; to all its versions a float16 is two bytes
 _BITS = {np.dtype(np.uint8): np.uint8, np.dtype(np.float16): np.uint16, np.dtype(np.float32): np.float32}
+# OpenCV's code for one channel has been found to get the first column wrong on aarch64, where a picture grows a little
+LONE_CHANNEL = platform.machine() in ("x86_64", "AMD64")
 # how channels come into another order: (channels there are, the channel each of three is read from); None copies
 _CONVERSIONS: dict[tuple[int, tuple[int, ...]], int | None] = {
     (1, (0, 0, 0)): cv2.COLOR_GRAY2BGR,
@@ -30,6 +33,15 @@ _CONVERSIONS: dict[tuple[int, tuple[int, ...]], int | None] = {
     (4, (0, 1, 2)): cv2.COLOR_BGRA2BGR,
     (4, (2, 1, 0)): cv2.COLOR_BGRA2RGB,
 }
+
+
+def _resize(pixels: Bytes, resized: Bytes) -> None:
+    """Fill `resized` with the picture, by OpenCV's linear interpolation."""
+    height, width, channels = resized.shape
+    if channels > 1 or LONE_CHANNEL:
+        cv2.resize(pixels, (width, height), dst=resized)
+    else:
+        cv2.extractChannel(cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), (width, height)), 0, dst=resized)
 
 
 class Scratch:
@@ -106,7 +118,7 @@ class Planes:
         if placement.source != placement.resized:
             resized = placement.resized
             scratch = self._resized(resized.height, resized.width, pixels.shape[2])
-            cv2.resize(pixels, (resized.width, resized.height), dst=scratch)
+            _resize(pixels, scratch)
             pixels = scratch
         size = self._preprocess.size
         top, bottom = visible(placement.top, placement.resized.height, size.height)

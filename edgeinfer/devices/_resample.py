@@ -80,13 +80,15 @@ class Resampler:
 
     def run(self, pixels: NDArray[np.uint8]) -> Floats:
         """pixels (h, w, channels) -> the visible part of the resized picture, valid until the next run."""
-        for band in self._down:
-            part = self._part[: band.end - band.start]
-            np.copyto(part, pixels[band.start : band.end, self._left : self._right])
-            np.matmul(band.weights, part.reshape(len(part), -1), out=self._tall[band.first : band.last])
-        for band in self._across:
-            source = self._tall[:, band.start : band.end]
-            np.matmul(source, band.weights, out=self._result[:, band.first : band.last])
+        # OpenBLAS for ARM leaves complaints, such as a division by zero, that no number here gives cause for
+        with np.errstate(all="ignore"):
+            for band in self._down:
+                part = self._part[: band.end - band.start]
+                np.copyto(part, pixels[band.start : band.end, self._left : self._right])
+                np.matmul(band.weights, part.reshape(len(part), -1), out=self._tall[band.first : band.last])
+            for band in self._across:
+                source = self._tall[:, band.start : band.end]
+                np.matmul(source, band.weights, out=self._result[:, band.first : band.last])
         return self.result
 
 

@@ -50,6 +50,7 @@ def test_results_are_a_header_and_rows(kernels):
 def test_the_stand_in_for_half_precision_is_exact(kernels):
     halves = np.arange(65536, dtype=np.uint16)
     floats = np.array([kernels.library.half_to_float(int(half)) for half in halves], np.float32)
-    expected = halves.view(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # NaN among them, which some processors complain of
+        expected = halves.view(np.float16).astype(np.float32)
 
     np.testing.assert_array_equal(floats, expected)
