@@ -10,8 +10,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edgeinfer import cli, plans
+from edgeinfer import cli
 from edgeinfer.bundle import Bundle
+from edgeinfer.errors import BundleError
 from helpers import bundles
 
 LATIN = os.fsdecode(b"caf\xe9")  # as archives of older systems have it
@@ -93,6 +94,7 @@ def test_a_video_is_not_saved_in_a_folder_whose_name_crashes_opencv(detector, ph
     assert list((photo.parent / LATIN).iterdir()) == []
 
 
-def test_a_bundle_in_a_folder_whose_name_is_not_utf8_has_a_place_for_its_plan(detector, photo):
+def test_a_bundle_in_a_folder_whose_name_is_not_utf8_is_refused(detector, photo):
     bundle = Path(shutil.move(detector, photo.parent / LATIN))
-    assert plans.read(Bundle.open(bundle)) is None
+    with pytest.raises(BundleError, match="is not UTF-8 text"):
+        Bundle.open(bundle)
