@@ -299,8 +299,7 @@ def _request(request: Any, raw: Sequence[Buffer], regions: Regions) -> Request:
     classes, places = {}, {}
     for output in request.outputs:
         what = f"output {output.name[:100]!r}"
-        need_known(output.parameters, what, ranking.COUNT, *PARAMETERS)
-        asked = {name: _value(value) for name, value in output.parameters.items()}
+        asked = _parameters(output, what, ranking.COUNT, *PARAMETERS)
         classes[output.name] = ranking.count(asked, what)
         if span := regions.span(asked, what):
             places[output.name] = span
@@ -325,8 +324,13 @@ def _value(parameter: Any) -> Any:
 
 def _span(given: Any, what: str, regions: Regions) -> Span | None:
     """Where in shared memory an input is said to lie."""
-    need_known(given.parameters, what, *PARAMETERS)
-    return regions.span({name: _value(value) for name, value in given.parameters.items()}, what)
+    return regions.span(_parameters(given, what, *PARAMETERS), what)
+
+
+def _parameters(given: Any, what: str, *known: str) -> dict[str, Any]:
+    """An input's or output's, once they are found to be among those known."""
+    need_known(given.parameters, what, *known)
+    return {name: _value(value) for name, value in given.parameters.items()}
 
 
 def _shared(given: Any, span: Span) -> Tensor:
