@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SPACIOUS = 16
 # OpenCV looks numbers up by their size; to all its versions a float16 is two bytes
 _BITS = {np.dtype(np.uint8): np.uint8, np.dtype(np.float16): np.uint16, np.dtype(np.float32): np.float32}
-# OpenCV's code for one channel has been found to get the first column wrong on aarch64, where a picture grows a little
+# OpenCV's code for one channel was seen to get the first column wrong on (emulated) aarch64, in slight enlargements
 LONE_CHANNEL = platform.machine() in ("x86_64", "AMD64")
 # how channels come into another order: (channels there are, the channel each of three is read from); None copies
 _CONVERSIONS: dict[tuple[int, tuple[int, ...]], int | None] = {
