@@ -139,6 +139,20 @@ def test_a_signal_ends_a_camera_and_keeps_what_there_is(detector, tmp_path, numb
     assert [path for path in tmp_path.rglob(".*") if path.is_file()] == []
 
 
+def test_a_picture_that_has_its_line_is_in_the_video(detector, tmp_path, monkeypatch):
+    def add(self, seen):
+        if self._videos:
+            signal.raise_signal(signal.SIGINT)
+        before(self, seen)
+
+    before = Album.add
+    monkeypatch.setattr(Album, "add", add)
+    with camera() as opened:
+        assert run(detector, opened.address, "--save", tmp_path / "out", "--json", tmp_path / "r.jsonl") == 130
+    (video,) = (tmp_path / "out").iterdir()
+    assert len(greys(video)) == len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
+
+
 IMPORTS = """
 import os, signal, time
 os.kill(os.getpid(), {number})

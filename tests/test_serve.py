@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import logging
 import os
 import re
 import select
@@ -21,6 +22,7 @@ import tritonclient.grpc.aio as grpc_aio
 import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
+from edgeinfer.cli import main
 from helpers import bundles
 from helpers.patience import LONG_S, until
 from helpers.service import service
@@ -514,6 +516,17 @@ def test_the_log_can_be_json_and_holds_no_pictures(models):
     assert any("is served" in line["message"] for line in lines)
     assert all(set(line) >= {"time", "level", "message"} for line in lines)
     assert max(len(line["message"]) for line in lines) < 300
+
+
+def test_a_program_that_serves_has_its_own_log_back(tmp_path, capsys):
+    def states():
+        loggers = [logging.getLogger(name) for name in (None, "edgeinfer", "uvicorn")]
+        return [(one.handlers[:], one.level, one.propagate) for one in loggers]
+
+    before = states()
+    assert main(["serve", str(tmp_path / "nowhere"), "--port", "0"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert states() == before
 
 
 def test_it_needs_none_of_the_heavy_libraries():

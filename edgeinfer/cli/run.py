@@ -135,10 +135,11 @@ def _outputs(args: argparse.Namespace, stack: ExitStack) -> list[Output]:
     outputs: list[Output] = []
     if args.show:
         outputs.append(stack.enter_context(_window.window()))
-    if args.json:
-        outputs.append(stack.enter_context(_records.records(args.json)))
     if args.save:
         outputs.append(stack.enter_context(_album.album(args.save, args.source)))
+    # last: when a signal comes in between, a picture that has its line has been kept
+    if args.json:
+        outputs.append(stack.enter_context(_records.records(args.json)))
     return outputs
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from edgeinfer.errors import BackendUnavailable, UsageError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.versions import Options
@@ -138,7 +140,6 @@ def run(args: argparse.Namespace) -> int:
         ) from missing
     from edgeinfer.serve.cameras import Mount
 
-    _log(as_json=args.log_json)
     ports = running.Ports(args.host, args.port, -1 if args.no_grpc else args.grpc_port)
     guard = running.Guard(_token(args.token_file), args.tls_cert, args.tls_key, args.manage, args.shared_memory)
     if (args.tls_cert is None) != (args.tls_key is None):
@@ -156,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
         await service.run(lambda: stop.asked)
 
     # until the service hears signals itself: no exception may come while asyncio makes its loop
-    with interruption.noticed(patient=True) as stop:
+    with _logged(as_json=args.log_json), interruption.noticed(patient=True) as stop:
         asyncio.run(serve())
     return 0
 
@@ -238,14 +239,22 @@ class _Lines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def _log(*, as_json: bool) -> None:
+@contextmanager
+def _logged(*, as_json: bool) -> Iterator[None]:
     """The service's log, and what its libraries say, goes to stderr, instead of the warning lines of other verbs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger().handlers[:] = [handler]
-    own = logging.getLogger("edgeinfer")
+    root, own, uvicorn = map(logging.getLogger, (None, "edgeinfer", "uvicorn"))
+    before = [(one, one.handlers[:], one.level, one.propagate) for one in (root, own, uvicorn)]
+    root.handlers[:] = [handler]
     own.handlers.clear()
     own.setLevel(logging.INFO)
     own.propagate = True
     # bytes that are no request are the sender's fault, and no news: the sender is told
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    uvicorn.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, handlers, level, propagate in before:
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
