@@ -1,5 +1,6 @@
 """The frame around every verb: light, quiet, one error line, and the promised exit codes."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer import cli
+from edgeinfer.cli import _limits
 from edgeinfer.errors import EdgeInferError
 
 HEAVY = {"cv2", "numpy", "onnx", "onnxruntime", "edgeinfer_export"}
@@ -64,6 +66,39 @@ def test_what_a_verb_does_not_know_leads_to_its_own_help(words, capsys):
         f"error: unrecognized arguments: {words[1]}",
         "hint: see edgeinfer doctor --help",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "meant"),
+    [
+        *(
+            (_limits.points, text, value)
+            for text, value in {"0": 0, "0.0": 0, "0%": 0, "2.5%": 2.5, "100": 100}.items()
+        ),
+        *((_limits.fraction, text, value) for text, value in {"0": 0, "0.5": 0.5, "1": 1}.items()),
+        *((_limits.milliseconds, text, value) for text, value in {"200": 200, ".5s": 500, "1.5 ms": 1.5}.items()),
+        (_limits.above_zero, "1e-9", 1e-9),
+        (_limits.count, "1", 1),
+    ],
+)
+def test_a_number_that_can_be_meant_is_taken(kind, given, meant):
+    assert kind(given) == meant
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused", "told"),
+    [
+        (_limits.points, ("-1", "-0.1%", "100.1", "nan", "%", "much"), "is not a number from 0 to 100"),
+        (_limits.fraction, ("-0.1", "1.1", "inf", "nan", "half"), "is not a number from 0 to 1"),
+        (_limits.above_zero, ("0", "-1", "inf", "1e999", "nan", "soon"), "is not a finite number above 0"),
+        (_limits.milliseconds, ("0", "0s", "-1ms", "9" * 400, "soon", "1.2.3", "s"), "is not a time above 0, such as"),
+        (_limits.count, ("0", "-1", "1.5", "many"), "is not a whole number of 1 or more"),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_refused_by_what_is_true(kind, refused, told):
+    for text in refused:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^'{text}' {told}"):
+            kind(text)
 
 
 def test_an_error_is_one_line_and_its_hint_another(monkeypatch, capsys):

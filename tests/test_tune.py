@@ -172,6 +172,18 @@ def test_numbers_that_cannot_be_meant_are_wrong_usage(detector, words, capsys):
     assert cli.main(["tune", str(detector), *words]) == 2
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"budget": -1}, "budget -1 is not a number from 0 to 100"),
+        ({"seconds": float("inf")}, "seconds inf is not a finite number above 0"),
+    ],
+)
+def test_what_is_asked_from_python_is_refused_in_the_same_words(detector, asked, told):
+    with pytest.raises(UsageError, match=told):
+        tune(detector, **asked)
+
+
 @pytest.mark.parametrize("presses_before", [0, 3, 12], ids=["accuracy", "heats", "final"])
 def test_ctrl_c_keeps_no_plan_and_tells_what_there_is(detector, monkeypatch, capsys, presses_before):
     """Pressed when so many words have been heard from children."""

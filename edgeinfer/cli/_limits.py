@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
+from typing import Callable
 
-from edgeinfer.errors import UsageError
+
+def _number(text: str, what: str, fits: Callable[[float], bool], unit: str = "") -> float:
+    try:
+        value = float(text.removesuffix(unit))
+    except ValueError:
+        value = math.nan
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
 
 
 def fraction(text: str) -> float:
     """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
+    return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def points(text: str) -> float:
+    """A number from 0 to 100, with or without a percent sign."""
+    return _number(text, "a number from 0 to 100", lambda value: 0 <= value <= 100, unit="%")
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    return _number(text, "a finite number above 0", lambda value: 0 < value < math.inf)
 
 
 def count(text: str) -> int:
@@ -27,31 +41,10 @@ def count(text: str) -> int:
     return value
 
 
-def above_zero(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def age_ms(text: str) -> float:
-    """A time above 0 in milliseconds, written as 200, 200ms or 0.5s."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
-    if not match or not float(match[1]):
-        raise UsageError(f"--max-age {text!r} is not a time", hint="for example 200ms or 0.5s")
-    return float(match[1]) * (1000 if match[2] == "s" else 1)
-
-
-def points(text: str) -> float:
-    """A number from 0 to 100."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
+def milliseconds(text: str) -> float:
+    """A finite time above 0 in milliseconds, written as 200, 200ms or 0.5s."""
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s)?", text.strip())
+    value = float(match[1]) * (1000 if match[2] == "s" else 1) if match else 0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0, such as 200ms or 0.5s")
     return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     measuring.add_argument(
         "--latency-bound",
-        type=_milliseconds,
+        type=_limits.milliseconds,
         metavar="MS",
         help="server: what 99 of 100 pictures may take (default: 4 times what one takes alone)",
     )
@@ -98,12 +97,6 @@ def _page(text: str) -> Path:
     if not text.endswith(".html"):
         raise argparse.ArgumentTypeError(f"{text!r} does not end in .html")
     return Path(text)
-
-
-def _milliseconds(text: str) -> float:
-    """`50ms`, `0.2s`, or a number of milliseconds."""
-    found = re.fullmatch(r"([\d.]+)(ms|s)?", text)
-    return _limits.above_zero(found[1] if found else text) * (1e3 if found and found[2] == "s" else 1)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keeping.add_argument("--max-frames", type=_limits.count, metavar="N", help="stop after so many pictures")
     keeping.add_argument(
         "--max-age",
-        type=_limits.age_ms,
+        type=_limits.milliseconds,
         default=0,
         metavar="MS",
         help="of cameras: drop results older than this, such as 200ms",

@@ -100,7 +100,7 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
         help="the same, one a line: keeps passwords out of the list of processes",
     )
     watching.add_argument(
-        "--max-age", type=_limits.age_ms, metavar="MS", help="older results are not the present (default: 1500ms)"
+        "--max-age", type=_limits.milliseconds, metavar="MS", help="older results are not the present (default: 1500ms)"
     )
     watching.add_argument("--viewers", type=_limits.count, metavar="N", help="who may watch at once (default: 16)")
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--budget",
-        type=_percent,
+        type=_limits.points,
         metavar="PERCENT",
         default=1.0,
         help="what may be lost: points of mAP or top-1 with labels, else percent of what the float32 reference "
@@ -51,10 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _choosing.add_device(parser)
     parser.add_argument("--json", metavar="FILE|-", help="everything as one JSON object, with - to stdout alone")
     parser.add_argument("--forget", action="store_true", help="remove the plan of this bundle, and measure nothing")
-
-
-def _percent(text: str) -> float:
-    return 0.0 if text.strip("%") == "0" else _limits.above_zero(text.removesuffix("%"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ class Asked:
         for name in ("seconds", "fps", "latency_bound_ms"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"{name} {value} is not above 0")
+                raise UsageError(f"{name} {value} is not a finite number above 0")
 
 
 def issuer_of(scenario: str) -> Issuer:

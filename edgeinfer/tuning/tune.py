@@ -40,10 +40,10 @@ class Asked:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise UsageError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
-        for name in ("budget", "seconds"):
-            value = getattr(self, name)
-            if not (0 < value < float("inf") or (name == "budget" and value == 0)):
-                raise UsageError(f"{name} {value} is not above 0")
+        if not 0 <= self.budget <= 100:
+            raise UsageError(f"budget {self.budget} is not a number from 0 to 100")
+        if not 0 < self.seconds < float("inf"):
+            raise UsageError(f"seconds {self.seconds} is not a finite number above 0")
         self.gpu = machine.ordinal(self.device)
 
 
