@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from edgeinfer import lifetime
 from edgeinfer.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgeinfer.backends import Engine
     from edgeinfer.building import Upgrade
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec
 
+T = TypeVar("T")
 END_S = 10.0  # how long the end of the process waits for calls that run
 
 
@@ -44,14 +45,10 @@ class Lane:
 
 
 class _Fleet:
-    """Lanes that serve together: engines that share weights, closed together when all have come home."""
+    """Lanes that serve together: engines that share weights, closed together when no call has any."""
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes = tuple(lanes)
-        self.idle = list(lanes)
-
-    def home(self) -> bool:
-        return len(self.idle) == len(self.lanes)
 
     def close(self) -> None:
         # contexts before the weights they share, which the first lane holds; a failure stops none of the rest
@@ -82,7 +79,9 @@ class Pipeline:
         self.group = min(batch or spec.batch.max, spec.batch.max)
         self.timings: dict[str, float] = {}  # milliseconds of the last call by stage
         self._fleet = _Fleet(lanes)
-        self._changed = threading.Condition()
+        self._taken: dict[object, Lane] = {}  # by the call that has it
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._closed = self._ending = self._inherited = False
         self.upgrade: Upgrade | None = None  # builds the engine that will take over, where that was asked for
         lifetime.watch(self)
@@ -112,18 +111,17 @@ class Pipeline:
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Result]:
         """Any number of pictures -> a result each, in their order; runs of at most `group`."""
         check_several(images)
-        step = self.group
-        results: list[Result] = []
-        with self._lease() as lane:
-            for start in range(0, len(images), step):
-                results += self._run(lane, images[start : start + step], pixels)
-        return results
+        return self._leased(lambda lane: self._run(lane, images, pixels))
 
     def _run(self, lane: Lane, images: Sequence[Any], pixels: str) -> list[Result]:
-        results, timings = lane.way.run(images, pixels)
-        for result in results:
-            result.timings_ms.update(timings)
-        self.timings = timings
+        results: list[Result] = []
+        step = self.group
+        for start in range(0, len(images), step):
+            found, timings = lane.way.run(images[start : start + step], pixels)
+            for result in found:
+                result.timings_ms.update(timings)
+            self.timings = timings
+            results += found
         return results
 
     def infer(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,8 +130,7 @@ class Pipeline:
         Names, dtypes and shapes are those of `spec.inputs` and `spec.outputs`. Raises InputError, EngineError.
         """
         rows = self._rows(tensors)
-        with self._lease() as lane:
-            return lane.device.fetch(lane.engine.run(lane.device.send(tensors)), rows)
+        return self._leased(lambda lane: lane.device.fetch(lane.engine.run(lane.device.send(tensors)), rows))
 
     def _rows(self, tensors: Mapping[str, Any]) -> int:
         """How many rows all the inputs have, once they are found as the spec declares them."""
@@ -150,26 +147,40 @@ class Pipeline:
                 )
         return rows
 
-    @contextmanager
-    def _lease(self) -> Iterator[Lane]:
+    def _leased(self, work: Callable[[Lane], T]) -> T:
+        """What `work` gives, with a lane of its own.
+
+        A signal's exception, wherever it comes, neither loses a lane nor leaves the lock taken: to take a lane and note
+        for which call is one step, so is giving it back, and `with` enters a lock of C, no condition.
+        """
+        call = object()
+        try:
+            return work(self._lease(call))
+        finally:
+            self._taken.pop(call, None)
+            with self._lock:
+                self._changed.notify_all()
+
+    def _lease(self, call: object) -> Lane:
         if self._inherited:
             raise InputError(
                 "the pipeline was loaded before this process was forked, and works in its parent only",
                 hint='load the bundle in each process, or start them with multiprocessing.get_context("spawn")',
             )
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or (self._fleet.idle and not self._barred()))
+        with self._lock:
+            self._changed.wait_for(lambda: self._closed or (self._idle() and not self._barred()))
             if self._closed:
                 raise InputError("the pipeline is closed", hint="load the bundle again")
-            fleet = self._fleet
-            # last in, first out: with one caller the same lane stays warm in the caches
-            lane = fleet.idle.pop()
-        try:
-            yield lane
-        finally:
-            with self._changed:
-                fleet.idle.append(lane)
-                self._changed.notify_all()
+            # the first of them: with one caller the same lane stays warm in the caches
+            lane = self._taken[call] = self._idle()[0]
+        return lane
+
+    def _idle(self) -> list[Lane]:
+        taken = [*self._taken.values()]
+        return [lane for lane in self._fleet.lanes if lane not in taken]
+
+    def _home(self, fleet: _Fleet) -> bool:
+        return not {*fleet.lanes} & {*self._taken.values()}
 
     def _barred(self) -> bool:
         """Whether the process ends and this thread may be stopped by it at any moment."""
@@ -184,19 +195,19 @@ class Pipeline:
         if self._closed:
             raise InputError("the pipeline is closed", hint="load the bundle again")
         old = other._give_up()
-        with self._changed:
+        with self._lock:
             if not self._closed:  # meanwhile
                 old, self._fleet = self._fleet, old
                 self.backend, self.artifact, self.plan = other.backend, other.artifact, other.plan
                 self.group = other.group
                 self._changed.notify_all()
-                self._changed.wait_for(old.home)
+                self._changed.wait_for(lambda: self._home(old))
         old.close()
 
     def _give_up(self) -> _Fleet:
         """All lanes, once they are home; this pipeline is closed then, and holds none."""
-        with self._changed:
-            self._changed.wait_for(self._fleet.home)
+        with self._lock:
+            self._changed.wait_for(lambda: self._home(self._fleet))
             self._closed = True
             given, self._fleet = self._fleet, _Fleet(())
             self._changed.notify_all()
@@ -208,12 +219,12 @@ class Pipeline:
             return
         if self.upgrade:
             self.upgrade.stop()
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(self._fleet.home)
+            self._changed.wait_for(lambda: self._home(self._fleet))
         self._fleet.close()
 
     def halt(self) -> None:
@@ -222,8 +233,8 @@ class Pipeline:
 
     def settle(self) -> None:
         """Of `lifetime.Guest`: wait for running calls, within reason."""
-        with self._changed:
-            self._changed.wait_for(self._fleet.home, END_S)
+        with self._lock:
+            self._changed.wait_for(lambda: self._home(self._fleet), END_S)
 
     def orphan(self) -> None:
         """Of `lifetime.Guest`: refuse calls in this process, and keep its copy of the engines until it has ended."""

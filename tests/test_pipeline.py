@@ -99,11 +99,13 @@ def test_a_caller_that_waits_while_the_pipeline_closes_is_told(detector):
         except InputError as error:
             outcome.append(str(error))
 
-    with model._lease():
-        waiter = threading.Thread(target=call)
+    waiter, closer = threading.Thread(target=call), threading.Thread(target=model.close)
+
+    def meanwhile(_):
         waiter.start()
-        closer = threading.Thread(target=model.close)
         closer.start()
+
+    model._leased(meanwhile)
     waiter.join(LONG_S)
     closer.join(LONG_S)
     assert outcome in ([], ["the pipeline is closed"])
