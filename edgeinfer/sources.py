@@ -15,7 +15,7 @@ from edgeinfer.errors import SourceError
 from edgeinfer.pictures import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -183,6 +183,27 @@ def picture(path: Path, index: int = 0, max_pixels: int = MAX_PIXELS) -> Frame:
     except OSError as error:
         raise _unreadable(path, error) from error
     return Frame(pictures.decode(data, str(path), max_pixels), str(path), index, captured_ns)
+
+
+def readable(paths: Sequence[Path], on_error: OnError) -> list[Path]:
+    """Those of these pictures that can be read, each decoded once; why another cannot goes to `on_error`.
+
+    Raises SourceError if none can.
+    """
+    faults = {}
+    for path in paths:
+        try:
+            picture(path)
+        except SourceError as error:
+            faults[path] = error
+    kept = [path for path in paths if path not in faults]
+    if faults and not kept:
+        first, *others = faults.values()
+        what = f"none of the {len(faults)} pictures can be read: " if others else ""
+        raise SourceError(f"{what}{first}", hint=first.hint)
+    for fault in faults.values():
+        on_error(fault)
+    return kept
 
 
 def _stream(name: str, max_pixels: int) -> Iterator[Frame]:

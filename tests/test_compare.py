@@ -236,11 +236,40 @@ def test_a_folder_with_an_at_in_its_name_is_a_folder(tmp_path):
 def test_errors_name_what_was_found(detector, tmp_path):
     with pytest.raises(BundleError):
         named([str(tmp_path / "gone@ov")])
-    with pytest.raises(UsageError, match="not above 0"):
+    with pytest.raises(UsageError, match="not a finite number above 0"):
         compare([str(detector)], str(tmp_path), seconds=0)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(SourceError):
         compare([str(detector)], str(tmp_path / "broken.png"))
+
+
+@pytest.mark.parametrize("mode", [("--seconds", "0.1"), ("--parity",)], ids=["models", "parity"])
+def test_a_picture_that_cannot_be_read_is_named_and_the_rest_compared(detector, photos, tmp_path, capsys, mode):
+    (photos / "broken.png").write_bytes(b"no picture")
+    (photos / "empty.jpg").write_bytes(b"")
+    words = [str(detector), str(detector), str(photos), *mode, "--json", str(tmp_path / "all.json")]
+    assert cli.main(["compare", *words]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(" ")[:2] for line in told[:2]] == [
+        ["warning:", str(photos / name)] for name in ("broken.png", "empty.jpg")
+    ]
+    assert told[2:] == [
+        "error: 2 pictures could not be read, and left out of the numbers",
+        "hint: the warnings above say which, and why",
+    ]
+    images = json.loads((tmp_path / "all.json").read_text())["images"]
+    assert (images if mode == ("--parity",) else len(images)) == 2
+
+
+def test_pictures_of_which_none_can_be_read_are_one_error(detector, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (folder / name).write_bytes(b"")
+    assert cli.main(["compare", str(detector), str(folder)]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == f"error: none of the 3 pictures can be read: {folder}/a.png is empty"
+    assert hint.startswith("hint: ")
 
 
 def test_parity_of_two_backends_is_told_tensor_by_tensor(detector, photos, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
+from edgeinfer.cli._faults import Faults
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.wholefile import check_folder
 
@@ -54,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli._progress import progress
     from edgeinfer.comparing.compare import compare
 
-    how = {"plan": not args.no_plan, "device": args.device}
+    faults, how = Faults(), {"plan": not args.no_plan, "device": args.device}
     with progress() as say:
-        found = compare(args.bundle, args.source, seconds=args.seconds, **how, say=say)
+        found = compare(args.bundle, args.source, seconds=args.seconds, **how, say=say, on_error=faults.add)
     print(found.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
     _reports.write(args.json, found.json)
     _reports.write(args.html, found.html)
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             f"{len(found.faults)} of {len(found.models)} models did not come to the end: {found.faults[0]}",
             hint="edgeinfer verify BUNDLE says what is wrong with it",
         )
+    faults.check()
     return 0
 
 
@@ -78,11 +80,15 @@ def _parity(args: argparse.Namespace) -> int:
 
     if args.html or args.save:
         raise UsageError("--parity compares tensors, and has no pictures to --save or show in --html")
+    faults, how = Faults(), {"plan": not args.no_plan, "device": args.device}
     with progress() as say:
-        found = parity(args.bundle, args.source, plan=not args.no_plan, device=args.device, say=say)
+        found = parity(args.bundle, args.source, **how, say=say, on_error=faults.add)
     print(found.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
     _reports.write(args.json, found.json)
-    return INTERRUPTED if found.partial else 0
+    if found.partial:
+        return INTERRUPTED
+    faults.check()
+    return 0
 
 
 def _save(found: Comparison, folder: Path) -> None:

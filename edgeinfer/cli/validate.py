@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from edgeinfer.cli import _choosing, _limits, _reports, _tables
-from edgeinfer.errors import SourceError
+from edgeinfer.cli._faults import Faults
 from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.loading import load
 
     _reports.check(args.json)
-    bundle, faults = Bundle.open(args.bundle), _Faults()
+    bundle, faults = Bundle.open(args.bundle), Faults()
     dataset = datasets.read(args.dataset, bundle.spec)
     accuracy.check(dataset, bundle.spec.task)
     dataset = dataset.spread(args.limit_images or len(dataset))
@@ -59,25 +59,6 @@ def run(args: argparse.Namespace) -> int:
     _print(report, score, sys.stderr if args.json == "-" else sys.stdout)
     faults.check()
     return 0
-
-
-class _Faults:
-    """Counts pictures that cannot be read, and names each as it comes."""
-
-    count = 0
-
-    def add(self, error: SourceError) -> None:
-        self.count += 1
-        clear = "\r\033[K" if sys.stderr.isatty() else ""
-        print(f"{clear}warning: {_tables.line(str(error))}", file=sys.stderr)
-
-    def check(self) -> None:
-        if self.count:
-            count = _tables.counted(self.count, "picture")
-            raise SourceError(
-                f"{count} could not be read, and left out of the numbers",
-                hint="the warnings above say which, and why",
-            )
 
 
 def _progress(done: int, total: int) -> None:

@@ -37,16 +37,17 @@ def compare(
     plan: bool = True,
     device: str = "auto",
     say: Say = lambda _: None,
+    on_error: sources.OnError = sources.refuse,
 ) -> Comparison:
     """Run every bundle on the pictures of `source`, and time each for `seconds`, turn by turn.
 
     A bundle is a path, or `path@backend`, `path@precision`, `path@backend,precision`. A model that crashes or hangs
-    has a fault in the comparison, and the rest goes on. Ctrl-C gives what there is, marked partial. Raises what `load`
-    raises before anything runs, SourceError.
+    has a fault in the comparison, and the rest goes on. A picture that cannot be read goes to `on_error`, and is left
+    out. Ctrl-C gives what there is, marked partial. Raises what `load` raises before anything runs, SourceError.
     """
     if not 0 < seconds < float("inf"):
-        raise UsageError(f"seconds {seconds} is not above 0")
-    pictures = readable(source)
+        raise UsageError(f"seconds {seconds} is not a finite number above 0")
+    pictures = readable(source, on_error)
     models = named(list(bundles), plan=plan, device=device)
     interrupted = False
     try:
@@ -60,14 +61,12 @@ def compare(
     return Comparison(models, agreements(models), pictures, interrupted)
 
 
-def readable(source: str | Path) -> list[Path]:
-    """The pictures of a source, each read once. Raises SourceError, UsageError."""
+def readable(source: str | Path, on_error: sources.OnError) -> list[Path]:
+    """The pictures of a source, as `sources.readable`. Raises SourceError, UsageError."""
     paths = sources.files(source)
     if not paths:
         raise UsageError(f"{source} is a camera or a stream, which shows each model something else")
-    for path in paths:
-        sources.picture(path)
-    return paths
+    return sources.readable(paths, on_error)
 
 
 def _answer(model: Model, pictures: Sequence[Path]) -> None:

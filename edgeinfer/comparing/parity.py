@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
+from edgeinfer import sources
 from edgeinfer.comparing import divergence
 from edgeinfer.comparing.compare import readable
 from edgeinfer.comparing.models import named
@@ -106,11 +107,13 @@ def parity(
     plan: bool = True,
     device: str = "auto",
     say: Callable[[str], None] = lambda _: None,
+    on_error: sources.OnError = sources.refuse,
 ) -> Parity:
     """Compare two ways of running one model, such as `engines/a@ort` and `engines/a@ov,int8`, on pictures.
 
-    Where both run an ONNX file on the CPU, the graphs are bisected for the first layer at which they part. Ctrl-C gives
-    what there is, marked partial. Raises what `load` raises, EngineError for a way that fails, UsageError.
+    Where both run an ONNX file on the CPU, the graphs are bisected for the first layer at which they part. A picture
+    that cannot be read goes to `on_error`, and is left out. Ctrl-C gives what there is, marked partial. Raises what
+    `load` raises, EngineError for a way that fails, SourceError, UsageError.
     """
     if len(bundles) != 2:
         raise UsageError(
@@ -120,7 +123,7 @@ def parity(
     models = named(list(bundles), plan=plan, device=device)
     one, other = models
     _check_alike(one, other)
-    pictures = readable(source)
+    pictures = readable(source, on_error)
     found = Parity(one.choice.name, other.choice.name, len(pictures), [], [], None, "", partial=False)
     try:
         for step in _steps(one, other, pictures, say):
