@@ -16,7 +16,7 @@ from edgeinfer.errors import ExportError
 from edgeinfer.golden import missing
 from edgeinfer.loading import load, with_thresholds
 from edgeinfer.results import Classification
-from edgeinfer.sources import picture
+from edgeinfer.sources import picture, refuse
 from edgeinfer.spec import Artifact, Batch, Boxes, Expected, Golden, Size
 from edgeinfer_export import (
     calibration,
@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from edgeinfer.errors import SourceError
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.results import Result
+    from edgeinfer.sources import OnError
     from edgeinfer.spec import ModelSpec
     from edgeinfer_export.gate import Trial
     from edgeinfer_export.recipes import Recipe
@@ -94,8 +96,9 @@ def export(
 ) -> Path:
     """Export a source (a file, or a known name) to the bundle `out` (default engines/NAME); gives its path.
 
-    `warn` is told what works and yet may surprise, `tell` what was tried to keep a precision within its budget.
-    Raises CheckpointError, ExportError, FetchError, BundleError, DatasetError, BackendUnavailable.
+    `warn` is told what works and yet may surprise, such as pictures that cannot be read and are left out (without it
+    they are an error), `tell` what was tried to keep a precision within its budget.
+    Raises CheckpointError, ExportError, FetchError, BundleError, DatasetError, SourceError, BackendUnavailable.
     """
     check_writable(_target(out, options.name or "NAME"))
     for library in dict.fromkeys(target.library for target in options.targets):
@@ -107,7 +110,13 @@ def export(
     for note in built.notes:
         if warn:
             warn(note)
-    return write_bundle(built.model, built.spec, _target(out, built.spec.name), options, tell)
+
+    def leave_out(error: SourceError) -> None:
+        if not warn:
+            raise error
+        warn(str(error))
+
+    return write_bundle(built.model, built.spec, _target(out, built.spec.name), options, tell=tell, on_error=leave_out)
 
 
 def read(
@@ -164,17 +173,20 @@ def write_bundle(
     spec: ModelSpec,
     target: Path,
     options: Options = Options(),
+    *,
     tell: Callable[[Trial], None] | None = None,
+    on_error: OnError = refuse,
 ) -> Path:
     """Write a graph in the precisions of `options` (none: its own) with golden samples as the bundle `target`.
 
     All or nothing, but that a precision which the gate refuses is left out; then the bundle is written all the same,
-    with what is left, and ExportError raised. `tell` hears what was tried for each.
+    with what is left, and ExportError raised. `tell` hears what was tried for each, `on_error` of pictures that cannot
+    be read, and are left out.
     """
     held = onnxgraph.precision(model)
     precisions = options.precisions or (held,)
     # pictures that will not do are refused before anything is written
-    needed = heldout.pictures(options.pictures, spec) if forms.forms(precisions, but=held) else nullcontext()
+    needed = heldout.pictures(options.pictures, spec, on_error) if forms.forms(precisions, but=held) else nullcontext()
     with needed as pictures, writing(target) as folder:
         source = _write(model, folder, held)
         _describe(folder, spec, (source,))

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer import datasets
+from edgeinfer import datasets, sources
 from edgeinfer.errors import ExportError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ LEAST = 100
 SHARE = 5
 # more than this tells calibration and the gate nothing new
 MOST = 500
+ENOUGH = SHARE * MOST  # of a folder to be split: either part then has as many as it may
 
 
 @dataclass(frozen=True)
@@ -50,32 +51,41 @@ class Pictures:
 
 
 @contextmanager
-def pictures(sources: Sources, spec: ModelSpec) -> Iterator[Pictures]:
+def pictures(given: Sources, spec: ModelSpec, on_error: sources.OnError = sources.refuse) -> Iterator[Pictures]:
     """The pictures for a model of this spec; those in the package judge where none are given.
 
-    Raises DatasetError, ExportError.
+    Pictures that cannot be read go to `on_error`, and are left out. Raises DatasetError, ExportError, SourceError.
     """
-    given = datasets.read(sources.calibrate, spec) if sources.calibrate else None
-    if given is not None:
-        _check_count(given, sources)
-    if sources.heldout:
-        heldout = datasets.read(sources.heldout, spec)
-        yield Pictures(given and given.spread(MOST), heldout.spread(MOST))
-    elif given is not None:
-        yield split(given)
+    calibration = _readable(given.calibrate, spec, MOST if given.heldout else ENOUGH, on_error)
+    if calibration is not None:
+        _check_count(calibration, given)
+    if (heldout := _readable(given.heldout, spec, MOST, on_error)) is not None:
+        yield Pictures(calibration, heldout)
+    elif calibration is not None:
+        yield split(calibration)
     else:
         with resources.as_file(resources.files("edgeinfer_export") / "assets") as folder:
             packaged = sorted(Path(folder).glob("*.jpg"))
             yield Pictures(None, datasets.unlabelled(Path(folder), packaged, spec.labels))
 
 
-def _check_count(given: Dataset, sources: Sources) -> None:
-    least = 2 if sources.few else LEAST
-    if len(given) < least:
+def _readable(place: str, spec: ModelSpec, most: int, on_error: sources.OnError) -> Dataset | None:
+    """So many pictures of the data set there, if one was given, evenly spread, less those that cannot be read."""
+    if not place:
+        return None
+    dataset = datasets.read(place, spec).spread(most)
+    kept = set(sources.readable([sample.path for sample in dataset.samples], on_error))
+    return dataclasses.replace(dataset, samples=tuple(sample for sample in dataset.samples if sample.path in kept))
+
+
+def _check_count(calibration: Dataset, given: Sources) -> None:
+    least = 2 if given.few else LEAST
+    if len(calibration) < least:
         hint = "add pictures like those the model will see"
         raise ExportError(
-            f"{sources.calibrate} holds {len(given)} pictures, expected {least} or more to calibrate with",
-            hint=hint if sources.few else f"{hint}, or say --few-calibration-images",
+            f"{given.calibrate} holds {len(calibration)} pictures that can be read, expected {least} or more "
+            "to calibrate with",
+            hint=hint if given.few else f"{hint}, or say --few-calibration-images",
         )
 
 

@@ -27,6 +27,8 @@ from edgeinfer_export import (
 from edgeinfer_export.buildoptions import Options as BuildOptions
 
 if TYPE_CHECKING:
+    from edgeinfer.errors import SourceError
+    from edgeinfer.sources import OnError
     from edgeinfer.spec import Batch, ModelSpec, Size
     from edgeinfer_export.export import Options
 
@@ -171,17 +173,18 @@ def _with_forms(plan: Plan, precisions: tuple[str, ...], held: str, spec: ModelS
     made = {form.precision for form in forms.forms(precisions, but=held)}
     if not made:
         return plan
-    calibration, judged = _shown(options.pictures, spec)
+    faults: list[SourceError] = []
+    calibration, judged = _shown(options.pictures, spec, faults.append)
     if "int8" in made:
         plan = dataclasses.replace(plan, calibration=calibration, method=options.method)
-    return dataclasses.replace(plan, judged=judged, budget=options.budget)
+    return dataclasses.replace(plan, judged=judged, budget=options.budget, notes=(*plan.notes, *map(str, faults)))
 
 
-def _shown(given: heldout.Sources, spec: ModelSpec | None) -> tuple[Shown | None, Shown]:
+def _shown(given: heldout.Sources, spec: ModelSpec | None, on_error: OnError) -> tuple[Shown | None, Shown]:
     """The pictures to calibrate with, if there are any, and those to judge by."""
     if spec is None:
         return Shown(given.calibrate) if given.calibrate else None, Shown(given.heldout or given.calibrate)
-    with heldout.pictures(given, spec) as pictures:
+    with heldout.pictures(given, spec, on_error) as pictures:
         seen, judging = pictures.calibration, pictures.heldout
         path = given.heldout or given.calibrate
         return (

@@ -76,7 +76,7 @@ def test_pictures_that_are_not_there_or_too_few(tmp_path, refused):
     assert "does not exist" in refused(SOURCE, *words, tmp_path / "nowhere")
     assert "add --calibrate DIR with 100 or more" in refused(SOURCE, *words[:4])
     (tmp_path / "empty" / "0.jpg").write_bytes(next(TRUTH.glob("*.jpg")).read_bytes())
-    assert "holds 1 pictures, expected 100" in refused(SOURCE, *words, tmp_path / "empty")
+    assert "holds 1 pictures that can be read, expected 100" in refused(SOURCE, *words, tmp_path / "empty")
 
 
 def test_held_out_pictures_that_are_not_there(tmp_path, refused):

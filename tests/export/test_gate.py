@@ -313,7 +313,7 @@ def test_int8_of_a_model_without_layers_for_it_is_refused(tmp_path, capsys, few)
 
 def test_few_pictures_are_refused_unless_they_are_asked_for(tmp_path, capsys, few):
     said = refused(capsys, tmp_path, "--precision", "int8", "--calibrate", few)
-    assert "holds 10 pictures, expected 100 or more" in said
+    assert "holds 10 pictures that can be read, expected 100 or more" in said
     assert "--few-calibration-images" in said
 
 
@@ -324,19 +324,76 @@ def test_an_empty_folder_a_missing_one_and_one_picture_are_refused(tmp_path, cap
     assert "has no pictures" in refused(capsys, tmp_path, *words, empty)
     assert "does not exist" in refused(capsys, tmp_path, *words, tmp_path / "nowhere")
     cv2.imwrite(str(empty / "a.png"), np.zeros((9, 9, 3), np.uint8))
-    assert "holds 1 pictures, expected 2" in refused(capsys, tmp_path, *words, empty)
+    assert "holds 1 pictures that can be read, expected 2" in refused(capsys, tmp_path, *words, empty)
     for name in "bcd":
         shutil.copy(empty / "a.png", empty / f"{name}.png")
     assert "one picture many times" in refused(capsys, tmp_path, *words, empty)
 
 
-def test_a_picture_that_is_none_is_named(tmp_path, capsys, few):
-    folder = tmp_path / "pictures"
-    shutil.copytree(few, folder)
-    for name, content in (("000.jpg", b"GIF89a not a picture"), ("001.png", b"")):
-        (folder / name).write_bytes(content)
-    said = refused(capsys, tmp_path, "--precision", "int8", "--few-calibration-images", "--calibrate", folder)
-    assert "000.jpg" in said or "001.png" in said
+@pytest.fixture
+def spoilt(tmp_path):
+    """A folder of so many pictures, two of them none; no two are alike."""
+
+    def make(count):
+        folder = tmp_path / "spoilt"
+        folder.mkdir()
+        (folder / "000.jpg").write_bytes(b"GIF89a not a picture")
+        (folder / "001.png").write_bytes(b"")
+        for place in range(2, count):
+            cv2.imwrite(str(folder / f"{place:03}.png"), np.full((9, 9, 3), place, np.uint8))
+        return folder
+
+    return make
+
+
+def test_pictures_that_cannot_be_read_are_named_and_left_out_of_the_calibration(tmp_path, capsys, spoilt, tiny):
+    folder = spoilt(12)
+    words = ("--precision", "int8", "--few-calibration-images", "--calibrate", folder, *AS_IT_IS, *LOOSE)
+    assert run(tmp_path / "b", *words, source=tiny) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" ")[:2] for line in said] == [
+        ["warning:", f"{folder}/{name}"] for name in ("000.jpg", "001.png")
+    ]
+    assert Bundle.open(tmp_path / "b").spec.artifacts[0].made["images"] == "8"  # of ten, two judge
+
+
+def test_the_plan_counts_the_pictures_that_can_be_read_and_names_the_others(capsys, tmp_path, spoilt, tiny):
+    words = (
+        "--precision",
+        "int8",
+        "--few-calibration-images",
+        "--calibrate",
+        spoilt(12),
+        *AS_IT_IS,
+        "--plan",
+        "--json",
+    )
+    assert run(tmp_path / "b", *words, source=tiny) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["calibration"]["images"], plan["judged"]["images"]) == (8, 2)
+    assert [note.split("/")[-1].split(" ")[0] for note in plan["notes"]] == ["000.jpg", "001.png"]
+
+
+def test_held_out_pictures_that_cannot_be_read_are_left_out_too(tmp_path, capsys, few, spoilt, tiny):
+    words = ("--calibrate", few, "--few-calibration-images", "--held-out", spoilt(5), *AS_IT_IS, *LOOSE)
+    assert run(tmp_path / "b", "--precision", "int8", *words, source=tiny) == 0
+    assert capsys.readouterr().err.count("warning: ") == 2
+    assert Bundle.open(tmp_path / "b").spec.artifacts[0].accuracy["images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (101, "holds 99 pictures that can be read, expected 100 or more"),
+        (2, "none of the 2 pictures can be read: "),
+    ],
+)
+def test_too_few_pictures_that_can_be_read_are_one_error(tmp_path, capsys, spoilt, count, told):
+    assert run(tmp_path / "b", "--precision", "int8", "--calibrate", spoilt(count)) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert [line.split(":")[0] for line in said] == ["error", "hint"]
+    assert told in said[0]
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_hundred_pictures_of_any_size_calibrate(tmp_path, tiny):
