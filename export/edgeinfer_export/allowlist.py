@@ -29,7 +29,7 @@ INERT_NAMES = {
     "_codecs": ("encode",),
     "builtins": (
         *("bool", "bytearray", "bytes", "complex", "dict", "float", "int"),
-        *("list", "object", "range", "slice", "str", "tuple", "type"),
+        *("list", "object", "range", "slice", "str", "tuple", "type", "xrange", "Ellipsis", "NotImplemented"),
     ),
     "collections": ("Counter", "deque"),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
@@ -40,6 +40,7 @@ INERT_NAMES = {
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "numpy.core.numeric": ("_frombuffer",),
     "numpy._core.numeric": ("_frombuffer",),
+    "numpy.random.bit_generator": ("__pyx_unpickle_SeedSequence",),
     "numpy.random._pickle": ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"),
     "pathlib": ("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
     "pathlib._local": ("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
@@ -47,6 +48,7 @@ INERT_NAMES = {
     "torch._utils": ("_rebuild_qtensor", "_rebuild_sparse_tensor", "_rebuild_meta_tensor_no_storage"),
     "torch.serialization": ("_get_layout",),
     "types": ("SimpleNamespace",),
+    "typing": ("Any",),
     "uuid": ("UUID",),
 }
 INERT = frozenset(f"{module}.{name}" for module, names in INERT_NAMES.items() for name in names)
@@ -183,6 +185,13 @@ def _bound_method(args: tuple[object, ...], _spend: Spend) -> Record:
     return Record("builtins.getattr", args)
 
 
+def _partial(args: tuple[object, ...], _spend: Spend) -> Record:
+    # a class with some of its arguments: how training programs keep optimizers and norms; else it is an attack
+    if len(args) != 1 or not isinstance(args[0], Global):
+        raise refuse("functools.partial")
+    return _record(args[0].path, ())
+
+
 def _of_a_model(owner: object) -> bool:
     """Whether it is an object, or a class that no library has."""
     if isinstance(owner, Global):
@@ -206,6 +215,7 @@ BUILDERS: dict[str, Builder] = {
     "copyreg._reconstructor": _instance,
     "copyreg.__newobj__": _instance,
     "builtins.getattr": _bound_method,
+    "functools.partial": _partial,
 }
 
 SCALARS = (str, int, float, bool, bytes, type(None), Global, Record, StoredTensor)

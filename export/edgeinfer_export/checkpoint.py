@@ -15,7 +15,7 @@ from edgeinfer_export.allowlist import Record
 from edgeinfer_export.safetensors_file import read_safetensors
 from edgeinfer_export.storages import StoredTensor
 from edgeinfer_export.tensornames import COUNTER, naming
-from edgeinfer_export.torchfiles import TorchFile, read_legacy, read_zip
+from edgeinfer_export.torchfiles import LEGACY_TEXT, TorchFile, read_legacy, read_zip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def read(path: str | Path) -> Checkpoint:
         # eight bytes of a length far below 2^32, of which the first may be a pickle's first too
         if data[4:9] == b"\0\0\0\0{":
             return _from_safetensors(path, data)
-        if data[:1] == b"\x80":
+        if data[:1] == b"\x80" or data[: len(LEGACY_TEXT)] == LEGACY_TEXT:
             return _from_torch(path, data, read_legacy(data))
         raise _unknown(data)
     except CheckpointError as error:

@@ -89,7 +89,7 @@ def state(model: object) -> dict[str, StoredTensor]:
     found: dict[str, StoredTensor] = {}
     for name, value in _from_module(model) if is_module(model) else entries(model).items():
         if isinstance(value, Record) and value.origin.startswith("torch._utils."):
-            raise CheckpointError(f"a tensor is made by {value.origin}", hint="save the model before quantising it")
+            raise CheckpointError(f"a tensor is made by {value.origin}", hint="save it dense, and before quantising")
         if isinstance(value, StoredTensor):
             found[short_name(name)] = value
     return found

@@ -173,6 +173,8 @@ STEPS: dict[str, Callable[[Machine, Any], None]] = {
     "NONE": _constant(None),
     "NEWTRUE": _constant(True),
     "NEWFALSE": _constant(False),
+    "INT": Machine.push_number,
+    "LONG": Machine.push_number,
     "LONG1": Machine.push_number,
     "LONG4": Machine.push_number,
     "MARK": Machine.mark,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_PICKLE = 64 << 20
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_TEXT = f"L{LEGACY_MAGIC}L\n".encode()  # how a pickle of protocol 1 begins
 LEGACY_PROTOCOL = 1001
 # what zipfile and struct raise for directories that lie
 DAMAGED = (zipfile.BadZipFile, ValueError, IndexError, OverflowError, OSError, struct.error, NotImplementedError)

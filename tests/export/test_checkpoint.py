@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from edgeinfer.errors import CheckpointError
 from edgeinfer_export import checkpoint
 from edgeinfer_export.modeltree import Module
-from helpers.pickling import Call, Name, Tensor, archive, legacy, module, safetensors
+from edgeinfer_export.torchfiles import LEGACY_MAGIC
+from helpers.pickling import Call, Name, Raw, Tensor, archive, legacy, module, safetensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))["files"]
@@ -262,10 +264,24 @@ def test_things_beside_the_model_are_only_remembered(tmp_path):
         "dtype": Name("torch", "float16"),
         "callbacks": Call(Name("utils.callbacks", "make"), ()),
         "ordered": Call(Name("collections", "OrderedDict"), ([["a", 1]],)),
+        # what hydra hands to Lightning
+        "optimizer": Call(Name("functools", "partial"), (Name("torch.optim.adam", "Adam"),)),
+        "hparams": Name("typing", "Any"),
+        "range": Call(Name("__builtin__", "xrange"), (0, 3, 1)),
+        "generator": Call(Name("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"), ()),
         # YOLOv5's segmenters keep their base class's forward
         "detect": Call(Name("builtins", "getattr"), (Name("models.yolo", "Detect"), "forward")),
     }
     assert names(tmp_path, "fc.weight", **top) == ["fc.weight"]
+
+
+def test_numbers_written_as_text_are_read_as_protocol_1_has_them(tmp_path):
+    stored = {"x.weight": Tensor(WEIGHT), "trained": Raw(b"I01\n"), "seed": Raw(b"L1180591620717411303424L\n")}
+    assert list(read(tmp_path, archive({"model": stored})).tensors) == ["x.weight"]
+    magic, content = pickle.dumps(LEGACY_MAGIC, 2), legacy({"x.weight": Tensor(WEIGHT)})
+    assert content.startswith(magic)
+    old = read(tmp_path, pickle.dumps(LEGACY_MAGIC, 1) + content.removeprefix(magic))
+    assert list(old.tensors) == ["x.weight"]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,9 @@ def test_bottlenecks_that_stride_in_their_first_convolution_are_followed(resnet)
         (strided("conv1", 2, dilation=[2, 2]), r"layer conv1 has dilation 2x2, .* has 1"),
         ({"maxpool": Module("MaxPool2d", {"kernel_size": 2})}, r"layer maxpool has kernel_size 2, .* has 3"),
         ({"maxpool.1": Module("BlurPool2d", {})}, r"layer maxpool\.1 is BlurPool2d, which no ResNet has there"),
+        ({"maxpool": Module("Identity", {})}, r"layer maxpool is Identity, which no ResNet has there"),
+        ({"layer2.0.relu": Module("Identity", {})}, r"layer layer2\.0\.relu is Identity, which no ResNet has there"),
+        (strided("conv1", 2, padding_mode="reflect"), r"layer conv1 has padding_mode reflect, .* has zeros"),
         ({"relu": Module("Hardswish", {})}, r"layer relu is Hardswish, which no ResNet has there"),
     ],
 )

@@ -203,6 +203,19 @@ def test_a_tensor_that_is_not_finite_is_named(resnet):
         graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"conv1.weight": bad}))
 
 
+def test_a_variance_below_zero_is_named(resnet):
+    bad = np.full_like(resnet.tensors["bn1.running_var"], -1)
+    with pytest.raises(ExportError, match=r"tensor bn1\.running_var holds -1, which is no variance"):
+        graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"bn1.running_var": bad}))
+
+
+def test_a_tensor_without_numbers_is_named(resnet):
+    width = resnet.tensors["fc.weight"].shape[1]
+    empty = {"fc.weight": np.zeros((0, width), np.float32), "fc.bias": np.zeros(0, np.float32)}
+    with pytest.raises(ExportError, match=r"tensor fc\.weight is \(0, \d+\): it holds no number"):
+        graphs.build(resnet.checkpoint(tensors=resnet.tensors | empty))
+
+
 def test_a_tensor_of_whole_numbers_is_refused(resnet):
     whole = resnet.tensors["conv1.weight"].astype(np.int8)
     with pytest.raises(ExportError, match=r"tensor conv1\.weight is int8, expected floating point"):

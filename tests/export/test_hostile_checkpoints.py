@@ -104,6 +104,8 @@ CALLS = {
     "a subclass of itself, deeply": Raw(
         b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00" + b"h\x00h\x00" * 5000 + b")" + b"\x87" * 5000 + b"R"
     ),
+    "a part of a call": Call(Name("functools", "partial"), (Call(INERT),)),
+    "a part of torch.load": Call(Name("functools", "partial"), (Name("torch", "load"),)),
     "an object of an object": Call(Name("copyreg", "_reconstructor"), (New(INERT), Name("builtins", "object"), None)),
     "an object of torch.load": Call(Name("copyreg", "_reconstructor"), (Name("torch", "load"), 1, 2)),
     "a name with a space": Name("os", "system x"),

@@ -45,7 +45,7 @@ class Net:
         """Convolution, batch norm and activation; by default the sides stay as they are, but for the stride."""
         kernel = self.kernel(path)
         pad = kernel.weight.shape[2] // 2 if pad is None else pad
-        self.declared.check(f"{path}.conv", stride=stride, padding=pad, groups=groups, dilation=1)
+        self.declared.check(f"{path}.conv", stride=stride, padding=pad, groups=groups, dilation=1, padding_mode="zeros")
         y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=pad, groups=groups)
         return self.act(path, y, activation)
 

@@ -47,7 +47,7 @@ class Declared:
             raise ExportError(f"the batch norm {path} adds {value!r} to the variance", hint=OTHER_WAY)
         return value
 
-    def check(self, path: str, **built: int) -> None:
+    def check(self, path: str, **built: int | str) -> None:
         """ExportError where the module is another than what is built of it, by the settings given in `built`."""
         module = self.modules.get(path)
         for name, value in built.items():

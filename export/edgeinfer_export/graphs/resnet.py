@@ -40,6 +40,7 @@ DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
 }
 # by the widths of the stem's first two convolutions, and whether shortcuts average
 KINDS = {((32, 32), False): "c", ((32, 32), True): "d", ((64, 64), False): "s", ((24, 32), True): "t"}
+ACTIVATION = re.compile(r"(?:layer[1-4]\.\d+\.)?(?:relu|act)\d*")
 OF_A_BLOCK = re.compile(r"layer[1-4]\.\d+\.(?:(?:conv|bn)[123]|downsample)\.")
 # what a ResNet that was saved whole may hold without tensors: it computes nothing, or is what the builder puts there
 PLAIN = frozenset(
@@ -116,7 +117,8 @@ def _check_blocks(weights: Weights, said: Declared) -> None:
     if "bn1.weight" in weights and "bn1.running_mean" not in weights:
         raise ExportError("bn1 has no running mean: it is no batch norm", hint=OTHER_WAY)
     for path, module in said.modules.items():
-        if module.kind not in PLAIN and not path.startswith(f"{classifier.PATH}."):
+        own = "MaxPool2d" if path == "maxpool" else "ReLU" if ACTIVATION.fullmatch(path) else module.kind
+        if (module.kind != own or own not in PLAIN) and not path.startswith(f"{classifier.PATH}."):
             raise ExportError(f"layer {path} is {module.kind}, which no ResNet has there", hint=OTHER_WAY)
 
 
@@ -184,7 +186,7 @@ class _Net:
     def _conv(self, path: str, norm: str, x: Feature, stride: int = 1, groups: int = 1) -> Feature:
         kernel = self.weights.kernel(path, norm, self.said.epsilon(norm, EPSILON))
         pad = kernel.weight.shape[2] // 2
-        self.said.check(path, stride=stride, padding=pad, groups=groups, dilation=1)
+        self.said.check(path, stride=stride, padding=pad, groups=groups, dilation=1, padding_mode="zeros")
         return self.graph.conv(path, x, kernel, stride=stride, pad=pad, groups=groups)
 
     def _relu(self, path: str, x: Feature) -> Feature:

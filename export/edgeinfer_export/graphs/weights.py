@@ -61,6 +61,8 @@ class Weights:
             raise ExportError(f"tensor {name} is {tuple(found.shape)}, expected {expected}", hint=DAMAGED)
         if found.dtype.kind != "f":
             raise ExportError(f"tensor {name} is {found.dtype}, expected floating point", hint=QUANTISED)
+        if not found.size:
+            raise ExportError(f"tensor {name} is {tuple(found.shape)}: it holds no number", hint=DAMAGED)
         value = np.asarray(found, np.float64)
         if not np.isfinite(value).all():
             raise ExportError(
@@ -91,6 +93,11 @@ class Weights:
         """Gain and offset (channels) of a batch norm in inference."""
         gamma, beta = self.take(f"{path}.weight", channels), self.take(f"{path}.bias", channels)
         mean, variance = self.take(f"{path}.running_mean", channels), self.take(f"{path}.running_var", channels)
+        if not (variance + eps > 0).all():
+            raise ExportError(
+                f"tensor {path}.running_var holds {variance.min():g}, which is no variance",
+                hint="the training diverged, or the file is damaged",
+            )
         self.folded += channels
         gain = gamma / np.sqrt(variance + eps)
         return gain, beta - mean * gain
