@@ -16,7 +16,7 @@ from edgeinfer.keys import FITS, Refusal
 from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from edgeinfer.backends import Engine
     from edgeinfer.bundle import Bundle
@@ -28,6 +28,8 @@ ON_GPU = (*COMPILED, "ort_gpu", "ort_trt")
 # vendor engines first, then the CPU reference. OpenVINO starts more slowly and is faster on some CPUs and models only:
 # it runs when it is asked for, or when `edgeinfer tune` found it better; `null` and `ort_trt` only when asked for
 ORDER = ("trt", "rtx", "ort_gpu", "ort", "ov")
+# refusals that say no more than that there is no GPU, or that the CPU was not asked for
+FOR_WANT_OF_A_GPU = {"no-gpu", "gpu-asked", "cpu-unasked"}
 
 
 class Rung(NamedTuple):
@@ -46,6 +48,11 @@ class Rung(NamedTuple):
     def code(self) -> str:
         """The reason in one word, for programs."""
         return getattr(self.reason, "code", "")
+
+    @property
+    def remedy(self) -> str:
+        """What would help, where that is known."""
+        return str(getattr(self.reason, "facts", {}).get("hint", ""))
 
     @property
     def exact(self) -> bool:
@@ -90,6 +97,18 @@ def climb(
     for name in wanted:
         if name not in COMPILED:
             yield from look.at(name)
+
+
+def nothing_runs(bundle: Bundle, refused: Sequence[Rung]) -> BackendUnavailable:
+    """The error that says why none of these rungs runs, and what helps."""
+    reasons = "; ".join(f"{rung.name}: {rung.reason}" for rung in refused)
+    codes, remedies = {rung.code for rung in refused}, {rung.remedy for rung in refused} - {""}
+    hint = f"edgeinfer info {bundle.path} lists what would run, and why not"
+    if "cpu-unasked" in codes or codes <= FOR_WANT_OF_A_GPU:
+        hint = "--backend ort runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
+    elif len(remedies) == 1:
+        hint = remedies.pop()
+    return BackendUnavailable(f"nothing here runs {bundle.path}: {reasons}", hint=hint)
 
 
 class _Look(NamedTuple):

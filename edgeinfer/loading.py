@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer import backends, devices, ladder, machine, plans, quota, verdicts
 from edgeinfer.bundle import Bundle
-from edgeinfer.errors import BackendUnavailable, BundleError, DeviceError, EngineError, SpecError, UsageError
+from edgeinfer.errors import BundleError, DeviceError, EngineError, SpecError, UsageError
 from edgeinfer.keys import Refusal
 from edgeinfer.ladder import Rung
 from edgeinfer.pipeline import Lane, Pipeline
@@ -92,7 +92,7 @@ def choose(
     manner = Manner(gpu=machine.ordinal(device))
     for found in _candidates(bundle, backend, precision, plan, refused, manner=manner):
         return found
-    raise _nothing_runs(bundle, refused)
+    raise ladder.nothing_runs(bundle, refused)
 
 
 def _candidates(
@@ -129,15 +129,7 @@ def _first_that_runs(
             LOG.warning("%s is passed by: %s", choice.name, error)
             reason = Refusal("cannot-open", str(error), hint=error.hint)
             refused.append(Rung(choice.backend, choice.artifact_in(bundle), reason))
-    raise _nothing_runs(bundle, refused)
-
-
-def _nothing_runs(bundle: Bundle, refused: list[Rung]) -> BackendUnavailable:
-    reasons = "; ".join(f"{rung.name}: {rung.reason}" for rung in refused)
-    hint = f"edgeinfer info {bundle.path} lists what would run, and why not"
-    if any(rung.code == "cpu-unasked" for rung in refused):
-        hint = "--backend ort runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
-    return BackendUnavailable(f"nothing here runs {bundle.path}: {reasons}", hint=hint)
+    raise ladder.nothing_runs(bundle, refused)
 
 
 def open_choice(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner, plan: str = "") -> Pipeline:

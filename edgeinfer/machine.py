@@ -48,8 +48,9 @@ def ordinal(device: str) -> int | None:
     """
     if device == "auto":
         return None
-    if not re.fullmatch("gpu(:[0-9]{1,9})?", device):
-        raise UsageError(f"device {device!r} is not auto, gpu or such as gpu:1")
+    if not re.fullmatch("gpu(:[0-9]{1,9})?", str(device)):
+        hint = "the CPU is a backend: --backend ort"
+        raise UsageError(f"device {device!r} is not auto, gpu or such as gpu:1", hint=hint)
     found = int(device.partition(":")[2] or 0)
     if found and has_gpu():
         gpu(found)

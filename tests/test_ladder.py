@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from edgeinfer import backends, ladder, loading
+from edgeinfer import backends, ladder, loading, machine
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, EngineError, UsageError
 from edgeinfer.spec import Artifact
@@ -60,6 +60,29 @@ def test_load_says_why_nothing_runs(detector):
     with pytest.raises(BackendUnavailable, match=r"fp16 was asked for, this is fp32") as caught:
         loading.load(detector, precision="fp16")
     assert "edgeinfer info" in caught.value.hint
+
+
+@pytest.mark.parametrize("how", [{"backend": "trt"}, {"backend": "ort_gpu"}, {"device": "gpu:0"}])
+def test_where_only_the_gpu_is_missing_the_hint_tells_the_way_without_one(detector, monkeypatch, how):
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    with pytest.raises(BackendUnavailable, match="this machine has no NVIDIA GPU") as caught:
+        loading.load(detector, **how)
+    assert caught.value.hint == "--backend ort runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
+
+
+def test_a_missing_library_is_told_with_the_command_that_brings_it(detector, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "edgeinfer.backends.ov", raising=False)
+    with pytest.raises(BackendUnavailable, match=r"nothing here runs .*: ov: ") as caught:
+        loading.load(detector, "ov")
+    assert caught.value.hint == 'pip install "edgeinfer[openvino]"'
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", 0, None])
+def test_what_is_no_gpu_is_told_with_the_way_to_the_cpu(detector, device):
+    with pytest.raises(UsageError, match="is not auto, gpu or such as gpu:1") as caught:
+        loading.load(detector, device=device)
+    assert "--backend ort" in caught.value.hint
 
 
 def test_a_backend_without_a_file_is_named_with_those_that_have_one():

@@ -123,6 +123,24 @@ def test_nothing_to_serve_and_nothing_to_wait_for_is_an_error(shelf, words, told
     assert hint.startswith("hint: ")
 
 
+def test_what_would_help_a_model_that_cannot_be_opened_is_told(tmp_path):
+    namer = bundles.classify_bundle(tmp_path / "namer")
+    line = [
+        sys.executable,
+        "-m",
+        "edgeinfer",
+        "serve",
+        namer,
+        "--backend=ort",
+        "--precision=fp16",
+        "--port=0",
+        "--no-grpc",
+    ]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=LONG_S, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == f"hint: edgeinfer info {namer} lists what would run, and why not"
+
+
 def test_an_empty_folder_beside_a_bundle_is_told_and_no_model(tmp_path, shelf):
     with service(shelf, bundles.classify_bundle(tmp_path / "namer")) as running:
         assert running.told.startswith("serving namer on ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeinfer.cli import _choosing, _tables
-from edgeinfer.errors import BackendUnavailable, BundleError, EdgeInferError
+from edgeinfer.errors import BundleError, EdgeInferError
 
 if TYPE_CHECKING:
     import argparse
@@ -61,11 +61,12 @@ def _golden(bundle: Bundle, gpu: int | None) -> Iterator[tuple[str, str, str]]:
     from edgeinfer.plans import Choice
 
     runnable: dict[str, Rung] = {}
-    for rung in ladder.rungs(bundle, quarantine=False, gpu=gpu):
+    rungs = ladder.rungs(bundle, quarantine=False, gpu=gpu)
+    for rung in rungs:
         if rung.artifact and not rung.reason:
             runnable.setdefault(rung.artifact.file, rung)
     if not runnable:
-        raise BackendUnavailable(f"nothing here runs {bundle.path}", hint=f"edgeinfer info {bundle.path} says why not")
+        raise ladder.nothing_runs(bundle, rungs)
     for file, rung in runnable.items():
         where = f"on {rung.backend} {file}"
         try:

@@ -168,6 +168,7 @@ class Running:
         Something must be served, unless it is to end, or models may come later.
         """
         reasons = [f"{folder} holds no bundle" for folder in self._repository.empty]
+        remedies: set[str] = set()
         for reason in reasons:
             LOG.warning("%s", reason)
         for name in list(self._repository.models):
@@ -177,11 +178,15 @@ class Running:
                 await self._repository.load(name)
             except Refusal as error:
                 reasons.append(str(error))
+                remedies.add(getattr(error.__cause__, "hint", ""))
         served = [found.version for found in self._repository.served()]
         if self._classify and served and not reasons and not any(version.inspects for version in served):
             raise UsageError("--classify says more of boxes, and none of these models finds any")
         if not served and not self._patient:
-            raise ServiceError(f"no model can be served: {'; '.join(reasons)}", hint="edgeinfer verify says more")
+            hint = remedies.pop() if len(remedies) == 1 else ""
+            raise ServiceError(
+                f"no model can be served: {'; '.join(reasons)}", hint=hint or "edgeinfer verify says more"
+            )
         self.service.ready = True
 
     def _announce(self, listening: socket.socket, rpc: Any, *, secure: bool) -> None:

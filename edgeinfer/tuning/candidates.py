@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import backends, ladder, machine
-from edgeinfer.errors import BackendUnavailable, BundleError
+from edgeinfer.errors import BundleError
 from edgeinfer.plans import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from edgeinfer.bundle import Bundle
+    from edgeinfer.ladder import Rung
 
 # the setting that may change results
 ARITHMETIC = "compute"
@@ -21,10 +22,12 @@ ARITHMETIC = "compute"
 
 def default(bundle: Bundle, gpu: int | None = None) -> Choice:
     """What `load` runs without a plan, on this GPU if one is asked for. Raises BackendUnavailable."""
+    refused: list[Rung] = []
     for rung in ladder.climb(bundle, gpu=gpu):
         if not rung.reason:
             return Choice.of(rung)
-    raise BackendUnavailable(f"nothing here runs {bundle.path}", hint=f"edgeinfer info {bundle.path} says why not")
+        refused.append(rung)
+    raise ladder.nothing_runs(bundle, refused)
 
 
 def reference(bundle: Bundle) -> Choice:
