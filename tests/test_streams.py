@@ -66,6 +66,13 @@ def test_a_file_gives_every_frame_in_order(detector, clip, contexts):
     assert [one.freshness.dropped for one in found] == [0] * 40
 
 
+@pytest.mark.parametrize("contexts", [1, 3])
+def test_whoever_leaves_a_file_and_comes_back_goes_on_where_he_was(detector, clip, contexts):
+    with edgeinfer.load(detector, contexts=contexts) as model, stream(clip, model) as seen:
+        found = [next(iter(seen)) for _ in range(12)] + list(itertools.islice(seen, 5)) + list(seen)
+    assert [one.frame.index for one in found] == list(range(40))
+
+
 def test_a_slow_reader_of_a_camera_gets_the_newest_frame_and_the_count_of_those_left(model):
     with camera(fps=50) as opened, stream(opened.address, model) as seen:
         vitals, found = seen.vitals()[opened.address], []

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from edgeinfer import sources
@@ -249,13 +248,4 @@ def _freshness(look: Look) -> dict[str, Any] | None:
     if not look.seen:
         return None
     fresh = look.seen.freshness
-    captured = datetime.fromtimestamp(time.time() - look.age_s, timezone.utc)
-    record = {
-        "captured": captured.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "age_ms": round(look.age_s * 1e3, 1),
-        "latency_ms": round(fresh.age_ms, 1),
-        "queue_ms": round(fresh.queue_ms, 1),
-        "sequence": fresh.sequence,
-        "dropped": fresh.dropped,
-    }
-    return {**record, "fault": fresh.fault} if fresh.fault else record
+    return {**fresh.to_dict(), "age_ms": round(look.age_s * 1e3, 1), "latency_ms": round(fresh.age_ms, 1)}

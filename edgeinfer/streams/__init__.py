@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,10 +44,17 @@ class Freshness:
     dropped: int
     fault: str = ""
 
+    @property
+    def captured(self) -> str:
+        """When that was by the clock on the wall, in UTC: `2026-11-21T08:30:00.125Z`."""
+        ago_s = (time.monotonic_ns() - self.captured_ns) / 1e9
+        moment = datetime.fromtimestamp(time.time() - ago_s, timezone.utc)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that goes beside a result."""
         times = {"age_ms": round(self.age_ms, 1), "queue_ms": round(self.queue_ms, 1)}
-        record = {**times, "sequence": self.sequence, "dropped": self.dropped}
+        record = {"captured": self.captured, **times, "sequence": self.sequence, "dropped": self.dropped}
         return {**record, "fault": self.fault} if self.fault else record
 
 
@@ -105,6 +113,9 @@ class Stream:
         # a file's next frame is in hand before it is needed; a camera's is taken when it can be run at once
         self._depth = model.contexts + (not any(self._live))
         self._pool = ThreadPoolExecutor(model.contexts, thread_name_prefix="stream")
+        # whoever stops iterating and begins again goes on with these
+        self._running: deque[tuple[list[Captured], Future[list[Result]]]] = deque()
+        self._ready: deque[tuple[Captured, Result]] = deque()
         self._late = [0] * len(names)
         self._closed = False
         # at the end of the process the captures are told themselves
@@ -121,20 +132,22 @@ class Stream:
         return {capture.source: capture.vitals for capture in self._captures}
 
     def __iter__(self) -> Iterator[Seen]:
-        running: deque[tuple[list[Captured], Future[list[Result]]]] = deque()
         while not self._closed:
-            self._start(running)
-            if not running:
-                break
-            if len(running) < self._depth and not (running[0][1].done() or self._inbox.drained):
+            if self._ready:
+                yield from self._handed(*self._ready.popleft())
                 continue
-            taken, future = running.popleft()
-            for captured, result in zip(taken, future.result()):
-                yield from self._handed(captured, result)
+            self._start()
+            if not self._running:
+                break
+            if len(self._running) < self._depth and not (self._running[0][1].done() or self._inbox.drained):
+                continue
+            taken, future = self._running.popleft()
+            self._ready.extend(zip(taken, future.result()))
         self._raise()
 
-    def _start(self, running: deque[tuple[list[Captured], Future[list[Result]]]]) -> None:
+    def _start(self) -> None:
         """Run what waits, as far as there is room; wait for a frame or for the oldest result."""
+        running = self._running
         if len(running) >= self._depth:
             return
         taken = self._inbox.take(self._model.group, lambda: bool(running) and running[0][1].done())
@@ -145,7 +158,8 @@ class Stream:
                 if self._closed:  # meanwhile
                     return
                 raise
-            future.add_done_callback(lambda _: self._inbox.wake())
+            wake = self._inbox.wake
+            future.add_done_callback(lambda _: wake())  # without a way back to whoever holds the future
             running.append((taken, future))
 
     def _results(self, frames: list[Frame]) -> list[Result]:
