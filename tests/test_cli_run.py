@@ -65,6 +65,17 @@ def test_a_picture_gives_a_line_and_a_summary(detector, photos, capsys):
     assert err == ""
 
 
+@pytest.mark.parametrize(("label", "shown"), [("\x1b[31mred", "1 [31mred  "), ("red\nerror: x", "1 red error: x  ")])
+def test_labels_cannot_steer_the_terminal(detector, photos, capsys, label, shown):
+    spec = json.loads((detector / "model.json").read_text(encoding="utf-8"))
+    spec["labels"] = [label, *spec["labels"][1:]]
+    (detector / "model.json").write_text(json.dumps(spec), encoding="utf-8")
+    assert run(detector, photos / "red.png") == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"{photos}/red.png 32x32: {shown}")
+    assert cli.main(["info", str(detector)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_records_of_a_detector_are_as_documented(detector, photos, capsys):
     assert run(detector, photos / "red.png", "--json", "-") == 0
     (record,) = records(capsys.readouterr().out)

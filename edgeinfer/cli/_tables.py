@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "  ") -> str:
-    """Rows of cells as lines; the columns in `right` are numbers."""
+    """Rows of cells as lines; the columns in `right` are numbers. What steers a terminal is left out."""
+    rows = [["".join(filter(str.isprintable, cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for row in rows:
@@ -37,12 +38,12 @@ def counted(number: int, word: str) -> str:
 def summary(result: Result) -> str:
     """What was found in a picture, in a few words."""
     if result.task == "classify":
-        return ", ".join(f"{label} {score:.2f}" for score, label in list(result)[:5])
+        return line(", ".join(f"{label} {score:.2f}" for score, label in list(result)[:5]))
     tally: dict[str, int] = {}
     for class_id in result.class_ids:
         label = result.labels[class_id]
         tally[label] = tally.get(label, 0) + 1
-    return ", ".join(counted(number, label) for label, number in tally.items()) or "nothing found"
+    return line(", ".join(counted(number, label) for label, number in tally.items())) or "nothing found"
 
 
 def size(bytes_: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import resources
@@ -226,11 +227,18 @@ def _tried(
 
 
 def _refusal(refused: list[Trial], rest: str) -> ExportError:
-    losses = ", ".join(f"{trial.form.name} loses {trial.loss:.2f} points" for trial in refused)
-    return ExportError(
-        f"{losses} of accuracy, above the budget of {refused[0].budget:g}{rest}",
-        hint="calibrate with more pictures like those the model will see, or raise --budget",
-    )
+    reasons = ", ".join(_reason(trial) for trial in refused)
+    if any(trial.form.precision == "int8" for trial in refused):
+        hint = "calibrate with more pictures like those the model will see, or raise --budget"
+    else:
+        hint = f"leave {refused[0].form.precision} out of --precision, or raise --budget"
+    return ExportError(f"{reasons}, above the budget of {refused[0].budget:g}{rest}", hint=hint)
+
+
+def _reason(trial: Trial) -> str:
+    if math.isinf(trial.loss):
+        return f"{trial.form.name} gives numbers that are not finite"
+    return f"{trial.form.name} loses {trial.loss:.2f} points of accuracy"
 
 
 def _write(model: onnx.ModelProto, folder: Path, precision: str) -> Artifact:

@@ -29,6 +29,8 @@ LARGEST = 65504.0
 ROUNDING = 2.0**-9
 # a constant of so many numbers may be a shape
 SHAPES = 64
+# operators that only move numbers: behind a node left in float32 they would round what it was left for
+MOVING = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 # operators with weights: behind the last of them, a detector of another tool decodes
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -111,7 +113,8 @@ class _Halving:
         self._opset = onnxgraph.opset(model)
         self._types = element_types(model)
         self._values = {one.name: one for one in model.graph.initializer}
-        self._there = {value.name for value in model.graph.input}
+        self._given = {value.name for value in model.graph.input}
+        self._there = set(self._given)
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._clamped = 0
@@ -148,7 +151,8 @@ class _Halving:
             self._lift(node)
             return
         inputs, outputs = self._free(node)
-        halved = bool(inputs or outputs) and where not in self._keep and self._holds(node, inputs)
+        able = bool(inputs or outputs) and not self._moves_exact(node)
+        halved = able and where not in self._keep and self._holds(node, inputs)
         if not halved:
             self._kept += [where] if inputs or outputs else []
             inputs, outputs = set(), set()
@@ -160,6 +164,12 @@ class _Halving:
         if halved:
             self._retype(copy)
         self._nodes.append(copy)
+
+    def _moves_exact(self, node: Any) -> bool:
+        """Whether it only moves what a node before it has in float32 alone."""
+        if node.op_type not in MOVING or node.input[0] in self._given:
+            return False
+        return node.input[0] in self._there and f"{node.input[0]}.half" not in self._there
 
     def _is_float(self, name: str) -> bool:
         return bool(self._types.get(name) == FLOAT)

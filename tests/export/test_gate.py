@@ -16,7 +16,7 @@ from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
 from edgeinfer_export import export as exporting
 from edgeinfer_export import forms, graphs
-from helpers import foreign, fullsize, networks
+from helpers import foreign, fullsize, networks, seeded
 from helpers.scenery import SOURCE, TRUTH, write_scenes
 
 SIDE = 96
@@ -57,8 +57,8 @@ def others(scenes, tmp_path_factory):
     return some(scenes, tmp_path_factory.mktemp("others"), 10, 30)
 
 
-def run(target, *words, source=SOURCE):
-    size = () if "--imgsz" in words else ("--imgsz", SIDE)
+def run(target, *words, source=SOURCE, size=("--imgsz", SIDE)):
+    size = () if "--imgsz" in words else size
     return main(["export", str(source), "-o", str(target), *map(str, (*size, *words))])
 
 
@@ -255,6 +255,28 @@ def test_a_layer_that_suffers_goes_back_to_a_higher_precision_and_is_named(
         assert f"left in {rest}" in table
         assert "+ model.5" in table
         assert "error alone" in table
+
+
+def loud(path):
+    """A classifier whose logits are beyond float16."""
+    golden = seeded.Golden("resnet-basic")
+    louder = {name: golden.tensors[name] * np.float32(1e6) for name in ("fc.weight", "fc.bias")}
+    onnx.save(graphs.build(golden.checkpoint(tensors=golden.tensors | louder), size=golden.size).model, path)
+    return path
+
+
+def test_a_layer_beyond_float16_alone_stays_float32(tmp_path):
+    assert run(tmp_path / "b", "--precision", "fp16", source=loud(tmp_path / "loud.onnx"), size=()) == 0
+    (artifact,) = Bundle.open(tmp_path / "b").spec.artifacts
+    assert artifact.made == {"float32": "fc"}
+
+
+def test_float16_that_is_refused_is_told_without_a_word_of_calibration(tmp_path, capsys, of_these):
+    of_these("layer1.0")
+    assert run(tmp_path / "b", "--precision", "fp16", source=loud(tmp_path / "loud.onnx"), size=()) == 1
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error == "error: fp16 gives numbers that are not finite, above the budget of 1"
+    assert hint == "hint: leave fp16 out of --precision, or raise --budget"
 
 
 @pytest.fixture(scope="module")

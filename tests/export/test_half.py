@@ -135,6 +135,18 @@ def test_constants_that_would_vanish_keep_their_node_float32():
     assert [one.name for one in half.model.graph.initializer] == ["tiny", "two.half"]
 
 
+def test_what_only_moves_a_float32_result_leaves_it_float32():
+    nodes = [
+        helper.make_node("Mul", ["x", "much"], ["wide"], "layer"),
+        helper.make_node("Flatten", ["wide"], ["y"], "moved"),
+    ]
+    half = to_half(small(nodes, {"much": np.float32(1000)}), {"layer"})
+
+    assert half.kept == ("layer", "moved")
+    x = np.array([[70.001, 0.001, 1e5, -3]], np.float32)  # in float16 the first would be rounded, the third infinite
+    assert np.array_equal(graphmodels.run(half.model, x=x)["y"], x * 1000)
+
+
 def test_nodes_asked_for_stay_float32():
     one, golden = built("resnet-basic")
     everything = {title(node) for node in one.model.graph.node}
