@@ -16,7 +16,7 @@ TASKS = ("detect", "classify")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64")
 FITS = ("letterbox", "resize-crop", "stretch")
 COLORS = ("rgb", "bgr")
-INTERPOLATIONS = ("linear", "linear-antialias")
+INTERPOLATIONS = ("linear", "linear-antialias", "cubic-antialias")
 PLACES = ("runtime", "graph")
 LAYOUTS = ("yolov5", "yolov8", "end2end")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
@@ -131,7 +131,7 @@ class Preprocess:
     shorter side to `resize` and cuts the centre; `stretch` ignores the aspect ratio.
     `color` is the channel order of the model's input, in which `mean` and `std` are given.
     `interpolation`: `linear` is OpenCV's two-tap rule, `linear-antialias` widens the triangle when
-    shrinking, as Pillow and torchvision do.
+    shrinking, as Pillow and torchvision do; `cubic-antialias` does so with Pillow's bicubic, timm's usual.
     `where`: `graph` when the model takes uint8 (n, h, w, 3) in `color` order and does the arithmetic itself.
     """
 

@@ -13,7 +13,7 @@ import pytest
 from edgeinfer.devices import _planes
 from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import InputError, SpecError
-from edgeinfer.spec import Batch, Size
+from edgeinfer.spec import INTERPOLATIONS, Batch, Size
 from helpers import cases
 from helpers.specs import classifier, detector
 
@@ -22,6 +22,10 @@ LETTERBOX, CROP = np.load(GOLDEN / "letterbox.npz"), np.load(GOLDEN / "resize_cr
 SIDE = cases.SMOOTH_SIDE
 SIZES = [(1080, 810), (40, 64), (64, 64), (63, 65), (1, 1), (1, 400), (400, 1), (2, 3), (17, 31)]
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def cubic(*size, **facts):
+    return classifier(*size, interpolation="cubic-antialias", **facts)
 
 
 def tensor(spec, *images, pixels="bgr"):
@@ -106,7 +110,7 @@ def test_stretch_is_opencvs_resize():
 
 def test_a_crop_of_a_line_computes_only_what_is_seen():
     image = np.full((1, 4000, 3), 7, np.uint8)
-    for interpolation in ("linear", "linear-antialias"):
+    for interpolation in INTERPOLATIONS:
         tracemalloc.start()
         found = tensor(classifier(interpolation=interpolation), image)
         peak = tracemalloc.get_traced_memory()[1]
@@ -214,7 +218,7 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("make", [detector, classifier], ids=["letterbox", "antialias"])
+@pytest.mark.parametrize("make", [detector, classifier, cubic], ids=["letterbox", "antialias", "cubic"])
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_strided_view_gives_what_its_copy_gives(view, make):
     image = VIEWS[view](cases.smooth_picture(90, 96))
@@ -266,7 +270,7 @@ def test_a_fixed_batch_keeps_its_shape_when_fewer_pictures_come():
     assert tensor(detector(batch=Batch(2, 4)), cases.smooth_picture(9, 9)).shape == (2, 3, 64, 64)
 
 
-@pytest.mark.parametrize("make", [detector, classifier], ids=["letterbox", "antialias"])
+@pytest.mark.parametrize("make", [detector, classifier, cubic], ids=["letterbox", "antialias", "cubic"])
 def test_a_picture_of_another_size_leaves_nothing_behind(make):
     device, spec = Device(make()), make()
     for size in [*SIZES, *reversed(SIZES)]:
@@ -279,6 +283,7 @@ def test_a_picture_of_another_size_leaves_nothing_behind(make):
 STEADY = {
     "letterbox": (detector(Size(640, 640)), "bgr"),
     "antialias": (classifier(Size(224, 224), resize=256), "bgr"),
+    "cubic": (cubic(Size(224, 224), resize=256), "bgr"),
     "graph": (detector(Size(640, 640), dtype="uint8", where="graph"), "bgr"),
     "nv12": (detector(Size(640, 640)), "nv12"),
 }

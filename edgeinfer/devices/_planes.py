@@ -9,12 +9,13 @@ import cv2  # noqa: TID253 - this module and what imports it need OpenCV
 import numpy as np
 
 from edgeinfer.devices._pixelvalues import pixel_values
-from edgeinfer.devices._resample import Resampler, visible
+from edgeinfer.devices._resample import FILTERS, resampler, visible
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeinfer.devices._pictures import Picture
+    from edgeinfer.devices._resample import Resampler, RoundingResampler
     from edgeinfer.spec import Placement, Preprocess
 
     Bytes = NDArray[np.uint8]
@@ -62,13 +63,14 @@ class Planes:
 
     def __init__(self, preprocess: Preprocess, tensor: NDArray[Any]) -> None:
         self._preprocess, self._tensor = preprocess, tensor
+        self._filter = FILTERS[preprocess.interpolation]
         self._interleaved = preprocess.where == "graph"
         values = pixel_values(preprocess, str(tensor.dtype))
         # (3, 1, 256): OpenCV wants a row, of bits it can copy
         self._tables = values[:, None].view(_BITS[tensor.dtype])
         self._placements: list[Placement | None] = [None] * len(tensor)
         self._converted, self._resized, self._split = Scratch(), Scratch(), Scratch()
-        self._resamplers: dict[tuple[Placement, int], Resampler] = {}
+        self._resamplers: dict[tuple[Placement, int], Resampler | RoundingResampler] = {}
 
     def fill(self, row: int, picture: Picture) -> Placement:
         """Write one picture into row `row`; where it lies there."""
@@ -128,7 +130,7 @@ class Planes:
     def _filtered(self, placement: Placement) -> bool:
         size, resized = self._preprocess.size, placement.resized
         spacious = resized.height * resized.width > SPACIOUS * size.height * size.width
-        return self._preprocess.interpolation == "linear-antialias" or spacious
+        return self._filter.widens or spacious
 
     def _pixels(self, picture: Picture) -> Bytes:
         if not picture.nv12:
@@ -139,13 +141,12 @@ class Planes:
 
     def _resample(self, pixels: Bytes, placement: Placement) -> Bytes:
         channels = pixels.shape[2]
-        resampler = self._resamplers.get((placement, channels))
-        if resampler is None:
-            widen = self._preprocess.interpolation == "linear-antialias"
-            resampler = Resampler(placement, self._preprocess.size, channels, widen=widen)
-            self._resamplers = {(placement, channels): resampler}
-        rounded = self._resized(*resampler.result.shape)
-        cv2.convertScaleAbs(resampler.run(pixels), rounded)
+        way = self._resamplers.get((placement, channels))
+        if way is None:
+            way = resampler(self._filter, placement, self._preprocess.size, channels)
+            self._resamplers = {(placement, channels): way}
+        rounded = self._resized(*way.result.shape)
+        cv2.convertScaleAbs(way.run(pixels), rounded)
         return rounded
 
     def close(self) -> None:

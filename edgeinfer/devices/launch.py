@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edgeinfer.spec import ModelSpec, Placement, Preprocess
 
 DTYPES = {"float32": 0, "float16": 1}
+FILTERS = {"linear": 0, "linear-antialias": 1, "cubic-antialias": 2}
 LAYOUTS = {"yolov5": 0, "yolov8": 1, "end2end": 2}
 ACTIVATIONS = {"softmax": 0, "sigmoid": 1, "none": 2}
 NOT_FINITE, OVERFLOWED = 1, 2  # bits of a result's status
@@ -75,7 +76,7 @@ PREPROCESS = np.dtype(
         ("width", "i4"),
         ("item", "i4"),
         ("interleaved", "i4"),
-        ("antialias", "i4"),
+        ("filter", "i4"),
         ("pad", "i4"),
     ],
     align=True,
@@ -211,7 +212,7 @@ def preprocess(spec: ModelSpec, count: int, *, frames: int, tensor: int, table: 
         width=how.size.width,
         item=np.dtype(spec.inputs[0].dtype).itemsize,
         interleaved=how.where == "graph",
-        antialias=how.interpolation == "linear-antialias",
+        filter=FILTERS[how.interpolation],
         pad=how.pad,
     )
     grid = (_blocks(how.size.width, 32), _blocks(how.size.height, 8), count)

@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import ExportError
-from edgeinfer.spec import Batch, Preprocess, Size
+from edgeinfer.spec import INTERPOLATIONS, Batch, Preprocess, Size
 from edgeinfer_export import graphs
 from edgeinfer_export.graphs import Variant, frames
 from helpers import graphmodels, seeded
@@ -41,7 +41,7 @@ def arithmetic(draw):
         mean=draw(st.tuples(*[st.floats(0, 1)] * 3) | st.just((0.0, 0.0, 0.0))),
         std=draw(st.tuples(*[st.floats(0.1, 1)] * 3)),
         scale=draw(st.sampled_from([1.0, 255.0]) | st.floats(0.5, 500)),
-        interpolation=draw(st.sampled_from(["linear", "linear-antialias"])),
+        interpolation=draw(st.sampled_from(INTERPOLATIONS)),
     )
 
 

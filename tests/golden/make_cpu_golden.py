@@ -134,13 +134,26 @@ def resize_crops():
     yield "photo", np.asarray(photo(Image.fromarray(image)))[::5, ::5]
 
 
+def cubics():
+    """Pillow 13 goes down first where the height loses more than twice the pixels of the width; here nowhere."""
+    from PIL import Image
+    from torchvision import transforms
+
+    how = transforms.InterpolationMode.BICUBIC
+    small = [transforms.Resize(cases.SMOOTH_RESIZE, how), transforms.CenterCrop(cases.SMOOTH_SIDE)]
+    for height, width in cases.SMOOTH_SOURCES:
+        picture = Image.fromarray(cases.sharp_picture(height, width))
+        yield f"{height}_{width}", np.asarray(transforms.Compose(small)(picture))
+
+
 def main():
     load_torchvision()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     versions = np.array([f"{name} {metadata.version(name)}" for name in PACKAGES])
     HERE.mkdir(exist_ok=True)
-    for name, make in (("suppression", suppression), ("letterbox", letterboxes), ("resize_crop", resize_crops)):
+    made = {"suppression": suppression, "letterbox": letterboxes, "resize_crop": resize_crops, "cubic": cubics}
+    for name, make in made.items():
         np.savez_compressed(HERE / f"{name}.npz", versions=versions, **dict(make()))
         print(name, (HERE / f"{name}.npz").stat().st_size)
 

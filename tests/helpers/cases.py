@@ -86,6 +86,11 @@ def smooth_picture(height, width, seed=0):
     return ((slopes * 2 + blocks * 4 + noise * 2) // 8).astype(np.uint8)
 
 
+def sharp_picture(height, width):
+    """(h, w, 3) uint8 of mostly black and white, in which a cubic overshoots both."""
+    return np.clip((smooth_picture(height, width).astype(int) - 110) * 12, 0, 255).astype(np.uint8)
+
+
 def published_letterbox(image, side, resized, left, top):
     """The letterbox by OpenCV alone, from its published numbers: (side, side, 3) uint8."""
     width, height = resized

@@ -56,7 +56,7 @@ extern "C" const char* layouts() {
   text << "Frame - " << sizeof(Frame) << "\n";
   FIELD(PreprocessArguments, frames); FIELD(PreprocessArguments, tensor); FIELD(PreprocessArguments, table);
   FIELD(PreprocessArguments, height); FIELD(PreprocessArguments, width); FIELD(PreprocessArguments, item);
-  FIELD(PreprocessArguments, interleaved); FIELD(PreprocessArguments, antialias); FIELD(PreprocessArguments, pad);
+  FIELD(PreprocessArguments, interleaved); FIELD(PreprocessArguments, filter); FIELD(PreprocessArguments, pad);
   text << "PreprocessArguments - " << sizeof(PreprocessArguments) << "\n";
   FIELD(Candidates, frames); FIELD(Candidates, keys); FIELD(Candidates, boxes); FIELD(Candidates, classes);
   FIELD(Candidates, capacity); FIELD(Candidates, reserved);

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeinfer.devices import launch
-from edgeinfer.spec import Boxes, Preprocess, Size, TopK
+from edgeinfer.spec import INTERPOLATIONS, Boxes, Preprocess, Size, TopK
 from kernels import on_cpu, specs
 
 FORBID = "__asan_poison_memory_region"  # by name, which a class would mangle
@@ -41,7 +41,7 @@ def pictures(kernels: on_cpu.Kernels, rng: np.random.Generator) -> None:
         shapes = [(height, width, 3), (height, width, 4), (height, width)]
         shape = (height * 3, width * 2) if pixels == "nv12" else shapes[case % (3 if pixels == "bgr" else 2)]
         fit = ("letterbox", "stretch", "resize-crop")[int(rng.integers(3))]
-        kind = ("linear", "linear-antialias")[int(rng.integers(2))]
+        kind = INTERPOLATIONS[int(rng.integers(len(INTERPOLATIONS)))]
         size = Size(*(int(side) for side in rng.integers(1, 40, 2)))
         resize = max(size.height, size.width) if fit == "resize-crop" else 0
         how = Preprocess(size, fit=fit, interpolation=kind, resize=resize)

@@ -7,6 +7,8 @@
 
 #include "frame.cuh"
 
+enum Interpolation { LINEAR, LINEAR_ANTIALIAS, CUBIC_ANTIALIAS };
+
 struct PreprocessArguments {
   const Frame* frames;
   void* tensor;       // (n, 3, height, width), or (n, height, width, 3) if interleaved
@@ -14,7 +16,7 @@ struct PreprocessArguments {
   int height, width;
   int item;           // bytes of a tensor's number: 1, 2 or 4
   int interleaved;
-  int antialias;
+  int filter;         // Interpolation
   int pad;            // pixel value around the picture
 };
 
@@ -95,54 +97,88 @@ __device__ inline Pixel linear_pixel(const Frame& frame, int row, int column) {
   return pixel;
 }
 
-// The source pixels under a triangle as wide as the shrinking asks for; never narrower than two pixels
+// Pillow's BILINEAR, but for the rounding between its two passes
+struct Triangle {
+  static constexpr float REACH = 1.0f;
+
+  __device__ static float weight(float distance) { return distance < 1.0f ? 1.0f - distance : 0.0f; }
+  __device__ static float between(float value) { return value; }
+  __device__ static int finally(float value) { return clamp((int)rintf(value), 0, 255); }
+};
+
+// Pillow's BICUBIC: Keys' cubic with a = -1/2. It overshoots, so that it matters that the first pass, which is
+// across, gives pixel values to the second
+struct Cubic {
+  static constexpr float REACH = 2.0f;
+
+  __device__ static float weight(float distance) {
+    if (distance < 1.0f) return (1.5f * distance - 2.5f) * distance * distance + 1.0f;
+    return distance < 2.0f ? ((-0.5f * distance + 2.5f) * distance - 4.0f) * distance + 2.0f : 0.0f;
+  }
+  __device__ static int finally(float value) { return clamp((int)floorf(value + 0.5f), 0, 255); }
+  __device__ static float between(float value) { return (float)finally(value); }
+};
+
+// The source pixels under a filter as wide as the shrinking asks for, never narrower than among pixels of one size
+template <typename Filter>
 struct Window {
   int first, last;  // [first, last)
-  float offset;     // of the first pixel's middle from the triangle's, in source pixels
-  float inverse;    // 1 / half width of the triangle
+  float offset;     // of the first pixel's middle from the filter's, in source pixels
+  float inverse;    // 1 / what the filter counts as one, in source pixels
 
-  __device__ float weight(int place) const {
-    const float distance = fabsf((place - first + offset) * inverse);
-    return distance < 1.0f ? 1.0f - distance : 0.0f;
+  __device__ float weight(int place) const { return Filter::weight(fabsf((place - first + offset) * inverse)); }
+
+  __device__ float total() const {
+    float weights = 0.0f;
+    for (int place = first; place < last; place++) weights += weight(place);
+    return weights;
   }
 };
 
-__device__ inline Window window_of(int index, const float ratio[2], int length) {
+template <typename Filter>
+__device__ inline Window<Filter> window_of(int index, const float ratio[2], int length) {
   const Wide centre = centre_of(index, ratio);
   const float whole = floorf(centre.high);
   const float part = (centre.high - whole) + centre.low;
-  const float half = ratio[0] > 1.0f ? ratio[0] : 1.0f;
-  Window window;
+  const float one = ratio[0] > 1.0f ? ratio[0] : 1.0f;
+  const float half = Filter::REACH * one;
+  Window<Filter> window;
   window.first = clamp((int)whole + (int)floorf(part - half + 0.5f), 0, length - 1);
   window.last = clamp((int)whole + (int)floorf(part + half + 0.5f), window.first + 1, length);
   window.offset = (float)(window.first - (int)whole) - part + 0.5f;
-  window.inverse = 1.0f / half;
+  window.inverse = 1.0f / one;
   return window;
 }
 
-// Pillow's BILINEAR without the rounding between its two passes, as on the CPU; sums are added in another
-// order there, so that one within a float's precision of a half may round the other way
+// As on the CPU; sums are added in another order there, so that one within a float's precision of a half may
+// round the other way
+template <typename Filter>
 __device__ inline Pixel smooth_pixel(const Frame& frame, int row, int column) {
-  const Window across = window_of(column, frame.across, frame.width);
-  const Window down = window_of(row, frame.down, frame.height);
+  const Window<Filter> across = window_of<Filter>(column, frame.across, frame.width);
+  const Window<Filter> down = window_of<Filter>(row, frame.down, frame.height);
+  const float share = 1.0f / across.total();
   float total[3] = {0.0f, 0.0f, 0.0f};
   float weights = 0.0f;
   for (int y = down.first; y < down.last; y++) {
     float sum[3] = {0.0f, 0.0f, 0.0f};
-    float part = 0.0f;
     for (int x = across.first; x < across.last; x++) {
       const Pixel pixel = pixel_at(frame, y, x);
       const float weight = across.weight(x);
-      part += weight;
       for (int c = 0; c < 3; c++) sum[c] += weight * pixel.value[c];
     }
     const float weight = down.weight(y);
-    weights += weight * part;
-    for (int c = 0; c < 3; c++) total[c] += weight * sum[c];
+    weights += weight;
+    for (int c = 0; c < 3; c++) total[c] += weight * Filter::between(sum[c] * share);
   }
   Pixel pixel;
-  for (int c = 0; c < 3; c++) pixel.value[c] = clamp((int)rintf(total[c] / weights), 0, 255);
+  for (int c = 0; c < 3; c++) pixel.value[c] = Filter::finally(total[c] / weights);
   return pixel;
+}
+
+__device__ inline Pixel resized_pixel(int filter, const Frame& frame, int row, int column) {
+  if (filter == CUBIC_ANTIALIAS) return smooth_pixel<Cubic>(frame, row, column);
+  if (filter == LINEAR_ANTIALIAS) return smooth_pixel<Triangle>(frame, row, column);
+  return linear_pixel(frame, row, column);
 }
 
 template <typename T>
@@ -160,7 +196,7 @@ extern "C" __global__ void preprocess(PreprocessArguments to) {
   const int column = x - frame.left, row = y - frame.top;
   Pixel pixel = {{to.pad, to.pad, to.pad}};
   if (column >= 0 && column < frame.resized_width && row >= 0 && row < frame.resized_height) {
-    pixel = to.antialias ? smooth_pixel(frame, row, column) : linear_pixel(frame, row, column);
+    pixel = resized_pixel(to.filter, frame, row, column);
   }
   const long long area = (long long)to.height * to.width;
   const long long spot = (long long)y * to.width + x;
