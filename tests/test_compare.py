@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -345,6 +346,20 @@ def test_ctrl_c_during_the_bisection_tells_the_tensors_and_how_near_it_came(
     assert ("output0" in out, err) == (True, "")
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_a_layer_that_gives_nan_or_infinity_in_one_way_only_is_where_they_part(
+    detector, tmp_path, photos, capsys, value
+):
+    other = bundles.detect_bundle(tmp_path / "other")
+    changed(other, lambda model: scale(model, "middle", value))
+    assert cli.main(["compare", f"{detector}@ort", f"{other}@ort", str(photos), "--parity", "--json", "-"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    boxes, scores = data["outputs"]
+    assert (boxes["most"], boxes["relative"], data["parting"]["relative"]) == (None, None, None)
+    assert data["parting"]["node"] == "row"
+    assert scores["part"] == "scores"
+
+
 @pytest.mark.parametrize("backends", [("ort", "ort"), ("ort", "ov"), ("ov", "ort")], ids="-".join)
 @pytest.mark.parametrize("place", [0, 3, 5])
 def test_the_first_layer_that_differs_is_found_by_bisection(tmp_path, place, backends):
@@ -395,3 +410,8 @@ def test_relative_differences_are_of_the_first():
     assert divergence.relative(one, one * 1.1) == pytest.approx(0.1)
     assert divergence.relative(one * 0, one) == float("inf")
     assert divergence.relative(one * 0, one * 0) == 0
+    assert divergence.relative(one, np.array([np.nan, 4])) == float("inf")
+    assert divergence.relative(np.array([np.inf, 4]), np.array([-np.inf, 4])) == float("inf")
+    assert divergence.relative(np.array([np.inf, np.nan, 4]), np.array([np.inf, np.nan, 5])) == pytest.approx(
+        3**-0.5 / 4
+    )

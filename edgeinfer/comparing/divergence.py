@@ -56,11 +56,24 @@ class Parting:
     between: int = 0
 
 
+def gaps(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
+    """How far each element is apart: 0 where both are the same infinity, or NaN, infinite where only one is."""
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(one - two)
+    apart[(one == two) | (np.isnan(one) & np.isnan(two))] = 0
+    apart[np.isnan(apart)] = np.inf
+    return apart
+
+
 def relative(one: NDArray[Any], two: NDArray[Any]) -> float:
-    """Root mean square of the differences over that of the first's values; infinite where only one is all zeros."""
+    """Root mean square of the gaps over that of the first's finite values; infinite where only one is all zeros."""
     first, second = one.astype(np.float64), two.astype(np.float64)
-    size, apart = float(np.sqrt(np.mean(first**2))), float(np.sqrt(np.mean((first - second) ** 2)))
+    size, apart = _root_mean_square(first[np.isfinite(first)]), _root_mean_square(gaps(first, second))
     return apart / size if size else (float("inf") if apart else 0.0)
+
+
+def _root_mean_square(values: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
 
 
 def parting(one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Sequence[Any]]) -> Parting | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
@@ -40,6 +41,7 @@ class Difference:
     """Of one tensor, or the part of it that is named, over all pictures: the most and the mean an element differs by.
 
     They are in its own unit; `relative` is the root mean square of the differences over that of the first's values.
+    Where one holds NaN or infinity and the other does not, all three are infinite.
     """
 
     tensor: str
@@ -67,7 +69,8 @@ class Parity:
     partial: bool
 
     def json(self) -> str:
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False, allow_nan=False) + "\n"
+        """One JSON object; null stands for differences that are infinite."""
+        return json.dumps({"schema": SCHEMA, **_told(asdict(self))}, ensure_ascii=False, allow_nan=False) + "\n"
 
     def table(self) -> str:
         rows = [["tensor", "shape", "most", "mean", "relative"]]
@@ -88,6 +91,15 @@ class Parity:
         where = f"interrupted: partial, {where}" if self.partial else where
         head = f"{self.other} against {self.one}, {self.images} picture{'s' * (self.images != 1)}"
         return "\n".join([head, *([aligned(rows)] if rows else []), where])
+
+
+def _told(value: Any) -> Any:
+    """The same without infinity, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {name: _told(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_told(part) for part in value]
+    return None if value == math.inf else value
 
 
 def _where(parting: Parting) -> str:
@@ -187,7 +199,7 @@ def _difference(name: str, part: str, index: Any, first: Sequence[Tensors], seco
     if one.shape != two.shape:
         raise UsageError(f"{name} is {one.shape[1:]} in one and {two.shape[1:]} in the other")
     one, two = one[index], two[index]
-    apart = np.abs(one - two)
+    apart = divergence.gaps(one, two)
     shape = tuple(int(side) for side in one.shape[1:])
     return Difference(name, part, shape, float(apart.max()), float(apart.mean()), divergence.relative(one, two))
 
