@@ -400,7 +400,9 @@ def test_a_token_is_asked_for_everywhere_but_at_the_health_checks(models, tmp_pa
     with service(models / "namer", "--token-file", tmp_path / "token") as running:
         assert running.request("/v2/health/ready")[0] == 200
         assert running.request("/v2")[0] == 401
-        assert running.request("/v2", headers={"Authorization": "Bearer secret"})[0] == 200
+        said = {"Bearer secret": 200, "bearer secret": 200, "Bearer Secret": 401, "Basic secret": 401, "secret": 401}
+        for words, status in said.items():
+            assert running.request("/v2", headers={"Authorization": words})[0] == status
         with grpc_client.InferenceServerClient(running.grpc) as opened:
             assert opened.is_server_ready()
             with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):

@@ -12,6 +12,7 @@ import tritonclient.http as http_client
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from edgeinfer.serve import tensors
@@ -160,6 +161,14 @@ REFUSED = {
         {"inputs": [PLAIN], "outputs": [{"name": "logits", "parameters": {"classification": 0.5}}]},
         "output 'logits': parameter classification",
     ),
+    "binary data asked for in words": (
+        {"inputs": [PLAIN], "outputs": [{"name": "logits", "parameters": {"binary_data": "yes"}}]},
+        "output 'logits': parameter binary_data is not true or false",
+    ),
+    "all of it asked for in words": (
+        {"inputs": [PLAIN], "parameters": {"binary_data_output": "true"}},
+        "output is not",
+    ),
     "binary data that is not there": ({"inputs": [BINARY]}, "binary_data_size 3072"),
     "a negative size of binary data": ({"inputs": [{**BINARY, "parameters": {"binary_data_size": -1}}]}, "size -1"),
 }
@@ -201,6 +210,8 @@ def test_statistics_count_rows_runs_and_requests_as_triton_defines_them(tmp_path
         "compute_input": 3,
         "compute_infer": 3,
         "compute_output": 3,
+        "cache_hit": 0,
+        "cache_miss": 0,
     }
     took = {name: span["ns"] for name, span in http["inference_stats"].items()}
     assert took["success"] >= took["queue"] + took["compute_input"] + took["compute_infer"] + took["compute_output"] > 0
@@ -210,3 +221,40 @@ def test_statistics_count_rows_runs_and_requests_as_triton_defines_them(tmp_path
     assert images["inference_count"] == 0
     assert (grpc["inference_count"], grpc["execution_count"]) == ("4", "3")
     assert grpc["inference_stats"]["success"] == {key: str(n) for key, n in http["inference_stats"]["success"].items()}
+
+
+def test_every_request_to_a_model_is_counted_however_it_ends(tmp_path):
+    bundle = bundles.classify_bundle(tmp_path / "namer")
+    whole = {"name": "images", "shape": [1, 3, 32, 32], "datatype": "FP32", "data": [0.0] * 3072}
+    wrong = [
+        b"no JSON",
+        {},
+        {"inputs": []},
+        {"inputs": [whole, whole]},
+        {"inputs": [{**whole, "data": [0.0]}]},
+        {"inputs": [{**whole, "datatype": "FP64"}]},
+        {"inputs": [whole], "outputs": [{"name": "scores"}]},
+        {"inputs": [whole], "id": 7},
+    ]
+    with service(bundle) as running:
+        for record in ({"inputs": [whole]}, *wrong):
+            body = record if isinstance(record, bytes) else json.dumps(record).encode()
+            running.request("/v2/models/namer/infer", body)
+        with grpc_client.InferenceServerClient(running.grpc) as client:
+            short = grpc_client.InferInput("images", [1, 3, 32, 31], "FP32").set_data_from_numpy(
+                np.zeros((1, 3, 32, 31), np.float32)
+            )
+            short.set_shape([1, 3, 32, 32])
+            with pytest.raises(InferenceServerException, match="its data is"):
+                client.infer("namer", [short])
+        (row,) = json.loads(running.request("/v2/models/namer/stats")[2])["model_stats"]
+        told = running.request("/metrics")[2].decode()
+    refused = len(wrong) + 1
+    assert (row["inference_stats"]["success"]["count"], row["inference_stats"]["fail"]["count"]) == (1, refused)
+    counted = {
+        sample.labels["outcome"]: sample.value
+        for family in text_string_to_metric_families(told)
+        for sample in family.samples
+        if sample.name == "edgeinfer_requests_total"
+    }
+    assert counted == {"ok": 1, "invalid": refused}

@@ -59,7 +59,7 @@ class Parting:
 def gaps(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
     """How far each element is apart: 0 where both are the same infinity, or NaN, infinite where only one is."""
     with np.errstate(invalid="ignore"):
-        apart = np.abs(one - two)
+        apart: NDArray[Any] = np.abs(one - two)
     apart[(one == two) | (np.isnan(one) & np.isnan(two))] = 0
     apart[np.isnan(apart)] = np.inf
     return apart

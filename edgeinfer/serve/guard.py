@@ -23,11 +23,17 @@ async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(scope, receive, send)
 
 
+def bears(authorization: bytes, token: str) -> bool:
+    """Whether this is what an Authorization header says of the token; the case of its scheme does not matter."""
+    scheme, _, told = authorization.partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(told.strip(), token.encode())
+
+
 class Guarded:
     """Refuses heads that are too large, however they came, and asks for the token."""
 
     def __init__(self, inner: ASGIApp, token: str, head: int) -> None:
-        self._inner, self._token, self._head = inner, f"Bearer {token}".encode() if token else b"", head
+        self._inner, self._token, self._head = inner, token, head
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = self._refusal(scope) if scope["type"] == "http" else None
@@ -40,6 +46,6 @@ class Guarded:
         path = scope["path"]
         if not self._token or path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
             return None
-        if hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._token):
+        if bears(dict(scope["headers"]).get(b"authorization", b""), self._token):
             return None
         return Refusal(UNAUTHENTICATED, "the authorization header does not hold the token")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -11,6 +10,7 @@ from google.protobuf import json_format
 
 from edgeinfer.errors import ServiceError
 from edgeinfer.serve import contents, messages, probes, ranking, tensors
+from edgeinfer.serve.guard import bears
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
 from edgeinfer.serve.regions import whole
 from edgeinfer.serve.service import Request
@@ -97,8 +97,7 @@ class Calls:
     """The protocol's calls, each from a message to a message."""
 
     def __init__(self, service: Service, *, token: str, managed: bool) -> None:
-        self._service, self._managed = service, managed
-        self._token = f"Bearer {token}" if token else ""
+        self._service, self._managed, self._token = service, managed, token
 
     def handlers(self) -> dict[str, Any]:
         """What gRPC dispatches to, by the call's name."""
@@ -175,8 +174,7 @@ class Calls:
                     take(len(data))
                     request, raw = contents.split(data)
                     identity = request.id
-                    answered = await self._service.infer(_request(request, raw, self._service.regions))
-                head, outputs = _answer(answered)
+                    head, outputs = _answer(await self._asked(request, raw))
                 head.parameters[FINAL].bool_param = True
                 yield contents.streamed(head, outputs)
             except Exception as error:
@@ -196,7 +194,7 @@ class Calls:
         if not self._token or name in OPEN_CALLS:
             return
         given = dict(context.invocation_metadata() or ()).get("authorization", "")
-        if not hmac.compare_digest(str(given).encode(), self._token.encode()):
+        if not bears(str(given).encode(), self._token):
             raise Refusal(UNAUTHENTICATED, "the authorization metadata does not hold the token")
 
     def _need_managed(self) -> None:
@@ -231,8 +229,12 @@ class Calls:
         """The protocol's inference call, message to message; answers are raw contents."""
         with self._service.memory.share() as take:
             take(len(data))
-            asked = _request(*contents.split(data), self._service.regions)
-            return contents.response(*_answer(await self._service.infer(asked)))
+            return contents.response(*_answer(await self._asked(*contents.split(data))))
+
+    def _asked(self, request: Any, raw: Sequence[Buffer]) -> Awaitable[Answer]:
+        """The service's answer to a ModelInferRequest and its raw contents."""
+        regions = self._service.regions
+        return self._service.infer(request.model_name, request.model_version, lambda: _request(request, raw, regions))
 
     async def index(self, request: Any) -> Any:
         self._need_managed()
@@ -305,9 +307,7 @@ def _request(request: Any, raw: Sequence[Buffer], regions: Regions) -> Request:
             places[output.name] = span
     names = tuple(output.name for output in request.outputs)
     return Request(
-        request.model_name,
         inputs,
-        request.model_version,
         request.id,
         names,
         (timeout or 0) / 1e6,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import edgeinfer
 from edgeinfer.serve.cameras import Cameras
@@ -17,7 +17,7 @@ from edgeinfer.serve.regions import Regions, brought, placed
 from edgeinfer.serve.station import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
     from concurrent.futures import Executor
 
     from edgeinfer.serve.faces import Slot, Work
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgeinfer.serve.spans import Span
     from edgeinfer.serve.tensors import Tensor
 
+Answered = TypeVar("Answered")
 LOG = logging.getLogger("edgeinfer.serve")
 EXTENSIONS = ("classification", "binary_tensor_data", "model_repository", "statistics", "model_configuration")
 SHARED = "system_shared_memory"  # where it is open to requests
@@ -34,15 +35,13 @@ SHARED = "system_shared_memory"  # where it is open to requests
 
 @dataclass(frozen=True)
 class Request:
-    """An inference request; `outputs` empty means all, `timeout` 0 the service's own, in seconds.
+    """What a model is asked; `outputs` empty means all, `timeout` 0 the service's own, in seconds.
 
     By their names, `classes` says of which outputs so many best classes are asked for, and `places` which are to lie in
     shared memory.
     """
 
-    model: str
     inputs: tuple[Tensor, ...]
-    version: str = ""
     id: str = ""
     outputs: tuple[str, ...] = ()
     timeout: float = 0.0
@@ -69,13 +68,18 @@ class Service:
         self.ready, self._threads, self.memory = False, threads, Memory(limits.memory)
         self.cameras, self.regions = Cameras(()), Regions()
 
-    async def infer(self, request: Request) -> Answer:
-        """Run a request. Refusal says why not."""
-        with self.memory.share() as take:
-            return await self._infer(request, [brought(tensor, take) for tensor in request.inputs])
+    async def infer(self, model: str, version: str, read: Callable[[], Request]) -> Answer:
+        """Run the request that `read` makes of what a client sent to this model. Refusal says why not."""
 
-    async def _infer(self, request: Request, inputs: Sequence[Tensor]) -> Answer:
-        found = self.repository.find(request.model, request.version)
+        async def work(found: Found) -> tuple[Answer, Found]:
+            request = read()
+            with self.memory.share() as take:
+                return await self._infer(found, request, [brought(tensor, take) for tensor in request.inputs])
+
+        answer, _ = await self._counted(self.repository.find(model, version), work)
+        return answer
+
+    async def _infer(self, found: Found, request: Request, inputs: Sequence[Tensor]) -> tuple[Answer, Found]:
         given = {tensor.name: tensor for tensor in inputs}
         if len(given) != len(request.inputs):
             raise Refusal(INVALID, "two inputs have the same name")
@@ -84,17 +88,22 @@ class Service:
         def accept() -> Work:
             return found.face.accept(given, request.parameters, found.version.spec, self.limits)
 
-        result, found = await self._run(found, accept, slow=found.face.slow(given), timeout=request.timeout)
-        tensors = {tensor.name: tensor for tensor in found.face.give(result)}
+        limit = min(request.timeout or self.limits.timeout, self.limits.timeout)
+        result, ran = await self._answer(found, accept, limit, slow=found.face.slow(given))
+        tensors = {tensor.name: tensor for tensor in ran.face.give(result)}
         if not set(names) <= tensors.keys():
-            raise Refusal(UNAVAILABLE, f"model {found.name!r} has changed its outputs; ask again")
-        chosen = {name: _ranked(found, tensors[name], request.classes.get(name, 0)) for name in names}
+            raise Refusal(UNAVAILABLE, f"model {ran.name!r} has changed its outputs; ask again")
+        chosen = {name: _ranked(ran, tensors[name], request.classes.get(name, 0)) for name in names}
         outputs = tuple(placed(tensor, request.places.get(name)) for name, tensor in chosen.items())
-        return Answer(found.name, str(found.version.number), request.id, outputs)
+        return Answer(ran.name, str(ran.version.number), request.id, outputs), ran
 
     async def see(self, name: str, look: Callable[[], Work]) -> tuple[Any, Found]:
         """Run the picture that `look` gives, off the event loop, through a model's face for pictures."""
-        return await self._run(self.repository.find(name), look, slow=True)
+
+        def work(found: Found) -> Awaitable[tuple[Any, Found]]:
+            return self._answer(found, look, self.limits.timeout, slow=True)
+
+        return await self._counted(self.repository.find(name), work)
 
     def start_cameras(self) -> None:
         """Follow the cameras, once models are served. UsageError if one asks for a model that is not there."""
@@ -105,14 +114,13 @@ class Service:
         """Run a camera's frame: it waits behind the requests that came before it, and is not counted as one."""
         return await self._answer(self.repository.find(name), lambda: work, self.limits.timeout, seated=True)
 
-    async def _run(
-        self, found: Found, accept: Callable[[], Work], *, slow: bool, timeout: float = 0.0
-    ) -> tuple[Any, Found]:
-        """The model's answer to the work, and the version that gave it."""
+    async def _counted(
+        self, found: Found, work: Callable[[Found], Awaitable[tuple[Answered, Found]]]
+    ) -> tuple[Answered, Found]:
+        """What the work on a request gives, and the version that gave it; how it ended is counted, however it ends."""
         came = time.monotonic_ns()
-        limit = min(timeout, self.limits.timeout) if timeout > 0 else self.limits.timeout
         try:
-            result, found = await self._answer(found, accept, limit, slow=slow)
+            answer, found = await work(found)
         except Exception as error:
             self._count(found, came, _outcome(error))
             raise
@@ -120,7 +128,7 @@ class Service:
             self._count(found, came, "cancelled")
             raise
         self._count(found, came, "ok")
-        return result, found
+        return answer, found
 
     async def _answer(
         self, found: Found, accept: Callable[[], Work], limit: float, *, slow: bool = False, seated: bool = False

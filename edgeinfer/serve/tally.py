@@ -7,6 +7,7 @@ import time
 from typing import Any, NamedTuple
 
 STEPS = ("compute_input", "compute_infer", "compute_output")
+CACHE = ("cache_hit", "cache_miss")  # clients look for them; there is no cache
 
 
 class Ran(NamedTuple):
@@ -36,7 +37,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._spans = {name: Duration() for name in ("success", "fail", "queue", *STEPS)}
+        self._spans = {name: Duration() for name in ("success", "fail", "queue", *STEPS, *CACHE)}
         self._batches: dict[int, dict[str, Duration]] = {}
         self._last = self._rows = self._runs = 0
 

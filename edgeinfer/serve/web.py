@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
     from starlette.types import ASGIApp
 
+    from edgeinfer.serve.service import Request as Asked
     from edgeinfer.serve.service import Service
 
 
@@ -107,10 +108,15 @@ class Web:
     async def infer(self, request: Request) -> Response:
         """The protocol's inference call."""
         name, version = _model(request)
+        length, wanted = request.headers.get(wire.JSON_LENGTH, ""), wire.Wanted({}, everything=False)
         async with self._bodies.body(request) as body:
-            length = request.headers.get(wire.JSON_LENGTH, "")
-            parsed, wanted = wire.parse(name, version, length, body, self._service.regions)
-            answer = await _while_there(request, self._service.infer(parsed))
+
+            def read() -> Asked:
+                nonlocal wanted
+                asked, wanted = wire.parse(name, length, body, self._service.regions)
+                return asked
+
+            answer = await _while_there(request, self._service.infer(name, version, read))
         content, headers = wire.written(answer, wanted)
         return Response(content, headers=headers)
 

@@ -35,7 +35,7 @@ class Wanted:
         return self._named.get(name, self._everything)
 
 
-def parse(model: str, version: str, header: str, body: bytes, regions: Regions) -> tuple[Request, Wanted]:
+def parse(model: str, header: str, body: bytes, regions: Regions) -> tuple[Request, Wanted]:
     """The request in a body whose JSON part is as long as the header says. Refusal names the field that is wrong."""
     length = _json_length(header, body)
     record = _object(_json(body[:length]), "the request")
@@ -47,7 +47,7 @@ def parse(model: str, version: str, header: str, body: bytes, regions: Regions) 
     if binary.left:
         raise Refusal(INVALID, f"{binary.left} bytes of binary data belong to no input")
     parameters = dict(_object(record.get("parameters", {}), "parameters"))
-    everything = parameters.pop("binary_data_output", False) is True
+    everything = _flag(parameters.pop("binary_data_output", False), "parameter binary_data_output")
     timeout = _timeout(parameters.pop("timeout", 0))
     for name in PASSED_OVER:
         parameters.pop(name, None)
@@ -58,7 +58,7 @@ def parse(model: str, version: str, header: str, body: bytes, regions: Regions) 
     names = tuple(outputs)
     classes = {name: output.classes for name, output in outputs.items() if output.classes}
     places = {name: output.place for name, output in outputs.items() if output.place}
-    request = Request(model, tuple(inputs), version, identity, names, timeout, parameters, classes, places)
+    request = Request(tuple(inputs), identity, names, timeout, parameters, classes, places)
     named = {name: output.binary for name, output in outputs.items() if output.binary is not None}
     return request, Wanted(named, everything=everything)
 
@@ -161,6 +161,12 @@ def _timeout(value: Any) -> float:
     return value / 1e6
 
 
+def _flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise Refusal(INVALID, f"{what} is not true or false")
+    return value
+
+
 class _Output(NamedTuple):
     """How an output is asked for: as binary data or not, if it was said; so many classes of it; where it is to lie."""
 
@@ -181,7 +187,8 @@ def _outputs(record: dict[str, Any], regions: Regions) -> dict[str, _Output]:
             raise Refusal(INVALID, "two outputs have the same name")
         what = f"output {name[:100]!r}"
         parameters = _parameters(given, what, BINARY_DATA, ranking.COUNT, *PARAMETERS)
-        binary = parameters[BINARY_DATA] is True if BINARY_DATA in parameters else None
+        flag = parameters.get(BINARY_DATA)
+        binary = None if flag is None else _flag(flag, f"{what}: parameter {BINARY_DATA}")
         outputs[name] = _Output(binary, ranking.count(parameters, what), regions.span(parameters, what))
     return outputs
 
