@@ -19,7 +19,7 @@ EXAMPLE = """\
 edgeinfer export yolov5s.pt --imgsz 640 -o engines/yolov5s
 edgeinfer export yolo11n.onnx --batch 1-8
 edgeinfer export engines/yolov5s.toml --plan
-edgeinfer export yolo11n.pt --via ultralytics"""
+edgeinfer export yolo12n.pt --via ultralytics"""
 # as the exporter has them; the first is its own choice
 CALIBRATIONS = ("mse", "minmax", "percentile", "entropy")
 SOURCE = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml), or a known name (yolov5n)"
@@ -101,12 +101,16 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         "--resize",
         metavar="N|stretch",
         default="",
-        help="classifiers: the shorter side before the crop, or the whole picture stretched (default: 256 for 224)",
+        help="classifiers: the shorter side before the crop, or the whole picture stretched (default: as published)",
     )
     part.add_argument(
         "--normalize", default="", help="what it takes: imagenet, unit (0-1), symmetric (-1-1), none (0-255)"
     )
-    part.add_argument("--layout", default="", help="of an output: yolov5, yolov8, end2end (boxes) or classes")
+    part.add_argument(
+        "--layout",
+        default="",
+        help="of an output: yolov5, yolov8, end2end (boxes) or classes; of YOLO26, the head to take",
+    )
     part.add_argument("--io", default="", help="of an engine: float32 or float16 tensors in and out (default: float32)")
     part.add_argument(
         "--via", metavar="TOOL", default="", help="ultralytics exports the checkpoint; RUNS ITS CODE, so trust it first"

@@ -23,16 +23,18 @@ MAX_PARTS = 50_000  # modules and tensors; the largest YOLOv5 has about 2000
 MAX_VALUES = 50_000
 MAX_TEXT = 10_000
 MAX_DEPTH = 16
+# what attention says of itself, though it has modules
+HEADS = "num_heads"
 # what a whole model says of its modules, beside their tensors
 SETTINGS = (
     *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "ceil_mode"),
-    *("eps", "negative_slope"),
+    *("eps", "negative_slope", HEADS),
 )
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module without modules of its own: its class, without the package, and those of SETTINGS that it has."""
+    """An innermost module, or one with heads: its class, without the package, and those of SETTINGS that it has."""
 
     kind: str
     settings: dict[str, Any]
@@ -120,19 +122,23 @@ def _walk(model: object) -> Iterator[tuple[str, object]]:
 
 
 def modules(model: object) -> dict[str, Module]:
-    """What a whole model says of its innermost modules, by their path, in order; empty for a state dict."""
+    """What a whole model says of its innermost modules and attention, by path, in order; empty for a state dict."""
     if not is_module(model):
         return {}
     return {
         prefix.removesuffix("."): Module(_class_name(module), _settings(module))
         for prefix, module in _walk(model)
-        if is_module(module) and not _table(module, "_modules")
+        if is_module(module) and (not _table(module, "_modules") or HEADS in _attributes(module))
     }
 
 
 def _settings(module: object) -> dict[str, Any]:
-    held = module.attributes() if isinstance(module, Record) else {}
+    held = _attributes(module)
     return {name: plain(held[name]) for name in SETTINGS if name in held}
+
+
+def _attributes(module: object) -> dict[Any, object]:
+    return module.attributes() if isinstance(module, Record) else {}
 
 
 def _hidden(module: object) -> list[object]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 KINDS = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml)"
 ONE = Batch(1, 1)
+# layouts of which a checkpoint may have a head each
+HEADS = ("yolov8", "end2end")
 LICENSES = {
     "yolov5": "AGPL-3.0 (weights)",
     "ultralytics": "AGPL-3.0 (weights)",
@@ -74,8 +76,9 @@ def _checkpoint(path: Path, known: zoo.Known | None, options: Options) -> Built:
 def _check_told(path: Path, options: Options) -> None:
     """What is told of a model that says it itself would be passed over: that is refused."""
     told, onnx = options.told, path.suffix.lower() == ".onnx" or options.via
-    if told.io or (told.layout and not onnx):
-        flags = [f"--{name}" for name in ("layout", "io") if getattr(told, name) and not (onnx and name == "layout")]
+    passed = onnx or told.layout in HEADS
+    if told.io or (told.layout and not passed):
+        flags = [f"--{name}" for name in ("layout", "io") if getattr(told, name) and not (passed and name == "layout")]
         kinds = "an engine" if onnx else "an .onnx file or an engine"
         raise UsageError(f"{', '.join(flags)} tells of {kinds}, which {path.name} is not", hint="leave it out")
 
@@ -106,7 +109,7 @@ def find(source: str | Path) -> tuple[Path, zoo.Known | None]:
     if known is None:
         raise ExportError(
             f"{source} is neither a file nor a known name",
-            hint=f"give {KINDS}, or one of {', '.join(zoo.names())}",
+            hint=f"give {KINDS}, or a known name such as {', '.join(zoo.near(str(source)[:100]))}",
         )
     return fetch.cache_home() / known.file, known
 

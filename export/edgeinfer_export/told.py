@@ -69,5 +69,10 @@ class Told:
         if flags:
             raise UsageError(f"{', '.join(flags)} is for classifiers, {name} is a detector", hint="leave it out")
 
+    def check_classifier(self, name: str) -> None:
+        """UsageError where a layout was told of a checkpoint whose output has but one."""
+        if self.layout:
+            raise UsageError(f"--layout is for detectors with two heads, {name} is a classifier", hint="leave it out")
+
 
 UNTOLD = Told()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 TORCHVISION = "https://download.pytorch.org/models"
 YOLOV5 = "https://github.com/ultralytics/yolov5/releases/download/v7.0"
 ULTRALYTICS = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+ULTRALYTICS_26 = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
+
+MOST_ALIKE = 8
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,7 @@ class Known:
     """A published checkpoint.
 
     `sha256_prefix` is what its author says the file's hash starts with, empty when nothing is said. `resize` is the
-    length in pixels its pictures' shorter side was brought to before a 224 pixel crop; 0 for detectors.
+    length in pixels its pictures' shorter side was brought to before a 224 pixel crop; 0 for YOLO.
     """
 
     name: str
@@ -48,7 +52,11 @@ _ALL = (
     _resnet("resnet152", "394f9c45"),
     _resnet("resnet152-v2", "f82ba261", 232),
     *(_yolo(f"yolov5{width}{depth}", YOLOV5) for depth in ("", "6") for width in "nsmlx"),
+    *(_yolo(f"yolov5{width}-cls", YOLOV5) for width in "nsmlx"),
     *(_yolo(f"yolov5{width}{depth}u", ULTRALYTICS) for depth in ("", "6") for width in "nsmlx"),
+    *(_yolo(f"yolov8{width}{task}", ULTRALYTICS) for task in ("", "-cls") for width in "nsmlx"),
+    *(_yolo(f"yolo11{width}{task}", ULTRALYTICS) for task in ("", "-cls") for width in "nsmlx"),
+    *(_yolo(f"yolo26{width}{task}", ULTRALYTICS_26) for task in ("", "-cls") for width in "nsmlx"),
 )
 _BY_NAME = {known.name: known for known in _ALL}
 
@@ -62,6 +70,11 @@ def published(sha256: str) -> Known | None:
     """The published checkpoint whose file has this hash, as far as its author tells it."""
     matching = (known for known in _ALL if known.sha256_prefix and sha256.startswith(known.sha256_prefix))
     return next(matching, None)
+
+
+def near(name: str) -> tuple[str, ...]:
+    """The names most like this one, best first."""
+    return tuple(get_close_matches(name, _BY_NAME, MOST_ALIKE, cutoff=0.0))
 
 
 def names() -> tuple[str, ...]:

@@ -12,11 +12,15 @@ import onnx
 import pytest
 
 from edgeinfer import modeljson
-from edgeinfer.errors import EdgeInferError, ExportError
-from edgeinfer.spec import Batch, Boxes, Size, TopK
+from edgeinfer.errors import EdgeInferError, ExportError, UsageError
+from edgeinfer.spec import Batch, Boxes, Preprocess, Size, TopK
 from edgeinfer_export import graphs
-from edgeinfer_export.told import Told
+from edgeinfer_export.modeltree import Module
+from edgeinfer_export.told import NORMALIZE, UNTOLD, Told
 from helpers import fullsize, seeded
+
+SMOOTH = {"interpolation": "linear-antialias"}
+_, MEAN, STD = NORMALIZE["imagenet"]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,7 @@ def test_a_range_of_batches_becomes_a_symbolic_dimension(name):
 def test_only_operators_that_every_engine_takes():
     known = {"Conv", "Sigmoid", "Mul", "Add", "Sub", "Concat", "MaxPool", "Resize", "Reshape", "Transpose", "Split"}
     known |= {"Softmax", "ReduceSum", "Relu", "LeakyRelu", "HardSigmoid", "AveragePool", "GlobalAveragePool", "Flatten"}
+    known |= {"MatMul", "ReduceMax", "TopK", "Tile", "GatherElements", "Unsqueeze", "Div", "Cast"}
     for name in seeded.names():
         golden = seeded.Golden(name)
         nodes = graphs.build(golden.checkpoint(), size=golden.size).model.graph.node
@@ -123,6 +128,72 @@ def test_the_spec_of_a_classifier(resnet):
     assert graphs.build(resnet.checkpoint(), size=Size(112, 112)).spec.preprocess.resize == 128
 
 
+@pytest.mark.parametrize(
+    ("name", "told", "expected"),
+    [
+        ("yolo11-cls", UNTOLD, Preprocess(Size(224, 224), fit="resize-crop", resize=224, **SMOOTH)),
+        ("yolo11-cls", Told(resize="256"), Preprocess(Size(224, 224), fit="resize-crop", resize=256, **SMOOTH)),
+        ("yolov5-cls", UNTOLD, Preprocess(Size(224, 224), fit="resize-crop", resize=224, mean=MEAN, std=STD)),
+    ],
+)
+def test_a_classifier_of_yolo_gets_its_familys_pictures(name, told, expected):
+    built = graphs.build(seeded.Golden(name).checkpoint(), told=told)
+    assert (built.spec.task, built.spec.decode) == ("classify", TopK(5, "softmax"))
+    assert built.spec.preprocess == expected
+    # YOLOv5 itself crops before it resizes, and has no YAML
+    assert len(built.notes) == (2 if name == "yolov5-cls" else 0)
+
+
+def test_a_classifier_of_yolo_is_stretched_to_what_is_not_square():
+    spec = graphs.build(seeded.Golden("yolo11-cls").checkpoint(), size=Size(64, 96)).spec
+    assert (spec.preprocess.fit, spec.preprocess.interpolation) == ("stretch", "linear-antialias")
+
+
+def test_a_classifier_of_1000_classes_has_the_names_of_imagenet():
+    golden = seeded.Golden("yolov8-cls")
+    head = {"model.9.linear.weight": np.zeros((1000, 1280)), "model.9.linear.bias": np.zeros(1000)}
+    labels = graphs.build(golden.checkpoint(tensors=golden.tensors | head)).spec.labels
+    assert labels == graphs.labels.published(1000)
+
+
+def test_of_two_heads_the_one_that_is_told_is_taken_and_the_other_is_named():
+    golden = seeded.Golden("yolo26")
+    taken = graphs.build(golden.checkpoint(), size=golden.size)
+    assert (taken.spec.decode, taken.spec.outputs[0].shape) == (Boxes("yolov8"), (1, 7, 126))
+    assert "--layout end2end" in taken.notes[0]
+    other = graphs.build(golden.checkpoint(), size=golden.size, told=Told(layout="end2end"))
+    assert (other.spec.decode, other.spec.outputs[0].shape) == (Boxes("end2end"), (1, 126, 6))
+    assert other.notes == ()
+    assert graphs.build(golden.checkpoint(), told=Told(layout="end2end")).spec.outputs[0].shape == (1, 300, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("yolo11", "end2end"), ("yolo26-end2end", "yolov8"), ("yolov5", "yolov8"), ("yolo11-cls", "yolov8")],
+)
+def test_a_head_that_is_not_there_cannot_be_told(name, layout):
+    golden = seeded.Golden(name)
+    with pytest.raises(UsageError, match="--layout"):
+        graphs.build(golden.checkpoint(), size=golden.size, told=Told(layout=layout))
+    with pytest.raises(UsageError, match="--layout"):
+        graphs.build(seeded.Golden("resnet-basic").checkpoint(), told=Told(layout=layout))
+
+
+def test_attention_with_other_heads_than_published_is_refused():
+    golden = seeded.Golden("yolo11")
+    path = "model.10.m.0.attn"
+    modules = {path: Module("Attention", {"num_heads": 8})}
+    with pytest.raises(ExportError, match=f"layer {path} has num_heads 8, where .* has 2"):
+        graphs.build(golden.checkpoint(modules=modules), size=golden.size)
+    modules = {f"{path}.qkv.act": Module("SiLU", {})}
+    with pytest.raises(ExportError, match=f"{path}.qkv has an activation"):
+        graphs.build(golden.checkpoint(modules=modules), size=golden.size)
+    narrow = {f"{path}.qkv.conv.weight": np.ones((192, 128, 1, 1), np.float32)}
+    narrow |= {name: value[:192] for name, value in golden.tensors.items() if name.startswith(f"{path}.qkv.bn")}
+    with pytest.raises(ExportError, match="does not fit 2 heads of 64 channels"):
+        graphs.build(golden.checkpoint(tensors=golden.tensors | narrow), size=golden.size)
+
+
 def test_metadata_in_the_words_of_other_tools(yolov5):
     built = graphs.build(yolov5.checkpoint(labels=("a", "b's", "ç")), size=yolov5.size)
     facts = {item.key: item.value for item in built.model.metadata_props}
@@ -171,7 +242,9 @@ def test_tensors_alone_are_enough_for_yolov5(yolov5):
     assert alone.model.graph == told.model.graph
 
 
-@pytest.mark.parametrize("name", ["yolov5", "yolov5u", "yolov5-release-5", "resnet-bottleneck"])
+@pytest.mark.parametrize(
+    "name", ["yolov5", "yolov5u", "yolov5-release-5", "yolov5-cls", "yolo11", "yolo26-end2end", "resnet-bottleneck"]
+)
 def test_a_missing_tensor_is_named(name):
     golden = seeded.Golden(name)
     for lost in sorted(golden.tensors)[::7]:
@@ -237,7 +310,7 @@ def test_a_level_larger_than_the_picture_is_refused(yolov5):
 
 def test_what_is_no_known_model_is_said():
     golden = seeded.Golden("yolov5-resnet")
-    with pytest.raises(ExportError, match="neither a ResNet nor a YOLO detector") as caught:
+    with pytest.raises(ExportError, match="neither a ResNet nor a YOLO model") as caught:
         graphs.build(golden.checkpoint(yaml=None))
     assert "--via ultralytics" in caught.value.hint
     assert f"{len(golden.tensors)} tensors, model.0" in str(caught.value)

@@ -4,9 +4,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgeinfer.spec import Batch
+from edgeinfer.spec import Batch, Boxes
 from edgeinfer_export import graphs
-from helpers import seeded
+from helpers import rows, seeded
 
 # float32 sums in another order; boxes in pixels, scores in 0-1, logits
 PIXELS, SCORES, LOGITS = 0.01, 1e-4, 1e-4
@@ -17,7 +17,11 @@ def run(built, images):
     return session.run(None, {built.spec.inputs[0].name: images})[0]
 
 
-@pytest.mark.parametrize("name", [name for name in seeded.names() if name.startswith("yolo")])
+CLASSIFIERS = [name for name in seeded.names() if name.startswith("resn") or name.endswith("-cls")]
+END_TO_END = [name for name in seeded.names() if name.endswith("-end2end")]
+
+
+@pytest.mark.parametrize("name", sorted({*seeded.names()} - {*CLASSIFIERS, *END_TO_END}))
 @pytest.mark.parametrize("batch", [Batch(2, 2), Batch(1, 4)])
 def test_detectors_say_what_the_reference_said(name, batch):
     golden = seeded.Golden(name)
@@ -29,7 +33,16 @@ def test_detectors_say_what_the_reference_said(name, batch):
     np.testing.assert_allclose(output[scores], golden.output[scores], rtol=0, atol=SCORES)
 
 
-@pytest.mark.parametrize("name", [name for name in seeded.names() if name.startswith("resn")])
+@pytest.mark.parametrize("name", END_TO_END)
+@pytest.mark.parametrize("batch", [Batch(2, 2), Batch(1, 4)])
+def test_detectors_without_suppression_find_what_the_reference_found(name, batch):
+    golden = seeded.Golden(name)
+    built = graphs.build(golden.checkpoint(), size=golden.size, batch=batch)
+    assert built.spec.decode == Boxes("end2end")
+    rows.assert_same(run(built, golden.images), golden.output, pixels=PIXELS, scores=SCORES)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifiers_say_what_the_reference_said(name):
     golden = seeded.Golden(name)
     output = run(graphs.build(golden.checkpoint(), size=golden.size, batch=Batch(1, 4)), golden.images)

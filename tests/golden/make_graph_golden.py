@@ -74,6 +74,19 @@ def yolov5u():
     return value | {"nc": 3, "scales": {"t": [0.33, 0.125, 1024]}, "scale": "t"}
 
 
+def ultralytics(file, **changes):
+    value = yaml.safe_load((originals.ULTRALYTICS / "cfg/models" / file).read_text())
+    return value | {"nc": 3, "scale": "n"} | changes
+
+
+def end_to_end():
+    """YOLO26 fused for its head without suppression: the other's tensors are gone."""
+    model = originals.ultralytics(ultralytics("26/yolo26.yaml"))
+    model.model[-1].end2end = True
+    model.model[-1].fuse()
+    return model
+
+
 def resnet(block, **options):
     from torchvision.models import resnet
 
@@ -108,6 +121,12 @@ MODELS = {
     "yolov5-release-5": (lambda: originals.yolov5(release5()), (64, 64), 1.35),
     "yolov5-release-3": (release3, (64, 64), 1.35),
     "yolov5u": (lambda: originals.ultralytics(yolov5u()), (64, 96), 1.42),
+    "yolov5-cls": (lambda: originals.yolov5_classifier(yolov5("yolov5n.yaml"), 7), (64, 64), 1.35),
+    "yolov8-cls": (lambda: originals.ultralytics_classifier(ultralytics("v8/yolov8-cls.yaml", nc=7)), (64, 96), 1.42),
+    "yolo11": (lambda: originals.ultralytics(ultralytics("11/yolo11.yaml")), (64, 96), 1.42),
+    "yolo11-cls": (lambda: originals.ultralytics_classifier(ultralytics("11/yolo11-cls.yaml", nc=7)), (64, 64), 1.42),
+    "yolo26": (lambda: originals.ultralytics(ultralytics("26/yolo26.yaml")), (64, 96), 1.42),
+    "yolo26-end2end": (end_to_end, (64, 96), 1.42),
     "yolov5-resnet": (lambda: originals.ultralytics(RESNET_DETECTOR), (64, 64), 1.5),
     "resnet-basic": (lambda: resnet("BasicBlock"), (64, 64), 1.35),
     "resnet-bottleneck": (lambda: resnet("Bottleneck"), (64, 96), 1.35),

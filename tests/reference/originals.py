@@ -49,6 +49,21 @@ def ultralytics(cfg, nc=None):
     return _settled(DetectionModel(cfg if isinstance(cfg, dict) else str(cfg), nc=nc, verbose=False))
 
 
+def ultralytics_classifier(cfg, nc=None):
+    from ultralytics.nn.tasks import ClassificationModel
+
+    torch.manual_seed(1)
+    return _settled(ClassificationModel(cfg if isinstance(cfg, dict) else str(cfg), nc=nc, verbose=False), 64)
+
+
+def yolov5_classifier(cfg, classes=1000):
+    """A classifier of the yolov5 package: it is cut from a detector."""
+    detector = yolov5(cfg)
+    from yolov5.models.yolo import ClassificationModel
+
+    return _settled(ClassificationModel(model=detector, nc=classes), 64)
+
+
 def classifier(name, classes=1000, layers=()):
     """A torchvision model, or one of timm when so prefixed; `layers` in the place of its fc."""
     torch.manual_seed(1)
@@ -123,7 +138,10 @@ def output(model, images):
     """What the reference computes in float32 for images (n, 3, h, w)."""
     with torch.no_grad():
         found = model(torch.from_numpy(images))
-    return (found if isinstance(found, torch.Tensor) else found[0]).numpy()
+    if isinstance(found, torch.Tensor):
+        return found.numpy()
+    # classifiers give probabilities and logits, detectors boxes and what they were decoded from
+    return found[1 if found[0].ndim == 2 else 0].numpy()
 
 
 def images(size, count=1, seed=2):

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+import helpers.rows
 from edgeinfer.spec import Batch, Size
+from edgeinfer_export.told import Told
 
 # float32 sums in another order: logits of unit variance, boxes in pixels, scores in 0-1
 LOGITS, PIXELS, SCORES = 1e-4, 0.01, 1e-4
@@ -48,6 +50,20 @@ class Compare:
         self.measured.append({"model": name, "size": size, **row, **facts, "unfused_parameters": parameters})
         assert row["box_px"] <= PIXELS
         assert row["score"] <= SCORES
+        return built
+
+    def end_to_end(self, name, model, side=256, *, stored=None, **options):
+        """The head without suppression: what is found is the same, and in the same order but for near scores."""
+        from edgeinfer_export import graphs
+
+        model.model[-1].end2end = True
+        checkpoint = stored or self.originals.stored(model)
+        built = graphs.build(checkpoint, size=Size(side, side), batch=Batch(1, 4), **options)
+        images = self.originals.images((side, side), 2)
+        ours, theirs = run(built, images), self.originals.output(model, images)
+        assert built.spec.decode.layout == "end2end"
+        assert np.ptp(theirs[..., 4]) > 0.02, "the reference's scores hardly vary: the comparison would say little"
+        helpers.rows.assert_same(ours, theirs, pixels=PIXELS, scores=SCORES)
         return built
 
     def classifier(self, name, model, side=224, count=2, *, stored=None, **options):
@@ -95,6 +111,34 @@ def test_yolov8(compare, originals, scale):
     compare.detector(f"yolov8{scale}", originals.ultralytics(f"yolov8{scale}.yaml"))
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_yolo11(compare, originals, scale):
+    built = compare.detector(f"yolo11{scale}", originals.ultralytics(f"yolo11{scale}.yaml"))
+    assert built.spec.provenance.architecture == f"yolo11{scale}"
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_yolo26(compare, originals, scale):
+    built = compare.detector(f"yolo26{scale}", originals.ultralytics(f"yolo26{scale}.yaml"))
+    assert built.spec.provenance.architecture == f"yolo26{scale}"
+    assert "--layout end2end" in built.notes[0]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_yolo26_without_suppression(compare, originals, scale):
+    compare.end_to_end(f"yolo26{scale}", originals.ultralytics(f"yolo26{scale}.yaml"), told=Told(layout="end2end"))
+
+
+@pytest.mark.parametrize("fused", ["yolov8", "end2end"])
+def test_yolo26_fused_for_one_of_its_heads(compare, originals, tmp_path, fused):
+    model = originals.ultralytics("yolo26n.yaml", nc=7)
+    model.model[-1].end2end = fused == "end2end"
+    model.fuse()
+    stored = originals.whole(model.eval(), tmp_path / "fused.pt")
+    built = (compare.end_to_end if fused == "end2end" else compare.detector)("yolo26n, fused", model, stored=stored)
+    assert (built.spec.decode.layout, built.notes) == (fused, ())
+
+
 def test_the_resnet50_detector_ultralytics_trains(compare, originals, request):
     cfg = request.config.rootpath / "engines/yolov5-resnet50.yaml"
     built = compare.detector("yolov5-resnet50", originals.ultralytics(cfg))
@@ -106,11 +150,14 @@ def test_at_the_published_size(compare, originals):
     compare.detector("yolov5nu at 640", originals.ultralytics("yolov5n.yaml"), 640)
 
 
-@pytest.mark.parametrize("family", ["yolov5", "ultralytics"])
-def test_a_half_precision_file(compare, originals, tmp_path, family):
-    model = getattr(originals, family)("yolov5n.yaml", nc=7)
+FAMILIES = [("yolov5", "yolov5n"), ("ultralytics", "yolov5n"), ("ultralytics", "yolo11n"), ("ultralytics", "yolo26n")]
+
+
+@pytest.mark.parametrize(("family", "name"), FAMILIES)
+def test_a_half_precision_file(compare, originals, tmp_path, family, name):
+    model = getattr(originals, family)(f"{name}.yaml", nc=7)
     stored = originals.written(model, tmp_path / "half.pt")
-    built = compare.detector(f"{family} n, fp16 file, 7 classes", model, stored=stored)
+    built = compare.detector(f"{family} {name}, fp16 file, 7 classes", model, stored=stored)
     assert len(built.spec.labels) == 7
 
 
@@ -120,10 +167,10 @@ def test_a_fused_model(compare, originals, family):
     compare.detector(f"{family} n, fused", model.fuse().eval())
 
 
-@pytest.mark.parametrize("family", ["yolov5", "ultralytics"])
-def test_a_batch_of_pictures_that_are_not_square(compare, originals, family):
-    model = getattr(originals, family)("yolov5s.yaml", nc=3)
-    compare.detector(f"{family} s, 3 of 1-4, 192x320", model, (192, 320), 3, batch=Batch(1, 4))
+@pytest.mark.parametrize(("family", "name"), FAMILIES)
+def test_a_batch_of_pictures_that_are_not_square(compare, originals, family, name):
+    model = getattr(originals, family)(f"{name}.yaml", nc=3)
+    compare.detector(f"{family} {name}, 3 of 1-4, 192x320", model, (192, 320), 3, batch=Batch(1, 4))
 
 
 @pytest.mark.parametrize("cfg", ["yolov5n.yaml", "hub/yolov5n6.yaml"])
@@ -215,6 +262,42 @@ def test_bottlenecks_that_stride_in_their_first_convolution(compare, originals, 
     for stage in (model.layer2, model.layer3, model.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     compare.classifier("resnet50 v1", model, stored=originals.whole(model, tmp_path / "whole.pt"))
+
+
+@pytest.mark.parametrize("saved", ["state dict", "whole"])
+@pytest.mark.parametrize("name", ["yolov5s", "yolov8n", "yolov8m", "yolo11n", "yolo11m"])
+def test_classifiers_of_yolo(compare, originals, tmp_path, name, saved):
+    model = (
+        originals.yolov5_classifier(f"{name}.yaml")
+        if name.startswith("yolov5")
+        else originals.ultralytics_classifier(f"{name}-cls.yaml")
+    )
+    stored = originals.whole(model, tmp_path / "whole.pt") if saved == "whole" else None
+    built = compare.classifier(f"{name}-cls, {saved}", model, stored=stored)
+    # YOLOv5's tell no width
+    assert built.spec.provenance.architecture == name.replace("yolov5s", "yolov5") + "-cls"
+
+
+@pytest.mark.parametrize("source", [(480, 640), (333, 250), (224, 224), (700, 701)])
+def test_pictures_come_to_a_classifier_as_there(originals, source):
+    from PIL import Image
+    from ultralytics.data.augment import classify_transforms
+    from yolov5.utils.augmentations import classify_transforms as cropping
+
+    from edgeinfer.devices.cpu import Device
+    from edgeinfer_export import graphs
+
+    picture = (originals.images(source)[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    for size in (Size(224, 224), Size(160, 320)):
+        ours = graphs.build(originals.stored(originals.ultralytics_classifier("yolo11n-cls.yaml")), size=size).spec
+        seen = Device(ours).preprocess([picture])[0]["images"][0]
+        sides = (size.height, size.width)
+        theirs = classify_transforms(sides)(Image.fromarray(picture[..., ::-1])).numpy()
+        assert np.abs(seen - theirs).max() <= 1.01 / 255
+    spec = graphs.build(originals.stored(originals.yolov5_classifier("yolov5n.yaml"))).spec
+    apart = np.abs(Device(spec).preprocess([picture])[0]["images"][0] - cropping(224)(picture).numpy())
+    # it crops before it resizes; the rest is the same
+    assert apart.max() <= 0.02 if source[0] == source[1] else apart.mean() < 0.5
 
 
 def test_parameters_and_flops_are_the_published_ones(originals):

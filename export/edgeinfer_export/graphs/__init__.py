@@ -21,10 +21,16 @@ from edgeinfer_export.told import UNTOLD, Told
 
 if TYPE_CHECKING:
     from edgeinfer_export.checkpoint import Checkpoint
+    from edgeinfer_export.graphs.heads import Head
     from edgeinfer_export.graphs.ops import Graph
 
 ONE = Batch(1, 1)
 NO_YAML = "has no YAML: it is taken to be wired as YOLOv5 since release 6.0, with SiLU as its activation"
+TWO_HEADS = "has two heads: the one whose boxes are suppressed is taken, --layout end2end takes the other"
+CROPPED = (
+    "gets its pictures resized and then cropped, as YOLOv5 validates; its predict.py crops first: "
+    "the two may be a model pixel apart"
+)
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,16 @@ def build(
     name: str = "",
     told: Told = UNTOLD,
 ) -> Built:
-    """The float32 graph of a checkpoint: a ResNet classifier, or a YOLO detector the YAML in it describes.
+    """The float32 graph of a checkpoint: a ResNet, or a YOLO detector or classifier that the YAML in it describes.
 
     `size`: the input's, by default the published one. `batch`: fixed, or a range for a symbolic batch.
     `labels`: instead of the checkpoint's. `name`: the model's, by default its architecture.
-    `told`: how a classifier's pictures come to it, by default as ImageNet's with a shorter side of 256 for 224.
+    `told`: how a classifier's pictures come to it, by default as its family's; the layout of the head to take.
     Raises ExportError, UsageError.
     """
     weights, said = Weights(checkpoint.tensors), Declared(checkpoint.modules)
     if resnet.recognised(weights):
+        told.check_classifier(checkpoint.path.name)
         resnet.check_names(checkpoint.architecture, checkpoint.path.stem)
         names = Names(labels, checkpoint.labels, 1000)
         graph, spec, notes = resnet.build(weights, size, batch, names, said)
@@ -62,11 +69,29 @@ def build(
     yaml = checkpoint.yaml or wirings.recognise(weights)
     if yaml is None:
         raise _unknown(checkpoint)
-    told.check_detector(checkpoint.path.name, "resize", "normalize")
-    graph, spec, strides = yolo.build(yaml, weights, size, batch, Names(labels, checkpoint.labels, 80), said=said)
-    built = _finished(graph, _named(spec, name), {"stride": str(max(strides))})
-    taken = () if checkpoint.yaml else (f"{checkpoint.path.name} {NO_YAML}",)
-    return dataclasses.replace(built, notes=(*_left_out(checkpoint), *taken))
+    names, cut = Names(labels, checkpoint.labels), not checkpoint.yaml
+    graph, spec, head = yolo.build(yaml, weights, size, batch, names, said=said, layout=told.layout, cut=cut)
+    spec, notes = _as_trained(spec, head, checkpoint, told)
+    built = _finished(graph, _named(spec, name), {"stride": str(max(head.strides))})
+    return dataclasses.replace(built, notes=(*_left_out(checkpoint), *notes))
+
+
+def _as_trained(spec: ModelSpec, head: Head, checkpoint: Checkpoint, told: Told) -> tuple[ModelSpec, tuple[str, ...]]:
+    """A YOLO model's spec with what was told of its pictures, and notes on what the checkpoint leaves open."""
+    name, notes = checkpoint.path.name, []
+    if not checkpoint.yaml:
+        notes.append(f"{name} {NO_YAML}")
+    if spec.task == "detect":
+        told.check_detector(name, "resize", "normalize")
+        if len(head.layouts) > 1 and not told.layout:
+            notes.append(f"{name} {TWO_HEADS}")
+        return spec, tuple(notes)
+    told.check_classifier(name)
+    usual = spec.preprocess
+    if not checkpoint.yaml:
+        usual = wirings.classified(usual.size)
+        notes.append(f"{name} {CROPPED}")
+    return dataclasses.replace(spec, preprocess=told.pictures(usual)), tuple(notes)
 
 
 def _left_out(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -90,7 +115,7 @@ def _unknown(checkpoint: Checkpoint) -> ExportError:
     else:
         hint = plan.OTHER_WAY
     return ExportError(
-        f"{checkpoint.path.name} ({checkpoint.origin}) is neither a ResNet nor a YOLO detector with its YAML: "
+        f"{checkpoint.path.name} ({checkpoint.origin}) is neither a ResNet nor a YOLO model with its YAML: "
         f"it has {len(checkpoint.tensors)} tensors, {first}{last}",
         hint=hint,
     )

@@ -11,6 +11,7 @@ from math import gcd
 from typing import TYPE_CHECKING
 
 from edgeinfer.errors import ExportError
+from edgeinfer_export.graphs import attention
 from edgeinfer_export.graphs.ops import LINEAR, RELU, Activation, Feature, Graph, Kernel
 from edgeinfer_export.graphs.plan import OTHER_WAY, Layer
 from edgeinfer_export.graphs.weights import scaled
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from edgeinfer_export.graphs.declared import Declared
     from edgeinfer_export.graphs.weights import Weights
 
-# YOLOv5 and Ultralytics set this after building a model, it is in no state dict
-EPSILON = 1e-3
+# what a batch norm adds to the variance is in no state dict: YOLOv5 and Ultralytics set it after building a detector,
+# and leave PyTorch's own in what is made to classify
+EPSILON, UNSET = 1e-3, 1e-5
+# bottlenecks of a C3k within C3k2
+C3K_REPEATS = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Net:
     weights: Weights
     activation: Activation
     declared: Declared
+    epsilon: float = EPSILON
 
     def conv(
         self,
@@ -51,7 +56,7 @@ class Net:
 
     def kernel(self, path: str) -> Kernel:
         """Convolution and batch norm of a Conv."""
-        return self.weights.kernel(f"{path}.conv", f"{path}.bn", self.declared.epsilon(f"{path}.bn", EPSILON))
+        return self.weights.kernel(f"{path}.conv", f"{path}.bn", self.declared.epsilon(f"{path}.bn", self.epsilon))
 
     def act(self, path: str, x: Feature, activation: Activation | None = None) -> Feature:
         """The activation of a Conv: what the module says, or else what is given, or else the model's."""
@@ -60,6 +65,12 @@ class Net:
     def bottleneck(self, path: str, x: Feature, shortcut: bool, groups: int = 1) -> Feature:
         y = self.conv(f"{path}.cv2", self.conv(f"{path}.cv1", x), groups=groups)
         return self.graph.add(f"{path}.add", x, y) if shortcut and x.channels == y.channels else y
+
+    def halves(self, path: str, x: Feature) -> list[Feature]:
+        """Two halves of the channels."""
+        half = x.channels // 2
+        names = self.graph.split(f"{path}.split", x.name, 1, [half, half])
+        return [Feature(name, half, x.height, x.width) for name in names]
 
     def pools(self, path: str, x: Feature, sizes: Sequence[int]) -> list[Feature]:
         """Max pools of `sizes` side by side; one of size a after one of size b is one of size a + b - 1."""
@@ -104,10 +115,14 @@ def bottleneck(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 
 
 def c3(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
-    """C3: bottlenecks on one half of the channels, joined with the other half."""
+    return _c3(net, path, x, repeats=layer.repeats, shortcut=layer.flag(1, True), groups=layer.integer(2, 1))
+
+
+def _c3(net: Net, path: str, x: Feature, *, repeats: int, shortcut: bool, groups: int) -> Feature:
+    """C3 and C3k: bottlenecks on one half of the channels, joined with the other half."""
     y = net.conv(f"{path}.cv1", x)
-    for place in range(layer.repeats):
-        y = net.bottleneck(f"{path}.m.{place}", y, layer.flag(1, True), layer.integer(2, 1))
+    for place in range(repeats):
+        y = net.bottleneck(f"{path}.m.{place}", y, shortcut, groups)
     return net.conv(f"{path}.cv3", net.graph.concat(f"{path}.concat", [y, net.conv(f"{path}.cv2", x)]))
 
 
@@ -123,7 +138,7 @@ def bottleneck_csp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     first = net.weights.take(f"{path}.cv3.weight", -1, y.channels, 1, 1)
     second = net.weights.take(f"{path}.cv2.weight", -1, x.channels, 1, 1)
     half, whole = len(first), len(first) + len(second)
-    gain, offset = net.weights.norm(f"{path}.bn", whole, net.declared.epsilon(f"{path}.bn", EPSILON))
+    gain, offset = net.weights.norm(f"{path}.bn", whole, net.declared.epsilon(f"{path}.bn", net.epsilon))
     y = net.graph.conv(f"{path}.cv3", y, scaled(first, 0.0, gain[:half], offset[:half]))
     x = net.graph.conv(f"{path}.cv2", x, scaled(second, 0.0, gain[half:], offset[half:]))
     joined = net.graph.concat(f"{path}.concat", [y, x])
@@ -133,13 +148,26 @@ def bottleneck_csp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 
 def c2f(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """C2f: every bottleneck's result joined."""
-    y = net.conv(f"{path}.cv1", x)
-    half = y.channels // 2
-    names = net.graph.split(f"{path}.split", y.name, 1, [half, half])
-    parts = [Feature(name, half, y.height, y.width) for name in names]
+    parts = net.halves(path, net.conv(f"{path}.cv1", x))
     for place in range(layer.repeats):
         parts.append(net.bottleneck(f"{path}.m.{place}", parts[-1], layer.flag(1, False), layer.integer(2, 1)))
     return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", parts))
+
+
+def c3k2(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """C3k2: C2f whose parts are bottlenecks, C3k, or a bottleneck and attention: the tensors tell which."""
+    parts = net.halves(path, net.conv(f"{path}.cv1", x))
+    for place in range(layer.repeats):
+        parts.append(_c3k2_part(net, f"{path}.m.{place}", parts[-1], layer.flag(5, True), layer.integer(4, 1)))
+    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", parts))
+
+
+def _c3k2_part(net: Net, path: str, x: Feature, shortcut: bool, groups: int) -> Feature:
+    if f"{path}.cv3.conv.weight" in net.weights:
+        return _c3(net, path, x, repeats=C3K_REPEATS, shortcut=shortcut, groups=groups)
+    if f"{path}.1.attn.qkv.conv.weight" in net.weights:
+        return attention.psa_block(net, f"{path}.1", net.bottleneck(f"{path}.0", x, shortcut, groups))
+    return net.bottleneck(path, x, shortcut, groups)
 
 
 def spp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -153,13 +181,14 @@ def spp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 
 
 def sppf(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
-    """SPPF: three max pools of one size, one after the other."""
-    size = layer.integer(1, 5)
-    if len(layer.arguments) > 2 or size % 2 == 0:
-        raise layer.error(f"arguments {layer.arguments}: expected channels and an odd size")
-    y = net.conv(f"{path}.cv1", x)
-    pooled = net.pools(path, y, [size, 2 * size - 1, 3 * size - 2])
-    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", pooled))
+    """SPPF: max pools of one size, one after the other; YOLO26 says how many, and activates nothing before them."""
+    size, count = layer.integer(1, 5), layer.integer(2, 3)
+    y = net.conv(f"{path}.cv1", x, activation=LINEAR if len(layer.arguments) > 2 else None)
+    if size % 2 == 0 or net.weights.shape(f"{path}.cv2.conv.weight")[1] != (count + 1) * y.channels:
+        raise layer.error(f"arguments {layer.arguments}: expected channels, an odd size, how many, and a shortcut")
+    pooled = net.pools(path, y, [place * (size - 1) + 1 for place in range(1, count + 1)])
+    z = net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", pooled))
+    return net.graph.add(f"{path}.add", z, x) if layer.flag(3, False) and x.channels == z.channels else z
 
 
 def resnet_layer(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -199,7 +228,13 @@ def max_pool(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 Block = Callable[[Net, Layer, str, Feature], Feature]
 
 # modules that read one layer; the first set takes its repeats itself, the others stand one after the other
-REPEATING: dict[str, Block] = {"BottleneckCSP": bottleneck_csp, "C3": c3, "C2f": c2f}
+REPEATING: dict[str, Block] = {
+    "BottleneckCSP": bottleneck_csp,
+    "C3": c3,
+    "C2f": c2f,
+    "C3k2": c3k2,
+    "C2PSA": attention.c2psa,
+}
 SINGLE: dict[str, Block] = {
     "Conv": conv,
     "DWConv": conv,
@@ -220,7 +255,7 @@ def block(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
             raise layer.error("expected joining along the channels")
         return net.graph.concat(layer.path, inputs)
     if layer.module not in {**REPEATING, **SINGLE}:
-        known = ", ".join(sorted({**REPEATING, **SINGLE, "Concat": None, "Detect": None}))
+        known = ", ".join(sorted({**REPEATING, **SINGLE, "Concat": None, "Detect": None, "Classify": None}))
         raise ExportError(f"layer {layer.index}: module {layer.module} is not one of {known}", hint=OTHER_WAY)
     if len(inputs) != 1:
         raise layer.error(f"reads {len(inputs)} layers, expected one")

@@ -102,6 +102,10 @@ class Weights:
         gain = gamma / np.sqrt(variance + eps)
         return gain, beta - mean * gain
 
+    def leave(self, prefix: str) -> None:
+        """Tensors of another model that was trained beside this one: they may stay untaken."""
+        self._left = {name for name in self._left if not name.startswith(prefix)}
+
     def finish(self) -> None:
         """Refuse a checkpoint that holds more than the graph uses: the graph would not be the model."""
         if self._left:

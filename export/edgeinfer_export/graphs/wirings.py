@@ -1,31 +1,51 @@
-"""The wiring of checkpoints that bring tensors but no YAML: YOLOv5 since release 6.0, told by its layer numbers."""
+"""What checkpoints without a YAML are: YOLOv5 since release 6.0, told by its layer numbers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer.spec import Preprocess
+from edgeinfer_export.told import NORMALIZE
+
 if TYPE_CHECKING:
+    from edgeinfer.spec import Size
     from edgeinfer_export.graphs.weights import Weights
 
 # number of levels by the number of the Detect layer, and the repeats of the backbone's C3 at depth 1
 LEVELS = {24: 3, 33: 4}
+# the number of a classifier's Classify layer
+CLASSIFY = 9
 REPEATS = (3, 6, 9, 3, 3)
 
 
 def recognise(weights: Weights) -> dict[str, Any] | None:
-    """A YAML for YOLOv5 or YOLOv5u with three or four levels; None when the tensors are not theirs.
+    """A YAML for YOLOv5 or YOLOv5u with three or four levels, or YOLOv5's classifier; None for tensors of others.
 
     It says what is the same in all of them; widths are in the tensors, and all were trained with SiLU.
     """
+    if "model.0.conv.weight" not in weights or weights.shape("model.0.conv.weight")[2:] != (6, 6):
+        return None
+    deep = sum(f"model.4.m.{place}.cv1.conv.weight" in weights for place in range(99))
+    depth = {"depth_multiple": deep / REPEATS[1] or 1.0}
     for detect, levels in LEVELS.items():
-        head = any(f"model.{detect}.{name}.weight" in weights for name in ("m.0", "cv2.0.0.conv"))
-        if head and "model.0.conv.weight" in weights and weights.shape("model.0.conv.weight")[2:] == (6, 6):
-            deep = sum(f"model.4.m.{place}.cv1.conv.weight" in weights for place in range(99))
-            return {"depth_multiple": deep / REPEATS[1] or 1.0, **_yolov5(levels)}
-    return None
+        if any(f"model.{detect}.{name}.weight" in weights for name in ("m.0", "cv2.0.0.conv")):
+            return depth | _detector(levels)
+    return depth | _classifier() if f"model.{CLASSIFY}.linear.weight" in weights else None
 
 
-def _yolov5(levels: int) -> dict[str, Any]:
+def _classifier() -> dict[str, Any]:
+    """The first layers of a detector, and Classify instead of the next."""
+    return {"backbone": _detector(3)["backbone"][:CLASSIFY], "head": [[-1, 1, "Classify", []]]}
+
+
+def classified(size: Size) -> Preprocess:
+    """As YOLOv5's classifiers get their pictures, but resized before they are cropped, as in its validation."""
+    scale, mean, std = NORMALIZE["imagenet"]
+    longest = max(size.height, size.width)
+    return Preprocess(size, fit="resize-crop", scale=scale, mean=mean, std=std, resize=longest)
+
+
+def _detector(levels: int) -> dict[str, Any]:
     backbone: list[Any] = [[-1, 1, "Conv", [0, 6, 2, 2]]]
     for repeats in REPEATS[: levels + 1]:
         backbone += [[-1, 1, "Conv", [0, 3, 2]], [-1, repeats, "C3", [0]]]

@@ -1,11 +1,14 @@
-"""YOLO detectors from a checkpoint's YAML and tensors: YOLOv5 with anchors, YOLOv5u without, other backbones below."""
+"""YOLO models from a checkpoint's YAML and tensors: detectors with anchors (YOLOv5), without (YOLOv5u, YOLOv8, YOLO11,
+YOLO26), on other backbones, and classifiers.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import ExportError
-from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Provenance, Size, TensorSpec
+from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Provenance, Size, TensorSpec, TopK
 from edgeinfer_export.graphs import blocks, heads, labels, plan
 from edgeinfer_export.graphs.ops import Feature, Graph
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 INPUT = "images"
 # the sizes the published models were trained at, by largest stride
 USUAL = {32: 640, 64: 1280}
+CLASSIFIED = {32: 224}
 MAX_STRIDE = 1024
 OTHER_TASKS = ("OBB", "Pose", "Segment", "YOLOESegment")
 NO_SUCH_TASK = "models that segment, or find poses or turned boxes, are not supported: only detectors and classifiers"
@@ -36,22 +40,30 @@ def build(
     names: labels.Names,
     *,
     said: Declared,
-) -> tuple[Graph, ModelSpec, tuple[int, ...]]:
-    """The graph, its spec, and the strides of its levels."""
+    layout: str = "",
+    cut: bool = False,
+) -> tuple[Graph, ModelSpec, heads.Head]:
+    """The graph, its spec, and what its head turned out to be.
+
+    `layout`: of the head to take where a detector has two. `cut`: a classifier was cut from a detector, as YOLOv5 does.
+    """
     wiring = plan.read(yaml)
-    size = _fitting(size, wiring.largest_stride())
-    net = blocks.Net(Graph(), weights, wiring.activation, said)
-    head = _grow(net, wiring, size)
+    classifies = wiring.layers[-1].module == "Classify"
+    size = _fitting(size, wiring.largest_stride(), CLASSIFIED if classifies else USUAL)
+    epsilon = blocks.UNSET if classifies and not cut else blocks.EPSILON
+    net = blocks.Net(Graph(), weights, wiring.activation, said, epsilon)
+    head = _grow(net, wiring, size, layout)
     weights.finish()
     first = batch if batch.min != batch.max else batch.min
     architecture = _architecture(yaml, wiring, head)
+    names = dataclasses.replace(names, data_set=1000 if classifies else 80)
     spec = ModelSpec(
         name=architecture,
-        task="detect",
+        task="classify" if classifies else "detect",
         inputs=(TensorSpec(INPUT, (first, 3, size.height, size.width)),),
-        outputs=(TensorSpec(heads.OUTPUT, (first, *head.shape)),),
-        preprocess=Preprocess(size),
-        decode=Boxes(head.layout),
+        outputs=(TensorSpec(heads.LOGITS if classifies else heads.OUTPUT, (first, *head.shape)),),
+        preprocess=_cropped(size) if classifies else Preprocess(size),
+        decode=TopK(min(5, head.classes)) if classifies else Boxes(head.layout),
         labels=names.of(head.classes),
         provenance=Provenance(
             architecture=architecture,
@@ -60,17 +72,23 @@ def build(
             gflops=round(2 * net.graph.macs / 1e9, 1),
         ),
     )
-    return net.graph, spec, head.strides
+    return net.graph, spec, head
 
 
-def _fitting(size: Size | None, stride: int) -> Size:
+def _cropped(size: Size) -> Preprocess:
+    """As Ultralytics' classifiers get their pictures; sizes that are not square are stretched to."""
+    fit, resize = ("resize-crop", size.height) if size.height == size.width else ("stretch", 0)
+    return Preprocess(size, fit=fit, resize=resize, interpolation="linear-antialias")
+
+
+def _fitting(size: Size | None, stride: int, usual: dict[int, int]) -> Size:
     """The size to export at; ExportError when its sides are no multiples of the largest stride."""
     if stride > MAX_STRIDE:
         raise ExportError(
             f"the model's YAML: strides multiply to {stride}, expected {MAX_STRIDE} at most", hint=plan.HINT
         )
     if size is None:
-        side = USUAL.get(stride, 640)
+        side = usual.get(stride, 640)
         size = Size(*[-(-side // stride) * stride] * 2)
     near = Size(*(max(stride, round(side / stride) * stride) for side in (size.height, size.width)))
     if near != size:
@@ -81,33 +99,43 @@ def _fitting(size: Size | None, stride: int) -> Size:
     return size
 
 
-def _grow(net: blocks.Net, wiring: plan.Plan, size: Size) -> heads.Head:
+def _grow(net: blocks.Net, wiring: plan.Plan, size: Size, layout: str) -> heads.Head:
     """Add every layer to the graph; the last one is the head."""
     *body, last = wiring.layers
-    if last.module != "Detect":
+    if last.module not in ("Detect", "Classify"):
         raise ExportError(
-            f"layer {last.index}: module {last.module} is not Detect, the head of a detector",
+            f"layer {last.index}: module {last.module} is not Detect or Classify, the head of a detector or classifier",
             hint=NO_SUCH_TASK if last.module.startswith(OTHER_TASKS) else plan.OTHER_WAY,
         )
     image = Feature(INPUT, 3, size.height, size.width)
     outputs: list[Feature] = []
     for layer in body:
         outputs.append(blocks.block(net, layer, [image if source < 0 else outputs[source] for source in layer.sources]))
-    return heads.detect(net, last, [image if source < 0 else outputs[source] for source in last.sources], size)
+    seen = [image if source < 0 else outputs[source] for source in last.sources]
+    if last.module == "Classify":
+        return heads.classify(dataclasses.replace(net, epsilon=blocks.UNSET), last, seen, size)
+    return heads.detect(net, last, seen, size, layout)
 
 
 def _architecture(yaml: dict[str, Any], wiring: plan.Plan, head: heads.Head) -> str:
     """A family's usual name, for example yolov5s6u; a scale nobody published has no letter."""
-    modules = {layer.module for layer in wiring.layers}
-    if not modules & {"BottleneckCSP", "C2f", "C3"}:
+    family = _family(wiring)
+    if not family:
         return "yolo"
-    family = "yolov8" if "C2f" in modules else "yolov5"
     multiples = (yaml.get("depth_multiple"), yaml.get("width_multiple"))
     scale = yaml.get("scale") if yaml.get("scales") else SCALES.get(multiples)
     deeper = "6" if len(head.strides) == 4 else ""
-    free = "u" if family == "yolov5" and head.layout == "yolov8" else ""
+    free = "-cls" if head.layout == "classes" else "u" if family == "yolov5" and head.layout == "yolov8" else ""
     stages = [
         layer.integer(4, 1) for layer in wiring.layers if layer.module == "ResNetLayer" and not layer.flag(3, False)
     ]
     backbone = {(): "", (3, 4, 6, 3): "-resnet50", (3, 4, 23, 3): "-resnet101"}.get(tuple(stages), "-resnet")
     return f"{family}{scale if isinstance(scale, str) else ''}{deeper}{free}{backbone}"
+
+
+def _family(wiring: plan.Plan) -> str:
+    """The first family that built of such blocks; empty for none. YOLO26 has YOLO11's, and says more of SPPF."""
+    modules = {layer.module: layer for layer in wiring.layers}
+    if "C3k2" in modules:
+        return "yolo26" if "SPPF" in modules and len(modules["SPPF"].arguments) > 2 else "yolo11"
+    return "yolov8" if "C2f" in modules else "yolov5" if {"BottleneckCSP", "C3"} & set(modules) else ""
