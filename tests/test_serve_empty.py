@@ -10,6 +10,7 @@ import cv2
 import grpc
 import pytest
 import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
@@ -70,6 +71,46 @@ def test_a_request_loads_what_has_come_to_an_empty_folder(shelf):
         assert client.is_server_ready()
         client.unload_model("namer")
         assert ready(running) == (503, {"ready": False, "reason": "no model is loaded"})
+
+
+def test_the_index_tells_what_could_be_loaded_now(shelf, tmp_path):
+    """As Triton's does in explicit mode; what is ready, it tells alone where it is asked for that."""
+    bundles.classify_bundle(shelf / "first")
+
+    def told():
+        found = client.get_model_repository_index()
+        rows = http.get_model_repository_index()
+        assert sorted(rows, key=str) == sorted(
+            (
+                {"name": one.name, "version": one.version, "state": one.state, "reason": one.reason}
+                for one in found.models
+            ),
+            key=str,
+        )
+        return {
+            row["name"]: (row["version"], row["state"], row["reason"]) for row in rows if "image" not in row["name"]
+        }
+
+    with (
+        service(shelf, "--manage") as running,
+        grpc_client.InferenceServerClient(running.grpc) as client,
+        http_client.InferenceServerClient(running.address) as http,
+    ):
+        ours = {"first": ("1", "READY", "")}
+        assert told() == ours
+        put(shelf / "namer")
+        bundles.classify_bundle(tmp_path / "elsewhere")
+        assert told() == {**ours, "namer": ("", "UNAVAILABLE", "not loaded yet")}
+        assert [one.name for one in client.get_model_repository_index().models].count("namer.image") == 1
+        assert ready(running)[0] == 200
+        (shelf / "namer").rename(shelf / "renamed")
+        assert told() == {**ours, "renamed": ("", "UNAVAILABLE", "not loaded yet")}
+        client.load_model("renamed")
+        assert told() == {**ours, "renamed": ("1", "READY", "")}
+        client.unload_model("renamed")
+        assert told() == {**ours, "renamed": ("", "UNAVAILABLE", "unloaded")}
+        asked = running.request("/v2/repository/index", b'{"ready": true}')
+        assert [row["name"] for row in json.loads(asked[2])] == ["first", "first.image"]
 
 
 def test_sighup_loads_what_has_come_to_an_empty_folder(shelf):

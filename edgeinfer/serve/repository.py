@@ -89,7 +89,7 @@ class Repository:
 
     def __init__(self, paths: Sequence[Path], options: Options, limits: Limits) -> None:
         self._options, self._limits, self.device = options, limits, options.device
-        self._shelves, self._looking = Shelves(paths), asyncio.Lock()
+        self._shelves, self._looking, self._glancing = Shelves(paths), asyncio.Lock(), asyncio.Lock()
         self.models: dict[str, Model] = {}
         self._nameless: set[Path] = set()
         for folder in self._shelves.bundles():
@@ -135,10 +135,11 @@ class Repository:
         """Every face of every model that has a version."""
         return [Found(model, one, model.current) for model in self.models.values() if model.current for one in FACES]
 
-    def index(self, *, ready: bool = False) -> list[dict[str, str]]:
-        """The repository extension's list."""
+    async def index(self, *, ready: bool = False) -> list[dict[str, str]]:
+        """The repository extension's list: all that could be loaded now, or what is `ready`."""
+        coming = [] if ready else [Model(folder, self._options.classify) for folder in await self._coming()]
         rows = []
-        for model in self.models.values():
+        for model in (*self.models.values(), *(one for one in coming if one.name not in self.models)):
             version = model.current
             fault = version.fault if version else ""
             state = "UNAVAILABLE" if fault else model.state
@@ -227,12 +228,17 @@ class Repository:
     def _lacking(self) -> list[Model]:
         return [model for model in list(self.models.values()) if self._shelves.lacks(model.path)]
 
-    async def _meet(self) -> None:
-        """Have a model of each bundle that has come."""
-        standing = await asyncio.to_thread(self._shelves.bundles)
+    async def _coming(self) -> list[Path]:
+        """Bundles that have come to their shelf, and are no models yet; one look at a time, however many ask."""
+        async with self._glancing:
+            standing = await asyncio.to_thread(self._shelves.bundles)
         self._nameless &= set(standing)
         known = self._nameless.union(model.path for model in self.models.values())
-        for folder in (one for one in standing if one not in known):
+        return [folder for folder in standing if folder not in known]
+
+    async def _meet(self) -> None:
+        """Have a model of each bundle that has come."""
+        for folder in await self._coming():
             try:
                 self._add(folder)
             except UsageError as error:

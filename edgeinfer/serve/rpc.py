@@ -238,7 +238,7 @@ class Calls:
 
     async def index(self, request: Any) -> Any:
         self._need_managed()
-        return _filled("RepositoryIndexResponse", {"models": self._service.repository.index(ready=request.ready)})
+        return _filled("RepositoryIndexResponse", {"models": await self._service.repository.index(ready=request.ready)})
 
     async def load(self, request: Any) -> Any:
         self._need_managed()

@@ -163,7 +163,7 @@ class Web:
         self._need_managed()
         async with self._bodies.body(request) as body:
             ready = wire.asked(body).get("ready") is True
-        return JSONResponse(self._service.repository.index(ready=ready))
+        return JSONResponse(await self._service.repository.index(ready=ready))
 
     async def load(self, request: Request) -> Response:
         self._need_managed()
