@@ -28,7 +28,12 @@ SOURCE = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml), or
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=SOURCE)
     parser.add_argument("-o", "--output", metavar="DIR", help="the bundle to write (default: engines/NAME)")
-    parser.add_argument("--imgsz", metavar="H[,W]", default="", help="input size in pixels (default: 640 or 224)")
+    parser.add_argument(
+        "--imgsz",
+        metavar="H[,W]",
+        default="",
+        help="input size in pixels (default: as trained, where told; 640 or 224)",
+    )
     parser.add_argument(
         "--batch", metavar="N|1-N", default="", help="fixed batch, or a range such as 1-8 (default: the file's, or 1)"
     )

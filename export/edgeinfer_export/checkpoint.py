@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import CheckpointError
+from edgeinfer.spec import Size
 from edgeinfer_export import modeltree
 from edgeinfer_export.allowlist import Record
 from edgeinfer_export.safetensors_file import read_safetensors
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_STRIDES = 16
 MAX_LICENSE = 200
+MAX_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Checkpoint:
     as the model's own `state_dict()` would, without the prefixes of wrappers. `origin` is the pickled class,
     "state dict" or "safetensors"; `ema` says that the averaged weights were taken. `modules`: what a model that was
     saved whole says of its layers (strides, activations), by their path and in order; `architecture`: what training
-    programs call it; `beside`: tensors of the file that are none of the model's (losses, metrics). The file may be
-    replaced while the tensors are in use, but not overwritten in place.
+    programs call it; `beside`: tensors of the file that are none of the model's (losses, metrics); `size`: the input's
+    that Ultralytics trained it at and exports it by. The file may be replaced while the tensors are in use, but not
+    overwritten in place.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class Checkpoint:
     license: str = ""
     architecture: str = ""
     beside: tuple[str, ...] = ()
+    size: Size | None = None
     modules: dict[str, modeltree.Module] = field(default_factory=dict)
 
 
@@ -115,6 +119,7 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
         )
     names = naming(stored, partly="pytorch-lightning_version" in top)
     yaml = modeltree.plain(facts.get("yaml", top.get("yaml")))
+    strides = _strides(file, facts.get("stride", top.get("stride")))
     return Checkpoint(
         path=path,
         sha256=_digest(data),
@@ -126,11 +131,12 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
         },
         yaml=yaml if isinstance(yaml, dict) else None,
         labels=modeltree.labels(facts, top),
-        strides=_strides(file, facts.get("stride", top.get("stride"))),
+        strides=strides,
         ema=ema,
         license=_text(top.get("license")),
         architecture=_text(top.get("arch")),
         beside=tuple(name for name in stored if name != COUNTER and not names.own(name)),
+        size=_size(modeltree.entries(top.get("train_args")).get("imgsz"), int(max(strides, default=1)) or 1),
         modules={names.own(path): module for path, module in modeltree.modules(model).items() if names.own(path)},
     )
 
@@ -152,6 +158,15 @@ def _numbers(value: object) -> tuple[float, ...]:
     if isinstance(value, (list, tuple)) and len(value) <= MAX_STRIDES:
         return tuple(float(step) for step in value if type(step) in (int, float) and 0 < step < 1e6)
     return ()
+
+
+def _size(value: object, stride: int) -> Size | None:
+    """One side or height and width, in whole strides; None if it is neither, or beyond all that is trained."""
+    sides: list[Any] = [*value] if isinstance(value, (list, tuple)) else [value]
+    if not 1 <= len(sides) <= 2 or not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
+        return None
+    height, width = (-(-side // stride) * stride for side in (sides[0], sides[-1]))
+    return Size(height, width) if max(height, width) <= MAX_SIDE else None
 
 
 def _text(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer.bundle import check_named, sha256_of
 from edgeinfer.errors import ExportError, UsageError
-from edgeinfer.spec import Batch
+from edgeinfer.spec import Batch, Size
 from edgeinfer_export import checkpoint, fetch, graphs, onnxsource, timmconfig, via, zoo
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ KINDS = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml)"
 ONE = Batch(1, 1)
 # layouts of which a checkpoint may have a head each
 HEADS = ("yolov8", "end2end")
+USUAL = (Size(224, 224), Size(640, 640))
 LICENSES = {
     "yolov5": "AGPL-3.0 (weights)",
     "ultralytics": "AGPL-3.0 (weights)",
@@ -54,7 +55,7 @@ def _checkpoint(path: Path, known: zoo.Known | None, options: Options) -> Built:
     name = options.name or (known.name if known else config.architecture if config else "") or path.stem
     built = graphs.build(
         dataclasses.replace(weights, architecture=config.architecture) if config else weights,
-        size=options.size or (config.size if config else None),
+        size=options.size or (config.size if config else weights.size),
         batch=options.batch or ONE,
         labels=options.labels,
         name=plain(name),
@@ -69,8 +70,15 @@ def _checkpoint(path: Path, known: zoo.Known | None, options: Options) -> Built:
         or (config.license if config else "")
         or license_of(weights.origin),
     )
-    notes = (*built.notes, *(config.notes() if config else ()))
+    notes = (*built.notes, *(config.notes() if config else _sized(weights, options)))
     return dataclasses.replace(_coming_from(built, provenance), notes=notes)
+
+
+def _sized(weights: checkpoint.Checkpoint, options: Options) -> tuple[str, ...]:
+    """The note on a size that is not the usual one, and comes from the checkpoint."""
+    if options.size or weights.size in (None, *USUAL):
+        return ()
+    return (f"{weights.path.name}: its input is {weights.size}, at which it was trained; --imgsz takes another",)
 
 
 def _check_told(path: Path, options: Options) -> None:

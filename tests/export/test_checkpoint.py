@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgeinfer.errors import CheckpointError
+from edgeinfer.spec import Size
 from edgeinfer_export import checkpoint
 from edgeinfer_export.modeltree import Module
 from edgeinfer_export.torchfiles import LEGACY_MAGIC
@@ -63,6 +64,23 @@ def test_yolo_files_bring_the_yaml_that_builds_them():
     found = checkpoint.read(GOLDEN / "ultralytics.pt")
     assert found.yaml["nc"] == 3
     assert found.yaml["head"][-1] == [[3], 1, "Detect", ["nc"]]
+
+
+@pytest.mark.parametrize(
+    ("told", "size"),
+    [
+        ({"train_args": {"imgsz": 320}}, Size(320, 320)),
+        ({"train_args": {"imgsz": [300, 640]}, "stride": [8, 16, 32]}, Size(320, 640)),
+        ({"opt": {"imgsz": 320}}, None),  # YOLOv5 exports at 640, whatever it was trained at
+        *(({"train_args": {"imgsz": odd}}, None) for odd in (0, -32, 10**9, 320.0, "320", [], [320, "x"], [1] * 3)),
+        ({"train_args": {"imgsz": 320}, "stride": [99999]}, None),
+        ({"train_args": [320]}, None),
+    ],
+)
+def test_the_size_that_ultralytics_trained_at_is_read(tmp_path, told, size):
+    file = tmp_path / "best.pt"
+    file.write_bytes(archive({"state_dict": {"model.0.conv.weight": Tensor(WEIGHT)}, **told}))
+    assert checkpoint.read(file).size == size
 
 
 def test_tensors_are_views_of_the_file_and_cannot_be_written():

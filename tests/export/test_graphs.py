@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeinfer import modeljson
+from edgeinfer import cli, modeljson
 from edgeinfer.errors import EdgeInferError, ExportError, UsageError
 from edgeinfer.spec import Batch, Boxes, Preprocess, Size, TopK
 from edgeinfer_export import graphs
 from edgeinfer_export.modeltree import Module
 from edgeinfer_export.told import NORMALIZE, UNTOLD, Told
-from helpers import fullsize, seeded
+from helpers import fullsize, pickling, seeded
 
 SMOOTH = {"interpolation": "linear-antialias"}
 _, MEAN, STD = NORMALIZE["imagenet"]
@@ -293,6 +293,34 @@ def test_a_tensor_of_whole_numbers_is_refused(resnet):
     whole = resnet.tensors["conv1.weight"].astype(np.int8)
     with pytest.raises(ExportError, match=r"tensor conv1\.weight is int8, expected floating point"):
         graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"conv1.weight": whole}))
+
+
+@pytest.mark.parametrize(
+    ("told", "words", "size", "notes"),
+    [
+        (
+            {"train_args": {"imgsz": 96}},
+            (),
+            96,
+            ["best.pt: its input is 96x96, at which it was trained; --imgsz takes"],
+        ),
+        ({"train_args": {"imgsz": 96}}, ("--imgsz", "64"), 64, []),
+        ({"train_args": {"imgsz": 640}}, (), 640, []),
+        ({"opt": {"imgsz": 96}}, (), 640, []),
+    ],
+    ids=["Ultralytics", "asked for", "usual", "YOLOv5"],
+)
+def test_a_model_is_exported_at_the_size_that_its_training_program_exports_it_at(
+    tmp_path, capsys, told, words, size, notes
+):
+    golden = seeded.Golden("yolov5u")
+    weights = {name: pickling.Tensor(array) for name, array in golden.tensors.items()}
+    file = tmp_path / "best.pt"
+    file.write_bytes(pickling.archive({"state_dict": weights, "yaml": golden.yaml, **told}))
+    assert cli.main(["export", str(file), "-o", str(tmp_path / "b"), "--plan", "--json", *words]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["size"] == [size, size]
+    assert [note[: len(start)] for note, start in zip(plan["notes"], notes, strict=True)] == notes
 
 
 def test_a_resnet_for_small_pictures_is_refused(resnet):
