@@ -323,6 +323,14 @@ def test_a_model_is_exported_at_the_size_that_its_training_program_exports_it_at
     assert [note[: len(start)] for note, start in zip(plan["notes"], notes, strict=True)] == notes
 
 
+def test_a_resnet_of_two_kinds_of_blocks_is_refused_as_what_it_is(resnet):
+    """As timm's test_resnet is, which is no damaged file."""
+    third = {"layer3.0.conv3.weight": np.ones((4, 4, 1, 1), np.float32)}
+    with pytest.raises(ExportError, match=r"layer1\.0 has two convolutions, layer3\.0 three, as in timm's") as caught:
+        graphs.build(resnet.checkpoint(tensors=resnet.tensors | third))
+    assert "ONNX file that the model's own code exports" in caught.value.hint
+
+
 def test_a_resnet_for_small_pictures_is_refused(resnet):
     stem = resnet.tensors["conv1.weight"][:, :, 2:5, 2:5]
     with pytest.raises(ExportError, match="expected a 7x7 kernel"):

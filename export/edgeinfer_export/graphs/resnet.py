@@ -41,6 +41,7 @@ DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
 # by the widths of the stem's first two convolutions, and whether shortcuts average
 KINDS = {((32, 32), False): "c", ((32, 32), True): "d", ((64, 64), False): "s", ((24, 32), True): "t"}
 ACTIVATION = re.compile(r"(?:layer[1-4]\.\d+\.)?(?:relu|act)\d*")
+A_BLOCK = re.compile(r"(layer[1-4]\.\d+)\.conv1\.weight$")
 OF_A_BLOCK = re.compile(r"layer[1-4]\.\d+\.(?:(?:conv|bn)[123]|downsample)\.")
 # what a ResNet that was saved whole may hold without tensors: it computes nothing, or is what the builder puts there
 PLAIN = frozenset(
@@ -112,6 +113,14 @@ def _check_blocks(weights: Weights, said: Declared) -> None:
         kind = " (squeeze-and-excitation)" if ".se." in extra[0] else ""
         raise ExportError(
             f"the blocks are no plain ResNet's: they have {extra[0]}{kind}, and {len(extra) - 1} tensors more",
+            hint=OTHER_WAY,
+        )
+    blocks = sorted({match[1] for name in weights if (match := A_BLOCK.match(name))})
+    deep = [path for path in blocks if f"{path}.conv3.weight" in weights]
+    if deep and deep != blocks:
+        plain = next(path for path in blocks if path not in deep)
+        raise ExportError(
+            f"{plain} has two convolutions, {deep[0]} three, as in timm's test_resnet; a ResNet has one kind",
             hint=OTHER_WAY,
         )
     if "bn1.weight" in weights and "bn1.running_mean" not in weights:
