@@ -345,6 +345,11 @@ def test_a_cascade_tells_the_classes_of_each_box(detector, classifier, photos, c
     assert list(record["timings_ms"]) == ["preprocess", "infer", "postprocess", "classify"]
 
 
+def test_a_line_of_a_cascade_has_the_classifiers_words(detector, classifier, photos, capsys):
+    assert run(detector, photos / "red.png", "--classify", classifier) == 0
+    assert " 32x32: 1 red (red)  " in capsys.readouterr().out
+
+
 def test_tiles_find_something_in_each_and_in_the_whole(detector, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "wide.png"), bundles.picture("green", 64, 64))
     assert run(detector, tmp_path / "wide.png", "--tile", "2x2:0", "--iou", 1, "--json", "-") == 0

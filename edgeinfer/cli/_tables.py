@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
     from edgeinfer.results import Result
 
+MOST_WORDS = 5
+
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "  ") -> str:
     """Rows of cells as lines; the columns in `right` are numbers. What steers a terminal is left out."""
@@ -38,12 +40,18 @@ def counted(number: int, word: str) -> str:
 def summary(result: Result) -> str:
     """What was found in a picture, in a few words."""
     if result.task == "classify":
-        return line(", ".join(f"{label} {score:.2f}" for score, label in list(result)[:5]))
-    tally: dict[str, int] = {}
-    for class_id in result.class_ids:
-        label = result.labels[class_id]
-        tally[label] = tally.get(label, 0) + 1
-    return line(", ".join(counted(number, label) for label, number in tally.items())) or "nothing found"
+        return line(", ".join(f"{label} {score:.2f}" for score, label in list(result)[:MOST_WORDS]))
+    kinds: dict[str, list[str]] = {}
+    for class_id, said in zip(result.class_ids, getattr(result, "classes", [None] * len(result))):
+        # what a cascade's classifier says best of each box
+        kinds.setdefault(result.labels[class_id], []).append(next(iter(said))[1] if said else "")
+    return line(", ".join(_kind(label, words) for label, words in kinds.items())) or "nothing found"
+
+
+def _kind(label: str, words: list[str]) -> str:
+    """`2 dogs`, or with a classifier's words `2 dogs (Samoyed, beagle)`."""
+    said = ", ".join(list(dict.fromkeys(filter(None, words)))[:MOST_WORDS])
+    return counted(len(words), label) + (f" ({said})" if said else "")
 
 
 def size(bytes_: float) -> str:
