@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 BUILDS = ("never", "background")
+MOST_THREADS = 16  # for each CPU: thousands that spin would leave the machine no time for anything else
 
 
 class Manner(NamedTuple):
@@ -72,6 +73,9 @@ def load(
     for name, count, least in (("contexts", contexts, 1), ("threads", threads, 0)):
         if count < least:
             raise UsageError(f"{name} {count} is below {least}")
+    if threads > MOST_THREADS * machine.cores():
+        told = f"{threads} threads are more than {MOST_THREADS} for each of the {machine.cores()} CPUs here"
+        raise UsageError(told, hint="as many as CPUs are the most that help")
     if build not in BUILDS:
         raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")
     spec = with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)

@@ -12,6 +12,7 @@ import edgeinfer
 from edgeinfer import cli, machine, plans, quota
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli._machine import memory, processor
+from edgeinfer.errors import UsageError
 from edgeinfer.profiling import context
 from edgeinfer.profiling.sensors import linux
 from helpers.patience import until
@@ -215,6 +216,14 @@ def test_a_model_takes_the_threads_of_the_quota_unless_it_is_told_how_many(detec
     monkeypatch.setattr(quota, "here", lambda *_: quota.Quota(3.5, Path("none")))
     with edgeinfer.load(detector, "ort", threads=asked) as model:
         assert model.engine._session.get_session_options().intra_op_num_threads == taken
+
+
+def test_so_many_threads_that_nothing_else_would_run_are_refused(detector, monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    with pytest.raises(UsageError, match="33 threads are more than 16 for each of the 2 CPUs here"):
+        edgeinfer.load(detector, "null", threads=33)
+    with edgeinfer.load(detector, "null", threads=32) as model:
+        assert model.backend == "null"
 
 
 def test_it_is_told_wherever_the_processor_is(tree, detector, monkeypatch):

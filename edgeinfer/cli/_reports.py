@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeinfer.errors import UsageError
 from edgeinfer.wholefile import check_writable, whole
 
 if TYPE_CHECKING:
@@ -13,9 +14,13 @@ if TYPE_CHECKING:
 
 def check(*targets: str | Path | None) -> None:
     """Refuse what could not be written, before the long work whose outcome is meant for it. Raises EdgeInferError."""
-    for target in targets:
-        if target and str(target) != "-":
+    named = [str(target) for target in targets if target]
+    for target in named:
+        if target != "-":
             check_writable(Path(target))
+    twice = next((target for target in named if named.count(target) > 1), None)
+    if twice and not (Path(twice).exists() and not Path(twice).is_file()):
+        raise UsageError(f"two reports would be written to {twice}", hint="give each a file of its own")
 
 
 def write(target: str | Path | None, made: Callable[[], str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     measuring.add_argument("--layers", action="store_true", help="time the engine's layers too, after all else")
     giving = parser.add_argument_group("where results go (a table to the terminal, always)")
-    giving.add_argument("--json", metavar="FILE", type=Path, help="everything, raw samples too")
+    giving.add_argument(
+        "--json", metavar="FILE|-", help="everything as one JSON object, raw samples too; with - to stdout alone"
+    )
     giving.add_argument("--html", metavar="FILE", type=_page, help="a page with plots that needs nothing else")
     giving.add_argument("--trace", metavar="FILE", type=Path, help="the first frames, for ui.perfetto.dev")
     comparing = parser.add_argument_group("comparing")
@@ -104,13 +107,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("more than two bundles were given", hint="edgeinfer compare takes any number")
     if args.fail_if_slower is not None and not (args.compare or len(args.bundle) == 2):
         raise UsageError("--fail-if-slower needs something to compare with", hint="--compare FILE, or two bundles")
-    targets = [target for target in (args.json, args.html, args.trace) if target]
-    _reports.check(*targets)
+    _reports.check(args.json, args.html, args.trace)
     with progress() as say:
         report = _against_each_other(args, say) if len(args.bundle) == 2 else _alone(args, say)
-    print(report.table(), flush=True)
-    for target in targets:
-        (report.write_trace if target is args.trace else report.write)(target)
+    print(report.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
+    for target, made in ((args.json, report.json), (args.html, report.html), (args.trace, report.trace)):
+        _reports.write(target, made)
     return _code(report, args.fail_if_slower)
 
 

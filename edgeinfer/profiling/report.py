@@ -15,6 +15,7 @@ from edgeinfer.wholefile import whole
 
 SCHEMA = 1
 TOP = 10
+MAKE = "make one: edgeinfer profile BUNDLE --json FILE"
 MOST = 1e12  # more milliseconds or pictures than any measurement has
 
 
@@ -31,12 +32,12 @@ class Report:
         try:
             data = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse)
         except OSError as error:
-            raise UsageError(f"{source} cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
-            raise UsageError(f"{source} is not JSON: {error}") from error
+            raise UsageError(f"{source} cannot be read: {error.strerror or error}", hint=MAKE) from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{source} is not JSON: {error}", hint=MAKE) from error
         fault = _fault(data)
         if fault:
-            raise UsageError(f"{source} is no report: {fault}", hint="make one: edgeinfer profile BUNDLE --json FILE")
+            raise UsageError(f"{source} is no report: {fault}", hint=MAKE)
         return cls(data)
 
     @property
@@ -65,19 +66,16 @@ class Report:
         with whole(target) as part:
             part.write_text(made, encoding="utf-8", errors="backslashreplace")
 
-    def write_trace(self, path: str | Path) -> None:
-        """The first frames, for Perfetto. Raises EdgeInferError."""
-        with whole(Path(path)) as part:
-            part.write_text(
-                json.dumps(trace.events(self.data), ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
-            )
-
     def html(self) -> str:
         """One page that needs nothing else."""
         return page.render(self.data)
 
     def json(self) -> str:
         return json.dumps(self.data, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def trace(self) -> str:
+        """The first frames, for Perfetto."""
+        return json.dumps(trace.events(self.data), ensure_ascii=False) + "\n"
 
     def table(self) -> str:
         """The verdict first, then the numbers."""

@@ -19,8 +19,10 @@ from edgeinfer.cli import profile as command
 from edgeinfer.errors import EngineError, SourceError, UsageError
 from edgeinfer.pipeline import Pipeline
 from edgeinfer.profiling import cold, layers, loop, scenarios, server
+from edgeinfer.profiling.report import MAKE, SCHEMA
 from edgeinfer.profiling.samples import Samples
 from edgeinfer.profiling.statistics import distribution
+from edgeinfer.profiling.subject import BOUNDARIES
 from helpers import bundles
 from helpers.patience import said, until
 
@@ -189,6 +191,39 @@ def test_the_page_is_written_beside_the_json(detector, tmp_path):
     assert "colors-detect on ort" in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["detector", "r.html", "r.json"]
     assert run(detector, "--html", tmp_path / "r.txt") == 2
+
+
+def test_json_goes_to_stdout_alone_if_asked(detector, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(detector, "--backend", "null", "--seconds", "0.05", "--json", "-", "--trace", tmp_path / "t.json")
+    out, err = capsys.readouterr()
+    data = json.loads(out)
+    assert data["schema"] == SCHEMA
+    assert f"boundary pipeline: {BOUNDARIES['pipeline']}" in err
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    assert not (tmp_path / "-").exists()
+
+
+def test_what_is_asked_for_as_json_is_json_whatever_its_name(detector, tmp_path):
+    run(detector, "--backend", "null", "--seconds", "0.05", "--json", tmp_path / "r.html")
+    assert json.loads((tmp_path / "r.html").read_text())["schema"] == SCHEMA
+
+
+def test_two_reports_are_not_written_to_one_file(detector, tmp_path, capsys):
+    both = tmp_path / "r.html"
+    assert run(detector, "--seconds", "3600", "--json", both, "--html", both) == 2
+    assert capsys.readouterr().err.startswith(f"error: two reports would be written to {both}\nhint: ")
+    assert not both.exists()
+
+
+@pytest.mark.parametrize("text", [None, "no JSON", "[" * 100_000, "[]"], ids=["none", "words", "deep", "list"])
+def test_what_is_no_report_cannot_be_compared_with(detector, tmp_path, capsys, text):
+    before = tmp_path / "before.json"
+    if text is not None:
+        before.write_text(text)
+    assert run(detector, "--seconds", "3600", "--compare", before) == 2
+    told, hint = capsys.readouterr().err.splitlines()
+    assert (told.startswith(f"error: {before} "), hint) == (True, f"hint: {MAKE}")
 
 
 def test_energy_is_mean_power_over_pictures_a_second(detector, monkeypatch):
