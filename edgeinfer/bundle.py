@@ -139,9 +139,11 @@ def check_writable(target: Path, mark: str = SPEC_FILE) -> None:
         check_folder(target.absolute().parent)
     except OSError as error:
         raise _unwritable(target, error) from error
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
+    if target.is_symlink():
+        raise BundleError(f"{target} is a link, which would be replaced", hint=f"say -o {target.resolve()}")
+    if target.exists() and not target.is_dir():
         raise BundleError(f"{target} exists and is not a folder", hint="choose another -o DIR")
-    if target.is_mount():
+    if target.absolute().is_mount():
         raise BundleError(f"{target} is a mount point, which cannot be replaced", hint="choose a folder inside it")
     if target.is_dir() and any(target.iterdir()) and not (target / mark).is_file():
         raise BundleError(f"{target} holds other files, but no {mark}", hint="choose another -o DIR")

@@ -68,9 +68,11 @@ def test_a_fixed_batch_takes_fewer_pictures_too(tmp_path):
 
 def test_labels_come_from_a_file(tmp_path):
     names = tmp_path / "names.txt"
-    names.write_text("\n".join(f"thing {place}" for place in range(10)))
+    # with the mark that Windows' editors put before a text
+    names.write_text("\n".join(f"thing {place}" for place in range(10)), encoding="utf-8-sig")
 
-    assert small(tmp_path, "--labels", str(names)).spec.labels[3] == "thing 3"
+    labels = small(tmp_path, "--labels", str(names)).spec.labels
+    assert (labels[0], labels[3]) == ("thing 0", "thing 3")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,8 @@ def test_labels_come_from_a_file(tmp_path):
         (["--imgsz", "100"], 1, "multiple"),
         (["--imgsz", "0"], 2, "--imgsz '0'"),
         (["--imgsz", "1,2,3"], 2, "--imgsz '1,2,3'"),
+        (["--imgsz", "16416"], 2, "16384 at most"),
+        (["--batch", "1-"], 2, "--batch '1-'"),
         (["--batch", "0"], 2, "--batch '0'"),
         (["--batch", "4-2"], 2, "--batch '4-2'"),
         (["--precision", "fp8"], 2, "'fp8' is not one of"),

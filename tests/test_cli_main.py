@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer import cli
+from edgeinfer import cli, errors
 from edgeinfer.cli import _limits
-from edgeinfer.errors import EdgeInferError
+from edgeinfer.errors import EdgeInferError, UsageError
 
 HEAVY = {"cv2", "numpy", "onnx", "onnxruntime", "edgeinfer_export"}
 
@@ -114,6 +114,25 @@ def test_an_unexpected_error_asks_for_a_report_and_shows_no_traceback(monkeypatc
         "error: unexpected ZeroDivisionError: by zero\n"
         "hint: run again with EDGEINFER_DEBUG=1, and report what it prints\n"
     )
+
+
+KINDS = [one for one in vars(errors).values() if isinstance(one, type) and one is not EdgeInferError]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_has_one_line_of_help(monkeypatch, capsys, kind):
+    failing(monkeypatch, kind("broken"))
+    assert cli.main(["doctor"]) == (2 if kind is UsageError else 1)
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == "error: broken"
+    assert hint.startswith("hint: ")
+    assert len(hint) > len("hint: ")
+
+
+def test_an_error_that_knows_better_says_its_own_help(monkeypatch, capsys):
+    failing(monkeypatch, UsageError("broken", hint="mend it"))
+    cli.main(["doctor"])
+    assert capsys.readouterr().err == "error: broken\nhint: mend it\n"
 
 
 def test_debugging_shows_the_traceback_too(monkeypatch, capsys):

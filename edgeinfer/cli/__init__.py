@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from edgeinfer.cli import _ending, _tables
+from edgeinfer.cli import _ending, _remedies, _tables
 from edgeinfer.errors import EdgeInferError, UsageError
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _report(error: Exception) -> int:
 
 def _words(error: Exception) -> tuple[str, str]:
     if isinstance(error, EdgeInferError):
-        return str(error), error.hint
+        return str(error), _remedies.of(error)
     if isinstance(error, ModuleNotFoundError) and error.name in LIBRARIES:
         library, remedy = LIBRARIES[error.name]
         return f"{library} is not installed", remedy

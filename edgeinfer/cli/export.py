@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer.cli import _choosing, _exporter, _limits, _recipe, _tables, build
 from edgeinfer.errors import SpecError, UsageError
-from edgeinfer.spec import COLORS, PLACES, PRECISIONS, Batch, Size
+from edgeinfer.spec import COLORS, MAX_SIDE, PLACES, PRECISIONS, Batch, Size
 
 if TYPE_CHECKING:
     import argparse
@@ -183,21 +183,24 @@ def _size(text: str) -> Size | None:
         return None
     try:
         sides = [int(side) for side in text.split(",")]
-        return Size(sides[0], sides[-1]) if len(sides) <= 2 else _wrong_size(text)
+        return Size(sides[0], sides[-1]) if len(sides) <= 2 and max(sides) <= MAX_SIDE else _wrong_size(text)
     except (ValueError, SpecError):
         return _wrong_size(text)
 
 
 def _wrong_size(text: str) -> Size:
-    raise UsageError(f"--imgsz {text!r} is not H or H,W in pixels", hint="for example --imgsz 640 or --imgsz 384,640")
+    raise UsageError(
+        f"--imgsz {text!r} is not H or H,W in pixels, {MAX_SIDE} at most",
+        hint="for example --imgsz 640 or --imgsz 384,640",
+    )
 
 
 def _batch(text: str) -> Batch | None:
     if not text:
         return None
-    least, _, most = text.partition("-")
+    least, dash, most = text.partition("-")
     try:
-        return Batch(int(least), int(most or least))
+        return Batch(int(least), int(most if dash else least))
     except (ValueError, SpecError):
         raise UsageError(f"--batch {text!r} is not N or 1-N", hint="for example --batch 4 or --batch 1-8") from None
 
@@ -206,7 +209,7 @@ def _labels(file: str | None) -> tuple[str, ...]:
     if file is None:
         return ()
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--labels {file} cannot be read: {error}", hint="one class name a line, UTF-8") from error
     labels = tuple(line.strip() for line in lines if line.strip())

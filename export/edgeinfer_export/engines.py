@@ -55,7 +55,7 @@ def add_engines(
     bundle is the old one or the new one at every moment. `batch` (smallest, usual, largest) is for models with
     an open batch; None takes the model's range. Raises UsageError, BackendUnavailable, ExportError, BundleError.
     """
-    path = path.absolute()
+    path = path.resolve()  # a link to a bundle stays, and its folder gets the engines
     built = []
     planned = jobs(Bundle.open(path), targets, options, precisions=precisions, batch=batch)
     check_writable(path)

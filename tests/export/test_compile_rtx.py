@@ -247,6 +247,14 @@ def test_building_again_replaces_the_engine(detector):
     assert len(Bundle.open(detector).spec.artifacts) == 2
 
 
+def test_a_bundle_behind_a_link_is_built_where_it_lies(detector, tmp_path):
+    link = tmp_path / "current"
+    link.symlink_to(detector)
+    assert main(["build", str(link), "--compile", "rtx:sm86"]) == 0
+    assert link.is_symlink()
+    assert "rtx-sm86.fp32.plan" in {one.file for one in Bundle.open(detector).spec.artifacts}
+
+
 def test_other_files_and_golden_samples_survive(detector):
     (detector / "NOTES.txt").write_text("mine")
     (detector / "more").mkdir()

@@ -227,6 +227,19 @@ def test_a_mount_point_is_refused_before_the_source_is_read(tmp_path, capsys):
     assert "/proc is a mount point" in first_said(capsys, "export", tmp_path / "none.onnx", "-o", "/proc")
 
 
+def test_the_folder_one_stands_in_is_no_mount_point(tmp_path, source, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.tex").write_text("x")
+    assert ". holds other files" in first_said(capsys, "export", source, "-o", ".")
+
+
+def test_a_link_is_told_from_a_file(tmp_path, source, capsys):
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "current").symlink_to(tmp_path / "v1")
+    assert f"{tmp_path}/current is a link" in first_said(capsys, "export", source, "-o", tmp_path / "current")
+    assert (tmp_path / "current").is_symlink()
+
+
 def test_a_folder_of_other_files_is_never_replaced(tmp_path, source, capsys):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("x")
