@@ -8,7 +8,7 @@ from edgeinfer.errors import ExportError
 from edgeinfer_export.targets import RUNTIME_NMS
 
 SYMMETRIC = "export int8 again: the `trt` flavour has symmetric int8 weights and activations, and unquantised biases"
-GEMM = "leave sm75 out, use --precision fp16, or write the Gemm as a 1x1 convolution"
+GEMM = "leave sm75 out, or use --precision fp16; a fully connected layer can be written as a 1x1 convolution"
 MEMORY = "stop other programs that use memory, or lower --workspace"
 # words of the library -> what to do about them; the first that is found is told
 REMEDIES = (

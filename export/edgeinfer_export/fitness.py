@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edgeinfer_export.targets import Target
 
 TURING = 75
+# products of matrices, and the precisions in which they are float32: int8 is for convolutions
+PRODUCTS, STAYING = ("Gemm", "MatMul"), {"fp32", "int8"}
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -31,9 +33,11 @@ def check(model: Any, wanted: Sequence[Target], precisions: Collection[str]) -> 
             hint=complaints.SYMMETRIC,
         )
     turing = [target for target in wanted if TURING in target.capabilities]
-    if turing and "fp32" in precisions and "Gemm" in nodes:
+    products = [nodes[kind] for kind in PRODUCTS if kind in nodes]
+    if turing and products and not STAYING.isdisjoint(precisions):
         raise ExportError(
-            f"{turing[0]}: node {title(nodes['Gemm'])} is a Gemm, which TensorRT-RTX has not in float32 for sm75",
+            f"{turing[0]}: node {title(products[0])} is a {products[0].op_type}, which TensorRT-RTX has not in float32 "
+            "for sm75",
             hint=complaints.GEMM,
         )
 

@@ -8,7 +8,7 @@ from edgeinfer.cli import main
 from edgeinfer_export import export as exporting
 from edgeinfer_export import modelfile, quantize
 from edgeinfer_export.ranges import Range
-from helpers import foreign
+from helpers import foreign, seeded
 from helpers.scenery import SOURCE, TRUTH
 
 
@@ -126,6 +126,14 @@ def test_int8_for_cpus_is_not_compiled(tmp_path, refused):
 def test_a_float32_head_of_another_tool_is_not_for_turing(tmp_path, refused):
     source = foreign.save(foreign.classifier(gemm=True), tmp_path / "models" / "resnet.onnx")
     assert "is a Gemm, which TensorRT-RTX has not in float32 for sm75" in refused(source, "--compile", "rtx:sm75+sm86")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_attention_in_float32_is_not_for_turing(tmp_path, refused, precision):
+    golden = seeded.Golden("yolo11")
+    modelfile.write(exporting.graphs.build(golden.checkpoint(), size=golden.size).model, tmp_path / "yolo11.onnx")
+    words = ("--compile", "rtx:sm75", "--precision", precision, "--calibrate", tmp_path)
+    assert "is a MatMul, which TensorRT-RTX has not in float32 for sm75" in refused(tmp_path / "yolo11.onnx", *words)
 
 
 @pytest.mark.parametrize(("target", "module"), [("rtx:sm86", "tensorrt_rtx"), ("trt", "tensorrt")])

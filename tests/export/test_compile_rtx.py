@@ -21,7 +21,7 @@ from edgeinfer_export import builder, graphs
 from edgeinfer_export.compile import Options, compile_onnx
 from edgeinfer_export.engines import add_engines
 from edgeinfer_export.targets import RTX_CAPABILITIES, parse
-from helpers import bundles, fullsize, networks
+from helpers import bundles, fullsize, networks, seeded
 from helpers.patience import until
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: NVIDIA has no wheel for this machine")
@@ -225,6 +225,15 @@ def test_published_networks_compile_for_every_gpu(tmp_path, make, batch):
     assert engine.inputs[0].name == built.spec.inputs[0].name
     assert engine.elapsed_s < 20
     assert engine.size_bytes > 4 * built.spec.provenance.parameters
+
+
+@pytest.mark.parametrize("name", ["yolo11", "yolo26-end2end"])
+def test_attention_and_a_choice_of_the_best_compile_for_an_open_batch(tmp_path, name):
+    golden = seeded.Golden(name)
+    built = graphs.build(golden.checkpoint(), size=golden.size, batch=Batch(1, 4))
+    (tmp_path / "model.onnx").write_bytes(built.model.SerializeToString())
+    engine = compile_onnx(tmp_path / "model.onnx", tmp_path / "engine.plan", dataclasses.replace(SM86, batch=(1, 2, 4)))
+    assert engine.outputs == (("output0", "float32", (-1, *built.spec.outputs[0].shape[1:])),)
 
 
 # -- into bundles

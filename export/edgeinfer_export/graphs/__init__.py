@@ -28,8 +28,8 @@ ONE = Batch(1, 1)
 NO_YAML = "has no YAML: it is taken to be wired as YOLOv5 since release 6.0, with SiLU as its activation"
 TWO_HEADS = "has two heads: the one whose boxes are suppressed is taken, --layout end2end takes the other"
 CROPPED = (
-    "gets its pictures resized and then cropped, as YOLOv5 validates; its predict.py crops first: "
-    "the two may be a model pixel apart"
+    "gets its pictures resized and then cropped, where YOLOv5 crops and then resizes: "
+    "of pictures that are not square, the two may be a pixel of the model's apart"
 )
 
 

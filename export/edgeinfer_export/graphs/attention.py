@@ -11,11 +11,10 @@ import numpy as np
 
 from edgeinfer.errors import ExportError
 from edgeinfer_export.graphs.ops import DAMAGED, LINEAR, Feature, Graph, Kernel
-from edgeinfer_export.graphs.plan import OTHER_WAY, Layer
-from edgeinfer_export.graphs.weights import scaled
 
 if TYPE_CHECKING:
     from edgeinfer_export.graphs.blocks import Net
+    from edgeinfer_export.graphs.plan import Layer
 
 # channels of a head, where there are as many
 HEAD = 64
@@ -43,28 +42,37 @@ def _attention(net: Net, path: str, x: Feature) -> Feature:
     key = value // 2
     net.declared.check(path, num_heads=heads)
     y = net.graph.conv(f"{path}.qkv.conv", x, _by_kind(net, f"{path}.qkv", heads, key, value))
+    y = net.act(f"{path}.qkv", y, LINEAR)
     names = net.graph.split(f"{path}.split", y.name, 1, [heads * key, heads * key, heads * value])
     query, keys, values = (
         _by_head(net.graph, f"{path}.{kind}", name, heads, side, x.height * x.width)
         for kind, name, side in zip(("query", "key", "value"), names, (key, key, value), strict=True)
     )
-    weighed = net.graph.node("MatMul", f"{path}.product", _turned(net.graph, query), keys)
-    weights = net.graph.node("Softmax", f"{path}.softmax", weighed, axis=3)
-    mean = _turned(net.graph, net.graph.node("MatMul", f"{path}.mean", weights, _turned(net.graph, values)))
+    mean = _attended(net.graph, path, query, keys, values, gain=key**-0.5)
     shape = net.graph.integers(f"{path}.joined.shape", 0, x.channels, x.height, x.width)
-    seen = Feature(net.graph.node("Reshape", f"{path}.joined", mean, shape), x.channels, x.height, x.width)
-    near = net.conv(
-        f"{path}.pe", Feature(names[2], x.channels, x.height, x.width), groups=x.channels, activation=LINEAR
+    seen, near = (
+        Feature(name, x.channels, x.height, x.width)
+        for name in (net.graph.node("Reshape", f"{path}.joined", mean, shape), names[2])
     )
+    near = net.conv(f"{path}.pe", near, groups=x.channels, activation=LINEAR)
     return net.conv(f"{path}.proj", net.graph.add(f"{path}.add", seen, near), activation=LINEAR)
 
 
+def _attended(graph: Graph, path: str, query: str, keys: str, values: str, *, gain: float) -> str:
+    """(n, heads, value, cells): softmax(gain * query^T keys) over the keys, and by it the mean of the values.
+
+    The gain is no part of the convolution before: in 8 bits, queries share a scale with keys and values.
+    """
+    constant = graph.constant(f"{path}.gain", np.array(gain, np.float32))
+    scaled = graph.node("Mul", f"{path}.scaled", _turned(graph, query), constant)
+    weights = graph.node("Softmax", f"{path}.softmax", graph.node("MatMul", f"{path}.product", scaled, keys), axis=3)
+    return _turned(graph, graph.node("MatMul", f"{path}.mean", weights, _turned(graph, values)))
+
+
 def _by_kind(net: Net, path: str, heads: int, key: int, value: int) -> Kernel:
-    """The convolution (heads, query key value) with all queries first, then all keys; queries scaled by key^-0.5."""
+    """The convolution to (heads, query key value) with all queries first, then all keys, then all values."""
     kernel = net.kernel(path)
     net.declared.check(f"{path}.conv", stride=1, padding=0, groups=1)
-    if net.declared.activation(f"{path}.act", LINEAR) != LINEAR:
-        raise ExportError(f"{path} has an activation, where attention has none", hint=OTHER_WAY)
     width = 2 * key + value
     if kernel.weight.shape != (heads * width, heads * value, 1, 1) or not key:
         raise ExportError(
@@ -73,8 +81,7 @@ def _by_kind(net: Net, path: str, heads: int, key: int, value: int) -> Kernel:
         )
     rows = np.split(np.arange(heads * width).reshape(heads, width), [key, 2 * key], axis=1)
     order = np.concatenate([part.ravel() for part in rows])
-    gain = np.where(np.arange(heads * width) < heads * key, key**-0.5, 1.0)
-    return scaled(kernel.weight[order], kernel.bias[order], gain)
+    return Kernel(kernel.weight[order], kernel.bias[order])
 
 
 def _by_head(graph: Graph, path: str, name: str, *shape: int) -> str:

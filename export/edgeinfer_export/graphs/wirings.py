@@ -39,7 +39,7 @@ def _classifier() -> dict[str, Any]:
 
 
 def classified(size: Size) -> Preprocess:
-    """As YOLOv5's classifiers get their pictures, but resized before they are cropped, as in its validation."""
+    """As YOLOv5's classifiers get their pictures, but for what comes first: there they are cropped, then resized."""
     scale, mean, std = NORMALIZE["imagenet"]
     longest = max(size.height, size.width)
     return Preprocess(size, fit="resize-crop", scale=scale, mean=mean, std=std, resize=longest)
