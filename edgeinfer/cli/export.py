@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer.cli import _choosing, _exporter, _limits, _recipe, _tables, build
 from edgeinfer.errors import SpecError, UsageError
-from edgeinfer.spec import COLORS, MAX_SIDE, PLACES, PRECISIONS, Batch, Size
+from edgeinfer.spec import COLORS, INTERPOLATIONS, MAX_SIDE, PLACES, PRECISIONS, Batch, Size
 
 if TYPE_CHECKING:
     import argparse
@@ -109,6 +109,12 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         help="classifiers: the shorter side before the crop, or the whole picture stretched (default: as published)",
     )
     part.add_argument(
+        "--interpolation",
+        metavar="WAY",
+        default="",
+        help=f"classifiers: {', '.join(INTERPOLATIONS)}, which is timm's bicubic (default: as published)",
+    )
+    part.add_argument(
         "--normalize", default="", help="what it takes: imagenet, unit (0-1), symmetric (-1-1), none (0-255)"
     )
     part.add_argument(
@@ -139,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
         method=args.calibrate_method,
         budget=_exporter.part("gate").BUDGET if args.budget is None else args.budget,
         variant=_variant(args),
-        told=_exporter.part("told").Told(args.layout, args.normalize, args.io, args.resize),
+        told=_exporter.part("told").Told(args.layout, args.normalize, args.io, args.resize, args.interpolation),
         via=_exporter.part("via").check(args.via, args.via_python),
         via_python=args.via_python,
         recipe=args.recipe,

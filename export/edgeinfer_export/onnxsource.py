@@ -209,7 +209,7 @@ class _Source:
 def preprocess(frame: Size, layout: Layout, facts: Facts, told: Told, where: str) -> Preprocess:
     """Geometry and arithmetic as told, or as the family that made the model trains it."""
     if layout.name != "classes":
-        told.check_detector(where, "resize")
+        told.check_detector(where)
         fitted, usual = Preprocess(frame), "unit"
     elif facts.family in ("ultralytics", "yolov5"):
         smooth = "linear-antialias" if facts.family == "ultralytics" else "linear"

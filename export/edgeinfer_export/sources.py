@@ -70,7 +70,7 @@ def _checkpoint(path: Path, known: zoo.Known | None, options: Options) -> Built:
         or (config.license if config else "")
         or license_of(weights.origin),
     )
-    notes = (*built.notes, *(config.notes() if config else _sized(weights, options)))
+    notes = (*built.notes, *(() if config else _sized(weights, options)))
     return dataclasses.replace(_coming_from(built, provenance), notes=notes)
 
 
@@ -93,12 +93,14 @@ def _check_told(path: Path, options: Options) -> None:
 
 def _completed(options: Options, published: zoo.Known | None, config: Config | None) -> Told:
     """What the user says, or else what is known of a published checkpoint, or else what lies beside the file."""
-    told, resize, normalize = options.told, "", ""
+    known: dict[str, str] = {}
     if published and published.resize:
-        resize = str(published.resize)
+        known = {"resize": str(published.resize)}
     elif config:
-        resize, normalize = config.resize(options.size or config.size), config.normalize
-    return dataclasses.replace(told, resize=told.resize or resize, normalize=told.normalize or normalize)
+        known = config.told(options.size or config.size)
+    return dataclasses.replace(
+        options.told, **{fact: getattr(options.told, fact) or said for fact, said in known.items()}
+    )
 
 
 def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, zoo.Known | None]:

@@ -22,12 +22,17 @@ MAX_TEXT = 100
 MODES = ("center", "squash")
 # how a ResNet's features are pooled: timm calls the mean by two names
 POOLS = ("avg", "fast")
-OTHERWISE = "say it with --resize and --normalize, and take config.json away"
+# how they are resized: by what timm calls so, and by what is its usual where nothing is said
+INTERPOLATIONS = {"bicubic": "cubic-antialias", "bilinear": "linear-antialias", "": "cubic-antialias"}
+OTHERWISE = "say it with --resize, --interpolation and --normalize, and take config.json away"
 
 
 @dataclass(frozen=True)
 class Config:
-    """What timm says of a model: its name and licence, its size, what share of the resized picture the crop is."""
+    """What timm says of a model: its name and licence, its size, what share of the resized picture the crop is.
+
+    `normalize` and `interpolation` are as `Told` has them.
+    """
 
     architecture: str
     size: Size
@@ -37,15 +42,10 @@ class Config:
     interpolation: str
     license: str
 
-    def resize(self, size: Size) -> str:
-        """As `--resize` has it; timm rounds down."""
-        return STRETCH if self.stretch else str(int(max(size.height, size.width) / self.crop))
-
-    def notes(self) -> tuple[str, ...]:
-        """What the runtime does otherwise than timm."""
-        if self.interpolation != "bicubic":
-            return ()
-        return ("timm resizes pictures for it by bicubic interpolation, edgeinfer by linear with antialiasing",)
+    def told(self, size: Size) -> dict[str, str]:
+        """How pictures come to a model of this size, as `Told` has it; timm rounds down."""
+        resize = STRETCH if self.stretch else str(int(max(size.height, size.width) / self.crop))
+        return {"resize": resize, "normalize": self.normalize, "interpolation": self.interpolation}
 
 
 def beside(weights: Path) -> Config | None:
@@ -70,6 +70,7 @@ def beside(weights: Path) -> Config | None:
 def _config(facts: dict[str, Any], model: dict[str, Any]) -> Config:
     """KeyError, TypeError, ValueError or SpecError where a fact is missing or makes no sense."""
     channels, height, width = facts["input_size"]
+    interpolation = facts.get("interpolation") or ""
     crop, mode = float(facts["crop_pct"]), facts.get("crop_mode") or "center"
     mean, std = tuple(facts["mean"]), tuple(facts["std"])
     normalize = next((name for name, row in NORMALIZE.items() if row[1:] == (mean, std)), "")
@@ -78,14 +79,14 @@ def _config(facts: dict[str, Any], model: dict[str, Any]) -> Config:
         ("input_size", channels == 3 and len(sides) == 2, facts["input_size"]),
         ("crop_pct", 0.1 <= crop <= 1, crop),
         ("crop_mode", mode in MODES, mode),
+        ("interpolation", interpolation in INTERPOLATIONS, interpolation),
         ("mean and std", bool(normalize), (mean, std)),
         ("global_pool", model.get("global_pool", "avg") in POOLS, model.get("global_pool")),
     ):
         if not sound:
             raise ValueError(f"{fact} is {found}")
-    architecture, interpolation, license_of_it = (
-        str(table.get(fact) or "")[:MAX_TEXT]
-        for table, fact in ((model, "architecture"), (facts, "interpolation"), (facts, "license"))
+    architecture, license_of_it = (
+        str(table.get(fact) or "")[:MAX_TEXT] for table, fact in ((model, "architecture"), (facts, "license"))
     )
-    size = Size(height, width)
-    return Config(architecture, size, crop, mode == "squash", normalize, interpolation, license_of_it)
+    how = INTERPOLATIONS[interpolation]
+    return Config(architecture, Size(height, width), crop, mode == "squash", normalize, how, license_of_it)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeinfer.errors import SpecError, UsageError
+from edgeinfer.spec import INTERPOLATIONS
 from edgeinfer_export import layouts
 
 if TYPE_CHECKING:
@@ -32,18 +33,20 @@ class Told:
     `layout` of its output (layouts.LAYOUTS); `normalize` (NORMALIZE); `io`, the element type of what goes in and
     out of an engine, which only a GPU could read from it (float32 where nothing is said); `resize`, how a classifier
     comes to its size: the length in pixels to which the shorter side is brought before the centre is cut out, or
-    `stretch` without regard to the picture's shape.
+    `stretch` without regard to the picture's shape; `interpolation` (spec.INTERPOLATIONS), by what they are resized.
     """
 
     layout: str = ""
     normalize: str = ""
     io: str = ""
     resize: str = ""
+    interpolation: str = ""
 
     def __post_init__(self) -> None:
         layouts.check_name(self.layout)
-        for flag, value, known in (("normalize", self.normalize, NORMALIZE), ("io", self.io, IO)):
-            if value and value not in known:
+        named = {"normalize": NORMALIZE, "io": IO, "interpolation": INTERPOLATIONS}
+        for flag, known in named.items():
+            if (value := getattr(self, flag)) and value not in known:
                 raise UsageError(f"--{flag} {value!r} is not one of {', '.join(known)}", hint="see edgeinfer export -h")
         if self.resize not in ("", STRETCH) and not (self.resize.isdecimal() and len(self.resize) <= 5):
             raise UsageError(
@@ -52,7 +55,7 @@ class Told:
 
     def pictures(self, usual: Preprocess) -> Preprocess:
         """A classifier's preprocessing: the usual one, but for what was told. Raises UsageError."""
-        told = usual
+        told = dataclasses.replace(usual, interpolation=self.interpolation or usual.interpolation)
         if self.normalize:
             scale, mean, std = NORMALIZE[self.normalize]
             told = dataclasses.replace(told, scale=scale, mean=mean, std=std)
@@ -64,8 +67,8 @@ class Told:
             raise UsageError(f"--resize: {error}", hint="say the length before the crop, or stretch") from error
 
     def check_detector(self, name: str, *only: str) -> None:
-        """UsageError where one of the facts `only` a classifier has was told of a detector."""
-        flags = [f"--{fact}" for fact in only if getattr(self, fact)]
+        """UsageError where a fact that a classifier has, and `only` it, was told of a detector."""
+        flags = [f"--{fact}" for fact in ("resize", "interpolation", *only) if getattr(self, fact)]
         if flags:
             raise UsageError(f"{', '.join(flags)} is for classifiers, {name} is a detector", hint="leave it out")
 

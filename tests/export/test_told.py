@@ -19,6 +19,7 @@ from helpers.pickling import Tensor, archive
 
 WEIGHTS = "pytorch_model.bin"
 HALVES = (0.5, 0.5, 0.5)
+CUBIC = "cubic-antialias"
 CONFIG = {
     "architecture": "resnet18",
     "num_classes": 7,
@@ -65,10 +66,11 @@ def preprocess(path, **options):
 
 
 def test_flags_of_the_command_line_reach_the_bundle(file, tmp_path):
-    words = ["--imgsz", "64,96", "--resize", "stretch", "--normalize", "symmetric", "-o", str(tmp_path / "out")]
-    assert main(["export", str(file), *words]) == 0
+    words = ["--imgsz", "64,96", "--resize", "stretch", "--normalize", "symmetric", "--interpolation", "linear"]
+    assert main(["export", str(file), *words, "-o", str(tmp_path / "out")]) == 0
     found = Bundle.open(tmp_path / "out").spec.preprocess
     assert (found.fit, found.resize, found.mean, found.std) == ("stretch", 0, HALVES, HALVES)
+    assert found.interpolation == "linear"
 
 
 def test_a_length_before_the_crop_may_be_told(file):
@@ -84,22 +86,28 @@ def test_a_word_that_is_no_way_to_resize_is_wrong_usage(resize):
         Told(resize=resize)
 
 
+def test_an_interpolation_that_there_is_not_is_wrong_usage():
+    with pytest.raises(UsageError, match="'bicubic' is not one of linear, linear-antialias, cubic-antialias"):
+        Told(interpolation="bicubic")
+
+
 def test_an_onnx_classifier_is_resized_as_told(tmp_path):
     path = foreign.save(foreign.classifier(10), tmp_path / "model.onnx")
     options = {"size": None, "batch": Batch(1, 1)}
-    told = preprocess(path, told=Told(normalize="unit", resize="stretch"), **options)
+    told = preprocess(path, told=Told(normalize="unit", resize="stretch", interpolation=CUBIC), **options)
     usual = preprocess(path, told=Told(normalize="unit"), **options)
-    assert (told.fit, usual.fit) == ("stretch", "resize-crop")
+    assert (told.fit, told.interpolation) == ("stretch", CUBIC)
+    assert (usual.fit, usual.interpolation) == ("resize-crop", "linear-antialias")
 
 
 def test_of_a_detector_nothing_is_told_that_is_of_classifiers(tmp_path):
     golden = seeded.Golden("yolov5")
-    for flags in ({"resize": "stretch"}, {"normalize": "unit"}):
+    for flags in ({"resize": "stretch"}, {"normalize": "unit"}, {"interpolation": CUBIC}):
         with pytest.raises(UsageError, match=f"--{next(iter(flags))} is for classifiers"):
             graphs.build(golden.checkpoint(), size=golden.size, told=Told(**flags))
     path = foreign.save(foreign.yolov8(), tmp_path / "model.onnx")
-    with pytest.raises(UsageError, match="--resize is for classifiers"):
-        preprocess(path, size=None, told=Told(resize="80"))
+    with pytest.raises(UsageError, match="--resize, --interpolation is for classifiers"):
+        preprocess(path, size=None, told=Told(resize="80", interpolation=CUBIC))
 
 
 def test_a_published_file_is_known_by_its_content(file, monkeypatch):
@@ -120,9 +128,10 @@ def test_timms_config_beside_its_weights_is_followed(folder):
     found = built.spec.preprocess
     assert (found.size, found.fit, found.resize, found.mean) == (Size(64, 96), "resize-crop", 101, HALVES)
     assert (built.spec.name, built.spec.provenance.license) == ("resnet18", "apache-2.0")
-    assert "bicubic" in built.notes[0]
-    told = preprocess(folder / WEIGHTS, size=Size(32, 32), told=Told(normalize="imagenet"))
+    assert (found.interpolation, built.notes) == (CUBIC, ())
+    told = preprocess(folder / WEIGHTS, size=Size(32, 32), told=Told(normalize="imagenet", interpolation="linear"))
     assert (told.size, told.resize, told.mean) == (Size(32, 32), 33, NORMALIZE["imagenet"][1])
+    assert told.interpolation == "linear"
 
 
 def test_a_config_is_of_timms_own_files_and_only_timms(folder):
@@ -145,6 +154,11 @@ def test_a_head_that_pools_otherwise_is_refused(folder):
         preprocess(folder / WEIGHTS)
 
 
+@pytest.mark.parametrize(("name", "ours"), [("bilinear", "linear-antialias"), ("", CUBIC), (None, CUBIC)])
+def test_pictures_are_resized_by_what_timm_would(folder, name, ours):
+    assert preprocess(changed(folder, interpolation=name)).interpolation == ours
+
+
 def test_squashed_pictures_are_stretched(folder):
     assert preprocess(changed(folder, crop_mode="squash")).fit == "stretch"
 
@@ -155,6 +169,8 @@ def test_squashed_pictures_are_stretched(folder):
         ({"mean": [0.1, 0.2, 0.3]}, "mean and std is"),
         ({"crop_mode": "border"}, "crop_mode is border"),
         ({"crop_pct": 0}, "crop_pct is 0"),
+        ({"interpolation": "lanczos"}, "interpolation is lanczos"),
+        ({"interpolation": "random"}, "interpolation is random"),
         ({"input_size": [1, 224, 224]}, "input_size is"),
         ({"input_size": 224}, "not iterable|unpack"),
     ],
@@ -174,7 +190,7 @@ def test_no_value_in_a_config_escapes_as_another_error(tmp_path_factory, fact, v
         found = timmconfig.beside(changed(folder, **{fact: value}))
     except EdgeInferError:
         return
-    assert found.resize(found.size)
+    assert Told(**found.told(found.size)).resize
 
 
 @pytest.mark.parametrize("name", ["resnetaa50", "resnetblur50d", "seresnextaa101d_32x8d"])

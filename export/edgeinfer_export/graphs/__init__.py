@@ -82,7 +82,7 @@ def _as_trained(spec: ModelSpec, head: Head, checkpoint: Checkpoint, told: Told)
     if not checkpoint.yaml:
         notes.append(f"{name} {NO_YAML}")
     if spec.task == "detect":
-        told.check_detector(name, "resize", "normalize")
+        told.check_detector(name, "normalize")
         if len(head.layouts) > 1 and not told.layout:
             notes.append(f"{name} {TWO_HEADS}")
         return spec, tuple(notes)
