@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgeinfer.spec import Artifact, ModelSpec
 
 SPEC_FILE = "model.json"
+SOURCES = (".pt", ".pth", ".safetensors", ".onnx", ".engine")  # what is taken for a bundle before it is one
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 _AT_FDCWD = -100
 
@@ -48,14 +49,9 @@ class Bundle:
         check_named(folder)
         if not folder.is_dir():
             found = "is a file" if folder.exists() else "does not exist"
-            raise BundleError(
-                f"{folder} {found}; a bundle is a folder with {SPEC_FILE}",
-                hint="make one: edgeinfer export CHECKPOINT -o DIR",
-            )
+            raise BundleError(f"{folder} {found}; a bundle is a folder with {SPEC_FILE}", hint=_instead(folder))
         if not (folder / SPEC_FILE).is_file():
-            raise BundleError(
-                f"{folder} holds no {SPEC_FILE}", hint="make a bundle: edgeinfer export CHECKPOINT -o DIR"
-            )
+            raise BundleError(f"{folder} holds no {SPEC_FILE}", hint=_instead(folder))
         return cls(folder, modeljson.read(folder / SPEC_FILE))
 
     def file(self, name: str) -> Path:
@@ -93,6 +89,17 @@ class Bundle:
             self.artifact_file(artifact)
         for golden in self.spec.golden:
             self.file(golden.image)
+
+
+def _instead(path: Path) -> str:
+    """What may have been meant: the bundle that a file is in, one in the folder, or one that is yet to be made."""
+    if (path.parent / SPEC_FILE).is_file():
+        return f"give the folder: {path.parent}"
+    inside = next(iter(sorted(path.glob(f"*/{SPEC_FILE}"))), None)
+    if inside:
+        return f"give one of the bundles in it, such as {inside.parent}"
+    source = str(path) if path.is_file() and path.suffix in SOURCES else "CHECKPOINT"
+    return f"make one: edgeinfer export {source} -o DIR"
 
 
 def check_named(path: Path) -> None:

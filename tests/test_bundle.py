@@ -40,6 +40,19 @@ def test_what_is_not_a_bundle_is_refused_with_the_command_that_makes_one(tmp_pat
     assert "edgeinfer export" in caught.value.hint
 
 
+def test_who_names_something_near_a_bundle_is_told_the_bundle(detector, tmp_path):
+    checkpoint = tmp_path / "yolov5s.pt"
+    checkpoint.write_text("x")
+    for path, hint in (
+        (detector / "model.fp32.onnx", f"give the folder: {detector}"),
+        (detector.parent, f"give one of the bundles in it, such as {detector}"),
+        (checkpoint, f"make one: edgeinfer export {checkpoint} -o DIR"),
+    ):
+        with pytest.raises(BundleError) as caught:
+            Bundle.open(path)
+        assert caught.value.hint == hint
+
+
 def test_a_changed_artifact_is_refused(detector):
     path = detector / "model.fp32.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")

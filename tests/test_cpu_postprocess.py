@@ -222,7 +222,7 @@ def test_more_candidates_than_take_part_still_give_the_best():
     assert 0 < len(found) <= decode.limit
 
 
-@pytest.mark.parametrize("number", [-1, 3])
+@pytest.mark.parametrize("number", [-1, 3, 1e30])
 def test_a_class_without_a_label_is_an_error_and_not_another_class(number):
     rows = END.copy()
     rows[1, 5] = number

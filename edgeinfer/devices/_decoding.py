@@ -138,4 +138,6 @@ def _end2end(output: NDArray[Any], threshold: float, name: str) -> Found:
     """output (boxes, 6): x1 y1 x2 y2 score class."""
     rows = output[_candidates(output[:, 4], threshold)].astype(np.float32)
     _check(rows, name)
-    return Found(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32))
+    with np.errstate(invalid="ignore"):  # what no integer holds is no class either
+        class_ids = rows[:, 5].astype(np.int32)
+    return Found(rows[:, :4], rows[:, 4], class_ids)
