@@ -9,7 +9,8 @@ COPY edgeinfer edgeinfer
 COPY export export
 RUN python -m venv /opt/edgeinfer && /opt/edgeinfer/bin/pip install --no-cache-dir ".[cpu,serve]" \
     && /opt/edgeinfer/bin/pip uninstall -y pip \
-    && find /opt/edgeinfer -type f \( -path '*/tests/*' ! -name '_*' -o -name '*.a' \) -delete
+    && find /opt/edgeinfer -type f \( -path '*/tests/*' ! -name '_*' -o -name '*.a' \
+       -o -regex '.*/onnxruntime/\(quantization\|tools\|transformers\)/.*' \) -delete
 
 FROM python:3.12-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin edgeinfer \

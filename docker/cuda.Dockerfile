@@ -13,7 +13,8 @@ COPY export export
 RUN python3 -m venv /opt/edgeinfer \
     && /opt/edgeinfer/bin/pip install --no-cache-dir ".[gpu,tensorrt,serve]" "onnxruntime-gpu[cuda,cudnn]" \
     && /opt/edgeinfer/bin/pip uninstall -y pip \
-    && find /opt/edgeinfer -type f \( -path '*/tests/*' ! -name '_*' -o -name '*.a' \) -delete
+    && find /opt/edgeinfer -type f \( -path '*/tests/*' ! -name '_*' -o -name '*.a' \
+       -o -regex '.*/onnxruntime/\(quantization\|tools\|transformers\)/.*' \) -delete
 
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04
 # hadolint ignore=DL3008

@@ -5,15 +5,10 @@
 #       -v "$PWD/engines:/models:ro" -p 8000:8000 edgeinfer:jetson serve /models/yolov5n --host 0.0.0.0
 ARG BASE
 # hadolint ignore=DL3006
-FROM ${BASE}
-# the releases that belong to the JetPack, whatever they are
+FROM ${BASE} AS build
+# the interpreter of the release, whatever its patch level
 # hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3-venv python3-libnvinfer python3-opencv \
-       python3-gi gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --groups video --no-create-home --shell /usr/sbin/nologin edgeinfer \
-    && install -d -o edgeinfer -g edgeinfer /var/cache/edgeinfer
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY edgeinfer edgeinfer
@@ -23,7 +18,18 @@ RUN python3 -m venv --system-site-packages /opt/edgeinfer \
     && /opt/edgeinfer/bin/pip install --no-cache-dir ".[jetson,serve]" "numpy<2" \
     && /opt/edgeinfer/bin/pip uninstall -y pip setuptools \
     && find /opt/edgeinfer -type f \( -path '*/tests/*' ! -name '_*' -o -name '*.a' \) -delete
-WORKDIR /
+
+# hadolint ignore=DL3006
+FROM ${BASE}
+# the releases that belong to the JetPack, whatever they are
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends python3 python3-libnvinfer python3-opencv \
+       python3-gi gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --groups video --no-create-home --shell /usr/sbin/nologin edgeinfer \
+    && install -d -o edgeinfer -g edgeinfer /var/cache/edgeinfer
+COPY --from=build /opt/edgeinfer /opt/edgeinfer
 COPY docker/health.py /opt/edgeinfer/health.py
 ENV PATH="/opt/edgeinfer/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 XDG_CACHE_HOME=/var/cache/edgeinfer
 VOLUME /var/cache/edgeinfer

@@ -63,6 +63,12 @@ def test_an_image_is_not_root_and_checks_its_health(image):
     assert json.loads(last(image, "ENTRYPOINT")) == ["edgeinfer"]
 
 
+def cutting(image, folder):
+    """What the image deletes of what it has installed, as a command for this folder."""
+    (found,) = re.findall(r"find /opt/edgeinfer .* -delete", " ".join(words(image, "RUN")))
+    return found.replace("/opt/edgeinfer", str(folder))
+
+
 @pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
 def test_an_image_is_without_the_tests_of_libraries_and_keeps_their_licences(image, tmp_path):
     kept = ["numpy/tests.py", "numpy/_core/tests/_natype.py", "numpy-2.dist-info/LICENSE.txt", "numpy/core.so"]
@@ -70,8 +76,7 @@ def test_an_image_is_without_the_tests_of_libraries_and_keeps_their_licences(ima
     for name in (*kept, *cut):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (cutting,) = re.findall(r"find /opt/edgeinfer .* -delete", " ".join(words(image, "RUN")))
-    subprocess.run(["/bin/sh", "-c", cutting.replace("/opt/edgeinfer", str(tmp_path))], check=True)
+    subprocess.run(["/bin/sh", "-c", cutting(image, tmp_path)], check=True)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
 
 
@@ -81,6 +86,36 @@ def test_what_an_image_keeps_lies_in_a_volume_that_is_its_users(image):
     assert f"XDG_CACHE_HOME={kept}" in last(image, "ENV").split()
     assert f"install -d -o edgeinfer -g edgeinfer {kept}" in " ".join(words(image, "RUN"))
     assert f"cache:{kept}" in service_of_compose()["volumes"]
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
+def test_an_image_is_without_what_built_it(image):
+    """The last stage has no source and no package index's client; it copies the environment alone."""
+    assert len(words(image, "FROM")) == 2
+    last_stage = image.read_text().rpartition("\nFROM ")[2]
+    assert "COPY --from=build /opt/edgeinfer /opt/edgeinfer" in last_stage
+    assert not {"pip", "python3-venv", "/source"} & set(last_stage.split())
+
+
+@pytest.mark.parametrize(
+    "image", [DOCKER / f"{name}.Dockerfile" for name in ("cpu", "cuda")], ids=lambda path: path.stem
+)
+def test_an_image_is_without_onnx_runtimes_tools_which_nothing_here_needs(image, tmp_path, detector):
+    tools = ("quantization", "tools", "transformers")
+    for name in (*tools, "capi"):
+        (tmp_path / "onnxruntime" / name / "models").mkdir(parents=True)
+        (tmp_path / "onnxruntime" / name / "models" / "a.py").touch()
+    subprocess.run(["/bin/sh", "-c", cutting(image, tmp_path)], check=True)
+    assert [path.parts[-3] for path in tmp_path.rglob("onnxruntime/**/a.py")] == ["capi"]
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys(f"onnxruntime.{{name}}" for name in {tools})
+from edgeinfer import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    line = [sys.executable, "-c", program, "verify", detector]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_jetson_image_has_the_elements_of_camera_pipelines():
