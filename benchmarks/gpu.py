@@ -21,22 +21,17 @@ import platform
 import re
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
-import tracemalloc
-from importlib import resources
 from pathlib import Path
-from statistics import median
 
 import numpy as np
+from gpuclock import Bench, sent
+from gpuframes import around, engines
 
-from edgeinfer import backends, load, machine, wholefile
-from edgeinfer.cli import main as command
+from edgeinfer import machine, wholefile
 from edgeinfer.devices import gpu, launch
-from edgeinfer.devices._driver import call, elapsed_ms
-from edgeinfer.devices._framegraph import FrameGraph, Graph
-from edgeinfer.errors import EdgeInferError
+from edgeinfer.devices._driver import call
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Size, TensorSpec, TopK
 
 RESULTS = Path(__file__).parent / "results"
@@ -78,65 +73,6 @@ def classifier():
         decode=TopK(5),
         labels=tuple(map(str, range(1000))),
     )
-
-
-class Bench:
-    """The clocks, and how often each thing is done."""
-
-    def __init__(self, quick):
-        self.repeats, self.inside, self.settle = (1, 1, 0) if quick else (20, 50, 3)
-        self.frame = Size(40, 60) if quick else Size(1080, 1920)
-        self.quick = quick
-
-    def on_gpu(self, device, enqueue):
-        """Microseconds of one `enqueue` among others, in a CUDA graph, as frames run: {median, min, max}."""
-
-        def several():
-            for _ in range(self.inside):
-                enqueue()
-
-        with device.context:
-            enqueue()  # what is loaded late is loaded now
-            device.wait()
-            graph = Graph(device.handle, several)
-            try:
-                return self._timed(device, lambda: graph.launch(device.handle))
-            finally:
-                graph.close()
-
-    def one_by_one(self, device, enqueue):
-        """The same, each put on the stream by Python."""
-
-        def several():
-            for _ in range(self.inside):
-                enqueue()
-
-        with device.context:
-            return self._timed(device, several)
-
-    def _timed(self, device, several):
-        start, end = device.timer(), device.timer()
-        spans = []
-        for _ in range(self.repeats + self.settle):
-            device.record(start)
-            several()
-            device.record(end)
-            device.wait()
-            spans.append(1e3 * elapsed_ms(start, end) / self.inside)
-        return summary(spans[self.settle :])
-
-    def on_host(self, function):
-        """Milliseconds of one call by the host's clock."""
-        spans = []
-        for _ in range(self.repeats * self.inside + 2):
-            start = time.perf_counter()
-            function()
-            spans.append(1e3 * (time.perf_counter() - start))
-        return summary(spans[2:])
-
-
-def summary(spans):
-    return {"median": round(median(spans), 4), "min": round(min(spans), 4), "max": round(max(spans), 4)}
 
 
 def bandwidth(bench):
@@ -236,142 +172,6 @@ def read_out(bench, spec, outputs, name):
         device.close()
 
 
-def sent(device, array):
-    tensor, side = device.empty(array.shape, str(array.dtype)), device.pinned((array.nbytes,))
-    side[...] = array.reshape(-1).view(np.uint8)
-    with device.context:
-        call("cuMemcpyHtoDAsync", tensor.pointer, side.ctypes.data, array.nbytes, device.handle)
-        device.wait()
-    return tensor
-
-
-class Nothing:
-    """An engine that does nothing, for what is around an engine."""
-
-    capturable = ""
-
-    def __init__(self, spec, device):
-        outputs = {one.name: np.zeros(one.at(1), one.dtype) for one in spec.outputs}
-        self._outputs = {name: sent(device, array) for name, array in outputs.items()}
-
-    def run(self, _):
-        return self._outputs
-
-
-def around(bench):
-    """A 1080p frame in, boxes out, around an engine that does nothing."""
-    spec, found = detector(), []
-    device = gpu.Device(spec)
-    try:
-        engine = Nothing(spec, device)
-        shape = (bench.frame.height, bench.frame.width, 3)
-        frame, pinned = np.zeros(shape, np.uint8), device.pinned(shape)
-        resident = sent(device, pinned)
-        for kind, image in (("in plain memory", frame), ("page-locked", pinned), ("on the GPU", resident)):
-            for manner, reason in (("graph", ""), ("stage by stage", "asked for")):
-                way = FrameGraph(device, engine)
-                way.graph = reason
-                once = lambda way=way, image=image: way.run([image], "bgr")  # noqa: E731
-                spent = bench.on_host(once)
-                found.append({"frame": kind, "manner": manner, "ms": spent, "takes": taken(device, once)})
-                with device.context:
-                    way.close()
-    finally:
-        device.close()
-    return found
-
-
-def taken(device, function):
-    """Bytes of the GPU's memory that 100 frames leave taken, and the most that the host holds for one while it runs."""
-    with device.context:
-        before = int(call("cuMemGetInfo")[0])
-    tracemalloc.start()
-    try:
-        function()
-        held, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        for _ in range(100):
-            function()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    with device.context:
-        return {"gpu_bytes": before - int(call("cuMemGetInfo")[0]), "host_bytes": peak - held}
-
-
-def engines(bench, bundle):
-    """A page-locked 1080p frame to boxes against the bare engine and the upload, in turns, for every engine here."""
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("trt", "rtx", "ort_gpu"):
-            try:
-                backends.load(name)
-                bundle = bundle or exported(Path(folder))
-                if name != "ort_gpu":
-                    command(["build", str(bundle), "--compile", name])
-                with load(bundle, name) as model:
-                    found.append(engine(bench, name, model))
-            except EdgeInferError as missing:
-                found.append({"backend": name, "skipped": str(missing)})
-                print(f"skipped: {name}: {missing}", file=sys.stderr)
-    return found
-
-
-def exported(folder):
-    from edgeinfer_export.export import export
-
-    return export(Path(str(resources.files("edgeinfer_export"))) / "assets" / "pictograms.pt", folder / "pictograms")
-
-
-def engine(bench, name, model):
-    device = model.device
-    pinned = device.pinned((1080, 1920, 3))
-    pinned[...] = np.random.default_rng(0).integers(0, 256, pinned.shape, np.uint8)
-    for _ in range(3):
-        model(pinned)
-    tensors, _ = device.preprocess([pinned])
-    target = device.empty(pinned.shape, "uint8")
-
-    def upload():
-        call("cuMemcpyHtoDAsync", target.pointer, pinned.ctypes.data, pinned.nbytes, device.handle)
-
-    def both():
-        upload()
-        model.engine.run(tensors)
-
-    with device.context:
-        # as our frames run: what can be captured is captured, or the engine alone would pay more for its launches
-        graph = None if model.graph else Graph(device.handle, both)
-
-    def bare():
-        with device.context:
-            if graph:
-                graph.launch(device.handle)
-            else:
-                both()
-            device.wait()
-
-    rounds = [(bench.on_host(bare)["median"], bench.on_host(lambda: model(pinned))["median"]) for _ in range(5)]
-    alone, whole = (median(column) for column in zip(*rounds, strict=True))
-    ratio = round(median(one / other for other, one in rounds), 3)
-    sending = bench.on_gpu(device, upload)["median"] / 1e3
-    if graph:
-        with device.context:
-            graph.close()
-    return {
-        "backend": name,
-        "artifact": model.artifact,
-        "library": model.engine.library,
-        "engine_and_upload_ms": alone,
-        "upload_ms": round(sending, 4),
-        "frame_ms": whole,
-        "frame_without_upload_ms": round(whole - sending, 4),
-        "takes": taken(device, lambda: model(pinned)),
-        "ratio": ratio,
-        "graph": model.graph or "yes",
-    }
-
-
 def context(device):
     from cuda.bindings import nvrtc
 
@@ -410,7 +210,7 @@ def measured(bench, bundle, seconds, keep):
         "bytes_per_us": lambda: bandwidth(bench),
         "decode_and_suppress": lambda: decoding(bench),
         "preprocess": lambda: preprocessing(bench, report.get("bytes_per_us", {}).get("copy", 0)),
-        "around_an_engine": lambda: around(bench),
+        "around_an_engine": lambda: around(bench, detector()),
         # a quick look builds no engine
         "engines": lambda: engines(bench, bundle) if bundle or not bench.quick else [],
     }
