@@ -33,6 +33,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "bundle", metavar="BUNDLE", nargs="+", help="the folder that edgeinfer export wrote; of two, B against A"
     )
     _choosing.add_arguments(parser)
+    _add_measuring(parser)
+    giving = parser.add_argument_group("where results go (a table to the terminal, always)")
+    giving.add_argument(
+        "--json", metavar="FILE|-", help="everything as one JSON object, raw samples too; with - to stdout alone"
+    )
+    giving.add_argument("--html", metavar="FILE", type=_page, help="a page with plots that needs nothing else")
+    giving.add_argument("--trace", metavar="FILE", type=Path, help="the first frames, for ui.perfetto.dev")
+    comparing = parser.add_argument_group("comparing")
+    comparing.add_argument("--compare", metavar="FILE", type=Path, help="with a report of before, that --json wrote")
+    comparing.add_argument(
+        "--fail-if-slower",
+        type=_share,
+        metavar="5%",
+        help="exit code 1 when a difference is shown and it is larger than this",
+    )
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
     measuring = parser.add_argument_group("what is measured")
     measuring.add_argument(
         "--scenario",
@@ -67,20 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures, folders, patterns (default: the bundle's golden ones)",
     )
     measuring.add_argument("--layers", action="store_true", help="time the engine's layers too, after all else")
-    giving = parser.add_argument_group("where results go (a table to the terminal, always)")
-    giving.add_argument(
-        "--json", metavar="FILE|-", help="everything as one JSON object, raw samples too; with - to stdout alone"
-    )
-    giving.add_argument("--html", metavar="FILE", type=_page, help="a page with plots that needs nothing else")
-    giving.add_argument("--trace", metavar="FILE", type=Path, help="the first frames, for ui.perfetto.dev")
-    comparing = parser.add_argument_group("comparing")
-    comparing.add_argument("--compare", metavar="FILE", type=Path, help="with a report of before, that --json wrote")
-    comparing.add_argument(
-        "--fail-if-slower",
-        type=_share,
-        metavar="5%",
-        help="exit code 1 when a difference is shown and it is larger than this",
-    )
 
 
 def _scenarios(text: str) -> list[str]:

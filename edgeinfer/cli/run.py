@@ -67,6 +67,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choosing.add_argument(
         "--no-self-test", action="store_true", help="on a GPU, run engines that were not seen to find golden samples"
     )
+    _add_keeping(parser)
+    doing = parser.add_argument_group("what else is done")
+    doing.add_argument("--classify", metavar="BUNDLE", help="run this classifier on what is in each box")
+    doing.add_argument("--tile", metavar="RxC|SIDE", help="look at large pictures in tiles too: 2x2, 640 or 640:0.2")
+    giving = parser.add_argument_group("where results go (a line for each picture, unless given)")
+    giving.add_argument("--json", metavar="FILE|-", help="JSON Lines to a file, or with - to stdout and nothing else")
+    giving.add_argument("--save", metavar="DIR", type=Path, help="annotated pictures and videos, under the same names")
+    giving.add_argument("--show", action="store_true", help="annotated pictures in a window")
+
+
+def _add_keeping(parser: argparse.ArgumentParser) -> None:
     keeping = parser.add_argument_group("what is kept (the bundle's own numbers, unless given)")
     _choosing.add_thresholds(keeping)
     keeping.add_argument("--top", type=_limits.count, metavar="K", help="classifiers: how many classes")
@@ -78,13 +89,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="of cameras: drop results older than this, such as 200ms",
     )
-    doing = parser.add_argument_group("what else is done")
-    doing.add_argument("--classify", metavar="BUNDLE", help="run this classifier on what is in each box")
-    doing.add_argument("--tile", metavar="RxC|SIDE", help="look at large pictures in tiles too: 2x2, 640 or 640:0.2")
-    giving = parser.add_argument_group("where results go (a line for each picture, unless given)")
-    giving.add_argument("--json", metavar="FILE|-", help="JSON Lines to a file, or with - to stdout and nothing else")
-    giving.add_argument("--save", metavar="DIR", type=Path, help="annotated pictures and videos, under the same names")
-    giving.add_argument("--show", action="store_true", help="annotated pictures in a window")
 
 
 def run(args: argparse.Namespace) -> int:
