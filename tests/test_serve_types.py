@@ -5,6 +5,7 @@ import json
 import struct
 
 import cv2
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
@@ -13,11 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from edgeinfer.serve import tensors
+from edgeinfer.serve.limits import Limits
 from edgeinfer.spec import Batch
 from helpers import bundles
+from helpers.patience import LONG_S
 from helpers.service import service
 
 WAYS = ("json", "binary", "grpc")
@@ -102,7 +107,7 @@ def test_raw_bytes_and_lists_give_back_the_array(array):
     raw = tensors.from_raw("x", tensor.datatype, tensor.shape, tensors.to_raw(tensor))
     assert raw.data.dtype == array.dtype
     np.testing.assert_array_equal(raw.data, array)
-    spoken = json.loads(json.dumps(tensors.to_list(tensor)))
+    spoken = json.loads(tensors.to_json(tensor))
     listed = tensors.from_list("x", tensor.datatype, tensor.shape, spoken)
     assert listed.data.dtype == array.dtype
     np.testing.assert_array_equal(listed.data, array)
@@ -112,6 +117,33 @@ def test_raw_bytes_and_lists_give_back_the_array(array):
 def test_byte_strings_give_back_themselves(elements):
     tensor = tensors.Tensor("x", "BYTES", (len(elements),), elements)
     assert tensors.from_raw("x", "BYTES", [len(elements)], tensors.to_raw(tensor)).data == elements
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("way", ["json", "binary"])
+def test_long_rows_of_numbers_come_back_as_they_are(tmp_path, way, rows):
+    array = np.random.default_rng(rows).normal(size=(rows, 3, bundles.SIDE, bundles.SIDE)).astype(np.float32)
+    assert (array.size > tensors.PIECE) == (rows == 8)
+    with service(bundles.echo_bundle(tmp_path / "echo")) as running:
+        answer = asked(way, running, "echo", ("images", array), request_id="7")
+    np.testing.assert_array_equal(answer["echo"][1], array)
+
+
+def test_more_numbers_than_can_be_read_beside_other_work_are_refused(served):
+    """They are read one by one, and nothing else is done meanwhile."""
+    most = Limits().values
+    body = b'{"inputs": [{"name": "images", "shape": [1], "datatype": "FP32", "data": [' + b"1," * (most + 1) + b"1]}]}"
+    status, _, answer = served.request("/v2/models/float32/infer", body)
+    assert (status, json.loads(answer)["error"]) == (
+        413,
+        f"there are more than the {most} values allowed that are not binary data",
+    )
+    message = pb.ModelInferRequest(model_name="uint8")
+    given = message.inputs.add(name="images", datatype="UINT8", shape=[most + 1])
+    given.contents.uint_contents.extend([1] * (most + 1))
+    with grpc.insecure_channel(served.grpc) as channel, pytest.raises(grpc.RpcError, match="more than the") as told:
+        pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=LONG_S)
+    assert told.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def body(item, data=b""):

@@ -14,12 +14,13 @@ class Limits:
     `queue` counts the waiting requests of one model; `delay` is how long the first request of a batch waits for
     others (0: a batch is what came while the one before it ran); `memory` holds for all request bodies together.
     `age` is how old the newest result of a camera may be before it counts as ill, `viewers` how many may watch the
-    cameras together.
+    cameras together. `values` are those of a request that are no binary data: nothing else runs while they are read.
     """
 
     body: int = 64 * MIB
     memory: int = 256 * MIB
     head: int = 16 * 1024
+    values: int = 8 << 20
     pixels: int = 50_000_000
     connections: int = 128
     queue: int = 64

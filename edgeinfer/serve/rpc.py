@@ -233,8 +233,13 @@ class Calls:
 
     def _asked(self, request: Any, raw: Sequence[Buffer]) -> Awaitable[Answer]:
         """The service's answer to a ModelInferRequest and its raw contents."""
-        regions = self._service.regions
-        return self._service.infer(request.model_name, request.model_version, lambda: _request(request, raw, regions))
+
+        def read() -> Request:
+            values = (len(getattr(given.contents, field)) for given in request.inputs for field in CONTENTS.values())
+            tensors.check_few(sum(values), self._service.limits)
+            return _request(request, raw, self._service.regions)
+
+        return self._service.infer(request.model_name, request.model_version, read)
 
     async def index(self, request: Any) -> Any:
         self._need_managed()

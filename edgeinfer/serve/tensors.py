@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 
-from edgeinfer.serve.refusals import INVALID, Refusal
+from edgeinfer.serve.refusals import INVALID, TOO_LARGE, Refusal
 from edgeinfer.serve.spans import Span
 
 if TYPE_CHECKING:
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgeinfer.serve.limits import Limits
+
 BYTES = "BYTES"
 DTYPES = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
+PIECE = 16384  # values that are written as JSON at a time
 _LENGTH = struct.Struct("<I")
 
 Buffer = Union[bytes, memoryview]
@@ -31,6 +35,12 @@ class Tensor(NamedTuple):
     datatype: str
     shape: tuple[int, ...]
     data: NDArray[Any] | list[bytes] | Span
+
+
+def check_few(count: int, limits: Limits) -> None:
+    """Refusal if so many values are not to be read or written one by one."""
+    if count > limits.values:
+        raise Refusal(TOO_LARGE, f"there are more than the {limits.values} values allowed that are not binary data")
 
 
 def of(name: str, data: NDArray[Any]) -> Tensor:
@@ -99,11 +109,14 @@ def from_list(name: str, datatype: str, shape: Sequence[int], values: Any) -> Te
         raise Refusal(INVALID, f"input {name!r}: data is not a list")
     if datatype == BYTES:
         return _texts(name, sides, values)
+    count = math.prod(sides)
+    if values and not isinstance(values[0], list):
+        _need_count(name, sides, count, len(values))
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError) as error:
         raise Refusal(INVALID, f"input {name!r}: data is not a regular list of numbers") from error
-    _need_count(name, sides, math.prod(sides), array.size)
+    _need_count(name, sides, count, array.size)
     return Tensor(name, datatype, sides, _cast(name, datatype, array).reshape(sides))
 
 
@@ -150,10 +163,11 @@ def to_raw(tensor: Tensor) -> Buffer:
     return np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8).data
 
 
-def to_list(tensor: Tensor) -> list[Any]:
-    """The flat list that JSON holds."""
+def to_json(tensor: Tensor) -> str:
+    """The flat list that JSON holds, a piece at a time: between two of them other threads have their turn."""
     if isinstance(tensor.data, list):
-        return [element.decode("utf-8", "replace") for element in tensor.data]
+        return json.dumps([element.decode("utf-8", "replace") for element in tensor.data])
     assert not isinstance(tensor.data, Span)
-    values: list[Any] = tensor.data.reshape(-1).tolist()
-    return values
+    values = tensor.data.reshape(-1)
+    pieces = (values[start : start + PIECE].tolist() for start in range(0, values.size, PIECE))
+    return f"[{','.join(json.dumps(piece, separators=(',', ':'))[1:-1] for piece in pieces)}]"

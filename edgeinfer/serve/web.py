@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from edgeinfer import pictures
-from edgeinfer.serve import openapi, wire
+from edgeinfer.serve import openapi, tensors, wire
 from edgeinfer.serve.bodies import Bodies, picture
 from edgeinfer.serve.faces import IMAGE, Work
 from edgeinfer.serve.guard import Guarded
@@ -113,11 +113,16 @@ class Web:
 
             def read() -> Asked:
                 nonlocal wanted
-                asked, wanted = wire.parse(name, length, body, self._service.regions)
+                asked, wanted = wire.parse(name, length, body, self._service.regions, self._service.limits)
                 return asked
 
             answer = await _while_there(request, self._service.infer(name, version, read))
-        content, headers = wire.written(answer, wanted)
+        values = wire.plain(answer, wanted)
+        tensors.check_few(values, self._service.limits)
+        if values > tensors.PIECE:
+            content, headers = await self._service.off_loop(lambda: wire.written(answer, wanted))
+        else:
+            content, headers = wire.written(answer, wanted)
         return Response(content, headers=headers)
 
     async def models(self, _: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer.serve import ranking, tensors
@@ -14,6 +15,7 @@ from edgeinfer.serve.spans import PARAMETERS, Span
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.regions import Regions
     from edgeinfer.serve.service import Answer
     from edgeinfer.serve.tensors import Tensor
@@ -35,9 +37,10 @@ class Wanted:
         return self._named.get(name, self._everything)
 
 
-def parse(model: str, header: str, body: bytes, regions: Regions) -> tuple[Request, Wanted]:
+def parse(model: str, header: str, body: bytes, regions: Regions, limits: Limits) -> tuple[Request, Wanted]:
     """The request in a body whose JSON part is as long as the header says. Refusal names the field that is wrong."""
     length = _json_length(header, body)
+    tensors.check_few(body.count(b",", 0, length), limits)
     record = _object(_json(body[:length]), "the request")
     binary = _Binary(memoryview(body)[length:])
     inputs = [
@@ -193,24 +196,33 @@ def _outputs(record: dict[str, Any], regions: Regions) -> dict[str, _Output]:
     return outputs
 
 
+def plain(answer: Answer, wanted: Wanted) -> int:
+    """How many values of an answer are to be written as JSON."""
+    held = [one for one in answer.outputs if not (isinstance(one.data, Span) or wanted.binary(one.name))]
+    return sum(math.prod(one.shape) for one in held)
+
+
 def written(answer: Answer, wanted: Wanted) -> tuple[bytes, dict[str, str]]:
     """The body of an answer, and the headers that go with it."""
     rows, blobs = [], []
     for tensor in answer.outputs:
         row: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-        rows.append(row)
         if isinstance(tensor.data, Span):
-            continue
-        if wanted.binary(tensor.name):
+            rows.append(_dumped(row))
+        elif wanted.binary(tensor.name):
             blobs.append(tensors.to_raw(tensor))
-            row["parameters"] = {BINARY_SIZE: len(blobs[-1])}
+            rows.append(_dumped({**row, "parameters": {BINARY_SIZE: len(blobs[-1])}}))
         else:
-            row["data"] = tensors.to_list(tensor)
-    record: dict[str, Any] = {"model_name": answer.model, "model_version": answer.version, "outputs": rows}
+            rows.append(f'{_dumped(row)[:-1]},"data":{tensors.to_json(tensor)}}}')
+    record = {"model_name": answer.model, "model_version": answer.version}
     if answer.id:
         record["id"] = answer.id
-    head = json.dumps(record, allow_nan=True, separators=(",", ":")).encode()
+    head = f'{_dumped(record)[:-1]},"outputs":[{",".join(rows)}]}}'.encode()
     if not blobs:
         return head, {"content-type": "application/json"}
     headers = {"content-type": "application/octet-stream", JSON_LENGTH: str(len(head))}
     return b"".join((head, *blobs)), headers
+
+
+def _dumped(record: dict[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":"))

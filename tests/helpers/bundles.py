@@ -133,6 +133,18 @@ def casts_bundle(folder: Path, dtype: str) -> Path:
     return _write(folder, spec, nodes, {"ten": scale}, Expected(0, 0.9999))
 
 
+def echo_bundle(folder: Path) -> Path:
+    """Write a classifier of up to 8 pictures that gives back what it was given, too."""
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["logits"], axes=[2, 3], keepdims=0),
+        helper.make_node("Identity", ["images"], ["echo"]),
+    ]
+    batch = Batch(1, 8)
+    spec = _classifier(batch)
+    echo = TensorSpec("echo", (batch, 3, SIDE, SIDE))
+    return _write(folder, dataclasses.replace(spec, outputs=(*spec.outputs, echo)), nodes, {}, Expected(0, 0.5761))
+
+
 def add_plan(folder, library, *, name="", precision="fp32", content=None, built_with="", **target):
     """Put an engine of the stand-in `library` into a bundle, for its GPU unless `target` says otherwise."""
     spec = modeljson.read(folder / "model.json")
