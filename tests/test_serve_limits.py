@@ -404,6 +404,17 @@ def test_tls_and_a_token_guard_both_protocols(folder, tmp_path):
             channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=LONG_S)
 
 
+def test_who_does_not_come_to_the_end_of_a_handshake_is_hung_up_on(folder):
+    words = ["--tls-cert", TLS / "cert.pem", "--tls-key", TLS / "key.pem", "--slow", "0.5"]
+    trusted = ssl.create_default_context(cafile=str(TLS / "cert.pem"))
+    with service(folder / "namer", *words) as running:
+        host, port = running.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as silent:  # asyncio itself waits for 60 s
+            assert silent.recv(1) == b""
+        with urllib.request.urlopen(running.url + "/v2/health/live", timeout=LONG_S, context=trusted) as answer:
+            assert answer.status == 200
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

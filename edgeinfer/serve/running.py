@@ -64,7 +64,30 @@ class Guard(NamedTuple):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own."""
+    """uvicorn without signal handlers of its own, which hangs up on who does not come to the end of a TLS handshake."""
+
+    def __init__(self, config: uvicorn.Config, slow: float) -> None:
+        super().__init__(config)
+        self._handshake = slow if config.is_ssl else None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        for listening in sockets or []:
+            self.servers.append(
+                await asyncio.get_running_loop().create_server(
+                    self._connection,
+                    sock=listening,
+                    ssl=self.config.ssl,
+                    backlog=self.config.backlog,
+                    ssl_handshake_timeout=self._handshake,
+                )
+            )
+
+    def _connection(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -137,7 +160,7 @@ class Running:
             ssl_certfile=self._guard.certificate,
             ssl_keyfile=self._guard.key,
         )
-        return _Server(config)
+        return _Server(config, self._limits.slow)
 
     async def _grpc(self) -> Any:
         if self._ports.grpc < 0:
