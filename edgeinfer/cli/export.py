@@ -120,7 +120,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     part.add_argument(
         "--layout",
         default="",
-        help="of an output: yolov5, yolov8, end2end (boxes) or classes; of YOLO26, the head to take",
+        help="of an output: yolov5, yolov8, end2end (boxes) or classes; of YOLOv10 and YOLO26, the head to take",
     )
     part.add_argument("--io", default="", help="of an engine: float32 or float16 tensors in and out (default: float32)")
     part.add_argument(

@@ -437,6 +437,15 @@ def test_a_hostile_fact_gives_one_clear_error(yolov5, facts):
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("head", ["Segment26", "OBB", "Pose", "Depth", "SemanticSegment"])
+def test_a_head_of_another_task_is_named_and_no_way_promised(head):
+    golden = seeded.Golden("yolo26")
+    yaml = changed(golden.yaml, 23, [[16, 19, 22], 1, head, [3]])
+    with pytest.raises(ExportError, match=f"module {head} is not Detect") as caught:
+        graphs.build(golden.checkpoint(yaml=yaml), size=golden.size)
+    assert caught.value.hint == graphs.yolo.NO_SUCH_TASK
+
+
 def test_an_unknown_module_is_named_with_its_layer(yolov5):
     row = HOSTILE_ROWS["a module nobody knows"]
     with pytest.raises(ExportError, match="layer 1: module GhostConv is not one of") as caught:

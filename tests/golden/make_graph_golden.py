@@ -123,6 +123,7 @@ MODELS = {
     "yolov5u": (lambda: originals.ultralytics(yolov5u()), (64, 96), 1.42),
     "yolov5-cls": (lambda: originals.yolov5_classifier(yolov5("yolov5n.yaml"), 7), (64, 64), 1.35),
     "yolov8-cls": (lambda: originals.ultralytics_classifier(ultralytics("v8/yolov8-cls.yaml", nc=7)), (64, 96), 1.42),
+    "yolov10": (lambda: originals.ultralytics(ultralytics("v10/yolov10n.yaml")), (64, 96), 1.42),
     "yolo11": (lambda: originals.ultralytics(ultralytics("11/yolo11.yaml")), (64, 96), 1.42),
     "yolo11-cls": (lambda: originals.ultralytics_classifier(ultralytics("11/yolo11-cls.yaml", nc=7)), (64, 64), 1.42),
     "yolo26": (lambda: originals.ultralytics(ultralytics("26/yolo26.yaml")), (64, 96), 1.42),

@@ -111,6 +111,19 @@ def test_yolov8(compare, originals, scale):
     compare.detector(f"yolov8{scale}", originals.ultralytics(f"yolov8{scale}.yaml"))
 
 
+@pytest.mark.parametrize("scale", "nsmblx")
+def test_yolov10(compare, originals, tmp_path, scale):
+    model = originals.ultralytics(f"yolov10{scale}.yaml")
+    built = compare.detector(f"yolov10{scale}", model, stored=originals.whole(model, tmp_path / "whole.pt"))
+    # b is no scale to Ultralytics
+    assert built.spec.provenance.architecture == f"yolov10{scale}".removesuffix("b")
+    compare.end_to_end(f"yolov10{scale}", model, told=Told(layout="end2end"))
+
+
+def test_yolov10_fused(compare, originals):
+    compare.detector("yolov10n, fused", originals.ultralytics("yolov10n.yaml", nc=7).fuse().eval())
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_yolo11(compare, originals, scale):
     built = compare.detector(f"yolo11{scale}", originals.ultralytics(f"yolo11{scale}.yaml"))

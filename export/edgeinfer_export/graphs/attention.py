@@ -13,6 +13,8 @@ from edgeinfer.errors import ExportError
 from edgeinfer_export.graphs.ops import DAMAGED, LINEAR, Feature, Graph, Kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgeinfer_export.graphs.blocks import Net
     from edgeinfer_export.graphs.plan import Layer
 
@@ -22,17 +24,26 @@ HEAD = 64
 
 def c2psa(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """C2PSA: attention on the second half of the channels, joined with the first."""
+    return _on_half(net, path, x, [f"{path}.m.{place}" for place in range(layer.repeats)])
+
+
+def psa(net: Net, _layer: Layer, path: str, x: Feature) -> Feature:
+    """PSA: C2PSA of one block, which is the layer itself."""
+    return _on_half(net, path, x, [path])
+
+
+def _on_half(net: Net, path: str, x: Feature, blocks: Sequence[str]) -> Feature:
     first, second = net.halves(path, net.conv(f"{path}.cv1", x))
-    for place in range(layer.repeats):
-        second = psa_block(net, f"{path}.m.{place}", second)
+    for block in blocks:
+        second = psa_block(net, block, second)
     return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", [first, second]))
 
 
 def psa_block(net: Net, path: str, x: Feature) -> Feature:
     """PSABlock: attention, then two convolutions, each added to what it reads."""
-    x = net.graph.add(f"{path}.add", x, _attention(net, f"{path}.attn", x))
+    x = net.graph.add(f"{path}.attn.shortcut", x, _attention(net, f"{path}.attn", x))
     y = net.conv(f"{path}.ffn.1", net.conv(f"{path}.ffn.0", x), activation=LINEAR)
-    return net.graph.add(f"{path}.ffn.add", x, y)
+    return net.graph.add(f"{path}.ffn.shortcut", x, y)
 
 
 def _attention(net: Net, path: str, x: Feature) -> Feature:

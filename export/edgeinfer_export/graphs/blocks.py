@@ -170,6 +170,36 @@ def _c3k2_part(net: Net, path: str, x: Feature, shortcut: bool, groups: int) -> 
     return net.bottleneck(path, x, shortcut, groups)
 
 
+def c2f_cib(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """C2fCIB: C2f whose parts are chains of depthwise and 1x1 convolutions."""
+    parts = net.halves(path, net.conv(f"{path}.cv1", x))
+    for place in range(layer.repeats):
+        parts.append(_cib(net, f"{path}.m.{place}", parts[-1], layer.flag(1, False)))
+    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", parts))
+
+
+def _cib(net: Net, path: str, x: Feature, shortcut: bool) -> Feature:
+    y = net.conv(f"{path}.cv1.1", net.conv(f"{path}.cv1.0", x, groups=x.channels))
+    y = _wide(net, f"{path}.cv1.2", y)
+    y = net.conv(f"{path}.cv1.3", y)
+    y = net.conv(f"{path}.cv1.4", y, groups=y.channels)
+    return net.graph.add(f"{path}.add", x, y) if shortcut and x.channels == y.channels else y
+
+
+def _wide(net: Net, path: str, x: Feature) -> Feature:
+    """A depthwise convolution, or RepVGGDW: a large and a small one, added, or fused into one."""
+    if f"{path}.conv.conv.weight" not in net.weights:
+        return net.conv(path, x, groups=x.channels)
+    large, small = (net.conv(f"{path}.{one}", x, groups=x.channels, activation=LINEAR) for one in ("conv", "conv1"))
+    return net.act(path, net.graph.add(f"{path}.add", large, small))
+
+
+def scdown(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """SCDown: channels first, then a depthwise convolution that strides."""
+    y = net.conv(f"{path}.cv1", x)
+    return net.conv(f"{path}.cv2", y, max(1, layer.integer(2, 1)), y.channels, activation=LINEAR)
+
+
 def spp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """SPP: max pools of growing size, side by side."""
     y = net.conv(f"{path}.cv1", x)
@@ -232,6 +262,7 @@ REPEATING: dict[str, Block] = {
     "BottleneckCSP": bottleneck_csp,
     "C3": c3,
     "C2f": c2f,
+    "C2fCIB": c2f_cib,
     "C3k2": c3k2,
     "C2PSA": attention.c2psa,
 }
@@ -242,6 +273,8 @@ SINGLE: dict[str, Block] = {
     "Bottleneck": bottleneck,
     "SPP": spp,
     "SPPF": sppf,
+    "PSA": attention.psa,
+    "SCDown": scdown,
     "ResNetLayer": resnet_layer,
     "Upsample": upsample,
     "MaxPool2d": max_pool,
@@ -255,7 +288,9 @@ def block(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
             raise layer.error("expected joining along the channels")
         return net.graph.concat(layer.path, inputs)
     if layer.module not in {**REPEATING, **SINGLE}:
-        known = ", ".join(sorted({**REPEATING, **SINGLE, "Concat": None, "Detect": None, "Classify": None}))
+        known = ", ".join(
+            sorted({**REPEATING, **SINGLE, "Concat": None, "Detect": None, "v10Detect": None, "Classify": None})
+        )
         raise ExportError(f"layer {layer.index}: module {layer.module} is not one of {known}", hint=OTHER_WAY)
     if len(inputs) != 1:
         raise layer.error(f"reads {len(inputs)} layers, expected one")

@@ -161,7 +161,7 @@ def _decode_anchored(
     return graph.node("Add", f"{path}.centre", scaled, offset), graph.node("Mul", f"{path}.extent", square, side)
 
 
-# -- anchor-free (YOLOv5u, YOLOv8, YOLO11, YOLO26): (n, 4 + classes, cells), columns ordered by level, row, column
+# -- anchor-free (YOLOv5u, YOLOv8 and later): (n, 4 + classes, cells), columns ordered by level, row, column
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def _from_sides(graph: Graph, path: str, cells: _Cells) -> tuple[str, str]:
     return centre, graph.node("Mul", f"{path}.extent", graph.node("Add", f"{path}.sum", near, far), stride)
 
 
-# -- end to end (YOLO26's second head): (n, boxes, 6), x1 y1 x2 y2 score class, best first
+# -- end to end (the second head of YOLOv10 and YOLO26): (n, boxes, 6), x1 y1 x2 y2 score class, best first
 
 
 def _end_to_end(net: Net, path: str, inputs: Sequence[Feature], strides: tuple[int, ...]) -> Head:

@@ -80,7 +80,7 @@ class Plan:
 
 
 def _shrinks(layer: Layer) -> Fraction:
-    if layer.module in ("Conv", "DWConv", "Conv2d"):
+    if layer.module in ("Conv", "DWConv", "Conv2d", "SCDown"):
         return Fraction(max(1, layer.integer(2, 1))) ** layer.repeats
     if layer.module == "ResNetLayer":
         return Fraction(4 if layer.flag(3, False) else max(1, layer.integer(2, 1)))

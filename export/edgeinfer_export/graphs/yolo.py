@@ -1,5 +1,5 @@
-"""YOLO models from a checkpoint's YAML and tensors: detectors with anchors (YOLOv5), without (YOLOv5u, YOLOv8, YOLO11,
-YOLO26), on other backbones, and classifiers.
+"""YOLO models from a checkpoint's YAML and tensors: detectors with anchors (YOLOv5) and without (YOLOv5u, YOLOv8,
+YOLOv10, YOLO11, YOLO26), on other backbones too, and classifiers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ INPUT = "images"
 USUAL = {32: 640, 64: 1280}
 CLASSIFIED = {32: 224}
 MAX_STRIDE = 1024
-OTHER_TASKS = ("OBB", "Pose", "Segment", "YOLOESegment")
-NO_SUCH_TASK = "models that segment, or find poses or turned boxes, are not supported: only detectors and classifiers"
+DETECTS = ("Detect", "v10Detect")
+OTHER_TASKS = ("Depth", "OBB", "Pose", "Segment", "SemanticSegment", "YOLOESegment")
+NO_SUCH_TASK = "only detectors and classifiers are supported: no models of segments, poses, turned boxes or depths"
 SCALES: dict[tuple[Any, Any], str] = {
     (0.33, 0.25): "n",
     (0.33, 0.5): "s",
@@ -102,7 +103,7 @@ def _fitting(size: Size | None, stride: int, usual: dict[int, int]) -> Size:
 def _grow(net: blocks.Net, wiring: plan.Plan, size: Size, layout: str) -> heads.Head:
     """Add every layer to the graph; the last one is the head."""
     *body, last = wiring.layers
-    if last.module not in ("Detect", "Classify"):
+    if last.module not in (*DETECTS, "Classify"):
         raise ExportError(
             f"layer {last.index}: module {last.module} is not Detect or Classify, the head of a detector or classifier",
             hint=NO_SUCH_TASK if last.module.startswith(OTHER_TASKS) else plan.OTHER_WAY,
@@ -136,6 +137,8 @@ def _architecture(yaml: dict[str, Any], wiring: plan.Plan, head: heads.Head) -> 
 def _family(wiring: plan.Plan) -> str:
     """The first family that built of such blocks; empty for none. YOLO26 has YOLO11's, and says more of SPPF."""
     modules = {layer.module: layer for layer in wiring.layers}
+    if "v10Detect" in modules:
+        return "yolov10"
     if "C3k2" in modules:
         return "yolo26" if "SPPF" in modules and len(modules["SPPF"].arguments) > 2 else "yolo11"
     return "yolov8" if "C2f" in modules else "yolov5" if {"BottleneckCSP", "C3"} & set(modules) else ""
