@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 from edgeinfer import answers, gstreamer, pictures
+from edgeinfer.arrivals import Arrivals
 from edgeinfer.errors import SourceError
 from edgeinfer.pictures import MAX_PIXELS
 
@@ -212,12 +213,15 @@ def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
     if name.startswith("gst:") and gstreamer.available():
         yield from _pipeline(name, shown)
         return
+    opened_ns = time.monotonic_ns()
     capture, index = _open(name, shown), 0
     try:
         fps = _rate(capture, shown, max_pixels)
+        arrivals = Arrivals(fps, opened_ns)
         total = 0 if live(name) else _total(capture)
         while capture.grab():
-            captured_ns = time.monotonic_ns()
+            read_ns = time.monotonic_ns()
+            captured_ns = arrivals.captured_ns(read_ns) if live(name) else read_ns
             taken, image = capture.retrieve()
             if not taken:
                 break

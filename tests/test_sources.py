@@ -1,9 +1,11 @@
 """Every kind of source gives frames, and every bad one a SourceError that says what is wrong with it."""
 
 import base64
+import contextlib
 import os
 import pathlib
 import struct
+import types
 import zlib
 
 import cv2
@@ -363,6 +365,24 @@ def test_a_stream_that_stops_is_an_error_and_its_password_stays_secret(monkeypat
     capture(monkeypatch, 2)
     with pytest.raises(SourceError, match=r"^rtsp://cam/1 stopped after 2 frames$"):
         list(sources.frames("rtsp://me:secret@cam/1"))
+
+
+def test_frames_of_a_stream_that_lay_in_a_buffer_are_not_called_new_and_those_of_a_file_are(video, monkeypatch):
+    reads_ns = [*(place * 33_000_000 for place in range(1, 11)), 2_000_000_000, 2_001_000_000]
+
+    def captured_ns(source):
+        moments = iter([0, *reads_ns])
+        monkeypatch.setattr(sources, "time", types.SimpleNamespace(monotonic_ns=lambda: next(moments)))
+        capture(monkeypatch, len(reads_ns))
+        with contextlib.suppress(SourceError):  # of a stream that has ended
+            for frame in sources.frames(source):
+                yield frame.captured_ns
+
+    assert list(captured_ns(video)) == reads_ns
+    found = list(captured_ns("rtsp://cam/1"))
+    assert found[:10] == reads_ns[:10]
+    # as if they had come in time after the tenth
+    assert [round((late - found[9]) / 33e6) for late in found[10:]] == [1, 2]
 
 
 def test_an_address_with_brackets_is_no_pattern():

@@ -1,0 +1,42 @@
+"""When the frames of a camera were captured, told from when they could be read.
+
+OpenCV says that a frame is there, not how long it has been. While the network or this process stands still, frames
+gather in buffers; then they are read one right after the other, oldest first, each as if it were of this moment.
+"""
+
+from __future__ import annotations
+
+PAUSE_NS = 300_000_000  # buffers may have filled in a wait that is longer than this,
+PAUSE = 3.0  # and than so many times the stream's pace
+PRESENT = 0.8  # of the pace: a frame that had to be waited for so long did not lie in a buffer
+SHARE = 1 / 8  # of a wait in the pace
+
+
+class Arrivals:
+    """The frames of one connection, which was begun at `opened_ns` and says that it has `fps` frames a second.
+
+    After a pause a frame counts as captured when it was due, and each that comes quicker than the stream's pace as
+    captured one frame after the one before, until one has to be waited for. So a frame is rather called older than it
+    is than younger: a camera that paused itself, or was slow to open, begins with one that counts as late.
+    """
+
+    def __init__(self, fps: float, opened_ns: int) -> None:
+        self._pace_ns, self._read_ns = 1e9 / fps, opened_ns
+        self._late_ns, self._paused = 0.0, False
+
+    def captured_ns(self, read_ns: int) -> int:
+        """When the frame was captured that was read at `read_ns`: not after that, nor before the frame before it."""
+        waited, self._read_ns = read_ns - self._read_ns, read_ns
+        paused = waited > max(PAUSE_NS, PAUSE * self._pace_ns)
+        if paused and self._paused:  # a second one is no pause, the stream has become slow
+            self._pace_ns, self._late_ns, paused = float(waited), 0.0, False
+        elif paused:
+            self._late_ns = waited - self._pace_ns
+        elif waited >= PRESENT * self._pace_ns:
+            self._late_ns = 0.0
+        else:
+            self._late_ns = max(0.0, self._late_ns + waited - self._pace_ns)
+        if not self._late_ns:
+            self._pace_ns += SHARE * (waited - self._pace_ns)
+        self._paused = paused
+        return read_ns - round(self._late_ns)

@@ -1,0 +1,67 @@
+"""When a camera's frames were captured, told from when they could be read."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeinfer.arrivals import Arrivals
+
+TOLD_FPS = 25.0  # what FFmpeg says of motion JPEG, whatever comes
+
+
+def captured(reads_s, fps=TOLD_FPS, opened_s=0.0):
+    """When each of the frames read at these moments counts as captured, in seconds."""
+    arrivals = Arrivals(fps, round(opened_s * 1e9))
+    return np.array([arrivals.captured_ns(round(read_s * 1e9)) for read_s in reads_s]) / 1e9
+
+
+def test_frames_that_are_waited_for_are_of_the_moment():
+    reads = 0.1 + np.arange(100) / 30
+    np.testing.assert_allclose(captured(reads), reads, atol=1e-6)
+
+
+@pytest.mark.parametrize("stall_s", [1.0, 1.9, 30.0])
+@pytest.mark.parametrize("fps", [10, 15, 30, 60])
+def test_what_a_stall_kept_back_is_not_called_new(fps, stall_s):
+    made = 0.1 + np.arange(60 * fps) / fps
+    begin, end = 20.001, 20.001 + stall_s
+    kept = (made > begin) & (made <= end)
+    # what came meanwhile waits until the buffer is empty
+    reads = np.maximum.accumulate(np.where(kept, end + 0.001 * np.cumsum(kept), made))
+    found = captured(reads)
+    assert (found[kept] - made[kept]).max() < 0.2
+    # and all is as it was soon afterwards
+    later = made > end + 3
+    np.testing.assert_allclose(found[later], reads[later], atol=1e-6)
+
+
+def test_a_camera_that_paused_itself_is_called_late_for_one_frame():
+    reads = 0.1 + np.concatenate([np.arange(100) / 30, 5 + np.arange(100) / 30])
+    late = reads - captured(reads)
+    assert late[100] > 1
+    assert np.delete(late, 100).max() < 1e-6
+
+
+def test_a_slow_camera_is_not_called_late_for_ever():
+    reads = np.arange(1, 20) * 1.0
+    late = reads - captured(reads)
+    assert late[1:].max() < 1e-6
+
+
+def test_what_gathered_while_the_stream_was_opened_is_not_called_new():
+    reads = 2 + np.concatenate([np.arange(40) * 0.001, 0.06 + np.arange(20) / 30])
+    late = reads - captured(reads, fps=30)
+    assert late[0] > 1.9
+    assert (np.diff(late[:40]) < 0).all()
+    assert late[-19:].max() < 1e-6
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=60), st.floats(0.1, 1000))
+def test_no_frame_is_captured_after_it_was_read_or_before_the_one_before(waits, fps):
+    reads = list(itertools.accumulate(waits))
+    found = captured(reads, fps)
+    assert (found <= np.array(reads) + 1e-6).all()
+    assert (np.diff(found) >= -1e-6).all()
