@@ -17,12 +17,12 @@ NOT_IN_RECIPES = ("help", "output", "json", "plan", "via", "via-python")
 
 def applied(args: argparse.Namespace) -> argparse.Namespace:
     """`args` as they are when its source is a recipe: the recipe's keys, then the words typed; adds `recipe`."""
-    if not args.source.endswith(SUFFIX):
+    if not args.source.lower().endswith(SUFFIX):
         args.recipe = None
         return args
-    recipe = _exporter.part("recipes").read(args.source, keys(args.parser))
+    recipe = _exporter.part("recipes").read(args.source, keys(args.parser), switches(args.parser))
     try:
-        both: argparse.Namespace = args.parser.parse_args([*recipe.words, recipe.source])
+        both: argparse.Namespace = args.parser.parse_args([*recipe.words, "--", recipe.source])
     except UsageError as error:
         raise UsageError(f"{recipe.name}: {error}", hint=error.hint) from error
     args.parser.parse_args(args.words, both)  # leaves what is there where nothing was typed
@@ -32,5 +32,14 @@ def applied(args: argparse.Namespace) -> argparse.Namespace:
 
 def keys(parser: argparse.ArgumentParser) -> tuple[str, ...]:
     """What may stand in a recipe beside its source: the verb's flags."""
-    flags = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]  # noqa: SLF001
-    return tuple(flag for flag in flags if flag not in NOT_IN_RECIPES)
+    return tuple(flag for flag in _flags(parser) if flag not in NOT_IN_RECIPES)
+
+
+def switches(parser: argparse.ArgumentParser) -> tuple[str, ...]:
+    """The flags that take no value: true or false in a recipe."""
+    return tuple(flag for flag, action in _flags(parser).items() if action.nargs == 0)
+
+
+def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    actions = parser._actions  # noqa: SLF001
+    return {word[2:]: action for action in actions for word in action.option_strings if word.startswith("--")}

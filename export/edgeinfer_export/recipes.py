@@ -41,8 +41,11 @@ class Recipe:
     words: tuple[str, ...]
 
 
-def read(path: str | Path, keys: tuple[str, ...]) -> Recipe:
-    """The recipe in this file, whose keys must be `source` or of `keys`. Raises ExportError."""
+def read(path: str | Path, keys: tuple[str, ...], switches: tuple[str, ...] = ()) -> Recipe:
+    """The recipe in this file, whose keys must be `source` or of `keys`; those of `switches` are true or false.
+
+    Raises ExportError.
+    """
     path = Path(path)
     try:
         content = _content(path)
@@ -54,10 +57,14 @@ def read(path: str | Path, keys: tuple[str, ...]) -> Recipe:
         raise ExportError(
             f"{path}: unknown key {', '.join(unknown)}", hint=f"the keys are {', '.join(('source', *keys))}"
         )
-    if "source" not in value:
+    if value.get("source", "") == "":
         raise ExportError(f"{path} names no source", hint='for example source = "yolov5s"')
     source = _text(path, "source", value.pop("source"))
-    words = [word for key, item in value.items() for word in _words(path, key, item)]
+    words = [
+        word
+        for key, item in value.items()
+        for word in (_switch(path, key, item) if key in switches else [f"--{key}={_text(path, key, item)}"])
+    ]
     return Recipe(path.name, hashlib.sha256(content).hexdigest(), source, tuple(words))
 
 
@@ -72,11 +79,10 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _words(path: Path, key: str, value: Any) -> list[str]:
-    """The key and its value as the command line takes them."""
-    if isinstance(value, bool):
-        return [f"--{key}"] if value else []
-    return [f"--{key}={_text(path, key, value)}"]
+def _switch(path: Path, key: str, value: Any) -> list[str]:
+    if not isinstance(value, bool):
+        raise ExportError(f"{path}: {key} is {value!r:.60}, expected true or false", hint=EXAMPLES)
+    return [f"--{key}"] if value else []
 
 
 def _text(path: Path, key: str, value: Any) -> str:
