@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import interruption, machine
@@ -80,10 +80,7 @@ def versus(
     asked.update(plan=plan, device=device, boundary=boundary, source=[str(name) for name in source])
     origin = time.perf_counter()
     with ExitStack() as stack:
-        rivals = []
-        for bundle in (one, other):
-            rivals.append(Rival(bundle, asked))
-            stack.callback(rivals[-1].close)
+        rivals = [stack.enter_context(closing(Rival(bundle, asked))) for bundle in (one, other)]
         say("loading both")
         for rival in rivals:
             rival.wait_ready()
