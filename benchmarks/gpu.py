@@ -61,15 +61,13 @@ def detector(layout="yolov5", dtype="float32", anchors=25200, classes=80):
     )
 
 
-def classifier():
+def classifier(interpolation="linear-antialias"):
     return ModelSpec(
         name="classifier",
         task="classify",
         inputs=(TensorSpec("images", (Batch(1, MOST), 3, 224, 224)),),
         outputs=(TensorSpec("logits", (Batch(1, MOST), 1000)),),
-        preprocess=Preprocess(
-            Size(224, 224), fit="resize-crop", resize=256, interpolation="linear-antialias", **IMAGENET
-        ),
+        preprocess=Preprocess(Size(224, 224), fit="resize-crop", resize=256, interpolation=interpolation, **IMAGENET),
         decode=TopK(5),
         labels=tuple(map(str, range(1000))),
     )
@@ -93,9 +91,10 @@ def bandwidth(bench):
 
 
 def preprocessing(bench, per_us):
-    """The letterbox of 1080p frames, and ResNet's antialiased crop, at several batches."""
+    """The letterbox of 1080p frames, and ResNet's antialiased crops, at several batches."""
     cases = {f"letterbox 1080p to 640, {dtype}": detector(dtype=dtype) for dtype in ("float32", "float16", "uint8")}
     cases["antialiased crop 1080p to 224, float32"] = classifier()
+    cases["bicubic crop 1080p to 224, float32"] = classifier("cubic-antialias")
     return [row for name, spec in cases.items() for row in converted(bench, spec, name, per_us)]
 
 

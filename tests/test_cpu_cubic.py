@@ -1,5 +1,6 @@
 """Cubic resizing on the CPU: against Pillow, and where it is easy to get wrong."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_what_overshoots_black_and_white_ends_there():
 
     assert (found[:, :95] == 0).all()
     assert (found[:, 105:] == 255).all()
+
+
+def test_a_line_across_a_frame_needs_memory_for_some_of_its_rows_only():
+    spec = detector(Size(200, 200), fit="stretch", interpolation="cubic-antialias", scale=1.0)
+    image = np.full((20_000, 1, 3), 7, np.uint8)
+    tracemalloc.start()
+    found = resized(spec, image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert (found == 7).all()
+    assert peak < 8_000_000  # all of its rows, 200 pixels wide, would be 48 MB
 
 
 @settings(max_examples=60, deadline=None)

@@ -139,25 +139,29 @@ class RoundingResampler:
     def __init__(self, how: Filter, placement: Placement, frame: Size, channels: int) -> None:
         rows = visible(placement.top, placement.resized.height, frame.height)
         self._across = Across(how, placement, frame, channels, BLOCK)
-        self._down = bands(how, placement.source.height, placement.resized.height, rows, self._across.width)
-        self._top, self._bottom = self._down[0].start, self._down[-1].end
+        found = bands(how, placement.source.height, placement.resized.height, rows, self._across.width)
+        self._top, self._bottom = found[0].start, found[-1].end
+        self._down = _in_blocks(found)
         self._part = np.empty((BLOCK, self._across.span // channels, channels), np.float32)
-        self._wide = np.empty((self._bottom - self._top, self._across.width), np.float32)
+        self._wide = np.empty((BLOCK, self._across.width), np.float32)
+        self._sum = np.empty((max(band.last - band.first for band in found), self._across.width), np.float32)
         self._result = np.empty((rows[1] - rows[0], self._across.width), np.float32)
         self.result = self._result.reshape(len(self._result), -1, channels)
 
     def run(self, pixels: NDArray[np.uint8]) -> Floats:
         """pixels (h, w, channels) -> the visible part of the resized picture, valid until the next run."""
+        self._result[...] = 0
         with np.errstate(all="ignore"):
-            for start in range(self._top, self._bottom, BLOCK):
-                wide = self._wide[start - self._top :][:BLOCK]
-                part = self._part[: len(wide)]
-                np.copyto(part, pixels[start : start + len(part), self._across.seen])
-                self._across.run(part.reshape(len(part), -1), wide)
+            for start, down in zip(range(self._top, self._bottom, BLOCK), self._down):
+                rows = pixels[start : min(start + BLOCK, self._bottom), self._across.seen]
+                part, wide = self._part[: len(rows)], self._wide[: len(rows)]
+                np.copyto(part, rows)
+                self._across.run(part.reshape(len(rows), -1), wide)
                 _to_pixel_values(wide)
-            for band in self._down:
-                wide = self._wide[band.start - self._top : band.end - self._top]
-                np.matmul(band.weights, wide, out=self._result[band.first : band.last])
+                for band in down:
+                    share = self._sum[: band.last - band.first]
+                    np.matmul(band.weights, wide[band.start : band.end], out=share)
+                    self._result[band.first : band.last] += share
             _to_pixel_values(self._result)
         return self.result
 
@@ -165,6 +169,19 @@ class RoundingResampler:
 def resampler(how: Filter, placement: Placement, frame: Size, channels: int) -> Resampler | RoundingResampler:
     """The way into the frame by this filter."""
     return (RoundingResampler if how.overshoots else Resampler)(how, placement, frame, channels)
+
+
+def _in_blocks(down: list[Band]) -> list[list[Band]]:
+    """What each block of inputs gives to the outputs; its bands' inputs are counted from its first."""
+    top = down[0].start
+    blocks: list[list[Band]] = [[] for _ in range(top, down[-1].end, BLOCK)]
+    for first, last, start, end, weights in down:
+        for block in range((start - top) // BLOCK, (end - 1 - top) // BLOCK + 1):
+            zero = top + block * BLOCK
+            low, high = max(start, zero), min(end, zero + BLOCK)
+            share = np.ascontiguousarray(weights[:, low - start : high - start])
+            blocks[block].append(Band(first, last, low - zero, high - zero, share))
+    return blocks
 
 
 def _to_pixel_values(values: Floats) -> None:
