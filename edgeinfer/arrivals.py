@@ -6,23 +6,27 @@ gather in buffers; then they are read one right after the other, oldest first, e
 
 from __future__ import annotations
 
+from collections import deque
+
 PAUSE_NS = 300_000_000  # buffers may have filled in a wait that is longer than this,
 PAUSE = 3.0  # and than so many times the stream's pace
-PRESENT = 0.8  # of the pace: a frame that had to be waited for so long did not lie in a buffer
+STEADY = 8  # waits in a row that tell whether buffers are being emptied: they are then shorter than
+PRESENT = 0.8  # so much of the pace on average
 SHARE = 1 / 8  # of a wait in the pace
 
 
 class Arrivals:
     """The frames of one connection, which was begun at `opened_ns` and says that it has `fps` frames a second.
 
-    After a pause a frame counts as captured when it was due, and each that comes quicker than the stream's pace as
-    captured one frame after the one before, until one has to be waited for. So a frame is rather called older than it
-    is than younger: a camera that paused itself, or was slow to open, begins with one that counts as late.
+    After a pause frames count as captured one frame's time apart, from the last one before it on, until they have come
+    to the present, or come at the stream's pace again. So a frame is rather called older than it is than younger: a
+    camera that paused itself, or was slow to open, begins with a few that count as late.
     """
 
     def __init__(self, fps: float, opened_ns: int) -> None:
         self._pace_ns, self._read_ns = 1e9 / fps, opened_ns
         self._late_ns, self._paused = 0.0, False
+        self._waits: deque[int] = deque(maxlen=STEADY)
 
     def captured_ns(self, read_ns: int) -> int:
         """When the frame was captured that was read at `read_ns`: not after that, nor before the frame before it."""
@@ -30,13 +34,19 @@ class Arrivals:
         paused = waited > max(PAUSE_NS, PAUSE * self._pace_ns)
         if paused and self._paused:  # a second one is no pause, the stream has become slow
             self._pace_ns, self._late_ns, paused = float(waited), 0.0, False
-        elif paused:
-            self._late_ns = waited - self._pace_ns
-        elif waited >= PRESENT * self._pace_ns:
-            self._late_ns = 0.0
-        else:
+        elif paused or self._late_ns:
             self._late_ns = max(0.0, self._late_ns + waited - self._pace_ns)
-        if not self._late_ns:
+            self._settle(waited, paused=paused)
+        else:
             self._pace_ns += SHARE * (waited - self._pace_ns)
         self._paused = paused
         return read_ns - round(self._late_ns)
+
+    def _settle(self, waited: int, *, paused: bool) -> None:
+        """Late no more, once frames come as they are made."""
+        if paused:
+            self._waits.clear()
+            return
+        self._waits.append(waited)
+        if len(self._waits) == STEADY and sum(self._waits) >= PRESENT * STEADY * self._pace_ns:
+            self._late_ns = 0.0
