@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer.bundle import SPEC_FILE
 from edgeinfer.errors import CheckpointError
 from edgeinfer.spec import Size
 from edgeinfer_export import modeltree
@@ -57,6 +58,7 @@ class Checkpoint:
 def read(path: str | Path) -> Checkpoint:
     """Read a checkpoint; nothing in it is run, and it may take no more memory than its size explains."""
     path = Path(path)
+    _check_file(path)
     try:
         data = _mapped(path)
         if data[:4] == b"PK\x03\x04":
@@ -71,12 +73,17 @@ def read(path: str | Path) -> Checkpoint:
         raise type(error)(f"{path.name}: {error}", hint=error.hint) from error
 
 
+def _check_file(path: Path) -> None:
+    if path.is_file():
+        return
+    found = "is a directory" if path.is_dir() else "is not a file" if path.exists() else "is not there"
+    hint = "give the path of a .pt, .pth or .safetensors"
+    if (path / SPEC_FILE).is_file():
+        hint = f"a bundle is compiled by: edgeinfer build {path} --compile trt"
+    raise CheckpointError(f"{path} {found}, expected a checkpoint file", hint=hint)
+
+
 def _mapped(path: Path) -> mmap.mmap:
-    if not path.is_file():
-        found = "is a directory" if path.is_dir() else "is not a file" if path.exists() else "is not there"
-        raise CheckpointError(
-            f"{path} {found}, expected a checkpoint file", hint="give the path of a .pt, .pth or .safetensors"
-        )
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -54,6 +54,8 @@ def read(path: Path) -> Any:
 
 def _check_external(path: Path) -> None:
     """Weights may lie in other files, but only in the ONNX file's own folder or below."""
+    if path.exists() and not path.is_file():  # to read a pipe could take for ever
+        raise ExportError(f"{path} is not a file, expected an ONNX model", hint=READABLE)
     try:
         names = onnxfile.external_files(path)
     except BundleError as error:

@@ -338,5 +338,13 @@ def test_a_quantised_tensor_is_named(tmp_path):
 
 @pytest.mark.parametrize(("where", "message"), [(".", "directory"), ("none.pt", "not there")])
 def test_a_path_that_is_no_file_is_named(tmp_path, where, message):
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         checkpoint.read(tmp_path / where)
+    assert str(caught.value).startswith(f"{tmp_path / where} is ")
+
+
+def test_a_bundle_is_told_from_a_checkpoint(tmp_path):
+    (tmp_path / "model.json").touch()
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read(tmp_path)
+    assert f"edgeinfer build {tmp_path} --compile" in caught.value.hint
