@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 BUILDS = ("never", "background")
-MOST_THREADS = 16  # for each CPU: thousands that spin would leave the machine no time for anything else
 
 
 class Manner(NamedTuple):
@@ -73,8 +72,8 @@ def load(
     for name, count, least in (("contexts", contexts, 1), ("threads", threads, 0)):
         if count < least:
             raise UsageError(f"{name} {count} is below {least}")
-    if threads > MOST_THREADS * machine.cores():
-        told = f"{threads} threads are more than {MOST_THREADS} for each of the {machine.cores()} CPUs here"
+    if threads > quota.most_threads():
+        told = f"{threads} threads are more than the {quota.most_threads()} allowed on {machine.cores()} CPUs"
         raise UsageError(told, hint="as many as CPUs are the most that help")
     if build not in BUILDS:
         raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgeinfer
-from edgeinfer import ladder, machine, quota
+from edgeinfer import backends, ladder, machine, quota
 from edgeinfer.bundle import SPEC_FILE, sha256_of
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.wholefile import whole
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgeinfer.bundle import Bundle
     from edgeinfer.ladder import Rung
     from edgeinfer.spec import Artifact
@@ -165,7 +167,26 @@ def fault(plan: Plan, bundle: Bundle, gpu: int | None = None) -> str:
     for rung in ladder.climb(bundle, plan.choice.backend, gpu=gpu):
         if rung.reason and (rung.artifact is None or rung.artifact.file == plan.choice.artifact):
             return rung.reason
-    return "" if plan.choice.artifact_in(bundle) else f"the bundle holds no {plan.choice.artifact}"
+    return _lacking(plan.choice, bundle)
+
+
+def _lacking(choice: Choice, bundle: Bundle) -> str:
+    """What of this choice there is not, in words; empty if all is there."""
+    if not choice.artifact_in(bundle):
+        return f"the bundle holds no {choice.artifact}"
+    known: Mapping[str, tuple[str, ...]] = (
+        getattr(backends.load(choice.backend), "settings", dict)() if choice.settings else {}
+    )
+    for name, value in choice.settings.items():
+        if value not in known.get(name, ()):
+            return f"{choice.backend} has no setting {name} {value}"
+    for what, count, most in (
+        ("threads", choice.threads, quota.most_threads()),
+        ("batch", choice.batch, bundle.spec.batch.max),
+    ):
+        if not 0 <= count <= most:
+            return f"{what} {count} is not within 0 to {most}"
+    return ""
 
 
 def current(bundle: Bundle, gpu: int | None = None) -> Plan | None:

@@ -82,6 +82,11 @@ def threads() -> int:
     return count if count < machine.cores() else 0
 
 
+def most_threads() -> int:
+    """More than these, spinning, would leave the machine no time for anything else."""
+    return 16 * machine.cores()
+
+
 def cores(root: Path = ROOT) -> str:
     """The cores this process may run on, and what its quota lets it have: `16 cores` or `16 cores, quota 2.5`."""
     quota = here(root)

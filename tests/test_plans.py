@@ -65,8 +65,13 @@ def test_a_plan_of_another_folder_is_not_this_ones(detector, classifier):
         ({"choice": Choice("ov", "gone.onnx")}, "the bundle holds no gone.onnx"),
         ({"choice": Choice("warp", "model.fp32.onnx")}, "there is no backend warp"),
         ({"choice": Choice("trt", "model.fp32.onnx")}, "this machine has no NVIDIA GPU"),
+        ({"choice": Choice("ov", "model.fp32.onnx", settings={"warp": "on"})}, "ov has no setting warp on"),
+        ({"choice": Choice("ov", "model.fp32.onnx", settings={"pinning": "so"})}, "ov has no setting pinning so"),
+        ({"choice": Choice("ov", "model.fp32.onnx", threads=-4)}, "threads -4 is not within 0 to "),
+        ({"choice": Choice("ov", "model.fp32.onnx", threads=99999)}, "threads 99999 is not within 0 to "),
+        ({"choice": Choice("ov", "model.fp32.onnx", batch=2)}, "batch 2 is not within 0 to 1"),
     ],
-    ids=["bundle", "processor", "library", "artifact", "backend", "gpu"],
+    ids=["bundle", "processor", "library", "artifact", "backend", "gpu", "setting", "value", "below", "above", "batch"],
 )
 def test_a_plan_that_does_not_hold_is_passed_over_and_info_says_why(detector, monkeypatch, capsys, changes, reason):
     monkeypatch.setattr("edgeinfer.machine.has_gpu", lambda: False)

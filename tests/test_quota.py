@@ -220,7 +220,7 @@ def test_a_model_takes_the_threads_of_the_quota_unless_it_is_told_how_many(detec
 
 def test_so_many_threads_that_nothing_else_would_run_are_refused(detector, monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    with pytest.raises(UsageError, match="33 threads are more than 16 for each of the 2 CPUs here"):
+    with pytest.raises(UsageError, match="33 threads are more than the 32 allowed on 2 CPUs"):
         edgeinfer.load(detector, "null", threads=33)
     with edgeinfer.load(detector, "null", threads=32) as model:
         assert model.backend == "null"
