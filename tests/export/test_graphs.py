@@ -4,6 +4,7 @@ import ast
 import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import sys
 
@@ -244,7 +245,7 @@ def test_tensors_alone_are_enough_for_yolov5(yolov5):
 )
 def test_a_missing_tensor_is_named(name):
     golden = seeded.Golden(name)
-    for lost in sorted(golden.tensors)[::7]:
+    for lost in sorted(golden.tensors)[::11]:
         tensors = {key: value for key, value in golden.tensors.items() if key != lost}
         with pytest.raises(ExportError) as caught:
             graphs.build(golden.checkpoint(tensors=tensors), size=golden.size)
@@ -258,6 +259,29 @@ def test_a_tensor_of_the_wrong_shape_is_named(yolov5):
     tensors = yolov5.tensors | {"model.3.conv.weight": np.ones((32, 9, 3, 3), np.float32)}
     with pytest.raises(ExportError, match=r"tensor model\.3\.conv\.weight .* takes 9 channels"):
         graphs.build(yolov5.checkpoint(tensors=tensors), size=yolov5.size)
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("yolov5", "model.9.cv2.conv.weight"),
+        ("yolov5-release-5", "model.8.cv2.conv.weight"),
+        ("yolo11", "model.10.m.0.attn.qkv.conv.weight"),
+        ("yolo11", "model.23.cv2.0.2.weight"),
+        ("yolo26-end2end", "model.23.one2one_cv3.0.2.weight"),
+        ("yolov8-cls", "model.9.linear.weight"),
+        ("resnet-basic", "conv1.weight"),
+        ("resnet-bottleneck", "layer1.0.conv2.weight"),
+        ("resnet-d", "conv1.0.weight"),
+    ],
+)
+def test_a_kernel_that_is_none_is_named(name, tensor, shape):
+    golden = seeded.Golden(name)
+    tensors = golden.tensors | {tensor: np.zeros(shape, np.float32)}
+    with pytest.raises(ExportError, match=re.escape(f"tensor {tensor} is {shape}")) as caught:
+        graphs.build(golden.checkpoint(tensors=tensors), size=golden.size)
+    assert caught.value.hint
 
 
 def test_a_tensor_with_no_place_is_named(yolov5, resnet):

@@ -84,7 +84,7 @@ class Net:
 def conv(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """Conv: channels, kernel, stride, padding, groups."""
     kernel = layer.integer(1, 1)
-    shape = net.weights.shape(f"{path}.conv.weight")
+    shape = net.weights.sides(f"{path}.conv.weight")
     padding = layer.arguments[3] if len(layer.arguments) > 3 else None
     if shape[2:] != (kernel, kernel):
         raise layer.error(f"kernel is {kernel}, but tensor {path}.conv.weight is {shape}")
@@ -203,7 +203,7 @@ def scdown(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 def spp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """SPP: max pools of growing size, side by side."""
     y = net.conv(f"{path}.cv1", x)
-    count = net.weights.shape(f"{path}.cv2.conv.weight")[1] // y.channels - 1
+    count = net.weights.sides(f"{path}.cv2.conv.weight")[1] // y.channels - 1
     sizes = layer.integers(1, (5, 9, 13))
     if len(sizes) != count or any(size % 2 == 0 for size in sizes) or list(sizes) != sorted(set(sizes)):
         raise layer.error(f"pool sizes {sizes}: expected {count} odd ones, growing")
@@ -214,7 +214,7 @@ def sppf(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """SPPF: max pools of one size, one after the other; YOLO26 says how many, and activates nothing before them."""
     size, count = layer.integer(1, 5), layer.integer(2, 3)
     y = net.conv(f"{path}.cv1", x, activation=LINEAR if len(layer.arguments) > 2 else None)
-    if size % 2 == 0 or net.weights.shape(f"{path}.cv2.conv.weight")[1] != (count + 1) * y.channels:
+    if size % 2 == 0 or net.weights.sides(f"{path}.cv2.conv.weight")[1] != (count + 1) * y.channels:
         raise layer.error(f"arguments {layer.arguments}: expected channels, an odd size, how many, and a shortcut")
     pooled = net.pools(path, y, [place * (size - 1) + 1 for place in range(1, count + 1)])
     z = net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", pooled))

@@ -188,7 +188,7 @@ def _anchor_free(net: Net, path: str, inputs: Sequence[Feature], strides: tuple[
 def _cells_of(net: Net, path: str, head: str, inputs: Sequence[Feature], strides: tuple[int, ...]) -> _Cells:
     """What the convolutions of one head say of each cell."""
     bins = _bins(net, path, head)
-    classes = net.weights.shape(f"{path}.{head}cv3.0.2.weight")[0]
+    classes = net.weights.sides(f"{path}.{head}cv3.0.2.weight")[0]
     boxes, scores = [], []
     for level, x in enumerate(inputs):
         boxes.append(_distances(net, f"{path}.{head}cv2.{level}", x, bins))
@@ -219,7 +219,7 @@ def _expected(net: Net, path: str, outputs: int) -> Kernel:
 
 def _bins(net: Net, path: str, head: str) -> int:
     """How many distances each side of a box is spread over; the constant tensor that weighs them must be 0, 1, 2..."""
-    bins = net.weights.shape(f"{path}.{head}cv2.0.2.weight")[0] // 4
+    bins = net.weights.sides(f"{path}.{head}cv2.0.2.weight")[0] // 4
     if bins > 1:
         steps = net.weights.take(f"{path}.dfl.conv.weight", 1, bins, 1, 1)
         if not np.array_equal(steps.ravel(), np.arange(bins)):

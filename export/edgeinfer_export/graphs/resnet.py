@@ -147,7 +147,7 @@ class _Net:
     def architecture(self) -> str:
         """resnet50 and its kin; a description for depths nobody published."""
         depth = DEPTHS.get((self.bottleneck, self.blocks))
-        groups, width = self._groups("layer1.0"), self.weights.shape("layer1.0.conv2.weight")[0]
+        groups, width = self._groups("layer1.0"), self.weights.sides("layer1.0.conv2.weight")[0]
         if depth is None:
             return f"resnet-{'-'.join(map(str, self.blocks))}"
         name = f"{depth}{self._kind()}"
@@ -158,12 +158,12 @@ class _Net:
     def _kind(self) -> str:
         if not self.deep:
             return ""
-        widths = self.weights.shape("conv1.0.weight")[0], self.weights.shape("conv1.3.weight")[0]
+        widths = self.weights.sides("conv1.0.weight")[0], self.weights.sides("conv1.3.weight")[0]
         return KINDS.get((widths, self.averages), "-deep")
 
     def _groups(self, path: str) -> int:
         """From the shapes: conv2 of a bottleneck gives as many channels as it takes."""
-        out, inner = self.weights.shape(f"{path}.conv2.weight")[:2]
+        out, inner = self.weights.sides(f"{path}.conv2.weight")[:2]
         return max(1, out // max(1, inner)) if self.bottleneck else 1
 
     def grow(self, size: Size) -> Feature:
@@ -180,7 +180,7 @@ class _Net:
         return logits
 
     def _stem(self, x: Feature) -> Feature:
-        shape = self.weights.shape("conv1.0.weight" if self.deep else "conv1.weight")
+        shape = self.weights.sides("conv1.0.weight" if self.deep else "conv1.weight")
         if shape[2:] != ((3, 3) if self.deep else (7, 7)):
             # CIFAR's ResNets have the same names, another stride and no pool
             raise ExportError(f"tensor conv1.weight is {shape}, expected a 7x7 kernel", hint=UNKNOWN)

@@ -47,6 +47,13 @@ class Weights:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._found(name).shape)
 
+    def sides(self, name: str) -> tuple[int, ...]:
+        """The four of a convolution's weight: outputs, inputs of a group, height, width."""
+        shape = self.shape(name)
+        if len(shape) != 4:
+            raise ExportError(f"tensor {name} is {shape}, expected the four sides of a kernel", hint=DAMAGED)
+        return shape
+
     def _found(self, name: str) -> Array:
         if name not in self._tensors:
             raise ExportError(f"the checkpoint has no tensor {name}", hint=DAMAGED)
