@@ -158,14 +158,22 @@ class Names:
 
     def find(self, name: str) -> int | None:
         """The index of the one label of this name; None if there is none, or more than one."""
-        places = self._exact.get(name) or self._plain.get(_plain(name)) or []
+        places = self._all(name)
         return places[0] if len(places) == 1 else None
+
+    def _all(self, name: str) -> list[int]:
+        return self._exact.get(name) or self._plain.get(_plain(name)) or []
 
     def unknown(self, names: Sequence[str]) -> DatasetError | None:
         """What to say when some of these classes are none of the model's."""
         missing = sorted({name for name in names if self.find(name) is None})
         if not missing:
             return None
+        if several := [name for name in missing if self._all(name)]:
+            return DatasetError(
+                f"{_some(several)} may be more than one of the model's labels",
+                hint="export the model again with --labels FILE, a name of its own for each class",
+            )
         return DatasetError(
             f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} not among the model's {len(self._labels)} labels "
             f"({_some(self._labels)})",
