@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER = 4 << 20
 MAX_DIMENSIONS = 16
+AGAIN = "download or copy the file again"
 DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -52,10 +53,12 @@ def read_safetensors(data: mmap.mmap) -> tuple[dict[str, NDArray[Any]], dict[str
     tensors = dict.fromkeys(header)
     for name, entry in sorted(header.items(), key=_offset):
         first, last, shape, storage = _place(name, entry, len(data) - begin)
-        if first < end:
-            raise CheckpointError(f"tensor {name!r} starts at {first}, inside the one before that ends at {end}")
+        if first != end:
+            raise CheckpointError(f"tensor {name!r} starts at {first}, where the one before ends at {end}", hint=AGAIN)
         tensors[name] = numbers(data, begin + first, storage).reshape(shape)
         end = last
+    if begin + end != len(data):
+        raise CheckpointError(f"{len(data) - begin - end} bytes lie behind the last tensor", hint=AGAIN)
     return tensors, metadata  # type: ignore[return-value]
 
 
@@ -64,7 +67,7 @@ def _header(data: mmap.mmap) -> tuple[dict[str, Any], int]:
     if size > min(MAX_HEADER, len(data) - 8):
         raise CheckpointError(
             f"the header claims {size} bytes, the file holds {len(data) - 8} and {MAX_HEADER} is the limit",
-            hint="download or copy the file again",
+            hint=AGAIN,
         )
     try:
         header = json.loads(data[8 : 8 + size], object_pairs_hook=_unique)

@@ -138,6 +138,8 @@ HEADERS = {
     "out of range": {"x": entry(0, 80, (20,))},
     "out of range in two sizes": {"x": entry(0, 80, (2, 10))},
     "overlapping": {"x": entry(), "y": entry(4, 12)},
+    "with a gap": {"x": entry(), "y": entry(9, 17)},
+    "with a gap in front": {"x": entry(1, 9)},
     "of the wrong length": {"x": entry(0, 8, (3,))},
     "backwards": {"x": entry(8, 0)},
     "negative": {"x": entry(-8, 0)},
@@ -167,7 +169,13 @@ HEADERS = {
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_safetensors_headers(tmp_path, name):
-    refused(tmp_path, safetensors(HEADERS[name], b"\0" * 16))
+    content = {"overlapping": 12, "with a gap": 17, "with a gap in front": 9}.get(name, 8)
+    refused(tmp_path, safetensors(HEADERS[name], bytes(content)))
+
+
+def test_safetensors_with_bytes_behind_the_last_tensor(tmp_path):
+    error = refused(tmp_path, safetensors({"x": entry()}, bytes(9)))
+    assert "1 bytes lie behind the last tensor" in str(error)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 2**31, 2**63, 2**64 - 1])
