@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from edgeinfer import interruption
 from edgeinfer.cli import _choosing, _limits
 from edgeinfer.errors import BackendUnavailable, UsageError
+from edgeinfer.serve.limits import MIB, Limits
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.versions import Options
 
 HELP = "serve bundles over HTTP and gRPC, with a page for people"
@@ -107,20 +107,20 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
 
 def _add_bounds(parser: argparse.ArgumentParser) -> None:
     bounds = parser.add_argument_group("limits")
-    bounds.add_argument("--max-batch", type=_limits.count, metavar="N", help="rows of a batch at most")
-    bounds.add_argument("--delay-ms", type=_limits.above_zero, metavar="MS", help="how long a batch waits for others")
-    bounds.add_argument("--queue", type=_limits.count, metavar="N", help="requests of a model that may wait")
-    bounds.add_argument("--timeout", type=_limits.above_zero, metavar="S", help="a request's time at most")
-    bounds.add_argument(
-        "--stuck", type=_limits.above_zero, metavar="S", help="how long a batch may run before health turns red"
-    )
-    bounds.add_argument("--slow", type=_limits.above_zero, metavar="S", help="how long a sender may pause")
-    bounds.add_argument("--max-body-mb", type=_limits.above_zero, metavar="MB", help="a request's size at most")
-    bounds.add_argument(
-        "--max-memory-mb", type=_limits.above_zero, metavar="MB", help="all requests under way together at most"
-    )
-    bounds.add_argument("--max-pixels", type=_limits.count, metavar="N", help="a picture's pixels at most")
-    bounds.add_argument("--connections", type=_limits.count, metavar="N", help="connections at most")
+    for flag, kind, word, told, default in (
+        ("--max-batch", _limits.count, "N", "rows of a batch at most", Limits.batch),
+        ("--delay-ms", _limits.above_zero, "MS", "how long a batch waits for others", "not at all"),
+        ("--queue", _limits.count, "N", "requests of a model that may wait", Limits.queue),
+        ("--timeout", _limits.above_zero, "S", "a request's time at most", Limits.timeout),
+        ("--stuck", _limits.above_zero, "S", "how long a batch may run before health turns red", Limits.stuck),
+        ("--slow", _limits.above_zero, "S", "how long a sender may pause", Limits.slow),
+        ("--max-body-mb", _limits.above_zero, "MB", "a request's size at most", Limits.body / MIB),
+        ("--max-memory-mb", _limits.above_zero, "MB", "all requests under way together at most", Limits.memory / MIB),
+        ("--max-pixels", _limits.count, "N", "a picture's pixels at most", Limits.pixels),
+        ("--connections", _limits.count, "N", "connections at most", Limits.connections),
+    ):
+        shown = f"{default:.10g}" if isinstance(default, float) else default
+        bounds.add_argument(flag, type=kind, metavar=word, help=f"{told} (default: {shown})")
 
 
 def _port(text: str) -> int:
@@ -182,8 +182,6 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _bounds(args: argparse.Namespace) -> Limits:
-    from edgeinfer.serve.limits import MIB, Limits
-
     asked = {
         "batch": args.max_batch,
         "delay": args.delay_ms / 1e3 if args.delay_ms else None,
