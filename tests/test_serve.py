@@ -130,6 +130,20 @@ def test_plain_json_is_enough(served):
     assert int(np.argmax(answer["outputs"][0]["data"])) == 1
 
 
+@pytest.mark.parametrize("color", COLORS)
+def test_a_body_without_json_is_the_input(served, color):
+    """Triton's raw binary requests."""
+    bare = {"Inference-Header-Content-Length": "0"}
+    status, _, body = served.request("/v2/models/namer/infer", planes(color).tobytes(), bare)
+    assert (status, np.argmax(json.loads(body)["outputs"][0]["data"])) == (200, COLORS.index(color))
+    file = cv2.imencode(".png", bundles.picture(color, 48, 64))[1].tobytes()
+    status, _, body = served.request("/v2/models/finder.image/infer", file, bare)
+    (labels,) = [one["data"] for one in json.loads(body)["outputs"] if one["name"] == "labels"]
+    assert (status, labels) == (200, [color])
+    status, _, body = served.request("/v2/models/namer/infer", b"short", bare)
+    assert (status, "its data is 5 bytes" in json.loads(body)["error"]) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -222,13 +236,18 @@ def test_predict_says_what_run_says(served):
     assert found["model"] == "finder"
 
 
+def test_a_model_that_is_not_there_is_named_as_it_was_asked_for(served):
+    status, _, body = served.request("/v1/models/nobody/predict", b"a picture")
+    assert (status, json.loads(body)["error"]) == (404, "model 'nobody' is not served here")
+
+
 def test_predict_takes_a_form_and_gives_an_annotated_picture(served):
     body = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n\r\n'
         + picture_file()
         + b"\r\n--b--\r\n"
     )
-    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    form = {"Content-Type": "Multipart/Form-Data; boundary=b"}
     assert json.loads(served.request("/v1/models/finder/predict", body, form)[2])["source"] == "x.png"
     status, headers, drawn = served.request("/v1/models/finder/predict?annotate=1", body, form)
     assert (status, headers["content-type"]) == (200, "image/jpeg")

@@ -111,7 +111,7 @@ def _packed(request: Request) -> str:
 async def picture(request: Request, body: bytes) -> tuple[str, bytes]:
     """The name and bytes of the picture in a body, or of the first file in a form."""
     kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
+    if not kind.lower().startswith("multipart/form-data"):
         if not body:
             raise Refusal(INVALID, "the body is empty; send a picture file, or a form with one")
         return "upload", body

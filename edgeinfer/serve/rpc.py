@@ -234,7 +234,7 @@ class Calls:
     def _asked(self, request: Any, raw: Sequence[Buffer]) -> Awaitable[Answer]:
         """The service's answer to a ModelInferRequest and its raw contents."""
 
-        def read() -> Request:
+        def read(_: Any) -> Request:
             values = (len(getattr(given.contents, field)) for given in request.inputs for field in CONTENTS.values())
             tensors.check_few(sum(values), self._service.limits)
             return _request(request, raw, self._service.regions)

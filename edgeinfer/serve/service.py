@@ -68,11 +68,11 @@ class Service:
         self.ready, self._threads, self.memory = False, threads, Memory(limits.memory)
         self.cameras, self.regions = Cameras(()), Regions()
 
-    async def infer(self, model: str, version: str, read: Callable[[], Request]) -> Answer:
+    async def infer(self, model: str, version: str, read: Callable[[Found], Request]) -> Answer:
         """Run the request that `read` makes of what a client sent to this model. Refusal says why not."""
 
         async def work(found: Found) -> tuple[Answer, Found]:
-            request = read()
+            request = read(found)
             with self.memory.share() as take:
                 return await self._infer(found, request, [brought(tensor, take) for tensor in request.inputs])
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
     from starlette.types import ASGIApp
 
+    from edgeinfer.serve.repository import Found
     from edgeinfer.serve.service import Request as Asked
     from edgeinfer.serve.service import Service
 
@@ -111,8 +112,10 @@ class Web:
         length, wanted = request.headers.get(wire.JSON_LENGTH, ""), wire.Wanted({}, everything=False)
         async with self._bodies.body(request) as body:
 
-            def read() -> Asked:
+            def read(found: Found) -> Asked:
                 nonlocal wanted
+                if length == wire.NO_JSON:
+                    return wire.bare(body, found.face.inputs(found.version.spec))
                 asked, wanted = wire.parse(name, length, body, self._service.regions, self._service.limits)
                 return asked
 
@@ -148,6 +151,7 @@ class Web:
     async def predict(self, request: Request) -> Response:
         """A picture in the body, or in a form -> what `edgeinfer run` says of it, or the annotated picture."""
         name = request.path_params["name"]
+        self._service.repository.model(name)
         seen: list[Any] = []
         async with self._bodies.body(request) as body:
             source, data = await picture(request, body)

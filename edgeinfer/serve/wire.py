@@ -13,14 +13,16 @@ from edgeinfer.serve.service import Request
 from edgeinfer.serve.spans import PARAMETERS, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from edgeinfer.serve.faces import Slot
     from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.regions import Regions
     from edgeinfer.serve.service import Answer
     from edgeinfer.serve.tensors import Tensor
 
 JSON_LENGTH = "inference-header-content-length"
+NO_JSON = "0"  # of that header: the body is nothing but the model's input
 BINARY_SIZE, BINARY_DATA = "binary_data_size", "binary_data"
 DEPENDENTS = "unload_dependents"  # a parameter of unload that Triton's clients send: there are none here
 # parameters of requests that Triton's clients send and that mean nothing here
@@ -64,6 +66,20 @@ def parse(model: str, header: str, body: bytes, regions: Regions, limits: Limits
     request = Request(tuple(inputs), identity, names, timeout, parameters, classes, places)
     named = {name: output.binary for name, output in outputs.items() if output.binary is not None}
     return request, Wanted(named, everything=everything)
+
+
+def bare(body: bytes, slots: Sequence[Slot]) -> Request:
+    """The request whose whole body is the input: one element of BYTES, or the numbers of a batch of one.
+
+    Of inputs that may be left out it is the first. Refusal if the model needs several.
+    """
+    needed = [slot for slot in slots if not slot.optional]
+    if len(needed) > 1:
+        raise Refusal(INVALID, f"the model has {len(needed)} inputs, so that a request needs its JSON part")
+    slot = (needed or slots)[0]
+    if slot.datatype == tensors.BYTES:
+        return Request((tensors.Tensor(slot.name, slot.datatype, (1,), [body]),))
+    return Request((tensors.from_raw(slot.name, slot.datatype, [max(side, 1) for side in slot.shape], body),))
 
 
 def asked(body: bytes, *known: str) -> dict[str, Any]:
