@@ -138,7 +138,8 @@ def _alone(args: argparse.Namespace, say: Say) -> Report:
     if before and not report.partial:
         found = comparison.compare(report.data, before.data)
         names = list(report.data["samples"])
-        report.data["comparison"] = comparison.record(found, names, before.data, comparison.APART)
+        remark = comparison.apart(report.data, before.data)
+        report.data["comparison"] = comparison.record(found, names, before.data, remark)
     return report
 
 

@@ -63,6 +63,30 @@ def compare(this: dict[str, Any], other: dict[str, Any]) -> list[Difference]:
     return [difference(*pair) for pair in pairs if min(map(len, pair[1:])) >= FEWEST_BLOCKS]
 
 
+def apart(this: dict[str, Any], other: dict[str, Any]) -> str:
+    """The remark on two reports that were not taken side by side: what their contexts differ in, besides the time."""
+    here, there = _facts(this["context"]), _facts(other["context"])
+    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    differing = [
+        f"{name} is {here.get(name) or 'unknown'} here, {there.get(name) or 'unknown'} there" for name in names
+    ]
+    return "; ".join([APART, *differing])
+
+
+def _facts(context: dict[str, Any]) -> dict[str, Any]:
+    """What latencies depend on, by what it is called."""
+    parts = (context.get(name) for name in ("bundle", "device", "power", "libraries"))
+    bundle, device, power, libraries = (part if isinstance(part, dict) else {} for part in parts)
+    return {
+        "the bundle": f"{bundle.get('name')} {str(bundle.get('sha256'))[:8]}",
+        **{name: context.get(name) for name in ("backend", "artifact", "threads", "pictures")},
+        **{name: device.get(name) for name in ("board", "cpu", "cores", "gpu", "driver")},
+        "CPU quota": device.get("quota_cpus"),
+        "power mode": power.get("mode"),
+        **libraries,
+    }
+
+
 def record(found: Sequence[Difference], scenarios: Sequence[str], other: dict[str, Any], remark: str) -> dict[str, Any]:
     """As JSON, for a report: what was found, in numbers and words, and what it was compared with."""
     told = {one.scenario for one in found}

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from edgeinfer import cli
 from edgeinfer.errors import UsageError
-from edgeinfer.profiling.comparison import FEWEST_TURNS, Difference, blocks, check, compare, difference, paired, record
+from edgeinfer.profiling.comparison import (
+    APART,
+    FEWEST_TURNS,
+    Difference,
+    apart,
+    blocks,
+    check,
+    compare,
+    difference,
+    paired,
+    record,
+)
 from edgeinfer.profiling.report import Report
 
 
@@ -122,6 +133,22 @@ def test_too_few_samples_are_said():
     found = compare(this, report(latencies()))
     assert found == []
     assert record(found, ["single-stream"], this, "")["words"] == ["single-stream: too few samples to compare"]
+
+
+def test_what_two_reports_differ_in_besides_the_time_is_told():
+    this, other = report([1.0]), report([1.0])
+    assert apart(this, other) == APART
+    this["context"].update(bundle={"name": "a", "sha256": "12345678ab"}, backend="ov", power={"mode": "15W"})
+    other["context"].update(bundle={"name": "b", "sha256": "87654321ab"}, backend="ort", libraries={"numpy": "2.0"})
+    other["context"]["device"] = {"cpu": "b"}
+    assert apart(this, other).split("; ") == [
+        APART,
+        "the bundle is a 12345678 here, b 87654321 there",
+        "backend is ov here, ort there",
+        "cpu is a here, b there",
+        "power mode is 15W here, unknown there",
+        "numpy is unknown here, 2.0 there",
+    ]
 
 
 def test_what_cannot_be_compared_is_said_before_it_is_measured():
