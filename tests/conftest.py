@@ -1,11 +1,16 @@
 """Fixtures only; what tests share stands in tests/helpers/."""
 
+import logging
+import signal
+
 import hypothesis
 import pytest
 
 from helpers import browser as browsers
 from helpers import bundles
 from helpers import pictogram_classifier as classifiers
+
+LOGGERS = [logging.getLogger(name) for name in ("", "edgeinfer", "edgeinfer.serve")]
 
 # a slow machine is no failure
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -20,6 +25,19 @@ def _own_places(tmp_path_factory):
         for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         yield
+
+
+def _of_the_process():
+    """What every test shares with all others, and would hand on to them."""
+    told = [(one.name, *one.handlers, one.level, one.propagate, one.disabled) for one in LOGGERS]
+    return told, [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_handed_on():
+    before = _of_the_process()
+    yield
+    assert _of_the_process() == before
 
 
 @pytest.fixture
