@@ -59,7 +59,7 @@ def test_info_says_who_does_what(small, capsys):
     main(["info", str(bundle.path)])
     page = capsys.readouterr().out
 
-    assert "letterbox to 64x96, bgr uint8 by the runtime; then mean 0, std 1, scale 255, by the graph" in page
+    assert "letterbox to 64x96 (linear), bgr uint8 by the runtime; then mean 0, std 1, scale 255, by the graph" in page
     assert "overlap 0.45 or less, at most 300, by the graph" in page
     main(["info", str(bundle.path), "--json"])
     spec = json.loads(capsys.readouterr().out)["spec"]

@@ -19,7 +19,7 @@ def test_info_tells_what_is_in_the_bundle_and_what_would_run(detector, capsys):
         "task detect, 3 classes: red, green, blue",
         "input images 1x3x32x32 float32",
         "output output0 1x1x8 float32",
-        "preprocess letterbox to 32x32, rgb, mean 0, std 1, scale 255, by the runtime",
+        "preprocess letterbox to 32x32 (linear), rgb, mean 0, std 1, scale 255, by the runtime",
         "decode yolov5 boxes, score 0.25 or more, overlap 0.45 or less, at most 300, by the runtime",
         "architecture colors, 5 parameters",
         "licence CC0-1.0",

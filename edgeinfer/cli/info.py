@@ -169,13 +169,14 @@ def _facts(spec: ModelSpec) -> list[tuple[str, str]]:
     part = spec.preprocess
     shown = ", ".join(spec.labels[:6]) + (", ..." if len(spec.labels) > 6 else "")
     resize = f"the shorter side to {part.resize}, then " if part.resize else ""
+    fitted = f"{resize}{part.fit} to {part.size} ({part.interpolation})"
     halfway = " uint8 by the runtime; then" if part.where == "graph" else ","
     numbers = f"mean {_numbers(part.mean)}, std {_numbers(part.std)}, scale {part.scale:g}"
     return [
         ("task", f"{spec.task}, {_tables.counted(len(spec.labels), 'class')}: {shown}"),
         *(("input", _tensor(tensor)) for tensor in spec.inputs),
         *(("output", _tensor(tensor)) for tensor in spec.outputs),
-        ("preprocess", f"{resize}{part.fit} to {part.size}, {part.color}{halfway} {numbers}, by the {part.where}"),
+        ("preprocess", f"{fitted}, {part.color}{halfway} {numbers}, by the {part.where}"),
         ("decode", _decode(spec)),
     ]
 
