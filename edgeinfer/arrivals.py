@@ -10,8 +10,9 @@ from collections import deque
 
 PAUSE_NS = 300_000_000  # buffers may have filled in a wait that is longer than this,
 PAUSE = 3.0  # and than so many times the stream's pace
-STEADY = 8  # waits in a row that tell whether buffers are being emptied: they are then shorter than
-PRESENT = 0.8  # so much of the pace on average
+PRESENT = 0.8  # of the pace: waits are shorter while buffers are being emptied, so these tell that they are not:
+CALM = 3  # so many in a row of that length,
+STEADY = 8  # or so many whose mean it is
 SHARE = 1 / 8  # of a wait in the pace
 
 
@@ -20,12 +21,13 @@ class Arrivals:
 
     After a pause frames count as captured one frame's time apart, from the last one before it on, until they have come
     to the present, or come at the stream's pace again. So a frame is rather called older than it is than younger: a
-    camera that paused itself, or was slow to open, begins with a few that count as late.
+    camera that paused itself, or was slow to open, begins with a few that count as late. `behind` says of the frame
+    read last that it lay in a buffer, so that a newer one is to be expected at once.
     """
 
     def __init__(self, fps: float, opened_ns: int) -> None:
         self._pace_ns, self._read_ns = 1e9 / fps, opened_ns
-        self._late_ns, self._paused = 0.0, False
+        self._late_ns, self._paused, self.behind = 0.0, False, False
         self._waits: deque[int] = deque(maxlen=STEADY)
 
     def captured_ns(self, read_ns: int) -> int:
@@ -40,6 +42,7 @@ class Arrivals:
         else:
             self._pace_ns += SHARE * (waited - self._pace_ns)
         self._paused = paused
+        self.behind = not paused and waited < self._pace_ns / 2 and self._late_ns > self._pace_ns
         return read_ns - round(self._late_ns)
 
     def _settle(self, waited: int, *, paused: bool) -> None:
@@ -48,5 +51,7 @@ class Arrivals:
             self._waits.clear()
             return
         self._waits.append(waited)
-        if len(self._waits) == STEADY and sum(self._waits) >= PRESENT * STEADY * self._pace_ns:
+        present_ns = PRESENT * self._pace_ns
+        calm = len(self._waits) >= CALM and min(list(self._waits)[-CALM:]) >= present_ns
+        if calm or (len(self._waits) == STEADY and sum(self._waits) >= STEADY * present_ns):
             self._late_ns = 0.0

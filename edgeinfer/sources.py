@@ -44,7 +44,8 @@ class Frame:
 
     image (h, w, 3) uint8 BGR, or as `pixels` says; `source` is the file or stream it came from, as given;
     `index` counts from 0 in it (in a folder or pattern: among its files); `captured_ns` is monotonic time; `fps` is 0
-    for a still picture; `total` is how many frames a video says it has, 0 where that is not known.
+    for a still picture; `total` is how many frames a video says it has, 0 where that is not known; a camera's frame is
+    `behind` if it lay in a buffer, so that a newer one is to be had at once.
     """
 
     image: NDArray[np.uint8]
@@ -54,6 +55,7 @@ class Frame:
     fps: float = 0.0
     pixels: str = "bgr"
     total: int = 0
+    behind: bool = False
 
     def bgr(self) -> NDArray[np.uint8]:
         """The picture (h, w, 3) uint8 BGR, converted if need be."""
@@ -225,7 +227,7 @@ def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
             taken, image = capture.retrieve()
             if not taken:
                 break
-            yield Frame(image, shown, index, captured_ns, fps, total=total)
+            yield Frame(image, shown, index, captured_ns, fps, total=total, behind=arrivals.behind)
             index += 1
     finally:
         capture.release()

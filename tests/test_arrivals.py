@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeinfer.arrivals import STEADY, Arrivals
+from edgeinfer.arrivals import CALM, STEADY, Arrivals
 
 TOLD_FPS = 25.0  # what FFmpeg says of motion JPEG, whatever comes
 
@@ -69,6 +69,35 @@ def test_what_gathered_while_the_stream_was_opened_is_not_called_new():
     assert late[0] > 1.9
     assert (np.diff(late[:40]) < 0).all()
     assert late[-19 + STEADY :].max() < 1e-6
+
+
+def test_frames_of_a_buffer_are_behind_and_those_waited_for_are_not():
+    arrivals, behind = Arrivals(30, 0), []
+    reads = 2 + np.concatenate([np.arange(40) * 0.001, 0.07 + np.arange(20) / 30])
+    for read_s in reads:
+        arrivals.captured_ns(round(read_s * 1e9))
+        behind.append(arrivals.behind)
+    # the first one is all there is at that moment
+    assert behind == [False] + [True] * 39 + [False] * 20
+
+
+def test_a_camera_that_sends_a_second_at_a_time_shows_the_newest_of_it():
+    arrivals, behind = Arrivals(30, 0), []
+    for second in range(1, 10):
+        for place in range(30):
+            arrivals.captured_ns(round((second + 0.001 * place) * 1e9))
+            behind.append(arrivals.behind)
+        assert not behind[-1]
+    assert sum(behind) > 200
+
+
+def test_frames_as_they_are_made_are_soon_of_the_moment_again():
+    for jitter_s, few in ((0.002, CALM), (0.015, STEADY)):
+        made = np.arange(30) / 30 + jitter_s * np.tile([0, 1], 15)
+        reads = np.concatenate([[2.0], 2.05 + made])
+        late = reads - captured(reads, fps=30)
+        assert late[0] > 1.9
+        assert late[1 + few :].max() < 1e-6
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=60), st.floats(0.1, 1000))

@@ -1,5 +1,6 @@
 """Streams: freshness, order, fairness, health, and what happens when cameras misbehave."""
 
+import dataclasses
 import itertools
 import re
 import threading
@@ -85,6 +86,18 @@ def test_a_slow_reader_of_a_camera_gets_the_newest_frame_and_the_count_of_those_
     steps = [later.sequence - sooner.sequence for sooner, later in itertools.pairwise(found)]
     assert steps == [fresh.dropped + 1 for fresh in found[1:]]
     assert sorted(fresh.captured_ns for fresh in found) == [fresh.captured_ns for fresh in found]
+
+
+def test_frames_that_lay_in_a_buffer_before_newer_ones_are_counted_and_left(model, monkeypatch):
+    def frames(*_, **__):
+        for place in range(30):
+            yield dataclasses.replace(frame(8 * place), behind=0 < place < 29)
+
+    monkeypatch.setattr(sources, "frames", frames)
+    with stream("camera:0", model) as seen:
+        last = next(one for one in seen if one.freshness.sequence)
+        assert last.freshness.sequence == 29
+        assert last.freshness.dropped in (28, 29)  # the first one may have been replaced while it waited
 
 
 def test_a_result_older_than_the_limit_is_not_given(detector, model, monkeypatch):

@@ -27,7 +27,10 @@ class Captured(NamedTuple):
 
 
 class Inbox:
-    """Frames of `len(live)` sources; a live source's frame replaces the one that waits, a file's waits its turn."""
+    """Frames of `len(live)` sources; a live source's frame replaces the one that waits, a file's waits its turn.
+
+    One that lay in a buffer before a newer one is not worth the model's time.
+    """
 
     def __init__(self, live: list[bool]) -> None:
         self._live = live
@@ -43,6 +46,9 @@ class Inbox:
         camera = captured.camera
         waiting = self._waiting[camera]
         with self._changed:
+            if captured.frame.behind:
+                self._dropped[camera] += 1
+                return not self._closed
             if self._live[camera] and waiting:
                 waiting.clear()
                 self._dropped[camera] += 1
