@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_STRIDES = 16
 MAX_LICENSE = 200
-MAX_SIDE = 8192
+MAX_TRAINED = 8192  # pixels of an input's side: beyond all that is trained
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,10 @@ def _numbers(value: object) -> tuple[float, ...]:
 def _size(value: object, stride: int) -> Size | None:
     """One side or height and width, in whole strides; None if it is neither, or beyond all that is trained."""
     sides: list[Any] = [*value] if isinstance(value, (list, tuple)) else [value]
-    if not 1 <= len(sides) <= 2 or not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
+    if not 1 <= len(sides) <= 2 or not all(type(side) is int and 1 <= side <= MAX_TRAINED for side in sides):
         return None
     height, width = (-(-side // stride) * stride for side in (sides[0], sides[-1]))
-    return Size(height, width) if max(height, width) <= MAX_SIDE else None
+    return Size(height, width) if max(height, width) <= MAX_TRAINED else None
 
 
 def _text(value: object) -> str:

@@ -43,8 +43,11 @@ def disguised(model, activations):
 
 def ultralytics(cfg, nc=None):
     """A model of the ultralytics package; `cfg`: a name it knows, a file, or a dict."""
+    from ultralytics.nn.modules import Detect
     from ultralytics.nn.tasks import DetectionModel
 
+    # YOLOv8's YAML changes it for every YOLOv10 after it, which then draws other random weights
+    Detect.legacy = False
     torch.manual_seed(1)
     return _settled(DetectionModel(cfg if isinstance(cfg, dict) else str(cfg), nc=nc, verbose=False))
 

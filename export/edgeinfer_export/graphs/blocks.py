@@ -148,18 +148,22 @@ def bottleneck_csp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 
 def c2f(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """C2f: every bottleneck's result joined."""
+    shortcut, groups = layer.flag(1, False), layer.integer(2, 1)
+    return _all_joined(net, layer, path, x, lambda part, y: net.bottleneck(part, y, shortcut, groups))
+
+
+def _all_joined(net: Net, layer: Layer, path: str, x: Feature, part: Callable[[str, Feature], Feature]) -> Feature:
+    """Two halves, and as many parts as the layer repeats, each of which reads the one before it."""
     parts = net.halves(path, net.conv(f"{path}.cv1", x))
     for place in range(layer.repeats):
-        parts.append(net.bottleneck(f"{path}.m.{place}", parts[-1], layer.flag(1, False), layer.integer(2, 1)))
+        parts.append(part(f"{path}.m.{place}", parts[-1]))
     return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", parts))
 
 
 def c3k2(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """C3k2: C2f whose parts are bottlenecks, C3k, or a bottleneck and attention: the tensors tell which."""
-    parts = net.halves(path, net.conv(f"{path}.cv1", x))
-    for place in range(layer.repeats):
-        parts.append(_c3k2_part(net, f"{path}.m.{place}", parts[-1], layer.flag(5, True), layer.integer(4, 1)))
-    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", parts))
+    shortcut, groups = layer.flag(5, True), layer.integer(4, 1)
+    return _all_joined(net, layer, path, x, lambda part, y: _c3k2_part(net, part, y, shortcut, groups))
 
 
 def _c3k2_part(net: Net, path: str, x: Feature, shortcut: bool, groups: int) -> Feature:
@@ -172,10 +176,7 @@ def _c3k2_part(net: Net, path: str, x: Feature, shortcut: bool, groups: int) -> 
 
 def c2f_cib(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """C2fCIB: C2f whose parts are chains of depthwise and 1x1 convolutions."""
-    parts = net.halves(path, net.conv(f"{path}.cv1", x))
-    for place in range(layer.repeats):
-        parts.append(_cib(net, f"{path}.m.{place}", parts[-1], layer.flag(1, False)))
-    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", parts))
+    return _all_joined(net, layer, path, x, lambda part, y: _cib(net, part, y, layer.flag(1, False)))
 
 
 def _cib(net: Net, path: str, x: Feature, shortcut: bool) -> Feature:
