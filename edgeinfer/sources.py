@@ -27,7 +27,8 @@ VIDEOS = frozenset(
     for names in ("3gp avi flv h264 h265 hevc m2ts m4v", "mjpeg mjpg mkv mov mp4 mpeg", "mpg mts ogv ts webm wmv")
     for name in names.split()
 )
-SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
+WEB = ("http://", "https://")
+SCHEMES = ("rtsp://", "rtsps://", *WEB)
 # of a network stream: short, because a lost one is opened again; an answer may come later than a frame
 OPEN_MS, READ_MS = 4_000, 2_000
 USUAL_FPS = 30.0
@@ -81,13 +82,17 @@ def frames(
 ) -> Generator[Frame, None, None]:
     """Every frame of a picture, folder, pattern (`*.jpg`), video, `camera:N`, `rtsp://...` or `gst:PIPELINE`.
 
-    A folder gives its pictures, without those of its sub-folders, in natural order (2 before 10). A file
-    of a folder or pattern that cannot be read goes to `on_error`, and the next one follows; anything else
-    raises SourceError. Closing the iterator releases the video or camera.
+    Of `http://...` the server says whether it is a picture, a video that ends, or a camera's stream. A folder gives
+    its pictures, without those of its sub-folders, in natural order (2 before 10). A file of a folder or pattern that
+    cannot be read goes to `on_error`, and the next one follows; anything else raises SourceError. Closing the iterator
+    releases the video or camera.
     """
     name = str(source)
-    if live(name):
-        yield from _stream(name, max_pixels)
+    kind = on_web(name)
+    if kind == "picture":
+        yield _fetched(name, max_pixels)
+    elif addressed(name):
+        yield from _stream(name, max_pixels, ends=kind == "video")
     elif many(name):
         for index, path in enumerate(files(name)):
             try:
@@ -99,14 +104,35 @@ def frames(
 
 
 def live(source: str) -> bool:
-    """Whether this names a camera or a stream, which ends only when told to."""
+    """Whether this names a camera or a stream, which ends only when told to; a web server is asked."""
+    return addressed(source) and on_web(source) in ("", "stream")
+
+
+def addressed(source: str) -> bool:
+    """Whether this is no path: a camera, a stream, or a file on a web server."""
     return source.startswith(("camera:", "gst:", *SCHEMES))
 
 
+def on_web(source: str) -> str:
+    """Of an http address what the server says that it is: a picture, a video, or a stream; empty for others."""
+    if not source.startswith(WEB):
+        return ""
+    from edgeinfer import remote
+
+    return remote.kind(source)
+
+
+def file_name(source: str) -> str:
+    """The name of the file that a path or an address leads to; it may be empty."""
+    from edgeinfer import remote
+
+    return remote.name(source)[-100:] if source.startswith(WEB) else Path(source).name
+
+
 def files(source: str | Path) -> list[Path]:
-    """The files a source is read from, whether they can be read or not; none for a camera or a stream."""
+    """The files here that a source is read from, whether they can be read or not; none for an address."""
     name, path = str(source), Path(source)
-    if live(name):
+    if addressed(name):
         return []
     if not many(name):
         return [path]
@@ -118,7 +144,7 @@ def files(source: str | Path) -> list[Path]:
 
 def many(name: str) -> bool:
     """Whether this is a folder or a pattern."""
-    if live(name):  # an address may have brackets, and a pipeline stars
+    if addressed(name):  # an address may have brackets, and a pipeline stars
         return False
     try:
         return Path(name).is_dir() or (glob.has_magic(name) and not Path(name).exists())
@@ -156,7 +182,7 @@ def _file(path: Path, index: int, max_pixels: int) -> Iterator[Frame]:
     elif not start:
         raise SourceError(f"{path} is empty", hint="copy the file again")
     else:
-        yield from _stream(str(path), max_pixels)
+        yield from _stream(str(path), max_pixels, ends=True)
 
 
 def _start_of(path: Path) -> bytes:
@@ -188,6 +214,14 @@ def picture(path: Path, index: int = 0, max_pixels: int = MAX_PIXELS) -> Frame:
     return Frame(pictures.decode(data, str(path), max_pixels), str(path), index, captured_ns)
 
 
+def _fetched(address: str, max_pixels: int) -> Frame:
+    """The frame of a picture on a web server."""
+    from edgeinfer import remote
+
+    captured_ns, shown = time.monotonic_ns(), without_password(address)
+    return Frame(pictures.decode(remote.fetch(address, shown), shown, max_pixels), shown, 0, captured_ns)
+
+
 def readable(paths: Sequence[Path], on_error: OnError) -> list[Path]:
     """Those of these pictures that can be read, each decoded once; why another cannot goes to `on_error`.
 
@@ -209,8 +243,8 @@ def readable(paths: Sequence[Path], on_error: OnError) -> list[Path]:
     return kept
 
 
-def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
-    """Frames of a video, camera or stream, which is released when this is closed."""
+def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
+    """Frames of a camera or stream, or of a video, which `ends`; it is released when this is closed."""
     shown = without_password(name)
     if name.startswith("gst:") and gstreamer.available():
         yield from _pipeline(name, shown)
@@ -220,10 +254,10 @@ def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
     try:
         fps = _rate(capture, shown, max_pixels)
         arrivals = Arrivals(fps, opened_ns)
-        total = 0 if live(name) else _total(capture)
+        total = _total(capture) if ends else 0
         while capture.grab():
             read_ns = time.monotonic_ns()
-            captured_ns = arrivals.captured_ns(read_ns) if live(name) else read_ns
+            captured_ns = read_ns if ends else arrivals.captured_ns(read_ns)
             taken, image = capture.retrieve()
             if not taken:
                 break
@@ -231,7 +265,7 @@ def _stream(name: str, max_pixels: int) -> Iterator[Frame]:
             index += 1
     finally:
         capture.release()
-    if live(name):
+    if not ends:
         hint = "check the device or the network, and run again"
         raise SourceError(f"{shown} stopped after {index} frames", hint=hint)
     if index == 0:

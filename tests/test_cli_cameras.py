@@ -1,5 +1,6 @@
 """`edgeinfer run` on cameras: several at once, what is kept of each, and how it ends."""
 
+import dataclasses
 import json
 import signal
 import socket
@@ -28,12 +29,12 @@ def run(*args):
     return cli.main(["run", *map(str, args)])
 
 
-def seen(source, captured_s, value=0, size=(48, 64)):
+def seen(source, captured_s, value=0, size=(48, 64), place=0):
     """A camera's frame of one grey, captured so many seconds after the first moment, in which nothing was found."""
     nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32), (), Size(*size))
     image = np.full((*size, 3), value, np.uint8)
     frame = sources.Frame(image, source, 0, int((1 + captured_s) * 1e9), 10.0)
-    return Seen(frame, nothing, Freshness(0, 0.0, 0.0, 0, 0), live=True)
+    return Seen(frame, nothing, Freshness(0, 0.0, 0.0, 0, 0), live=True, place=place)
 
 
 def greys(path):
@@ -51,10 +52,32 @@ def kept(folder, frames):
 
 
 def test_each_camera_has_a_video_of_its_own_however_their_frames_alternate(tmp_path):
-    frames = [seen(f"rtsp://10.0.0.{cam}:8554/main", place / 10, 90 * cam) for place in range(5) for cam in (1, 2)]
+    address = "rtsp://10.0.0.{}:8554/main"
+    frames = [seen(address.format(cam), when / 10, 90 * cam, place=cam) for when in range(5) for cam in (1, 2)]
     videos = kept(tmp_path, frames)
     assert sorted(videos) == ["rtsp-10.0.0.1-8554-main.mp4", "rtsp-10.0.0.2-8554-main.mp4"]
     assert [grey // 50 for found in sorted(videos.values()) for grey in found] == [1] * 5 + [3] * 5
+
+
+def test_a_camera_that_is_given_twice_has_two_videos(tmp_path):
+    frames = [seen("rtsp://10.0.0.1/main", when / 10, 90 * place, place=place) for when in range(5) for place in (1, 2)]
+    videos = kept(tmp_path, frames)
+    assert sorted(videos) == ["rtsp-10.0.0.1-main-2.mp4", "rtsp-10.0.0.1-main.mp4"]
+    assert [len(found) for found in videos.values()] == [5, 5]
+
+
+def test_files_beside_a_camera_cut_no_video_short(tmp_path):
+    camera = [seen("camera:0", when / 10) for when in range(4)]
+    frame = camera[0].frame
+    files = [
+        dataclasses.replace(
+            camera[0], frame=dataclasses.replace(frame, source=f"{name}.avi", index=index), live=False, place=place
+        )
+        for index in range(4)
+        for place, name in ((1, "a"), (2, "b"))
+    ]
+    videos = kept(tmp_path, [one for pair in zip(camera * 2, files, strict=True) for one in pair])
+    assert {name: len(found) for name, found in videos.items()} == {"camera-0.mp4": 8, "a.mp4": 4, "b.mp4": 4}
 
 
 def test_a_cameras_video_lasts_as_long_as_it_was_looked_at(tmp_path):

@@ -156,6 +156,12 @@ def test_two_sources_of_one_name_are_both_kept(detector, photos, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["red-2.png", "red.png"]
 
 
+def test_a_video_that_is_given_twice_is_kept_once(detector, clip, tmp_path):
+    assert run(detector, clip, clip, "--save", tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
+    assert len(list(sources.frames(tmp_path / "out/clip.mp4"))) == 3
+
+
 def test_an_annotated_video_has_all_its_frames(detector, clip, tmp_path, capsys):
     assert run(detector, clip, "--save", tmp_path / "out", "--conf", 0.1) == 0
     frames = list(sources.frames(tmp_path / "out/clip.mp4"))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgeinfer.sources import Frame
     from edgeinfer.streams import Seen
 
 LEAST_FREE = 16 << 20  # bytes a disk must have for a video to go on
@@ -35,39 +34,40 @@ class Album:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._names: dict[str, str] = {}
-        self._videos: dict[str, Video] = {}
+        self._names: dict[str, tuple[str, int]] = {}  # what has each: a source at its place
+        self._videos: dict[int, Video] = {}  # by the places of their sources, each of which has one at a time
 
     def add(self, seen: Seen) -> None:
         frame, image = seen.frame, seen.result.draw(seen.frame.bgr())
         if frame.fps:
             self._video(seen, image).add(image, frame.captured_ns)
             return
-        path = self.folder / self._name(frame)
+        path = self.folder / self._name(seen)
         data = pictures.encode(image, path.suffix.lower())
         with whole(path) as part:
             part.write_bytes(data)
 
     def _video(self, seen: Seen, image: NDArray[np.uint8]) -> Video:
-        """The video of this source; files come one after the other, cameras together."""
-        frame = seen.frame
-        if frame.source not in self._videos:
-            if not seen.live:
-                self.finish()
-            path, size = self.folder / self._name(frame), Size(*image.shape[:2])
-            self._videos[frame.source] = Video(path, size, frame.fps, live=seen.live)
-        return self._videos[frame.source]
+        """The video of this camera, or of the file that this source has come to."""
+        frame, place = seen.frame, seen.place
+        if place in self._videos and frame.index == 0 and not seen.live:
+            self._videos.pop(place).finish()
+        if place not in self._videos:
+            path, size = self.folder / self._name(seen), Size(*image.shape[:2])
+            self._videos[place] = Video(path, size, frame.fps, live=seen.live)
+        return self._videos[place]
 
-    def _name(self, frame: Frame) -> str:
+    def _name(self, seen: Seen) -> str:
         """The source's own name, made different where two sources share one."""
-        if sources.live(frame.source):
+        frame, own = seen.frame, (seen.frame.source, seen.place)
+        if seen.live:
             stem, suffix = re.sub(r"[^\w.-]+", "-", frame.source)[:LONGEST], ".mp4"
         else:
-            path = Path(frame.source)
+            path = Path(sources.file_name(frame.source))
             suffix = ".mp4" if frame.fps else path.suffix if path.suffix.lower() in SUFFIXES else ".png"
-            stem = path.stem
+            stem = path.stem or "picture"
         name, copies = f"{stem}{suffix}", 1
-        while self._names.setdefault(name, frame.source) != frame.source:
+        while self._names.setdefault(name, own) != own:
             copies += 1
             name = f"{stem}-{copies}{suffix}"
         return name

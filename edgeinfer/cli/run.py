@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         nargs="+",
-        help="a picture, a folder of pictures, a quoted pattern, a video, camera:N, rtsp://..., gst:PIPELINE",
+        help="a picture or video, here or at http://..., a folder, a quoted pattern; camera:N, rtsp://..., gst:...",
     )
     choosing = _choosing.add_arguments(parser)
     choosing.add_argument(
@@ -154,17 +154,17 @@ def _sights(args: argparse.Namespace, model: Pipeline, tally: Tally) -> Generato
     """
     from edgeinfer.streams import Stream
 
-    together = any(map(sources.live, args.source))
+    together = len(args.source) > 1 and any(map(sources.live, args.source))
     for names in [args.source] if together else [[name] for name in args.source]:
-        with Stream(names, model, max_age_ms=args.max_age, on_error=tally.refuse) as stream, _told(stream, names):
+        with Stream(names, model, max_age_ms=args.max_age, on_error=tally.refuse) as stream, _told(stream):
             yield from stream
 
 
-def _told(stream: Stream, names: Sequence[str]) -> AbstractContextManager[object]:
+def _told(stream: Stream) -> AbstractContextManager[object]:
     """Says when a camera falls ill or recovers, while the block lasts."""
     from edgeinfer.cli._watch import Watch
 
-    return Watch(stream) if any(map(sources.live, names)) else nullcontext()
+    return Watch(stream) if stream.live else nullcontext()
 
 
 def _work(sights: Iterable[Seen], outputs: Sequence[Output], tally: Tally) -> bool:

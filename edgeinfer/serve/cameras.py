@@ -47,7 +47,7 @@ class Mount(NamedTuple):
         match = re.fullmatch(rf"({NAME})(?:@({NAME}))?=(.+)", text.strip(), re.DOTALL)
         if not match:
             raise UsageError(f"camera {text[:60]!r} is not NAME[@MODEL]=SOURCE", hint="door=rtsp://10.0.0.5/main")
-        if not sources.live(match[3]):
+        if not sources.addressed(match[3]):
             shown = sources.without_password(match[3])[:60]
             raise UsageError(
                 f"camera {match[1]}: {shown!r} is no camera or stream", hint="camera:0, rtsp://..., gst:..."

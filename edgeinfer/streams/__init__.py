@@ -67,6 +67,7 @@ class Seen:
     result: Result
     freshness: Freshness
     live: bool
+    place: int = 0  # of its source among those of the stream
 
 
 class Model(Protocol):
@@ -105,14 +106,15 @@ class Stream:
         if not names:
             raise UsageError("a stream needs at least one source")
         self._model, self._max_age_ms = model, max_age_ms
-        self._live = [sources.live(str(name)) for name in names]
+        # who is patient follows cameras: their servers may not be there yet to be asked
+        self._live = [(sources.addressed if patient else sources.live)(str(name)) for name in names]
         self._inbox = Inbox(self._live)
         self._captures = [
-            Capture(place, str(name), self._inbox, patient=patient, max_pixels=max_pixels, on_error=on_error)
-            for place, name in enumerate(names)
+            Capture(place, str(name), self._inbox, live=live, patient=patient, max_pixels=max_pixels, on_error=on_error)
+            for place, (name, live) in enumerate(zip(names, self._live))
         ]
         # a file's next frame is in hand before it is needed; a camera's is taken when it can be run at once
-        self._depth = model.contexts + (not any(self._live))
+        self._depth = model.contexts + (not self.live)
         self._pool = ThreadPoolExecutor(model.contexts, thread_name_prefix="stream")
         # whoever stops iterating and begins again goes on with these
         self._running: deque[tuple[list[Captured], Future[list[Result]]]] = deque()
@@ -123,6 +125,11 @@ class Stream:
         weakref.finalize(self, _let_go, self._captures).atexit = False
         for capture in self._captures:
             capture.start()
+
+    @property
+    def live(self) -> bool:
+        """Whether a camera or stream is among the sources."""
+        return any(self._live)
 
     def health(self) -> dict[str, Health]:
         """How each source is, by the name it was given under."""
@@ -179,7 +186,7 @@ class Stream:
         dropped, self._late[camera] = captured.dropped + self._late[camera], 0
         queue_ms = max(0.0, age_ms - sum(result.timings_ms.values()))
         shown = captured.frame.captured_ns, age_ms, queue_ms, captured.sequence, dropped, captured.fault
-        yield Seen(captured.frame, result, Freshness(*shown), self._live[camera])
+        yield Seen(captured.frame, result, Freshness(*shown), self._live[camera], camera)
 
     def _raise(self) -> None:
         """The first error that ended a source, once everything else is done."""

@@ -25,8 +25,9 @@ STOP_S = 3.0  # how long to wait for a thread whose read is under way
 class Capture(threading.Thread):
     """Puts one source's frames into the inbox until the source ends, fails for good, or the inbox closes.
 
-    A camera or stream that was lost is opened again and again. One that cannot be opened the first time is an error,
-    and one that comes to its own end is over, unless `patient`. A picture that came before is not put in again.
+    A camera or stream, which is `live`, is opened again and again when it was lost. One that cannot be opened the first
+    time is an error, and one that comes to its own end is over, unless `patient`. A picture that came before is not put
+    in again.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Capture(threading.Thread):
         source: str,
         inbox: Inbox,
         *,
+        live: bool,
         patient: bool = False,
         max_pixels: int = MAX_PIXELS,
         on_error: OnError = sources.refuse,
@@ -42,7 +44,8 @@ class Capture(threading.Thread):
         super().__init__(name=f"capture {camera}", daemon=True)
         self.source, self.vitals = source, Vitals()
         self.error: EdgeInferError | None = None
-        self._camera, self._inbox, self._patient = camera, inbox, patient
+        self._camera, self._inbox = camera, inbox
+        self._live, self._patient = live, patient
         self._max_pixels, self._on_error = max_pixels, on_error
         self._sequence = 0
         self._stopped = threading.Event()
@@ -51,7 +54,7 @@ class Capture(threading.Thread):
     def run(self) -> None:
         """The thread's work."""
         try:
-            if sources.live(self.source):
+            if self._live:
                 self._follow()
             else:
                 self._read()
@@ -116,19 +119,21 @@ class Capture(threading.Thread):
             raise SourceError(f"{shown}: reading it failed: {type(error).__name__}: {error}") from error
 
     def _put_all(self) -> None:
-        live = sources.live(self.source)
+        kind = sources.on_web(self.source) if self._live else ""
+        if kind in ("picture", "video"):
+            raise SourceError(f"{sources.without_password(self.source)} is a {kind}, no camera or stream")
         found = sources.frames(self.source, max_pixels=self._max_pixels, on_error=self._on_error)
         with closing(found):
             for frame in found:
                 self.vitals.connected(frame.fps)
-                fault = self.vitals.saw(frame.image, time.monotonic(), frame.pixels) if live else ""
+                fault = self.vitals.saw(frame.image, time.monotonic(), frame.pixels) if self._live else ""
                 if self._stopped.is_set() or not self._offer(frame, fault):
                     return
 
     def _offer(self, frame: sources.Frame, fault: str) -> bool:
         if fault == "repeated":
             return True
-        frame = dataclasses.replace(frame, index=self._sequence) if sources.live(self.source) else frame
+        frame = dataclasses.replace(frame, index=self._sequence) if self._live else frame
         captured = Captured(self._camera, frame, self._sequence, fault)
         self._sequence += 1
         return self._inbox.put(captured)

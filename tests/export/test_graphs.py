@@ -150,6 +150,17 @@ def test_a_classifier_of_yolo_is_stretched_to_what_is_not_square():
     assert (spec.preprocess.fit, spec.preprocess.interpolation) == ("stretch", "linear-antialias")
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("cfg/26/yolo26n-cls.yaml", "yolo26n-cls"), ("yolo26/yolo11n-cls.yaml", "yolo11n-cls"), (None, "yolo11n-cls")],
+)
+def test_of_classifiers_whose_blocks_are_alike_the_name_of_the_yaml_tells_the_family(file, name):
+    golden = seeded.Golden("yolo11-cls")
+    told = {"scale": "n", "scales": {"n": [0.5, 0.25, 1024]}, "yaml_file": file}
+    spec = graphs.build(golden.checkpoint(yaml=golden.yaml | told)).spec
+    assert (spec.name, spec.provenance.architecture) == (name, name)
+
+
 def test_a_classifier_of_1000_classes_has_the_names_of_imagenet():
     golden = seeded.Golden("yolov8-cls")
     head = {"model.9.linear.weight": np.zeros((1000, 1280)), "model.9.linear.bias": np.zeros(1000)}

@@ -5,6 +5,7 @@ YOLOv10, YOLO11, YOLO26), on other backbones too, and classifiers.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import ExportError
@@ -120,7 +121,7 @@ def _grow(net: blocks.Net, wiring: plan.Plan, size: Size, layout: str) -> heads.
 
 def _architecture(yaml: dict[str, Any], wiring: plan.Plan, head: heads.Head) -> str:
     """A family's usual name, for example yolov5s6u; a scale nobody published has no letter."""
-    family = _family(wiring)
+    family = _family(wiring, PurePath(str(yaml.get("yaml_file", ""))).name)
     if not family:
         return "yolo"
     multiples = (yaml.get("depth_multiple"), yaml.get("width_multiple"))
@@ -134,11 +135,15 @@ def _architecture(yaml: dict[str, Any], wiring: plan.Plan, head: heads.Head) -> 
     return f"{family}{scale if isinstance(scale, str) else ''}{deeper}{free}{backbone}"
 
 
-def _family(wiring: plan.Plan) -> str:
-    """The first family that built of such blocks; empty for none. YOLO26 has YOLO11's, and says more of SPPF."""
+def _family(wiring: plan.Plan, file: str) -> str:
+    """The first family that built of such blocks; empty for none.
+
+    YOLO26 has YOLO11's: its detectors say more of SPPF, its classifiers differ in the name of the YAML's `file` alone.
+    """
     modules = {layer.module: layer for layer in wiring.layers}
     if "v10Detect" in modules:
         return "yolov10"
     if "C3k2" in modules:
-        return "yolo26" if "SPPF" in modules and len(modules["SPPF"].arguments) > 2 else "yolo11"
+        newer = len(modules["SPPF"].arguments) > 2 if "SPPF" in modules else file.startswith("yolo26")
+        return "yolo26" if newer else "yolo11"
     return "yolov8" if "C2f" in modules else "yolov5" if {"BottleneckCSP", "C3"} & set(modules) else ""
