@@ -15,19 +15,23 @@ EdgeInferError            .hint: what to do about it, one line, may be empty
 +-- SourceError           an image, video or camera cannot be read
 +-- DatasetError          a data set is malformed, or does not fit the model
 +-- ServiceError          the service cannot start, or does not do what a request asks
-+-- InputError            an array handed to the pipeline has the wrong type or shape
-+-- UsageError            the command line asks for something that cannot be (exit code 2)
++-- InputError            a call of a model cannot be: what it was given is no picture, or it is closed
++-- UsageError            an option asks for something that cannot be (exit code 2)
 """
 
 from __future__ import annotations
 
+import sys
+
 
 class EdgeInferError(Exception):
-    """What was found and what was expected; `hint` holds the remedy."""
+    """What was found and what was expected; `hint` holds the remedy, which tracebacks show too (Python 3.11)."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        if hint and sys.version_info >= (3, 11):
+            self.add_note(f"hint: {hint}")
 
 
 class SpecError(EdgeInferError):
@@ -87,8 +91,8 @@ class ServiceError(EdgeInferError):
 
 
 class InputError(EdgeInferError):
-    """An array handed to the pipeline has the wrong type or shape."""
+    """A call of a model cannot be: what it was given is no picture, or it is closed."""
 
 
 class UsageError(EdgeInferError):
-    """The command line asks for something that cannot be."""
+    """An option, of the command line or of a function, asks for something that cannot be."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
@@ -45,16 +46,19 @@ class Lane:
 
 
 class _Fleet:
-    """Lanes that serve together: engines that share weights, closed together when no call has any."""
+    """Lanes that serve together: engines that share weights, closed together when no call, or nobody, has any."""
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes = tuple(lanes)
+        self.close = weakref.finalize(self, _close, self.lanes)  # once, and not after the end of the process
+        self.close.atexit = False
 
-    def close(self) -> None:
-        # contexts before the weights they share, which the first lane holds; a failure stops none of the rest
-        with ExitStack() as each:
-            for lane in self.lanes:
-                each.callback(lane.close)
+
+def _close(lanes: Sequence[Lane]) -> None:
+    # contexts before the weights they share, which the first lane holds; a failure stops none of the rest
+    with ExitStack() as each:
+        for lane in lanes:
+            each.callback(lane.close)
 
 
 class Pipeline:

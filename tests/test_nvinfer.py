@@ -327,7 +327,8 @@ def test_a_closed_engine_lets_go_of_the_library_and_says_so(on, detector):
         engine.run({"images": fake_gpu.Tensor(np.zeros((1, 3, 32, 32), np.float32))})
 
 
-def test_what_the_library_holds_it_frees_in_the_gpus_context(on, detector):
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "dropped"])
+def test_what_the_library_holds_it_frees_in_the_gpus_context(on, detector, closed):
     model = engine_of(detector, on(), contexts=2)
     current = []
     for lane in model._fleet.lanes:
@@ -335,7 +336,9 @@ def test_what_the_library_holds_it_frees_in_the_gpus_context(on, detector):
             weakref.finalize(ready.context, lambda: current.append(fake_gpu.Context.depth))
     weakref.finalize(model.engine._plan.engine, lambda: current.append(fake_gpu.Context.depth))
     del lane, ready
-    model.close()
+    if closed:
+        model.close()
+    del model
 
     assert current == [1, 1, 1]
 

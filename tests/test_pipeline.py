@@ -139,6 +139,15 @@ def test_lanes_are_swapped_under_concurrent_calls_without_a_failed_or_mixed_one(
     model.close()
 
 
+def test_a_pipeline_that_nobody_has_any_more_closes_its_engines_as_close_does(detector):
+    model = load(detector, contexts=2)
+    lanes = model._fleet.lanes
+    del model
+
+    assert [lane.engine._session for lane in lanes] == [None, None]
+    assert [lane.device._tensor.size for lane in lanes] == [0, 0]
+
+
 def test_a_closed_pipeline_takes_nothing_over(detector):
     model, other = load(detector), load(detector)
     model.close()

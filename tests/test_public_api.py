@@ -1,8 +1,10 @@
 """The names users rely on."""
 
 import ast
+import pickle
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,17 @@ def test_the_error_tree_drawn_in_the_docstring_is_the_real_one():
 
     assert drawn == {one.__name__ for one in classes}
     assert all(issubclass(one, errors.EdgeInferError) for one in classes)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes from Python 3.11 on")
+@pytest.mark.parametrize("carried", [lambda error: error, lambda error: pickle.loads(pickle.dumps(error))])
+def test_a_traceback_shows_the_hint_once_also_one_from_another_process(carried):
+    error = carried(errors.BackendUnavailable("no such library", hint="pip install it"))
+    lines = traceback.format_exception_only(error)
+
+    assert lines == ["edgeinfer.errors.BackendUnavailable: no such library\n", "hint: pip install it\n"]
+    assert (str(error), error.hint) == ("no such library", "pip install it")
+    assert len(traceback.format_exception_only(errors.InputError("no hint"))) == 1
 
 
 def test_importing_edgeinfer_loads_nothing_heavy_not_even_numpy():
