@@ -3,7 +3,8 @@
     with edgeinfer.load("engines/yolov5n") as model:
         found = model(image)          # image (h, w, 3) uint8 BGR; boxes in its pixels
 
-Names are imported when they are first used, so that importing the package costs next to nothing.
+Names are imported when they are first used, so that importing the package costs next to nothing. What is refused is an
+`EdgeInferError` with a `hint`, by its kind one of `edgeinfer.errors`.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import errors
+from edgeinfer.errors import EdgeInferError
+
 if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle
-    from edgeinfer.cascade import Cascade
-    from edgeinfer.errors import EdgeInferError
+    from edgeinfer.cascade import Cascade, Inspected
     from edgeinfer.loading import load
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.profiling.measuring import profile
-    from edgeinfer.results import Classification, Detections
+    from edgeinfer.results import Classification, Detections, Result
     from edgeinfer.sources import Frame, frames
     from edgeinfer.spec import ModelSpec
-    from edgeinfer.streams import stream
+    from edgeinfer.streams import Seen, Stream, stream
+    from edgeinfer.tiling import Tiled
 
 __version__ = "0.1.0"
 # ONNX Runtime tells its vendor of every session unless this is set before it is imported
@@ -34,8 +38,14 @@ __all__ = [
     "Detections",
     "EdgeInferError",
     "Frame",
+    "Inspected",
     "ModelSpec",
     "Pipeline",
+    "Result",
+    "Seen",
+    "Stream",
+    "Tiled",
+    "errors",
     "frames",
     "load",
     "profile",
@@ -47,10 +57,14 @@ _HOME = {
     "Cascade": "cascade",
     "Classification": "results",
     "Detections": "results",
-    "EdgeInferError": "errors",
     "Frame": "sources",
+    "Inspected": "cascade",
     "ModelSpec": "spec",
     "Pipeline": "pipeline",
+    "Result": "results",
+    "Seen": "streams",
+    "Stream": "streams",
+    "Tiled": "tiling",
     "frames": "sources",
     "load": "loading",
     "profile": "profiling.measuring",
@@ -67,4 +81,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return [*__all__, "__version__"]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgeinfer.devices._pictures import picture
 from edgeinfer.errors import UsageError
+from edgeinfer.pipeline import check_several
 from edgeinfer.results import Classification, Detections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from edgeinfer.devices._pictures import Picture
@@ -23,24 +25,20 @@ if TYPE_CHECKING:
 MOST = 100  # boxes of a picture that are classified, best first
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inspected(Detections):
     """Detections with what a classifier says of each: `classes` has one a box, None beyond the limit."""
 
     classes: tuple[Classification | None, ...] = ()
 
-    def above(self, score: float) -> Inspected:
-        """Only those whose box has at least this score."""
-        found = super().above(score)
-        kept = tuple(one for one, kept in zip(self.classes, self.scores >= score) if kept)
-        return Inspected(
-            found.boxes, found.scores, found.class_ids, found.labels, found.source, found.timings_ms, classes=kept
-        )
+    def _part(self, which: Any) -> Inspected:
+        kept = np.arange(len(self))[which].tolist()
+        return replace(super()._part(which), classes=tuple(self.classes[place] for place in kept))
 
     def captions(self) -> list[str]:
         """The classifier's word first: "Samoyed 0.87 (dog 0.91)"."""
         boxed = super().captions()
-        best = [next(iter(one), None) if one else None for one in self.classes]
+        best = [one[0] if one else None for one in self.classes]
         return [f"{said[1]} {said[0]:.2f} ({caption})" if said else caption for said, caption in zip(best, boxed)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,7 +53,8 @@ class Cascade:
     """A detector, or one on tiles, and a classifier, called like one model. Any thread may call it.
 
     Boxes below `score` are left out. Each other is cut out of the picture with `margin` of its sides around it, and all
-    of a call go through the classifier in batches of its own. `timings` has `classify` beside the detector's stages.
+    of a call go through the classifier in batches of its own. A result's `timings_ms` have `classify` beside the
+    detector's stages.
     """
 
     def __init__(
@@ -106,6 +105,7 @@ class Cascade:
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Inspected]:
         """Any number of pictures -> a result each; all their boxes are classified together."""
+        check_several(images)
         shown = [picture(image, pixels) for image in images]
         boxed = [result for result in self.detector.batch(images, pixels=pixels) if isinstance(result, Detections)]
         found = [result.above(self._score) for result in boxed]

@@ -24,7 +24,12 @@ END_S = 10.0  # how long the end of the process waits for calls that run
 
 
 def check_several(images: Any) -> None:
-    """InputError if this is one picture (h, w, channels), whose rows would pass for grey pictures."""
+    """InputError if this is no list, or one picture (h, w, channels), whose rows would pass for grey pictures."""
+    if not hasattr(images, "__len__"):
+        raise InputError(
+            f"batch takes a list of pictures, got {type(images).__name__}",
+            hint="model.batch([*images]) holds all at once; for as many as come, call model(image) for each",
+        )
     shape: tuple[int, ...] = getattr(images, "shape", ())
     if len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)):
         raise InputError(
@@ -66,7 +71,8 @@ class Pipeline:
 
     `spec` is what runs (with the thresholds asked for at load); `backend` and `artifact` say what runs it;
     `plan` is the words of the plan that chose it, if one did. `group` is how many pictures a run takes at most:
-    `batch`, or as many as the model does.
+    `batch`, or as many as the model does. `timings` are milliseconds by stage of the last run, whoever called;
+    each result has those of its own.
     """
 
     def __init__(
@@ -81,7 +87,7 @@ class Pipeline:
     ) -> None:
         self.spec, self.backend, self.artifact, self.plan = spec, backend, artifact, plan
         self.group = min(batch or spec.batch.max, spec.batch.max)
-        self.timings: dict[str, float] = {}  # milliseconds of the last call by stage
+        self.timings: dict[str, float] = {}
         self._fleet = _Fleet(lanes)
         self._taken: dict[object, Lane] = {}  # by the call that has it
         self._lock = threading.RLock()
@@ -109,11 +115,16 @@ class Pipeline:
         return self._fleet.lanes[0].way.graph
 
     def __call__(self, image: Any, *, pixels: str = "bgr") -> Result:
-        """image (h, w, 3) uint8 BGR as OpenCV reads it (or as `pixels` says) -> its result."""
+        """A picture -> its result: `Detections` of a detector, `Classification` of a classifier.
+
+        image (h, w, 3) uint8 BGR as OpenCV reads it, (h, w) grey or (h, w, 4) BGRA; with `pixels` "rgb" RGB or RGBA,
+        with "nv12" (h * 3 / 2, w). On a GPU arrays there (CuPy, PyTorch, PyCUDA) are read too. It is only read, and
+        the result owns its arrays. Raises InputError, EngineError, DeviceError.
+        """
         return self.batch([image], pixels=pixels)[0]
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Result]:
-        """Any number of pictures -> a result each, in their order; runs of at most `group`."""
+        """A list, or array (n, h, w, 3), of pictures -> a result each, in their order; runs of at most `group`."""
         check_several(images)
         return self._leased(lambda lane: self._run(lane, images, pixels))
 
@@ -252,6 +263,10 @@ class Pipeline:
         raise InputError(
             "a pipeline cannot be copied or pickled: it holds an engine", hint="load the bundle again, in each process"
         )
+
+    def __repr__(self) -> str:
+        what = f"{self.spec.name}: {self.spec.task}, {self.backend} {self.artifact}".rstrip()
+        return f"<Pipeline {what}{', closed' if self._closed else ''}>"
 
     def __enter__(self) -> Pipeline:
         return self

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Union
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar, Union, overload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 
     from edgeinfer.spec import Size
 
+Found = TypeVar("Found", bound="Detections")
+NAMED = 5  # the best of a result, which its repr names
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """Boxes found in one picture, best first.
+    """Boxes found in one picture, best first; the arrays are the result's own.
 
     boxes (n, 4) float32 x1 y1 x2 y2 in source pixels, clipped to the source; scores (n,) float32 0-1;
-    class_ids (n,) int32 into `labels`.
+    class_ids (n,) int32 into `labels`; `timings_ms` by stage, of the run that the picture was in.
+
+    `found[0]` is (box, score, label) of the best; what NumPy takes for several gives the result with these alone:
+    `found[:3]`, `found[found.class_ids == 2]`.
     """
 
     boxes: NDArray[np.float32]
@@ -39,24 +45,37 @@ class Detections:
         for box, score, class_id in zip(self.boxes, self.scores, self.class_ids):
             yield box, float(score), self.labels[class_id]
 
-    def above(self, score: float) -> Detections:
+    @overload
+    def __getitem__(self, which: int) -> tuple[NDArray[np.float32], float, str]: ...
+
+    @overload
+    def __getitem__(self: Found, which: slice | list[int] | NDArray[Any]) -> Found: ...
+
+    def __getitem__(self, which: Any) -> Any:
+        scores = self.scores[which]
+        if scores.ndim == 0:
+            return self.boxes[which], float(scores), self.labels[self.class_ids[which]]
+        return self._part(which)
+
+    def _part(self: Found, which: Any) -> Found:
+        return replace(self, boxes=self.boxes[which], scores=self.scores[which], class_ids=self.class_ids[which])
+
+    def above(self: Found, score: float) -> Found:
         """Only those with at least this score."""
-        keep = self.scores >= score
-        return Detections(
-            self.boxes[keep],
-            self.scores[keep],
-            self.class_ids[keep],
-            self.labels,
-            self.source,
-            self.timings_ms,
-        )
+        return self[self.scores >= score]
+
+    def __repr__(self) -> str:
+        return _shown(self)
 
     def captions(self) -> list[str]:
         """What stands beside each box in a drawing."""
         return [f"{label} {score:.2f}" for _, score, label in self]
 
-    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A copy of the picture with its boxes and labels drawn on it."""
+    def draw(self, image: Any) -> NDArray[np.uint8]:
+        """A copy (h, w, 3) uint8 BGR of the picture with its boxes and labels on it.
+
+        image (h, w, 3) uint8 BGR, (h, w) grey or (h, w, 4) BGRA. Raises InputError.
+        """
         from edgeinfer import drawing
 
         return drawing.draw(image, self)
@@ -76,9 +95,12 @@ class Detections:
         return _record(self, "detections", found)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classification:
-    """The best classes of one picture, best first: class_ids (k,) int32 into `labels`, scores (k,) float32."""
+    """The best classes of one picture, best first: class_ids (k,) int32 into `labels`, scores (k,) float32.
+
+    `said[0]` is (score, label) of the best; `timings_ms` by stage, of the run that the picture was in.
+    """
 
     class_ids: NDArray[np.int32]
     scores: NDArray[np.float32]
@@ -96,8 +118,30 @@ class Classification:
         for score, class_id in zip(self.scores, self.class_ids):
             yield float(score), self.labels[class_id]
 
-    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A copy of the picture with its best classes drawn on it."""
+    @overload
+    def __getitem__(self, which: int) -> tuple[float, str]: ...
+
+    @overload
+    def __getitem__(self, which: slice | list[int] | NDArray[Any]) -> Classification: ...
+
+    def __getitem__(self, which: Any) -> Any:
+        scores = self.scores[which]
+        if scores.ndim == 0:
+            return float(scores), self.labels[self.class_ids[which]]
+        return replace(self, scores=scores, class_ids=self.class_ids[which])
+
+    def above(self, score: float) -> Classification:
+        """Only those with at least this score."""
+        return self[self.scores >= score]
+
+    def __repr__(self) -> str:
+        return _shown(self)
+
+    def draw(self, image: Any) -> NDArray[np.uint8]:
+        """A copy (h, w, 3) uint8 BGR of the picture with its best classes on it.
+
+        image (h, w, 3) uint8 BGR, (h, w) grey or (h, w, 4) BGRA. Raises InputError.
+        """
         from edgeinfer import drawing
 
         return drawing.draw(image, self)
@@ -112,6 +156,13 @@ class Classification:
 
 
 Result = Union[Detections, Classification]
+
+
+def _shown(result: Result) -> str:
+    """In one line, without a thousand labels: `<Detections in 480x640: bus 0.91, car 0.80>`."""
+    best = [f"{result.labels[one]} {score:.2f}" for one, score in zip(result.class_ids[:NAMED], result.scores)]
+    rest = [f"{len(result) - NAMED} more"] if len(result) > NAMED else []
+    return f"<{type(result).__name__} in {result.source}: {', '.join(best + rest) or 'nothing'}>"
 
 
 def _record(result: Result, key: str, found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -85,14 +85,16 @@ class Grid(NamedTuple):
 class Tiled:
     """A detector that looks at a picture's tiles and at the whole, and merges what it finds.
 
-    Called like the model itself. A box that an inner edge of its tile cut is left out when a box of its class
-    from another view covers it; then the detector's own suppression decides among all that are left.
+    Called like the model itself. `grid` is in words "2x3" (rows by columns), "640" (a tile's side in pixels), each
+    with ":0.1" for another overlap than a fifth of a side. A box that an inner edge of its tile cut is left out when a
+    box of its class from another view covers it; then the detector's own suppression decides among all that are left.
+    Raises UsageError.
     """
 
-    def __init__(self, model: Pipeline, grid: Grid) -> None:
+    def __init__(self, model: Pipeline, grid: Grid | str) -> None:
         if not isinstance(model.spec.decode, Boxes):
             raise UsageError(f"tiles are for detectors, {model.spec.name} has task {model.spec.task}")
-        self.model, self.grid = model, grid
+        self.model, self.grid = model, Grid.parse(grid) if isinstance(grid, str) else grid
         self._decode = model.spec.decode
 
     @property

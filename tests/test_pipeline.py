@@ -3,13 +3,16 @@
 import copy
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeinfer import golden, load
 from edgeinfer.bundle import Bundle
+from edgeinfer.cascade import Cascade
 from edgeinfer.errors import InputError, SpecError, UsageError
+from edgeinfer.sources import Frame
 from edgeinfer.spec import Size
 from edgeinfer.tiling import Grid, Tiled
 from helpers import bundles
@@ -202,6 +205,15 @@ def test_one_picture_handed_over_as_a_batch_is_refused_instead_of_its_rows_taken
             assert "model.batch([image])" in refusal.value.hint
 
 
+@pytest.mark.parametrize("images", [None, iter([bundles.picture()])], ids=["None", "generator"])
+def test_what_is_no_list_of_pictures_is_no_batch(detector, classifier, images):
+    with load(detector) as model, load(classifier) as names:
+        for several in (model, Tiled(model, "1x2"), Cascade(model, names)):
+            with pytest.raises(InputError, match=f"takes a list of pictures, got {type(images).__name__}") as refusal:
+                several.batch(images)
+            assert "model.batch([*images])" in refusal.value.hint
+
+
 @pytest.mark.parametrize("shape", [(2, 32, 48, 3), (2, 32, 48)], ids=str)
 def test_an_array_of_pictures_is_a_batch(detector, shape):
     with load(detector) as model:
@@ -220,6 +232,42 @@ def test_numbers_that_are_no_bytes_are_refused_with_what_to_do_about_it(detector
     with load(detector) as model, pytest.raises(InputError, match=str(image.dtype)) as refusal:
         model(image)
     assert "astype(np.uint8)" in refusal.value.hint
+
+
+REFUSED = {
+    "imread": (None, "cv2.imread gives None"),
+    "path": (Path("street.jpg"), "cv2.imread(path)"),
+    "text": ("street.jpg", "cv2.imread(path)"),
+    "file": (b"\xff\xd8", "cv2.imdecode"),
+    "list": ([bundles.picture()], "model.batch(images)"),
+    "frame": (Frame(bundles.picture(), "camera:0", 0, 0), "frame.image, pixels=frame.pixels"),
+    "memory": (memoryview(bundles.picture()), "np.asarray(image"),
+    "batch": (np.zeros((1, 8, 9, 3), np.uint8), "model.batch(images)"),
+    "planes": (np.zeros((3, 8, 9), np.uint8), "image.transpose(1, 2, 0)"),
+    "empty": (bundles.picture()[40:], "it is empty"),
+    "two channels": (np.zeros((8, 9, 2), np.uint8), "the kinds are bgr, rgb, nv12"),
+}
+
+
+@pytest.mark.parametrize(("image", "remedy"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_picture_is_refused_with_how_to_make_one_of_it(detector, image, remedy):
+    with load(detector) as model, pytest.raises(InputError, match="image must be") as refusal:
+        model(image)
+    assert remedy in refusal.value.hint
+
+
+def test_grey_and_bgra_need_no_other_word_for_their_pixels(detector):
+    with load(detector) as model:
+        for pixels in ("gray", "bgra"):
+            with pytest.raises(InputError, match="is not one of bgr, rgb, nv12") as refusal:
+                model(bundles.picture(), pixels=pixels)
+            assert "their shape tells" in refusal.value.hint
+
+
+def test_a_pipeline_says_in_words_what_it_runs_and_whether_it_is_closed(detector):
+    with load(detector) as model:
+        assert repr(model) == "<Pipeline colors-detect: detect, ort model.fp32.onnx>"
+    assert repr(model) == "<Pipeline colors-detect: detect, ort model.fp32.onnx, closed>"
 
 
 @pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda one: one.__name__)

@@ -7,10 +7,13 @@ import sys
 import traceback
 from pathlib import Path
 
+import cv2
 import pytest
 
 import edgeinfer
 from edgeinfer import errors
+from helpers import bundles
+from typed import embedding
 
 ROOT = Path(edgeinfer.__file__).parent
 CORE = [
@@ -42,6 +45,28 @@ def test_public_names_are_sorted_and_all_exist():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         edgeinfer.nothing  # noqa: B018
+
+
+def test_errors_can_be_named_before_anything_else_was_used():
+    code = "import edgeinfer\ntry: edgeinfer.load('nowhere')\nexcept edgeinfer.errors.BundleError: print('told')"
+    assert python(code) == "told\n"
+    assert python("import edgeinfer; print(edgeinfer.errors.SourceError.__name__)") == "SourceError\n"
+
+
+def test_completion_offers_the_public_names_and_nothing_else():
+    assert {*dir(edgeinfer)} == {*edgeinfer.__all__, "__version__"}
+
+
+def test_a_typed_program_needs_no_other_names_than_those_of_edgeinfer(detector, classifier, tmp_path):
+    image = bundles.picture("green", 48, 64)
+    cv2.imwrite(str(tmp_path / "one.png"), image)
+    with embedding.opened(detector) as model, edgeinfer.load(classifier) as names:
+        assert embedding.handled(embedding.boxes_of(model, image), image) == ["green"]
+        assert embedding.named(names, image) == "green"
+        assert embedding.inspected(edgeinfer.Cascade(model, names), image)[0][1] == "green"
+        assert list(embedding.seen(tmp_path / "one.png", model)) == [str(tmp_path / "one.png")]
+    with pytest.raises(SystemExit, match=r"does not exist.* \(make one: edgeinfer export"):
+        embedding.opened(tmp_path / "nothing")
 
 
 def test_the_error_tree_drawn_in_the_docstring_is_the_real_one():

@@ -118,9 +118,9 @@ def _model(args: argparse.Namespace) -> Pipeline:
     model: Any = load(args.bundle, **how, **of_model)
     try:
         if args.tile:
-            from edgeinfer.tiling import Grid, Tiled
+            from edgeinfer.tiling import Tiled
 
-            model = Tiled(model, Grid.parse(args.tile))
+            model = Tiled(model, args.tile)
         if args.classify:
             from edgeinfer.cascade import Cascade
 

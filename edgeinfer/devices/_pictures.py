@@ -13,6 +13,17 @@ from edgeinfer.spec import Size
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# what was handed over in place of an array, by its type's name, and how the picture in it is had
+_READ = "model(cv2.imread(path)); edgeinfer.frames(path) reads folders and videos too"
+_INSTEAD = {
+    "NoneType": "cv2.imread gives None for what it cannot read; edgeinfer.frames(path) says why",
+    "str": _READ,
+    "PosixPath": _READ,
+    "bytes": "model(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))",
+    "Frame": "model(frame.image, pixels=frame.pixels)",
+    "list": "model.batch(images)",
+    "tuple": "model.batch(images)",
+}
 _SHAPES = {"bgr": "(h, w, 3)", "rgb": "(h, w, 3)", "nv12": "(h * 3 / 2, w) with h and w even"}
 
 
@@ -49,21 +60,32 @@ class Picture(NamedTuple):
 def picture(image: Any, pixels: str) -> Picture:
     """The picture in `image`, read as `pixels` says; InputError if it holds none."""
     if pixels not in PIXELS:
-        raise InputError(f"pixels {pixels!r} is not one of {', '.join(PIXELS)}")
+        hint = "grey and BGRA pictures are bgr, RGBA ones rgb: their shape tells"
+        raise InputError(f"pixels {pixels!r} is not one of {', '.join(PIXELS)}", hint=hint)
     wanted = f"image must be {_SHAPES[pixels]} uint8"
     if not isinstance(image, np.ndarray):
-        raise InputError(
-            f"{wanted}, got {type(image).__name__}",
-            hint='edgeinfer.sources reads files; a PIL image is np.asarray(image.convert("RGB")) with pixels="rgb"',
-        )
+        kind = type(image).__name__
+        hint = _INSTEAD.get(kind, 'a PIL image is np.asarray(image.convert("RGB")) with pixels="rgb"')
+        raise InputError(f"{wanted}, got {kind}", hint=hint)
     found = None
     if image.dtype == np.uint8:
         found = _nv12(image) if pixels == "nv12" else _packed(image, pixels)
     if found is None:
-        kinds = f"pixels={pixels!r} was asked for; the kinds are {', '.join(PIXELS)}"
-        whole = "scale its numbers to 0 to 255, then .astype(np.uint8)"
-        raise InputError(f"{wanted}, got {image.shape} {image.dtype}", hint=kinds if image.dtype == np.uint8 else whole)
+        raise InputError(f"{wanted}, got {image.shape} {image.dtype}", hint=_amends(image, pixels))
     return found
+
+
+def _amends(image: NDArray[Any], pixels: str) -> str:
+    """What would make a picture of this array."""
+    if image.dtype != np.uint8:
+        return "scale its numbers to 0 to 255, then .astype(np.uint8)"
+    if not image.size:
+        return "it is empty: a part cut out beside its picture?"
+    if image.ndim == 4:
+        return "model.batch(images)"
+    if image.ndim == 3 and image.shape[0] in (1, 3, 4):
+        return "channels come last: image.transpose(1, 2, 0)"
+    return f"pixels={pixels!r} was asked for; the kinds are {', '.join(PIXELS)}"
 
 
 def _packed(image: NDArray[np.uint8], pixels: str) -> Picture | None:
