@@ -19,7 +19,7 @@ EXAMPLE = """\
 edgeinfer export yolov5s.pt --imgsz 640 -o engines/yolov5s
 edgeinfer export yolo11n.onnx --batch 1-8
 edgeinfer export engines/yolov5s.toml --plan
-edgeinfer export yolo12n.pt --via ultralytics"""
+edgeinfer export own.pt --via ultralytics"""
 # as the exporter has them; the first is its own choice
 CALIBRATIONS = ("mse", "minmax", "percentile", "entropy")
 SOURCE = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml), or a known name (yolov5n)"

@@ -28,7 +28,7 @@ HEADS = "num_heads"
 # what a whole model says of its modules, beside their tensors
 SETTINGS = (
     *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "ceil_mode"),
-    *("eps", "negative_slope", HEADS),
+    *("eps", "negative_slope", HEADS, "area"),
 )
 
 

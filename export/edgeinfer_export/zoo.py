@@ -54,9 +54,12 @@ _ALL = (
     *(_yolo(f"yolov5{width}{depth}", YOLOV5) for depth in ("", "6") for width in "nsmlx"),
     *(_yolo(f"yolov5{width}-cls", YOLOV5) for width in "nsmlx"),
     *(_yolo(f"yolov5{width}{depth}u", ULTRALYTICS) for depth in ("", "6") for width in "nsmlx"),
+    *(_yolo(f"yolov3{pools}u", ULTRALYTICS) for pools in ("", "-spp")),
     *(_yolo(f"yolov8{width}{task}", ULTRALYTICS) for task in ("", "-cls") for width in "nsmlx"),
+    *(_yolo(f"yolov9{width}", ULTRALYTICS) for width in "tsmce"),
     *(_yolo(f"yolov10{width}", ULTRALYTICS) for width in "nsmblx"),
     *(_yolo(f"yolo11{width}{task}", ULTRALYTICS) for task in ("", "-cls") for width in "nsmlx"),
+    *(_yolo(f"yolo12{width}", ULTRALYTICS) for width in "nsmlx"),
     *(_yolo(f"yolo26{width}{task}", ULTRALYTICS_26) for task in ("", "-cls") for width in "nsmlx"),
 )
 _BY_NAME = {known.name: known for known in _ALL}

@@ -128,12 +128,12 @@ def test_a_float32_head_of_another_tool_is_not_for_turing(tmp_path, refused):
     assert "is a Gemm, which TensorRT-RTX has not in float32 for sm75" in refused(source, "--compile", "rtx:sm75+sm86")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_attention_in_float32_is_not_for_turing(tmp_path, refused, precision):
-    golden = seeded.Golden("yolo11")
-    modelfile.write(exporting.graphs.build(golden.checkpoint(), size=golden.size).model, tmp_path / "yolo11.onnx")
+@pytest.mark.parametrize(("name", "precision"), [("yolo11", "fp32"), ("yolo11", "int8"), ("yolo12", "fp32")])
+def test_attention_in_float32_is_not_for_turing(tmp_path, refused, name, precision):
+    golden = seeded.Golden(name)
+    modelfile.write(exporting.graphs.build(golden.checkpoint(), size=golden.size).model, tmp_path / "model.onnx")
     words = ("--compile", "rtx:sm75", "--precision", precision, "--calibrate", tmp_path)
-    assert "is a MatMul, which TensorRT-RTX has not in float32 for sm75" in refused(tmp_path / "yolo11.onnx", *words)
+    assert "is a MatMul, which TensorRT-RTX has not in float32 for sm75" in refused(tmp_path / "model.onnx", *words)
 
 
 @pytest.mark.parametrize(("target", "module"), [("rtx:sm86", "tensorrt_rtx"), ("trt", "tensorrt")])

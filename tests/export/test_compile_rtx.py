@@ -227,8 +227,8 @@ def test_published_networks_compile_for_every_gpu(tmp_path, make, batch):
     assert engine.size_bytes > 4 * built.spec.provenance.parameters
 
 
-@pytest.mark.parametrize("name", ["yolo11", "yolo26-end2end"])
-def test_attention_and_a_choice_of_the_best_compile_for_an_open_batch(tmp_path, name):
+@pytest.mark.parametrize("name", ["yolov9e", "yolo11", "yolo12", "yolo26-end2end"])
+def test_attention_a_second_backbone_and_a_choice_of_the_best_compile_for_an_open_batch(tmp_path, name):
     golden = seeded.Golden(name)
     built = graphs.build(golden.checkpoint(), size=golden.size, batch=Batch(1, 4))
     (tmp_path / "model.onnx").write_bytes(built.model.SerializeToString())

@@ -47,7 +47,7 @@ def small(nodes, constants, shape=(1, 4)):
     return model
 
 
-@pytest.mark.parametrize("name", ["yolov5", "yolov5u", "yolo11", "yolov5-resnet", "resnet-bottleneck"])
+@pytest.mark.parametrize("name", ["yolov5", "yolov5u", "yolov9e", "yolo11", "yolo12", "yolov5-resnet", "resnet-bottleneck"])
 @pytest.mark.parametrize("variant", ["runtime", "frames"])
 def test_float16_is_near_float32(name, variant):
     one, golden = built(name, variant)
@@ -82,7 +82,7 @@ def test_suppression_in_the_graph_stays_float32():
     ]
 
 
-@pytest.mark.parametrize("name", ["yolov5", "yolov5u", "yolo11", "yolo26-end2end", "resnet-bottleneck"])
+@pytest.mark.parametrize("name", ["yolov5", "yolov5u", "yolov9e", "yolo12", "yolo26-end2end", "resnet-bottleneck"])
 def test_weights_and_arithmetic_are_half_and_decoding_is_not(name):
     half = to_half(built(name)[0].model)
     types = element_types(half.model)

@@ -66,7 +66,7 @@ def scale(model, name):
     return float(constants(model)[node.input[1]]) if node and node.op_type == "DequantizeLinear" else None
 
 
-@pytest.mark.parametrize("name", [*NAMES, "yolo11"])
+@pytest.mark.parametrize("name", [*NAMES, "yolov9t", "yolo11", "yolo12"])
 @pytest.mark.parametrize("flavor", quantize.FLAVORS)
 def test_int8_is_near_float32(quantized, name, flavor):
     one, models = quantized(name)
@@ -94,19 +94,20 @@ def test_for_tensorrt_every_convolution_but_the_last_reads_8_bits(quantized, nam
     assert all(node.startswith(heads) for node in last), last
 
 
+@pytest.mark.parametrize(("name", "attentions"), [("yolo11", 1), ("yolo12", 8)])
 @pytest.mark.parametrize("flavor", quantize.FLAVORS)
-def test_what_attention_weighs_by_is_not_rounded(quantized, flavor):
-    model = quantized("yolo11")[1][flavor]
+def test_what_attention_weighs_by_is_not_rounded(quantized, flavor, name, attentions):
+    model = quantized(name)[1][flavor]
     attention = [node for node in model.graph.node if ".attn." in node.name and node.op_type in ("MatMul", "Softmax")]
     weighing = {node.output[0] for node in attention}
 
-    assert len(weighing) == 3
+    assert len(weighing) == 3 * attentions
     assert not [
         node.name for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in weighing
     ]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "yolo11"])
+@pytest.mark.parametrize("name", [*NAMES, "yolov9t", "yolo11", "yolo12"])
 def test_for_tensorrt_all_is_symmetric_and_biases_are_floats(quantized, name):
     _, models = quantized(name)
     numbers = constants(models["trt"])

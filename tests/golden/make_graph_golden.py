@@ -44,6 +44,9 @@ RESNET_DETECTOR = {
     ],
 }
 
+# what the larger YOLO12 alone have, of fewer layers and channels
+LARGE = {"scales": {"l": [0.5, 0.25, 512]}, "scale": "l"}
+
 
 def yolov5(file, **changes):
     value = yaml.safe_load((originals.YOLOV5 / "models" / file).read_text(errors="ignore"))
@@ -77,6 +80,18 @@ def yolov5u():
 def ultralytics(file, **changes):
     value = yaml.safe_load((originals.ULTRALYTICS / "cfg/models" / file).read_text())
     return value | {"nc": 3, "scale": "n"} | changes
+
+
+def narrow(file, by):
+    """A model whose sizes are files of their own, with so many times fewer channels; other numbers are below 16."""
+
+    def less(argument):
+        if isinstance(argument, list):
+            return [less(one) for one in argument]
+        return argument // by if isinstance(argument, int) and argument >= 16 else argument
+
+    value = ultralytics(file)
+    return value | {part: [[*row[:3], less(row[3])] for row in value[part]] for part in ("backbone", "head")}
 
 
 def end_to_end():
@@ -123,9 +138,12 @@ MODELS = {
     "yolov5u": (lambda: originals.ultralytics(yolov5u()), (64, 96), 1.42),
     "yolov5-cls": (lambda: originals.yolov5_classifier(yolov5("yolov5n.yaml"), 7), (64, 64), 1.35),
     "yolov8-cls": (lambda: originals.ultralytics_classifier(ultralytics("v8/yolov8-cls.yaml", nc=7)), (64, 96), 1.42),
+    "yolov9t": (lambda: originals.ultralytics(narrow("v9/yolov9t.yaml", 2)), (64, 96), 1.26),
+    "yolov9e": (lambda: originals.ultralytics(narrow("v9/yolov9e.yaml", 8)), (64, 64), 1.4),
     "yolov10": (lambda: originals.ultralytics(ultralytics("v10/yolov10n.yaml")), (64, 96), 1.42),
     "yolo11": (lambda: originals.ultralytics(ultralytics("11/yolo11.yaml")), (64, 96), 1.42),
     "yolo11-cls": (lambda: originals.ultralytics_classifier(ultralytics("11/yolo11-cls.yaml", nc=7)), (64, 64), 1.42),
+    "yolo12": (lambda: originals.ultralytics(ultralytics("12/yolo12.yaml", **LARGE)), (64, 96), 1.05),
     "yolo26": (lambda: originals.ultralytics(ultralytics("26/yolo26.yaml")), (64, 96), 1.42),
     "yolo26-end2end": (end_to_end, (64, 96), 1.42),
     "yolov5-resnet": (lambda: originals.ultralytics(RESNET_DETECTOR), (64, 64), 1.5),

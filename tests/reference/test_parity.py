@@ -133,6 +133,35 @@ def test_yolo11(compare, originals, scale):
 
 
 @pytest.mark.parametrize("scale", SCALES)
+def test_yolo12(compare, originals, tmp_path, scale):
+    model = originals.ultralytics(f"yolo12{scale}.yaml")
+    built = compare.detector(f"yolo12{scale}", model, stored=originals.whole(model, tmp_path / "whole.pt"))
+    assert built.spec.provenance.architecture == f"yolo12{scale}"
+
+
+@pytest.mark.parametrize("scale", "tsmce")
+def test_yolov9(compare, originals, tmp_path, scale):
+    model = originals.ultralytics(f"yolov9{scale}.yaml")
+    built = compare.detector(f"yolov9{scale}", model, stored=originals.whole(model, tmp_path / "whole.pt"))
+    assert built.spec.provenance.architecture == f"yolov9{scale}"
+
+
+@pytest.mark.parametrize("name", ["yolov3", "yolov3-spp"])
+def test_yolov3u(compare, originals, name):
+    built = compare.detector(f"{name}u", originals.ultralytics(f"{name}.yaml"))
+    assert built.spec.provenance.architecture == f"{name}u"
+
+
+@pytest.mark.parametrize("name", ["yolo12n", "yolo12l", "yolov9t", "yolov9e"])
+def test_fused_layers_are_the_same_model(compare, originals, name):
+    model = originals.ultralytics(f"{name}.yaml", nc=7)
+    before = compare.detector(f"{name}, state dict, 7 classes", model)
+    after = compare.detector(f"{name}, fused", model.fuse().eval())
+    parameters = sum(value.numel() for value in model.parameters())
+    assert before.spec.provenance.parameters == after.spec.provenance.parameters == parameters
+
+
+@pytest.mark.parametrize("scale", SCALES)
 def test_yolo26(compare, originals, scale):
     built = compare.detector(f"yolo26{scale}", originals.ultralytics(f"yolo26{scale}.yaml"))
     assert built.spec.provenance.architecture == f"yolo26{scale}"
@@ -165,7 +194,10 @@ def test_at_the_published_size(compare, originals):
     compare.detector("yolov5nu at 640", originals.ultralytics("yolov5n.yaml"), 640)
 
 
-FAMILIES = [("yolov5", "yolov5n"), ("ultralytics", "yolov5n"), ("ultralytics", "yolo11n"), ("ultralytics", "yolo26n")]
+FAMILIES = [
+    ("yolov5", "yolov5n"),
+    *(("ultralytics", name) for name in ("yolov5n", "yolov9t", "yolo11n", "yolo12n", "yolo26n")),
+]
 
 
 @pytest.mark.parametrize(("family", "name"), FAMILIES)
@@ -280,7 +312,7 @@ def test_bottlenecks_that_stride_in_their_first_convolution(compare, originals, 
 
 
 @pytest.mark.parametrize("saved", ["state dict", "whole"])
-@pytest.mark.parametrize("name", ["yolov5s", "yolov8n", "yolov8m", "yolo11n", "yolo11m"])
+@pytest.mark.parametrize("name", ["yolov5s", "yolov8n", "yolov8m", "yolo11n", "yolo11m", "yolo12n"])
 def test_classifiers_of_yolo(compare, originals, tmp_path, name, saved):
     model = (
         originals.yolov5_classifier(f"{name}.yaml")

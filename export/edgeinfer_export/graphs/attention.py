@@ -1,10 +1,11 @@
-"""Attention over the cells of a feature map: what YOLO11 and later have behind their backbone.
+"""Attention over the cells of a feature map: what YOLOv10 and later have in their backbone, or behind it.
 
 In the graph it is three parts of one convolution, two matrix products and a softmax between them, for any batch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +16,13 @@ from edgeinfer_export.graphs.ops import DAMAGED, LINEAR, Feature, Graph, Kernel
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgeinfer_export.graphs.blocks import Net
+    from edgeinfer_export.graphs.net import Net
     from edgeinfer_export.graphs.plan import Layer
 
-# channels of a head, where there are as many
-HEAD = 64
+# channels of a head, where there are as many, and what they are many times of a key's
+HEAD, NARROWER = 64, 2
+# the same of area attention, and how many blocks of it follow each other
+AREA_HEAD, AREA_BLOCKS = 32, 2
 
 
 def c2psa(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -41,28 +44,62 @@ def _on_half(net: Net, path: str, x: Feature, blocks: Sequence[str]) -> Feature:
 
 def psa_block(net: Net, path: str, x: Feature) -> Feature:
     """PSABlock: attention, then two convolutions, each added to what it reads."""
-    x = net.graph.add(f"{path}.attn.shortcut", x, _attention(net, f"{path}.attn", x))
-    y = net.conv(f"{path}.ffn.1", net.conv(f"{path}.ffn.0", x), activation=LINEAR)
-    return net.graph.add(f"{path}.ffn.shortcut", x, y)
+    x = net.graph.add(f"{path}.attn.shortcut", x, _attention(net, f"{path}.attn", x, HEAD, narrower=NARROWER))
+    return _fed_forward(net, f"{path}.ffn", x)
 
 
-def _attention(net: Net, path: str, x: Feature) -> Feature:
-    """Attention: each cell a mean of all cells' values, weighed by its query and their keys, and a depthwise one."""
-    heads = max(x.channels // HEAD, 1)
+def _fed_forward(net: Net, path: str, x: Feature) -> Feature:
+    y = net.conv(f"{path}.1", net.conv(f"{path}.0", x), activation=LINEAR)
+    return net.graph.add(f"{path}.shortcut", x, y)
+
+
+def a2c2f(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """A2C2f: blocks of area attention, or C3k, joined; large models add that to `x`, with a weight for each channel."""
+    y = net.conv(f"{path}.cv1", x)
+    places = [f"m.{place}" for place in range(layer.repeats)]
+    y = net.joined(path, [y], places, lambda part, z: _a2c2f_part(net, layer, part, z))
+    if f"{path}.gamma" not in net.weights:
+        return y
+    gamma = net.weights.take(f"{path}.gamma", y.channels).astype(np.float32).reshape(1, -1, 1, 1)
+    weighed = net.graph.node("Mul", f"{path}.weighed", y.name, net.graph.constant(f"{path}.gamma", gamma))
+    return net.graph.add(f"{path}.shortcut", x, dataclasses.replace(y, name=weighed))
+
+
+def _a2c2f_part(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    if f"{path}.cv3.conv.weight" in net.weights:
+        return net.c3k(path, x, shortcut=layer.flag(7, True), groups=layer.integer(6, 1))
+    areas = max(layer.integer(2, 1), 1)
+    if x.height * x.width % areas:
+        raise layer.error(f"{x.height}x{x.width} cells are not to be divided into {areas} areas")
+    for block in (f"{path}.{place}" for place in range(AREA_BLOCKS)):
+        seen = _attention(net, f"{block}.attn", x, AREA_HEAD, areas=areas)
+        x = _fed_forward(net, f"{block}.mlp", net.graph.add(f"{block}.attn.shortcut", x, seen))
+    return x
+
+
+def _attention(net: Net, path: str, x: Feature, head: int, *, narrower: int = 1, areas: int = 1) -> Feature:
+    """Each cell a mean of its area's values, weighed by its query and their keys, and a depthwise one of its near.
+
+    `head`: channels of one; `narrower`: how many times a key's these are; `areas`: parts of equally many cells, row by
+    row, that do not see each other.
+    """
+    heads = max(x.channels // head, 1)
     value = x.channels // heads
-    key = value // 2
-    net.declared.check(path, num_heads=heads)
+    key = value // narrower
+    net.declared.check(path, num_heads=heads, area=areas)
     y = net.graph.conv(f"{path}.qkv.conv", x, _by_kind(net, f"{path}.qkv", heads, key, value))
     y = net.act(f"{path}.qkv", y, LINEAR)
     names = net.graph.split(f"{path}.split", y.name, 1, [heads * key, heads * key, heads * value])
     query, keys, values = (
-        _by_head(net.graph, f"{path}.{kind}", name, heads, side, x.height * x.width)
+        _by_head(net.graph, f"{path}.{kind}", name, (heads, side, areas, x.height * x.width // areas))
         for kind, name, side in zip(("query", "key", "value"), names, (key, key, value), strict=True)
     )
     mean = _attended(net.graph, path, query, keys, values, gain=key**-0.5)
+    if areas > 1:
+        mean = _swapped(net.graph, f"{path}.mean", mean, (heads, areas, value, x.height * x.width // areas))
     shape = net.graph.integers(f"{path}.joined.shape", 0, x.channels, x.height, x.width)
     seen, near = (
-        Feature(name, x.channels, x.height, x.width)
+        dataclasses.replace(x, name=name)
         for name in (net.graph.node("Reshape", f"{path}.joined", mean, shape), names[2])
     )
     near = net.conv(f"{path}.pe", near, groups=x.channels, activation=LINEAR)
@@ -95,9 +132,18 @@ def _by_kind(net: Net, path: str, heads: int, key: int, value: int) -> Kernel:
     return Kernel(kernel.weight[order], kernel.bias[order])
 
 
-def _by_head(graph: Graph, path: str, name: str, *shape: int) -> str:
-    """(n, heads, side, cells)."""
-    return graph.node("Reshape", path, name, graph.integers(f"{path}.shape", 0, *shape))
+def _by_head(graph: Graph, path: str, name: str, shape: tuple[int, int, int, int]) -> str:
+    """(n, heads * areas, side, cells of an area) from the `shape` (heads, side, areas, cells): each area has heads."""
+    heads, side, areas, cells = shape
+    if areas > 1:
+        name = _swapped(graph, path, name, shape)
+    return graph.node("Reshape", path, name, graph.integers(f"{path}.shape", 0, heads * areas, side, cells))
+
+
+def _swapped(graph: Graph, path: str, name: str, shape: tuple[int, int, int, int]) -> str:
+    """(n, a, c, b, d) of what has the `shape` (a, b, c, d)."""
+    apart = graph.node("Reshape", f"{path}.apart", name, graph.integers(f"{path}.apart.shape", 0, *shape))
+    return graph.node("Transpose", f"{path}.swapped", apart, perm=[0, 1, 3, 2, 4])
 
 
 def _turned(graph: Graph, name: str) -> str:

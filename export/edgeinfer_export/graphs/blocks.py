@@ -6,79 +6,14 @@ Numbers of channels and sizes of kernels come from the tensors; so pruned models
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import gcd
-from typing import TYPE_CHECKING
 
 from edgeinfer.errors import ExportError
-from edgeinfer_export.graphs import attention
-from edgeinfer_export.graphs.ops import LINEAR, RELU, Activation, Feature, Graph, Kernel
+from edgeinfer_export.graphs import attention, elan
+from edgeinfer_export.graphs.net import Net
+from edgeinfer_export.graphs.ops import LINEAR, RELU, Feature, Kernel
 from edgeinfer_export.graphs.plan import OTHER_WAY, Layer
 from edgeinfer_export.graphs.weights import scaled
-
-if TYPE_CHECKING:
-    from edgeinfer_export.graphs.declared import Declared
-    from edgeinfer_export.graphs.weights import Weights
-
-# what a batch norm adds to the variance is in no state dict: YOLOv5 and Ultralytics set it after building a detector,
-# and leave PyTorch's own in what is made to classify
-EPSILON, UNSET = 1e-3, 1e-5
-# bottlenecks of a C3k within C3k2
-C3K_REPEATS = 2
-
-
-@dataclass(frozen=True)
-class Net:
-    """Where the graph grows, what from, and the activation of its convolutions where no layer says another."""
-
-    graph: Graph
-    weights: Weights
-    activation: Activation
-    declared: Declared
-    epsilon: float = EPSILON
-
-    def conv(
-        self,
-        path: str,
-        x: Feature,
-        stride: int = 1,
-        groups: int = 1,
-        *,
-        activation: Activation | None = None,
-        pad: int | None = None,
-    ) -> Feature:
-        """Convolution, batch norm and activation; by default the sides stay as they are, but for the stride."""
-        kernel = self.kernel(path)
-        pad = kernel.weight.shape[2] // 2 if pad is None else pad
-        self.declared.check(f"{path}.conv", stride=stride, padding=pad, groups=groups, dilation=1, padding_mode="zeros")
-        y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=pad, groups=groups)
-        return self.act(path, y, activation)
-
-    def kernel(self, path: str) -> Kernel:
-        """Convolution and batch norm of a Conv."""
-        return self.weights.kernel(f"{path}.conv", f"{path}.bn", self.declared.epsilon(f"{path}.bn", self.epsilon))
-
-    def act(self, path: str, x: Feature, activation: Activation | None = None) -> Feature:
-        """The activation of a Conv: what the module says, or else what is given, or else the model's."""
-        return self.graph.activate(path, x, self.declared.activation(f"{path}.act", activation or self.activation))
-
-    def bottleneck(self, path: str, x: Feature, shortcut: bool, groups: int = 1) -> Feature:
-        y = self.conv(f"{path}.cv2", self.conv(f"{path}.cv1", x), groups=groups)
-        return self.graph.add(f"{path}.add", x, y) if shortcut and x.channels == y.channels else y
-
-    def halves(self, path: str, x: Feature) -> list[Feature]:
-        """Two halves of the channels."""
-        half = x.channels // 2
-        names = self.graph.split(f"{path}.split", x.name, 1, [half, half])
-        return [Feature(name, half, x.height, x.width) for name in names]
-
-    def pools(self, path: str, x: Feature, sizes: Sequence[int]) -> list[Feature]:
-        """Max pools of `sizes` side by side; one of size a after one of size b is one of size a + b - 1."""
-        pooled, done = [x], 1
-        for size in sizes:
-            pooled.append(self.graph.max_pool(f"{path}.pool{size}", pooled[-1], size - done + 1, 1, (size - done) // 2))
-            done = size
-        return pooled
 
 
 def conv(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -115,15 +50,7 @@ def bottleneck(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 
 
 def c3(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
-    return _c3(net, path, x, repeats=layer.repeats, shortcut=layer.flag(1, True), groups=layer.integer(2, 1))
-
-
-def _c3(net: Net, path: str, x: Feature, *, repeats: int, shortcut: bool, groups: int) -> Feature:
-    """C3 and C3k: bottlenecks on one half of the channels, joined with the other half."""
-    y = net.conv(f"{path}.cv1", x)
-    for place in range(repeats):
-        y = net.bottleneck(f"{path}.m.{place}", y, shortcut, groups)
-    return net.conv(f"{path}.cv3", net.graph.concat(f"{path}.concat", [y, net.conv(f"{path}.cv2", x)]))
+    return net.c3(path, x, repeats=layer.repeats, shortcut=layer.flag(1, True), groups=layer.integer(2, 1))
 
 
 def bottleneck_csp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -153,11 +80,9 @@ def c2f(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 
 
 def _all_joined(net: Net, layer: Layer, path: str, x: Feature, part: Callable[[str, Feature], Feature]) -> Feature:
-    """Two halves, and as many parts as the layer repeats, each of which reads the one before it."""
-    parts = net.halves(path, net.conv(f"{path}.cv1", x))
-    for place in range(layer.repeats):
-        parts.append(part(f"{path}.m.{place}", parts[-1]))
-    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", parts))
+    """Two halves, and as many parts as the layer repeats, joined."""
+    halves = net.halves(path, net.conv(f"{path}.cv1", x))
+    return net.joined(path, halves, [f"m.{place}" for place in range(layer.repeats)], part)
 
 
 def c3k2(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -168,7 +93,7 @@ def c3k2(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 
 def _c3k2_part(net: Net, path: str, x: Feature, shortcut: bool, groups: int) -> Feature:
     if f"{path}.cv3.conv.weight" in net.weights:
-        return _c3(net, path, x, repeats=C3K_REPEATS, shortcut=shortcut, groups=groups)
+        return net.c3k(path, x, shortcut=shortcut, groups=groups)
     if f"{path}.1.attn.qkv.conv.weight" in net.weights:
         return attention.psa_block(net, f"{path}.1", net.bottleneck(f"{path}.0", x, shortcut, groups))
     return net.bottleneck(path, x, shortcut, groups)
@@ -181,18 +106,9 @@ def c2f_cib(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 
 def _cib(net: Net, path: str, x: Feature, shortcut: bool) -> Feature:
     y = net.conv(f"{path}.cv1.1", net.conv(f"{path}.cv1.0", x, groups=x.channels))
-    y = _wide(net, f"{path}.cv1.2", y)
-    y = net.conv(f"{path}.cv1.3", y)
+    y = net.conv(f"{path}.cv1.3", net.conv(f"{path}.cv1.2", y, groups=y.channels))
     y = net.conv(f"{path}.cv1.4", y, groups=y.channels)
     return net.graph.add(f"{path}.add", x, y) if shortcut and x.channels == y.channels else y
-
-
-def _wide(net: Net, path: str, x: Feature) -> Feature:
-    """A depthwise convolution, or RepVGGDW: a large and a small one, added, or fused into one."""
-    if f"{path}.conv.conv.weight" not in net.weights:
-        return net.conv(path, x, groups=x.channels)
-    large, small = (net.conv(f"{path}.{one}", x, groups=x.channels, activation=LINEAR) for one in ("conv", "conv1"))
-    return net.act(path, net.graph.add(f"{path}.add", large, small))
 
 
 def scdown(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -256,10 +172,22 @@ def max_pool(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     return net.graph.max_pool(path, x, size, stride, pad)
 
 
+def concat(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
+    if layer.integer(0, 1) != 1:
+        raise layer.error("expected joining along the channels")
+    return net.graph.concat(layer.path, inputs)
+
+
+def nothing(_net: Net, _layer: Layer, _path: str, x: Feature) -> Feature:
+    """Identity, and Silence as it was called: what several layers may read the image by."""
+    return x
+
+
 Block = Callable[[Net, Layer, str, Feature], Feature]
 
 # modules that read one layer; the first set takes its repeats itself, the others stand one after the other
 REPEATING: dict[str, Block] = {
+    "A2C2f": attention.a2c2f,
     "BottleneckCSP": bottleneck_csp,
     "C3": c3,
     "C2f": c2f,
@@ -268,30 +196,37 @@ REPEATING: dict[str, Block] = {
     "C2PSA": attention.c2psa,
 }
 SINGLE: dict[str, Block] = {
+    "AConv": elan.aconv,
+    "ADown": elan.adown,
+    "Bottleneck": bottleneck,
+    "CBLinear": elan.cb_linear,
     "Conv": conv,
     "DWConv": conv,
+    "ELAN1": elan.elan,
     "Focus": focus,
-    "Bottleneck": bottleneck,
-    "SPP": spp,
-    "SPPF": sppf,
-    "PSA": attention.psa,
-    "SCDown": scdown,
-    "ResNetLayer": resnet_layer,
-    "Upsample": upsample,
+    "Identity": nothing,
     "MaxPool2d": max_pool,
+    "PSA": attention.psa,
+    "RepNCSPELAN4": elan.elan,
+    "ResNetLayer": resnet_layer,
+    "SCDown": scdown,
+    "Silence": nothing,
+    "SPP": spp,
+    "SPPELAN": elan.spp_elan,
+    "SPPF": sppf,
+    "Upsample": upsample,
 }
+# modules that read several
+JOINING: dict[str, Callable[[Net, Layer, Sequence[Feature]], Feature]] = {"Concat": concat, "CBFuse": elan.cb_fuse}
+LAST = ("Classify", "Detect", "v10Detect")
 
 
 def block(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
     """The layer's output from the outputs it reads."""
-    if layer.module == "Concat":
-        if layer.integer(0, 1) != 1:
-            raise layer.error("expected joining along the channels")
-        return net.graph.concat(layer.path, inputs)
+    if layer.module in JOINING:
+        return JOINING[layer.module](net, layer, inputs)
     if layer.module not in {**REPEATING, **SINGLE}:
-        known = ", ".join(
-            sorted({**REPEATING, **SINGLE, "Concat": None, "Detect": None, "v10Detect": None, "Classify": None})
-        )
+        known = ", ".join(sorted({*REPEATING, *SINGLE, *JOINING, *LAST}))
         raise ExportError(f"layer {layer.index}: module {layer.module} is not one of {known}", hint=OTHER_WAY)
     if len(inputs) != 1:
         raise layer.error(f"reads {len(inputs)} layers, expected one")

@@ -39,6 +39,12 @@ class Declared:
             raise ExportError(f"the activation {path} is {module.kind}, which is not one of {known}", hint=OTHER_WAY)
         return ACTIVATIONS[module.kind]
 
+    def linear(self, path: str) -> None:
+        """ExportError where there is an activation, and none is built."""
+        module = self.modules.get(path)
+        if module is not None and module.kind != "Identity":
+            raise ExportError(f"the activation {path} is {module.kind}, where none is expected", hint=OTHER_WAY)
+
     def epsilon(self, path: str, otherwise: float) -> float:
         """What a batch norm adds to the variance."""
         module = self.modules.get(path)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edgeinfer.spec import Size
-    from edgeinfer_export.graphs.blocks import Net
+    from edgeinfer_export.graphs.net import Net
     from edgeinfer_export.graphs.plan import Layer
 
 OUTPUT, LOGITS = "output0", "logits"

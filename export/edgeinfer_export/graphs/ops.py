@@ -142,12 +142,12 @@ class Graph:
         height, width = _slid(path, x, [kernel] * 2, stride, pad)
         return Feature(self.node("MaxPool", path, x.name, **attributes), x.channels, height, width)
 
-    def average_pool(self, path: str, x: Feature, size: int) -> Feature:
-        """Of squares side by side; those that the right and lower edges cut are averaged over what is there."""
-        height, width = -(-x.height // size), -(-x.width // size)
-        pads = [0, 0, height * size - x.height, width * size - x.width]
+    def average_pool(self, path: str, x: Feature, size: int, *, stride: int) -> Feature:
+        """Of squares; those that the right and lower edges cut are averaged over what is there."""
+        height, width = (-(-(side - size) // stride) + 1 for side in (x.height, x.width))
+        pads = [0, 0, (height - 1) * stride + size - x.height, (width - 1) * stride + size - x.width]
         name = self.node(
-            "AveragePool", path, x.name, kernel_shape=[size] * 2, strides=[size] * 2, pads=pads, count_include_pad=0
+            "AveragePool", path, x.name, kernel_shape=[size] * 2, strides=[stride] * 2, pads=pads, count_include_pad=0
         )
         return Feature(name, x.channels, height, width)
 

@@ -70,7 +70,8 @@ class Plan:
         """Model pixels per cell of each layer's output."""
         found: list[Fraction] = []
         for layer in self.layers:
-            before = found[layer.sources[0]] if layer.sources[0] >= 0 else Fraction(1)
+            # of several layers read, those that differ are brought to the last one's
+            before = found[layer.sources[-1]] if layer.sources[-1] >= 0 else Fraction(1)
             found.append(before * _shrinks(layer))
         return tuple(found)
 
@@ -88,7 +89,7 @@ def _shrinks(layer: Layer) -> Fraction:
         return Fraction(max(1, layer.integer(1, layer.integer(0, 1))))
     if layer.module == "Upsample":
         return Fraction(1, max(1, layer.integer(1, 1)))
-    return Fraction(2 if layer.module == "Focus" else 1)
+    return Fraction(2 if layer.module in ("AConv", "ADown", "Focus") else 1) ** layer.repeats
 
 
 def read(yaml: dict[str, Any]) -> Plan:

@@ -223,5 +223,5 @@ class _Net:
             return self._conv(f"{path}.0", f"{path}.1", x, stride)
         if stride != 1:
             self.said.check(f"{path}.0", kernel_size=2, stride=stride, padding=0)
-            x = self.graph.average_pool(f"{path}.0", x, 2)
+            x = self.graph.average_pool(f"{path}.0", x, 2, stride=2)
         return self._conv(f"{path}.1", f"{path}.2", x)

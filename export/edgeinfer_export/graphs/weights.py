@@ -11,7 +11,7 @@ from edgeinfer_export.graphs.ops import DAMAGED, Kernel
 from edgeinfer_export.graphs.plan import OTHER_WAY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from edgeinfer_export.graphs.ops import Array
 
@@ -29,7 +29,7 @@ def scaled(weight: Array, bias: Array | float, gain: Array | float = 1.0, offset
 
 
 class Weights:
-    """Named tensors; `learned` counts the learnable numbers taken, `folded` the batch norm gains among them."""
+    """Named tensors; `learned` counts the learnable numbers taken, `folded` those among them that go into others."""
 
     def __init__(self, tensors: Mapping[str, Array]) -> None:
         self._tensors = tensors
@@ -108,6 +108,21 @@ class Weights:
         self.folded += channels
         gain = gamma / np.sqrt(variance + eps)
         return gain, beta - mean * gain
+
+    def added(self, path: str, kernels: Sequence[Kernel]) -> Kernel:
+        """One kernel that gives the sum of what several give that read the same: smaller ones lie in its middle."""
+        large, *rest = sorted(kernels, key=lambda kernel: kernel.weight.shape[2], reverse=True)
+        weight, bias = large.weight, large.bias
+        for small in rest:
+            around, odd = divmod(weight.shape[2] - small.weight.shape[2], 2)
+            grown = np.pad(small.weight, [(0, 0), (0, 0), (around, around), (around, around)])
+            if odd or grown.shape != weight.shape:
+                raise ExportError(
+                    f"layer {path} adds convolutions of {weight.shape} and {small.weight.shape}", hint=DAMAGED
+                )
+            weight, bias = weight + grown, bias + small.bias
+            self.folded += small.weight.size + small.bias.size
+        return Kernel(weight, bias)
 
     def leave(self, prefix: str) -> None:
         """Tensors of another model that was trained beside this one: they may stay untaken."""

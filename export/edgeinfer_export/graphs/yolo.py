@@ -1,5 +1,5 @@
-"""YOLO models from a checkpoint's YAML and tensors: detectors with anchors (YOLOv5) and without (YOLOv5u, YOLOv8,
-YOLOv10, YOLO11, YOLO26), on other backbones too, and classifiers.
+"""YOLO models from a checkpoint's YAML and tensors: detectors with anchors (YOLOv5) and without (YOLOv3u, YOLOv5u,
+YOLOv8 to YOLO12, YOLO26), on other backbones too, and classifiers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Provenance, Size, TensorSpec, TopK
 from edgeinfer_export.graphs import blocks, heads, labels, plan
+from edgeinfer_export.graphs.net import EPSILON, UNSET, Net
 from edgeinfer_export.graphs.ops import Feature, Graph
 
 if TYPE_CHECKING:
@@ -32,6 +33,19 @@ SCALES: dict[tuple[Any, Any], str] = {
     (1.0, 1.0): "l",
     (1.33, 1.25): "x",
 }
+# YOLOv9's but for e, by the width of its pools
+WIDTHS = {128: "t", 256: "s", 480: "m", 512: "c"}
+# by modules; where a model has several, by the first
+FAMILIES = {
+    "v10Detect": "yolov10",
+    "A2C2f": "yolo12",
+    "C3k2": "yolo11",
+    "SPPELAN": "yolov9",
+    "C2f": "yolov8",
+    "BottleneckCSP": "yolov5",
+    "C3": "yolov5",
+    "Bottleneck": "yolov3",
+}
 
 
 def build(
@@ -52,8 +66,8 @@ def build(
     wiring = plan.read(yaml)
     classifies = wiring.layers[-1].module == "Classify"
     size = _fitting(size, wiring.largest_stride(), CLASSIFIED if classifies else USUAL)
-    epsilon = blocks.UNSET if classifies and not cut else blocks.EPSILON
-    net = blocks.Net(Graph(), weights, wiring.activation, said, epsilon)
+    epsilon = UNSET if classifies and not cut else EPSILON
+    net = Net(Graph(), weights, wiring.activation, said, epsilon)
     head = _grow(net, wiring, size, layout)
     weights.finish()
     first = batch if batch.min != batch.max else batch.min
@@ -101,7 +115,7 @@ def _fitting(size: Size | None, stride: int, usual: dict[int, int]) -> Size:
     return size
 
 
-def _grow(net: blocks.Net, wiring: plan.Plan, size: Size, layout: str) -> heads.Head:
+def _grow(net: Net, wiring: plan.Plan, size: Size, layout: str) -> heads.Head:
     """Add every layer to the graph; the last one is the head."""
     *body, last = wiring.layers
     if last.module not in (*DETECTS, "Classify"):
@@ -115,7 +129,7 @@ def _grow(net: blocks.Net, wiring: plan.Plan, size: Size, layout: str) -> heads.
         outputs.append(blocks.block(net, layer, [image if source < 0 else outputs[source] for source in layer.sources]))
     seen = [image if source < 0 else outputs[source] for source in last.sources]
     if last.module == "Classify":
-        return heads.classify(dataclasses.replace(net, epsilon=blocks.UNSET), last, seen, size)
+        return heads.classify(dataclasses.replace(net, epsilon=UNSET), last, seen, size)
     return heads.detect(net, last, seen, size, layout)
 
 
@@ -124,15 +138,26 @@ def _architecture(yaml: dict[str, Any], wiring: plan.Plan, head: heads.Head) -> 
     family = _family(wiring, PurePath(str(yaml.get("yaml_file", ""))).name)
     if not family:
         return "yolo"
-    multiples = (yaml.get("depth_multiple"), yaml.get("width_multiple"))
-    scale = yaml.get("scale") if yaml.get("scales") else SCALES.get(multiples)
     deeper = "6" if len(head.strides) == 4 else ""
-    free = "-cls" if head.layout == "classes" else "u" if family == "yolov5" and head.layout == "yolov8" else ""
+    anchored = family in ("yolov3", "yolov5")
+    free = "-cls" if head.layout == "classes" else "u" if anchored and head.layout == "yolov8" else ""
     stages = [
         layer.integer(4, 1) for layer in wiring.layers if layer.module == "ResNetLayer" and not layer.flag(3, False)
     ]
     backbone = {(): "", (3, 4, 6, 3): "-resnet50", (3, 4, 23, 3): "-resnet101"}.get(tuple(stages), "-resnet")
-    return f"{family}{scale if isinstance(scale, str) else ''}{deeper}{free}{backbone}"
+    return f"{family}{_scale(yaml, wiring, family)}{deeper}{free}{backbone}"
+
+
+def _scale(yaml: dict[str, Any], wiring: plan.Plan, family: str) -> str:
+    """What tells a family's sizes apart, as far as they were published: most have it in their YAML."""
+    modules = {layer.module: layer for layer in wiring.layers}
+    if family == "yolov3":
+        return "-spp" if "SPP" in modules else ""
+    if family == "yolov9":
+        return "e" if "CBFuse" in modules else WIDTHS.get(modules["SPPELAN"].integer(0, 0), "")
+    multiples = (yaml.get("depth_multiple"), yaml.get("width_multiple"))
+    scale = yaml.get("scale") if yaml.get("scales") else SCALES.get(multiples)
+    return scale if isinstance(scale, str) else ""
 
 
 def _family(wiring: plan.Plan, file: str) -> str:
@@ -141,9 +166,6 @@ def _family(wiring: plan.Plan, file: str) -> str:
     YOLO26 has YOLO11's: its detectors say more of SPPF, its classifiers differ in the name of the YAML's `file` alone.
     """
     modules = {layer.module: layer for layer in wiring.layers}
-    if "v10Detect" in modules:
-        return "yolov10"
-    if "C3k2" in modules:
-        newer = len(modules["SPPF"].arguments) > 2 if "SPPF" in modules else file.startswith("yolo26")
-        return "yolo26" if newer else "yolo11"
-    return "yolov8" if "C2f" in modules else "yolov5" if {"BottleneckCSP", "C3"} & set(modules) else ""
+    family = next((family for module, family in FAMILIES.items() if module in modules), "")
+    newer = len(modules["SPPF"].arguments) > 2 if "SPPF" in modules else file.startswith("yolo26")
+    return "yolo26" if family == "yolo11" and newer else family

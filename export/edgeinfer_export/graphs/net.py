@@ -1,0 +1,120 @@
+"""Where a YOLO model's graph grows: its convolutions, and what several of its blocks are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeinfer_export.graphs.ops import Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from edgeinfer_export.graphs.declared import Declared
+    from edgeinfer_export.graphs.ops import Activation, Graph, Kernel
+    from edgeinfer_export.graphs.weights import Weights
+
+# what a batch norm adds to the variance is in no state dict: YOLOv5 and Ultralytics set it after building a detector,
+# and leave PyTorch's own in what is made to classify
+EPSILON, UNSET = 1e-3, 1e-5
+# bottlenecks of a C3k
+C3K_REPEATS = 2
+# what the two convolutions are called that are trained side by side in the place of one, by RepVGGDW and RepConv
+TWOS = (("conv", "conv1"), ("conv1", "conv2"))
+
+
+@dataclass(frozen=True)
+class Net:
+    """Where the graph grows, what from, and the activation of its convolutions where no layer says another."""
+
+    graph: Graph
+    weights: Weights
+    activation: Activation
+    declared: Declared
+    epsilon: float = EPSILON
+
+    def conv(
+        self,
+        path: str,
+        x: Feature,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        activation: Activation | None = None,
+        pad: int | None = None,
+    ) -> Feature:
+        """Convolution, batch norm and activation; by default the sides stay as they are, but for the stride.
+
+        Two that are trained side by side, and added, are one.
+        """
+        kernels = []
+        for branch in self._branches(path):
+            kernels.append(self.kernel(branch))
+            around = kernels[-1].weight.shape[2] // 2 if pad is None else pad
+            self.declared.check(
+                f"{branch}.conv", stride=stride, padding=around, groups=groups, dilation=1, padding_mode="zeros"
+            )
+        kernel = self.weights.added(path, kernels)
+        pad = kernel.weight.shape[2] // 2 if pad is None else pad
+        y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=pad, groups=groups)
+        return self.act(path, y, activation)
+
+    def _branches(self, path: str) -> list[str]:
+        """The convolutions that the one of `path` is the sum of: as a rule it alone."""
+        for two in TWOS:
+            names = [f"{path}.{name}" for name in two]
+            if all(f"{name}.conv.weight" in self.weights for name in names):
+                for name in names:
+                    self.declared.linear(f"{name}.act")
+                return names
+        return [path]
+
+    def kernel(self, path: str) -> Kernel:
+        """Convolution and batch norm of a Conv."""
+        return self.weights.kernel(f"{path}.conv", f"{path}.bn", self.declared.epsilon(f"{path}.bn", self.epsilon))
+
+    def act(self, path: str, x: Feature, activation: Activation | None = None) -> Feature:
+        """The activation of a Conv: what the module says, or else what is given, or else the model's."""
+        return self.graph.activate(path, x, self.declared.activation(f"{path}.act", activation or self.activation))
+
+    def bottleneck(self, path: str, x: Feature, shortcut: bool, groups: int = 1) -> Feature:
+        y = self.conv(f"{path}.cv2", self.conv(f"{path}.cv1", x), groups=groups)
+        return self.graph.add(f"{path}.add", x, y) if shortcut and x.channels == y.channels else y
+
+    def halves(self, path: str, x: Feature) -> list[Feature]:
+        """Two halves of the channels."""
+        half = x.channels // 2
+        names = self.graph.split(f"{path}.split", x.name, 1, [half, half])
+        return [Feature(name, half, x.height, x.width) for name in names]
+
+    def pools(self, path: str, x: Feature, sizes: Sequence[int]) -> list[Feature]:
+        """Max pools of `sizes` side by side; one of size a after one of size b is one of size a + b - 1."""
+        pooled, done = [x], 1
+        for size in sizes:
+            pooled.append(self.graph.max_pool(f"{path}.pool{size}", pooled[-1], size - done + 1, 1, (size - done) // 2))
+            done = size
+        return pooled
+
+    def joined(
+        self,
+        path: str,
+        parts: Sequence[Feature],
+        places: Iterable[str],
+        part: Callable[[str, Feature], Feature],
+        last: str = "cv2",
+    ) -> Feature:
+        """`parts` and one more for each of `places`, each of which reads the one before it; joined by a convolution."""
+        parts = [*parts]
+        for place in places:
+            parts.append(part(f"{path}.{place}", parts[-1]))
+        return self.conv(f"{path}.{last}", self.graph.concat(f"{path}.concat", parts))
+
+    def c3k(self, path: str, x: Feature, *, shortcut: bool, groups: int) -> Feature:
+        return self.c3(path, x, repeats=C3K_REPEATS, shortcut=shortcut, groups=groups)
+
+    def c3(self, path: str, x: Feature, *, repeats: int, shortcut: bool, groups: int = 1) -> Feature:
+        """C3, C3k and RepCSP: bottlenecks on one half of the channels, joined with the other half."""
+        y = self.conv(f"{path}.cv1", x)
+        for place in range(repeats):
+            y = self.bottleneck(f"{path}.m.{place}", y, shortcut, groups)
+        return self.conv(f"{path}.cv3", self.graph.concat(f"{path}.concat", [y, self.conv(f"{path}.cv2", x)]))
