@@ -47,7 +47,9 @@ def small(nodes, constants, shape=(1, 4)):
     return model
 
 
-@pytest.mark.parametrize("name", ["yolov5", "yolov5u", "yolov9e", "yolo11", "yolo12", "yolov5-resnet", "resnet-bottleneck"])
+@pytest.mark.parametrize(
+    "name", ["yolov5", "yolov5u", "yolov9e", "yolo11", "yolo12", "yolov5-resnet", "resnet-bottleneck"]
+)
 @pytest.mark.parametrize("variant", ["runtime", "frames"])
 def test_float16_is_near_float32(name, variant):
     one, golden = built(name, variant)
