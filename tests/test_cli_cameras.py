@@ -16,6 +16,7 @@ import edgeinfer
 from edgeinfer import cli, sources
 from edgeinfer.cli import _ending
 from edgeinfer.cli._album import STAY_S, Album
+from edgeinfer.cli._faults import Faults
 from edgeinfer.cli._tally import Tally
 from edgeinfer.cli._watch import Watch
 from edgeinfer.results import Detections
@@ -105,10 +106,10 @@ def test_the_size_of_a_video_is_that_of_the_picture_whatever_the_pixels_are(tmp_
 
 
 def test_a_camera_that_is_not_there_is_told_and_counted_beside_one_that_is(detector, tmp_path, capsys, monkeypatch):
-    told, add, refuse = threading.Event(), Tally.add, Tally.refuse
+    told, add, refuse = threading.Event(), Tally.add, Faults.add
     # however late it is told, there are pictures left to count
     monkeypatch.setattr(Tally, "add", lambda tally, one: (told.wait(LONG_S), add(tally, one)))
-    monkeypatch.setattr(Tally, "refuse", lambda tally, error: (refuse(tally, error), told.set()))
+    monkeypatch.setattr(Faults, "add", lambda faults, error: (refuse(faults, error), told.set()))
     with camera() as opened, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         there = f"127.0.0.1:{taken.getsockname()[1]}"

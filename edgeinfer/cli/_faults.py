@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: each is named as it comes, and the verb fails once all else is done."""
+"""What cannot be read: each fault is named as it comes, and the verb fails once all else is done."""
 
 from __future__ import annotations
 
@@ -9,19 +9,34 @@ from edgeinfer.errors import SourceError
 
 
 class Faults:
-    """`add` takes each of them, as an `on_error`."""
+    """`add` takes each of them, as an `on_error`.
 
-    count = 0
+    `what` it is, and the `outcome` of its not being read, are words of the error. What is `alone` is no warning on the
+    way: its fault is the verb's own error.
+    """
+
+    def __init__(
+        self, what: str = "picture", outcome: str = ", and left out of the numbers", *, alone: bool = False
+    ) -> None:
+        self._what, self._outcome, self._alone = what, outcome, alone
+        self._errors: list[SourceError] = []
+
+    @property
+    def count(self) -> int:
+        return len(self._errors)
 
     def add(self, error: SourceError) -> None:
-        self.count += 1
-        clear = "\r\033[K" if sys.stderr.isatty() else ""
-        print(f"{clear}warning: {_tables.line(str(error))}", file=sys.stderr)
+        self._errors.append(error)
+        if not self._alone:
+            clear = "\r\033[K" if sys.stderr.isatty() else ""
+            print(f"{clear}warning: {_tables.line(str(error))}", file=sys.stderr)
 
     def check(self) -> None:
         """Raise SourceError if there were any."""
-        if self.count:
+        if self._errors and self._alone:
+            raise self._errors[0]
+        if self._errors:
             raise SourceError(
-                f"{_tables.counted(self.count, 'picture')} could not be read, and left out of the numbers",
+                f"{_tables.counted(self.count, self._what)} could not be read{self._outcome}",
                 hint="the warnings above say which, and why",
             )

@@ -1,16 +1,14 @@
-"""What a run did: how many pictures, which errors, the median of every stage."""
+"""What a run did: how many pictures, and the median of every stage."""
 
 from __future__ import annotations
 
 import shutil
 import statistics
-import sys
 from collections import deque
 from typing import TYPE_CHECKING, TextIO
 
 from edgeinfer.cli import _tables
 from edgeinfer.devices import STAGES
-from edgeinfer.errors import SourceError
 
 if TYPE_CHECKING:
     from edgeinfer.pipeline import Pipeline
@@ -20,15 +18,11 @@ RECENT = 10_000  # pictures whose times are kept: a camera may run for months
 
 
 class Tally:
-    """Counts as the run goes, and tells it line by line to `said`.
+    """Counts as the run goes, and tells it line by line to `said`."""
 
-    `alone`: a single file or stream, whose error is the run's own; otherwise an error is a warning on the way.
-    """
-
-    def __init__(self, said: TextIO, *, alone: bool) -> None:
+    def __init__(self, said: TextIO) -> None:
         self.pictures = 0
-        self._said, self._alone = said, alone
-        self._errors: list[SourceError] = []
+        self._said = said
         self._spans: dict[str, deque[float]] = {}
         self._unfinished = False
 
@@ -59,28 +53,14 @@ class Tally:
         self._unfinished = False
         print(line, file=self._said)
 
-    def refuse(self, error: SourceError) -> None:
-        """Count a source that cannot be read."""
-        self._errors.append(error)
-        if not self._alone:
-            print(f"warning: {_tables.line(str(error))}", file=sys.stderr)
-
-    def check(self) -> None:
-        """Raise if any source could not be read."""
-        if self._errors and self._alone:
-            raise self._errors[0]
-        if self._errors:
-            count = _tables.counted(len(self._errors), "source")
-            raise SourceError(f"{count} could not be read", hint="the warnings above say which, and why")
-
     def medians(self) -> dict[str, float]:
         """Median milliseconds by stage, and of the whole."""
         stages = [stage for stage in self._spans if stage != "total"] or STAGES
         return {stage: statistics.median(self._spans.get(stage, [0.0])) for stage in (*stages, "total")}
 
-    def table(self, model: Pipeline) -> str:
+    def table(self, model: Pipeline, errors: int) -> str:
         """The closing lines of a run."""
-        done = f"{_tables.counted(self.pictures, 'picture')}, {_tables.counted(len(self._errors), 'error')}"
+        done = f"{_tables.counted(self.pictures, 'picture')}, {_tables.counted(errors, 'error')}"
         ran = f"{model.backend} {model.artifact}".strip() + (f" ({model.plan})" if model.plan else "")
         rows = [("median", "ms"), *((stage, f"{span:.2f}") for stage, span in self.medians().items())]
         return f"\n{done}; ran on {ran}\n{_tables.table(rows, right=[1])}"

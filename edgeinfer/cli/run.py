@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgeinfer import sources
-from edgeinfer.cli import _choosing, _limits
+from edgeinfer.cli import INTERRUPTED, _choosing, _limits
+from edgeinfer.cli._faults import Faults
 from edgeinfer.errors import EdgeInferError
 
 if TYPE_CHECKING:
@@ -95,17 +96,18 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli._tally import Tally
 
     said = sys.stderr if args.json == "-" else sys.stdout
-    tally = Tally(said, alone=len(args.source) == 1 and not sources.many(args.source[0]))
+    tally = Tally(said)
+    faults = Faults("source", "", alone=len(args.source) == 1 and not sources.many(args.source[0]))
     with ExitStack() as stack:
         outputs = _outputs(args, stack)
         model = stack.enter_context(_model(args))
-        sights = stack.enter_context(closing(_sights(args, model, tally)))
+        sights = stack.enter_context(closing(_sights(args, model, faults)))
         interrupted = _work(itertools.islice(sights, args.max_frames), outputs, tally)
         if not tally.pictures:
-            tally.check()
-    print(tally.table(model), file=said)
-    tally.check()
-    return 130 if interrupted else 0
+            faults.check()
+    print(tally.table(model, faults.count), file=said)
+    faults.check()
+    return INTERRUPTED if interrupted else 0
 
 
 def _model(args: argparse.Namespace) -> Pipeline:
@@ -147,8 +149,8 @@ def _outputs(args: argparse.Namespace, stack: ExitStack) -> list[Output]:
     return outputs
 
 
-def _sights(args: argparse.Namespace, model: Pipeline, tally: Tally) -> Generator[Seen, None, None]:
-    """What is seen in every source; what cannot be read is tallied, and the rest goes on.
+def _sights(args: argparse.Namespace, model: Pipeline, faults: Faults) -> Generator[Seen, None, None]:
+    """What is seen in every source; what cannot be read is noted, and the rest goes on.
 
     Cameras and streams are read at the same time, files one after the other.
     """
@@ -156,7 +158,7 @@ def _sights(args: argparse.Namespace, model: Pipeline, tally: Tally) -> Generato
 
     together = len(args.source) > 1 and any(map(sources.live, args.source))
     for names in [args.source] if together else [[name] for name in args.source]:
-        with Stream(names, model, max_age_ms=args.max_age, on_error=tally.refuse) as stream, _told(stream):
+        with Stream(names, model, max_age_ms=args.max_age, on_error=faults.add) as stream, _told(stream):
             yield from stream
 
 
