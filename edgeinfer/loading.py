@@ -131,7 +131,7 @@ def _first_that_runs(
                 raise
             LOG.warning("%s is passed by: %s", choice.name, error)
             reason = Refusal("cannot-open", str(error), hint=error.hint)
-            refused.append(Rung(choice.backend, choice.artifact_in(bundle), reason))
+            refused.append(Rung(choice.backend, bundle.spec.artifact(choice.artifact), reason))
     raise ladder.nothing_runs(bundle, refused)
 
 
@@ -147,7 +147,7 @@ def open_choice(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner,
 
 
 def _test_once(bundle: Bundle, choice: Choice, gpu: int) -> None:
-    engine, artifact = backends.load(choice.backend), choice.artifact_in(bundle)
+    engine, artifact = backends.load(choice.backend), bundle.spec.artifact(choice.artifact)
     if engine.device == "cpu" or artifact is None or not bundle.spec.golden:
         return
     known = verdicts.read(artifact, engine.library, machine.gpu(gpu))
@@ -163,7 +163,7 @@ def examine(bundle: Bundle, choice: Choice, gpu: int = 0) -> list[GoldenReport]:
     """Run the bundle's golden samples on this choice, now; on a GPU, of this number, the verdict is remembered."""
     from edgeinfer import golden
 
-    artifact = choice.artifact_in(bundle)
+    artifact = bundle.spec.artifact(choice.artifact)
     assert artifact
     lowest = golden.lowest_score(bundle) if isinstance(bundle.spec.decode, Boxes) else None
     spec = with_thresholds(bundle.spec, conf=lowest, iou=None, limit=None, top=None)
@@ -192,7 +192,7 @@ def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner) -> l
     engine_class = backends.load(choice.backend)
     where = {} if engine_class.device == "cpu" else {"ordinal": manner.gpu or 0}
     take = partial(devices.load(engine_class.device), spec, **where)
-    artifact = choice.artifact_in(bundle)
+    artifact = bundle.spec.artifact(choice.artifact)
     path = bundle.artifact_file(artifact) if artifact else bundle.path
     settings: dict[str, Any] = {"threads": manner.threads or choice.threads or quota.threads(), **choice.settings}
     first = partial(engine_class, path, spec, **settings)

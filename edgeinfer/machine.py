@@ -9,6 +9,7 @@ import ctypes
 import os
 import platform
 import re
+import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -73,7 +74,7 @@ def gpu(ordinal: int = 0) -> Gpu:
     _check(cuda.cuDriverGetVersion(ctypes.byref(number)), "cuDriverGetVersion")
     version = f"{number.value // 1000}.{number.value % 1000 // 10}"
     # every Orin calls its GPU Orin, of whatever size: the board tells them apart
-    board = _read("proc/device-tree/model") if l4t() else ""
+    board = text(ROOT / "proc/device-tree/model") if l4t() else ""
     return Gpu(capability, board or name.value.decode("utf-8", "replace"), version)
 
 
@@ -117,16 +118,24 @@ def _check(status: int, call: str) -> None:
 
 def driver() -> str:
     """The release of NVIDIA's kernel driver such as 580.95.05; empty where it does not tell."""
-    try:
-        return (ROOT / "sys/module/nvidia/version").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    return text(ROOT / "sys/module/nvidia/version")
+
+
+def jetson_release(root: Path) -> str:
+    """`R36 (release), REVISION: 4.3` on a Jetson; empty elsewhere."""
+    return text(root / "etc/nv_tegra_release").partition("GCID")[0].strip(" #,")
 
 
 def l4t() -> str:
-    """The Jetson system's release such as 36.4.3; empty elsewhere."""
-    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", _read("etc/nv_tegra_release"))
+    """The same in short, such as 36.4.3."""
+    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", jetson_release(ROOT))
     return ".".join(found.groups()) if found else ""
+
+
+def os_release(root: Path) -> str:
+    """The operating system as it calls itself, such as Ubuntu 22.04.5 LTS; empty where it does not."""
+    found = re.search(r'^PRETTY_NAME="?([^"\n]*)', text(root / "etc/os-release"), re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def system() -> str:
@@ -136,8 +145,8 @@ def system() -> str:
 
 def cpu() -> str:
     """The processor as Linux names it, else the board, else the architecture."""
-    found = re.search(r"^model name\s*:\s*(.*)$", _read("proc/cpuinfo"), re.MULTILINE)
-    return found[1].strip() if found else _read("proc/device-tree/model") or platform.machine()
+    found = re.search(r"^model name\s*:\s*(.*)$", text(ROOT / "proc/cpuinfo"), re.MULTILINE)
+    return found[1].strip() if found else text(ROOT / "proc/device-tree/model") or platform.machine()
 
 
 def cores() -> int:
@@ -166,8 +175,18 @@ def home() -> Path:
         return Path("/")
 
 
-def _read(name: str) -> str:
+def text(path: Path) -> str:
+    """A system file as text; empty where it cannot be read."""
     try:
-        return (ROOT / name).read_bytes().decode("utf-8", "replace").strip("\0\n ")
+        return path.read_bytes().decode("utf-8", "replace").replace("\0", "").strip()
     except OSError:
         return ""
+
+
+def output(*command: str, timeout: float = 20) -> str:
+    """What a program prints; empty when it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from edgeinfer.bundle import Bundle
     from edgeinfer.ladder import Rung
-    from edgeinfer.spec import Artifact
 
 SCHEMA = 1
 LIBRARIES = (
@@ -68,10 +67,6 @@ class Choice:
     @classmethod
     def of(cls, rung: Rung, threads: int = 0) -> Choice:
         return cls(rung.backend, rung.artifact.file if rung.artifact else "", threads)
-
-    def artifact_in(self, bundle: Bundle) -> Artifact | None:
-        """The artifact of this bundle that is meant."""
-        return next((one for one in bundle.spec.artifacts if one.file == self.artifact), None)
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ def fault(plan: Plan, bundle: Bundle, gpu: int | None = None) -> str:
 
 def _lacking(choice: Choice, bundle: Bundle) -> str:
     """What of this choice there is not, in words; empty if all is there."""
-    if not choice.artifact_in(bundle):
+    if not bundle.spec.artifact(choice.artifact):
         return f"the bundle holds no {choice.artifact}"
     known: Mapping[str, tuple[str, ...]] = (
         getattr(backends.load(choice.backend), "settings", dict)() if choice.settings else {}

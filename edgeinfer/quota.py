@@ -33,8 +33,8 @@ class Quota(NamedTuple):
     def stopped_s(self) -> float | None:
         """Seconds that the group's processes have been stopped so far; None where it is not told."""
         units = {"throttled_usec": 1e6, "throttled_time": 1e9}  # of version 2 and of version 1
-        counters = _counters(self.group / "cpu.stat")
-        return next((counters[name] / unit for name, unit in units.items() if name in counters), None)
+        told = counters(self.group / "cpu.stat")
+        return next((told[name] / unit for name, unit in units.items() if name in told), None)
 
 
 class Memory(NamedTuple):
@@ -56,7 +56,7 @@ class Memory(NamedTuple):
 
 def memory(root: Path = ROOT) -> Memory | None:
     """The memory of the machine and of this process; None where the machine does not tell."""
-    known = _counters(root / "proc/meminfo", 1024)
+    known = counters(root / "proc/meminfo", 1024)
     if "MemTotal" not in known:
         return None
     total, available = known["MemTotal"], known.get("MemAvailable", 0)
@@ -127,12 +127,12 @@ def _limits(group: Path) -> list[tuple[int, int]]:
     for limit, used, spare in LIMITS:
         most, now = (" ".join(_lines(group / name)).strip() for name in (limit, used))
         if most.isdecimal() and now.isdecimal():
-            held = int(now) - _counters(group / "memory.stat").get(spare, 0)
+            held = int(now) - counters(group / "memory.stat").get(spare, 0)
             found.append((int(most), max(0, int(most) - held)))
     return found
 
 
-def _counters(path: Path, unit: int = 1) -> dict[str, int]:
+def counters(path: Path, unit: int = 1) -> dict[str, int]:
     """`name value` or `name: value kB`, a line each; a value counts so many."""
     words = [line.replace(":", " ").split() for line in _lines(path)]
     return {line[0]: unit * int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}

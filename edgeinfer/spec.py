@@ -60,6 +60,19 @@ class Batch:
     def __post_init__(self) -> None:
         _need(1 <= self.min <= self.max <= MAX_BATCH, f"batch {self.min}-{self.max} is not within 1-{MAX_BATCH}")
 
+    def __str__(self) -> str:
+        return f"{self.min}-{self.max}" if self.open else str(self.max)
+
+    @property
+    def open(self) -> bool:
+        """Whether it is a range, and not one number."""
+        return self.min != self.max
+
+    @property
+    def dim(self) -> Dim:
+        """The first dimension of a shape: a number where there is no choice."""
+        return self if self.open else self.max
+
 
 Dim = Union[int, Batch]
 
@@ -105,22 +118,12 @@ class Placement:
     left: int
     top: int
 
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Model pixels per source pixel, horizontally and vertically."""
-        return self.resized.width / self.source.width, self.resized.height / self.source.height
-
     def to_source(self, boxes: Any) -> Any:
         """Boxes (n, 4) x1 y1 x2 y2 model pixels -> float source pixels, clipped to the source."""
         across, down = self.source.width / self.resized.width, self.source.height / self.resized.height
         offset = (self.left, self.top, self.left, self.top)
         limit = (self.source.width, self.source.height, self.source.width, self.source.height)
         return ((boxes - offset) * (across, down, across, down)).clip((0, 0, 0, 0), limit)
-
-    def to_model(self, boxes: Any) -> Any:
-        """Boxes (n, 4) x1 y1 x2 y2 source pixels -> float model pixels; undoes `to_source`."""
-        across, down = self.scale
-        return boxes * (across, down, across, down) + (self.left, self.top, self.left, self.top)
 
 
 @dataclass(frozen=True)
@@ -393,3 +396,7 @@ class ModelSpec:
     def batch(self) -> Batch:
         """How many images one run may take."""
         return self.inputs[0].batch
+
+    def artifact(self, file: str) -> Artifact | None:
+        """The artifact in the file of this name, if there is one."""
+        return next((one for one in self.artifacts if one.file == file), None)

@@ -179,7 +179,7 @@ def test_what_plays_gst_sources_is_told_for_each_combination(monkeypatch, fault,
     answers[_libraries.GST_PROBE] = [fault, "" if fault else "GStreamer 1.22.0"]
     install(monkeypatch, None, opencv_python="4.10")
     monkeypatch.setattr(_libraries, "probe", answers.get)
-    monkeypatch.setattr(_machine, "jetson_release", lambda: "R36" if opencv == "shadows JetPack's" else "")
+    monkeypatch.setattr(_libraries, "jetson_release", lambda _: "R36" if opencv == "shadows JetPack's" else "")
     (told,) = found(_libraries.opencv(), "gstreamer")
     assert (told.state, told.text) == {
         ("", opencv): ("ok", "gst: sources play through PyGObject, GStreamer 1.22.0"),

@@ -55,7 +55,7 @@ class Plan:
                 f"{trt.__name__} {trt.__version__} does not start: {said}",
                 hint="its CUDA version must fit the driver's: edgeinfer doctor",
             ) from error
-        artifact = next((one for one in self.spec.artifacts if one.file == self.path.name), None)
+        artifact = self.spec.artifact(self.path.name)
         core = artifact.target.get("dla", "") if artifact else ""
         if core:
             if int(core) >= runtime.num_DLA_cores:
@@ -232,5 +232,5 @@ class _Jit:
 
 def _identity(path: Path, spec: ModelSpec) -> str:
     """A file name for what belongs to this engine file."""
-    artifact = next((one for one in spec.artifacts if one.file == path.name), None)
+    artifact = spec.artifact(path.name)
     return artifact.sha256[:32] if artifact else path.stem

@@ -29,8 +29,8 @@ class Engine(ort_gpu.Engine):
         return ""
 
     def _providers(self) -> list[tuple[str, dict[str, str]]]:
-        file = self._path.name
-        precision = next((one.precision for one in self._spec.artifacts if one.file == file), "fp32")
+        artifact = self._spec.artifact(self._path.name)
+        precision = artifact.precision if artifact else "fp32"
         options = {
             **self._where(),
             "trt_engine_cache_enable": "1",

@@ -162,7 +162,7 @@ def _compiled(path: Path, spec: ModelSpec, config: Mapping[str, str]) -> Any:
         _check(path, "output", spec.outputs, model.outputs)
         _ovpairs.join_activations(model)
         batch = spec.batch
-        if batch.min != batch.max:
+        if batch.open:
             rows = openvino.Dimension(batch.min, batch.max)
             model.reshape({tensor.name: [rows, *tensor.at(1)[1:]] for tensor in spec.inputs})
         return _library().compile_model(model, DEVICE, {**config, **_kept()})

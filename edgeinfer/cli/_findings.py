@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from typing import Any, NamedTuple
+
+from edgeinfer.machine import output
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
@@ -17,15 +18,6 @@ class Finding(NamedTuple):
     state: str
     text: str
     remedy: str = ""
-
-
-def output(*command: str, timeout: float = 20) -> str:
-    """What a program prints; empty when it is missing, fails or hangs."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
 
 
 def probe(code: str) -> Any:

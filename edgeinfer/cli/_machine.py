@@ -7,22 +7,16 @@ import re
 from pathlib import Path
 
 from edgeinfer import machine, quota, verdicts
-from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, output
+from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding
 from edgeinfer.errors import BackendUnavailable
+from edgeinfer.machine import jetson_release, os_release, output, text
+from edgeinfer.profiling.sensors.jetson import power_mode
 
 # what speeds inference up, newest last
 X86_FLAGS = ("avx2", "f16c", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 ARM_FLAGS = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
 ROOT = Path("/")
 LITTLE = 1e9  # bytes of memory
-
-
-def text(path: Path) -> str:
-    """A system file as text; empty where it cannot be read."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace").replace("\0", "").strip()
-    except OSError:
-        return ""
 
 
 def _field(table: str, name: str) -> str:
@@ -58,8 +52,7 @@ def memory(root: Path = ROOT) -> list[Finding]:
 
 
 def system(root: Path = ROOT) -> list[Finding]:
-    name = _field(text(root / "etc/os-release").replace('"', "").replace("=", ": "), "PRETTY_NAME")
-    facts = f"{name or platform.system()}, {platform.machine()}, Linux {platform.release()}"
+    facts = f"{os_release(root) or platform.system()}, {platform.machine()}, Linux {platform.release()}"
     return [
         Finding("system", OK, facts if platform.system() == "Linux" else platform.platform()),
         Finding("python", OK, f"{platform.python_version()} ({platform.python_implementation()})"),
@@ -114,23 +107,18 @@ def _on_bus(root: Path) -> bool:
     return False
 
 
-def jetson_release(root: Path = ROOT) -> str:
-    """`R36 (release), REVISION: 4.3` on a Jetson; empty elsewhere."""
-    return text(root / "etc/nv_tegra_release").partition("GCID")[0].strip(" #,")
-
-
 def jetson(root: Path = ROOT) -> list[Finding]:
     release = jetson_release(root)
     if not release:
         return []
     board = text(root / "proc/device-tree/model") or "Jetson"
     findings = [Finding("jetson", OK, f"{board}, L4T {release}")]
-    mode = re.search(r"NV Power Mode:\s*(\S+)", output("nvpmodel", "-q"))
+    mode = power_mode(output("nvpmodel", "-q"))
     if not mode:
         findings.append(Finding("power mode", NOTE, "unknown", "sudo nvpmodel -q"))
-    elif mode[1].upper().startswith("MAXN"):
-        findings.append(Finding("power mode", OK, mode[1]))
+    elif mode.upper().startswith("MAXN"):
+        findings.append(Finding("power mode", OK, mode))
     else:
         remedy = "for full speed: sudo nvpmodel -m 0 && sudo jetson_clocks"
-        findings.append(Finding("power mode", NOTE, f"{mode[1]}, not the fastest", remedy))
+        findings.append(Finding("power mode", NOTE, f"{mode}, not the fastest", remedy))
     return findings

@@ -268,13 +268,9 @@ def _report(path: Path, as_json: bool) -> None:
         print(json.dumps({"bundle": str(path), "name": spec.name, "task": spec.task, "artifacts": artifacts}))
         return
     size = spec.preprocess.size
-    print(f"{path}: {spec.name}, {spec.task}, {len(spec.labels)} classes, {size}, batch {_span(spec.batch)}")
+    print(f"{path}: {spec.name}, {spec.task}, {len(spec.labels)} classes, {size}, batch {spec.batch}")
     for one in artifacts:
         print(f"  {one['file']}  {one['precision']}  {one['bytes'] / 1e6:.1f} MB")
     if spec.provenance.license:
         print(f"  licence: {spec.provenance.license}")
     print(f"next: edgeinfer run {path} IMAGE")
-
-
-def _span(batch: Batch) -> str:
-    return str(batch.max) if batch.min == batch.max else f"{batch.min}-{batch.max}"

@@ -45,7 +45,7 @@ class Model:
 
     def facts(self) -> dict[str, Any]:
         """What is known of it without running it; None where the bundle does not say."""
-        spec, artifact = self.bundle.spec, self.choice.artifact_in(self.bundle)
+        spec, artifact = self.bundle.spec, self.bundle.spec.artifact(self.choice.artifact)
         path = self.bundle.path / artifact.file if artifact else None
         return {
             "name": self.name,

@@ -206,7 +206,7 @@ def _difference(name: str, part: str, index: Any, first: Sequence[Tensors], seco
 
 def _parting(one: Model, other: Model, tensors: Tensors, parts: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Where two ONNX files part on the first picture, ever closer; or why that is not looked for."""
-    artifacts = [model.choice.artifact_in(model.bundle) for model in (one, other)]
+    artifacts = [model.bundle.spec.artifact(model.choice.artifact) for model in (one, other)]
     sides = []
     for model, artifact in zip((one, other), artifacts):
         if artifact is None or artifact.format != "onnx" or model.choice.backend not in divergence.RUNNERS:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ import edgeinfer
 from edgeinfer import machine, quota
 from edgeinfer.bundle import SPEC_FILE, sha256_of
 from edgeinfer.errors import BackendUnavailable
-from edgeinfer.profiling.sensors import ROOT, jetson, nvml, text
+from edgeinfer.profiling.sensors import ROOT, jetson, nvml
 
 if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle
@@ -58,9 +56,9 @@ def place(facts: dict[str, Any]) -> list[str]:
 
 
 def _device(ordinal: int, root: Path) -> dict[str, Any]:
-    table, limit = _text(root / "proc/cpuinfo"), quota.here(root)
+    table, limit = machine.text(root / "proc/cpuinfo"), quota.here(root)
     model = re.search(r"^model name\s*:\s*(.*)$", table, re.MULTILINE)
-    board = _text(root / "proc/device-tree/model")
+    board = machine.text(root / "proc/device-tree/model")
     gpu = nvml.facts(ordinal) or _cuda(ordinal)
     memory = quota.memory(root)
     return {
@@ -85,43 +83,27 @@ def _cuda(ordinal: int) -> dict[str, str]:
 
 
 def _power(root: Path) -> dict[str, Any]:
-    governors = {_text(path) for path in root.glob("sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")} - {""}
+    governors = {machine.text(path) for path in root.glob("sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")}
     return {
-        "mode": jetson.power_mode(_said("nvpmodel", "-q")) or None,
-        "clocks_locked": jetson.clocks_locked(_said("jetson_clocks", "--show")),
-        "governor": ", ".join(sorted(governors)) or None,
+        "mode": jetson.power_mode(machine.output("nvpmodel", "-q")) or None,
+        "clocks_locked": jetson.clocks_locked(machine.output("jetson_clocks", "--show")),
+        "governor": ", ".join(sorted(filter(None, governors))) or None,
     }
 
 
 def _system(root: Path) -> dict[str, Any]:
-    release = re.search(r'^PRETTY_NAME="?([^"\n]*)', _text(root / "etc/os-release"), re.MULTILINE)
     return {
-        "os": release[1] if release else platform.system(),
+        "os": machine.os_release(root) or platform.system(),
         "kernel": platform.release(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "l4t": _text(root / "etc/nv_tegra_release").partition("GCID")[0].strip(" #,") or None,
+        "l4t": machine.jetson_release(root) or None,
     }
 
 
 def _commit() -> str | None:
     """Of the source tree this package runs from; None when it was installed."""
     home = Path(edgeinfer.__file__).parent.parent
-    return _said("git", "-C", str(home), "describe", "--always", "--dirty") if (home / ".git").exists() else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return text(path)
-    except OSError:
-        return ""
-
-
-def _said(*command: str) -> str:
-    """What a program prints; empty when it is missing, fails or hangs."""
-    if not shutil.which(command[0]):
-        return ""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return ""
+    if not (home / ".git").exists():
+        return None
+    return machine.output("git", "-C", str(home), "describe", "--always", "--dirty")

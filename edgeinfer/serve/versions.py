@@ -58,9 +58,8 @@ class Half(NamedTuple):
 
             self.pipeline(np.full((64, 64, 3), 114, np.uint8))
             return
-        artifacts = self.bundle.spec.artifacts
-        precision = next((one.precision for one in artifacts if one.file == self.pipeline.artifact), "fp32")
-        for report in golden.check(self.pipeline, self.bundle, precision):
+        artifact = self.bundle.spec.artifact(self.pipeline.artifact)
+        for report in golden.check(self.pipeline, self.bundle, artifact.precision if artifact else "fp32"):
             if not report.passed:
                 told = f"golden sample {report.image} of {self.bundle.spec.name}: {report.detail}"
                 raise EngineError(told, hint="export the bundle again")

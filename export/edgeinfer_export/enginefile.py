@@ -120,12 +120,11 @@ def _spec(path: Path, facts: Facts, options: Options) -> ModelSpec:
     name = options.told.layout or _layout(facts)
     layout = Layout(name, OUTPUT, 0 if name == "end2end" else len(given))
     dtype = options.told.io or "float32"
-    first = batch if batch.min != batch.max else batch.min
     return ModelSpec(
         name=options.name or path.stem,
         task="classify" if name == "classes" else "detect",
-        inputs=(TensorSpec(INPUT, (first, 3, size.height, size.width), dtype),),
-        outputs=(TensorSpec(OUTPUT, (first, *_shape(layout, size, len(given))), dtype),),
+        inputs=(TensorSpec(INPUT, (batch.dim, 3, size.height, size.width), dtype),),
+        outputs=(TensorSpec(OUTPUT, (batch.dim, *_shape(layout, size, len(given))), dtype),),
         preprocess=onnxsource.preprocess(size, layout, facts, options.told, path.name),
         decode=TopK(min(5, len(given)), "none" if facts.family else "softmax") if name == "classes" else Boxes(name),
         labels=onnxsource.names(layout, options.labels, facts, path.name),

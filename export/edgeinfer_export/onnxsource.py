@@ -111,7 +111,7 @@ class _Source:
         )
 
     def _input(self, rows: Batch, frame: tuple[int, ...]) -> TensorSpec:
-        return TensorSpec(self.input.name, (rows if rows.min != rows.max else rows.min, *frame), self.dtype)
+        return TensorSpec(self.input.name, (rows.dim, *frame), self.dtype)
 
     def _output(self, taken: TensorSpec, name: str, shape: tuple[int, ...]) -> TensorSpec:
         """An output as it comes out for one picture, with the batch that goes in."""
@@ -140,9 +140,8 @@ class _Source:
         if not fixed:
             return batch or Batch(1, 1)
         if batch and batch != Batch(fixed, fixed):
-            asked = f"{batch.min}-{batch.max}" if batch.min != batch.max else str(batch.max)
             raise ExportError(
-                f"{self.path.name} has a fixed batch of {fixed}, and --batch {asked} was asked for",
+                f"{self.path.name} has a fixed batch of {fixed}, and --batch {batch} was asked for",
                 hint="leave --batch out, or export the ONNX again with an open batch",
             )
         return Batch(fixed, fixed)

@@ -93,8 +93,7 @@ class Plan:
         """A line for everything that is known."""
         model = (self.architecture, self.task, f"{self.classes} classes" if self.classes else "")
         count = f"{self.parameters:,} parameters" if self.parameters else ""
-        sides = dict.fromkeys((self.batch.min, self.batch.max)) if self.batch else {}
-        span = f"batch {'-'.join(map(str, sides))}" if sides else ""
+        span = f"batch {self.batch}" if self.batch else ""
         replaced = " (takes the place of the bundle there)" if self.replaces else ""
         rows = [
             ("source", f"{self.source}, {self.kind}"),

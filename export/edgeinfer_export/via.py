@@ -76,7 +76,7 @@ def exported(
     """
     if not source.is_file():
         raise ExportError(f"{source} is not a file", hint="give the checkpoint that Ultralytics wrote")
-    options: dict[str, object] = {"batch": batch.max, "dynamic": batch.min != batch.max, "opset": OPSET}
+    options: dict[str, object] = {"batch": batch.max, "dynamic": batch.open, "opset": OPSET}
     if size:
         options["imgsz"] = [size.height, size.width]
     with tempfile.TemporaryDirectory(prefix="edgeinfer-via-") as name:

@@ -93,7 +93,7 @@ class Probe:
     def _memory(self) -> dict[str, float]:
         fields = {}
         memory = quota.memory(self._root)
-        pages = _table(self._root / "proc/vmstat")
+        pages = quota.counters(self._root / "proc/vmstat")
         if memory:
             fields["memory.available_mb"] = memory.free / 1e6
         if "pswpin" in pages:
@@ -128,16 +128,6 @@ def _numbers(paths: list[Path]) -> list[int]:
         except (OSError, ValueError):
             continue
     return values
-
-
-def _table(path: Path) -> dict[str, int]:
-    """`name value` or `name: value kB`, a line each."""
-    try:
-        lines = text(path).splitlines()
-    except OSError:
-        return {}
-    pairs = (line.replace(":", " ").split() for line in lines)
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) > 1 and pair[1].isdigit()}
 
 
 def _used_s(stat: Path) -> float:

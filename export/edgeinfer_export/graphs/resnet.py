@@ -78,12 +78,11 @@ def build(
     net = _Net(weights, said)
     logits = net.grow(size)
     weights.finish()
-    first = batch if batch.min != batch.max else batch.min
     spec = ModelSpec(
         name=net.architecture(),
         task="classify",
-        inputs=(TensorSpec(INPUT, (first, 3, size.height, size.width)),),
-        outputs=(TensorSpec(OUTPUT, (first, logits.channels)),),
+        inputs=(TensorSpec(INPUT, (batch.dim, 3, size.height, size.width)),),
+        outputs=(TensorSpec(OUTPUT, (batch.dim, logits.channels)),),
         preprocess=Preprocess(
             size,
             fit="resize-crop",

@@ -70,14 +70,13 @@ def build(
     net = Net(Graph(), weights, wiring.activation, said, epsilon)
     head = _grow(net, wiring, size, layout)
     weights.finish()
-    first = batch if batch.min != batch.max else batch.min
     architecture = _architecture(yaml, wiring, head)
     names = dataclasses.replace(names, data_set=1000 if classifies else 80)
     spec = ModelSpec(
         name=architecture,
         task="classify" if classifies else "detect",
-        inputs=(TensorSpec(INPUT, (first, 3, size.height, size.width)),),
-        outputs=(TensorSpec(heads.LOGITS if classifies else heads.OUTPUT, (first, *head.shape)),),
+        inputs=(TensorSpec(INPUT, (batch.dim, 3, size.height, size.width)),),
+        outputs=(TensorSpec(heads.LOGITS if classifies else heads.OUTPUT, (batch.dim, *head.shape)),),
         preprocess=_cropped(size) if classifies else Preprocess(size),
         decode=TopK(min(5, head.classes)) if classifies else Boxes(head.layout),
         labels=names.of(head.classes),
