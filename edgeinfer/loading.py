@@ -88,13 +88,13 @@ def load(
 
 
 def choose(
-    bundle: Bundle, backend: str, precision: str, plan: bool | Choice, device: str = "auto"
-) -> tuple[Choice, str]:
-    """What `load` would try first, and the plan that says so in words, if one does; imports its library on the way."""
+    bundle: Bundle, backend: str = "auto", precision: str = "auto", *, plan: bool = True, device: str = "auto"
+) -> Choice:
+    """What `load` would try first; imports its library on the way. Raises BackendUnavailable, UsageError."""
     refused: list[Rung] = []
     manner = Manner(gpu=machine.ordinal(device))
-    for found in _candidates(bundle, backend, precision, plan, refused, manner=manner):
-        return found
+    for choice, _ in _candidates(bundle, backend, precision, plan, refused, manner=manner):
+        return choice
     raise ladder.nothing_runs(bundle, refused)
 
 

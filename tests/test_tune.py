@@ -280,9 +280,9 @@ def test_candidates_are_timed_on_few_pictures_and_held_to_the_budget_on_all(dete
         cv2.imwrite(str(photos / f"{place:02}.png"), bundles.picture("red"))
     asked = {}
 
-    def seen(self, bundle, choice, work, **told):
-        asked[work] = len(told["pictures"])
-        start(self, bundle, choice, work, **told)
+    def seen(self, bundle, choice, work, pictures, *more, **told):
+        asked[work] = len(pictures)
+        start(self, bundle, choice, work, pictures, *more, **told)
 
     start = Entrant.__init__
     monkeypatch.setattr("edgeinfer.ladder.ORDER", ("ort",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Callable
 
@@ -13,7 +13,7 @@ from edgeinfer.comparing.comparison import Comparison
 from edgeinfer.comparing.models import named
 from edgeinfer.errors import UsageError
 from edgeinfer.profiling.child import Failed
-from edgeinfer.tuning.entrants import SILENCE_S, entered
+from edgeinfer.tuning.entrants import Entrant
 from edgeinfer.tuning.figures import figures
 
 if TYPE_CHECKING:
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeinfer.comparing.models import Model
-    from edgeinfer.tuning.entrants import Entrant
 
 Say = Callable[[str], None]
-TURNS, PICTURE_S = 5, 10.0
+TURNS = 5
 # the most pictures that models are timed on: they lie in each one's memory
 TIMED = 8
 
@@ -71,9 +70,9 @@ def readable(source: str | Path, on_error: sources.OnError) -> list[Path]:
 
 def _answer(model: Model, pictures: Sequence[Path]) -> None:
     try:
-        with entered(model.bundle, model.choice, "answers", pictures, model.device, thorough=False) as entrant:
+        with closing(Entrant(model.bundle, model.choice, "answers", pictures, model.device, thorough=False)) as entrant:
             entrant.wait_ready()
-            model.found = entrant.answers(model.bundle, SILENCE_S + PICTURE_S * len(pictures))
+            model.found = entrant.answers()
     except Failed as failure:
         model.fault = str(failure)
 
@@ -84,9 +83,8 @@ def _time(models: Sequence[Model], pictures: Sequence[Path], seconds: float, say
         running: list[tuple[Model, Entrant]] = []
         for model in models:
             say(f"loading {model.title}")
-            entrant = stack.enter_context(
-                entered(model.bundle, model.choice, "turns", pictures, model.device, scenario="single-stream")
-            )
+            entrant = Entrant(model.bundle, model.choice, "turns", pictures, model.device, scenario="single-stream")
+            stack.callback(entrant.close)
             running.append((model, entrant))
             _unless_failed(model, entrant.wait_ready)
         chance = random.Random(0)  # noqa: S311 - an order, no secret

@@ -93,7 +93,7 @@ def _model(text: str, *, plan: bool, device: str) -> Model:
                 hint="for example engines/yolov5n@ov,int8",
             )
     bundle = Bundle.open(place)
-    choice, _ = choose(bundle, backend, precision, plan, device)
+    choice = choose(bundle, backend, precision, plan=plan, device=device)
     return Model(bundle, choice, bundle.spec.name, [], device)
 
 

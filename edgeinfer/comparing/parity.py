@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -18,7 +19,7 @@ from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.report import aligned
 from edgeinfer.spec import Boxes
-from edgeinfer.tuning.entrants import SILENCE_S, entered
+from edgeinfer.tuning.entrants import Entrant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, NDArray[Any]]
 
 SCHEMA = 1
-PICTURE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,10 @@ def _tensors(model: Model, pictures: Sequence[Path]) -> list[Tensors]:
     """Inputs and outputs by name, for each picture."""
     with tempfile.TemporaryDirectory(prefix="edgeinfer-parity-") as folder:
         try:
-            with entered(model.bundle, model.choice, "tensors", pictures, model.device, folder=folder) as entrant:
+            entrant = Entrant(model.bundle, model.choice, "tensors", pictures, model.device, folder=folder)
+            with closing(entrant):
                 entrant.wait_ready()
-                files = entrant.files(SILENCE_S + PICTURE_S * len(pictures))
+                files = entrant.files()
         except Failed as failure:
             raise EngineError(f"{model.title}: {failure}", hint=failure.hint) from failure
         found: list[Tensors] = []

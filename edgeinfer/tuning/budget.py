@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgeinfer import accuracy
 from edgeinfer.errors import UsageError
 from edgeinfer.profiling.child import Failed
-from edgeinfer.tuning.entrants import SILENCE_S, entered
+from edgeinfer.tuning.entrants import Entrant
 from edgeinfer.tuning.outcome import Row
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from edgeinfer.datasets import Dataset
     from edgeinfer.plans import Choice
     from edgeinfer.results import Result
-
-# seconds a picture that may pass until a candidate counts as hung, beyond `SILENCE_S`
-PICTURE_S = 10.0
 
 
 @dataclass
@@ -58,9 +56,9 @@ class Budget:
 
     def _answers(self, choice: Choice) -> list[Result | None]:
         pictures = [sample.path for sample in self.dataset.samples]
-        with entered(self.bundle, choice, "answers", pictures, self.device, thorough=True) as entrant:
+        with closing(Entrant(self.bundle, choice, "answers", pictures, self.device, thorough=True)) as entrant:
             entrant.wait_ready()
-            return entrant.answers(self.bundle, SILENCE_S + PICTURE_S * len(pictures))
+            return entrant.answers()
 
 
 def _check_proof(compared: Comparison, dataset: Dataset) -> None:

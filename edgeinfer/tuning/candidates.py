@@ -14,20 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from edgeinfer.bundle import Bundle
-    from edgeinfer.ladder import Rung
 
 # the setting that may change results
 ARITHMETIC = "compute"
-
-
-def default(bundle: Bundle, gpu: int | None = None) -> Choice:
-    """What `load` runs without a plan, on this GPU if one is asked for. Raises BackendUnavailable."""
-    refused: list[Rung] = []
-    for rung in ladder.climb(bundle, gpu=gpu):
-        if not rung.reason:
-            return Choice.of(rung)
-        refused.append(rung)
-    raise ladder.nothing_runs(bundle, refused)
 
 
 def reference(bundle: Bundle) -> Choice:

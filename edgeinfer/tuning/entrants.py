@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,15 +13,15 @@ from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgeinfer.bundle import Bundle
     from edgeinfer.plans import Choice
     from edgeinfer.results import Result
 
-# seconds: to load and warm up (engines may be optimised then), and of silence beyond what was asked for
-LOADING_S, SILENCE_S = 180.0, 60.0
+# seconds: to load and warm up (engines may be optimised then), for a picture, and of silence beyond what was asked for
+LOADING_S, PICTURE_S, SILENCE_S = 180.0, 10.0, 60.0
 
 
 class Turn(NamedTuple):
@@ -33,13 +32,16 @@ class Turn(NamedTuple):
 
 
 class Entrant(Child):
-    """A process that runs one choice."""
+    """A process that runs one choice on these pictures; what else it is `asked` stands in `_entrant`."""
 
-    def __init__(self, bundle: Bundle, choice: Choice, work: str, device: str = "auto", **asked: Any) -> None:
-        self.choice = choice
+    def __init__(
+        self, bundle: Bundle, choice: Choice, work: str, pictures: Sequence[Path], device: str = "auto", **asked: Any
+    ) -> None:
         self.turns: list[Turn] = []
-        told = {"bundle": str(bundle.path), "choice": asdict(choice), "work": work, "device": device, **asked}
-        super().__init__("edgeinfer.tuning._entrant", told, quiet=True)
+        self._bundle, self._work_s = bundle, PICTURE_S * len(pictures)
+        told = {"bundle": str(bundle.path), "choice": asdict(choice), "work": work, "device": device}
+        names = [str(path.absolute()) for path in pictures]
+        super().__init__("edgeinfer.tuning._entrant", {**told, "pictures": names, **asked}, quiet=True)
 
     def wait_ready(self) -> dict[str, Any]:
         """Once it has loaded and is warm: what it says about itself."""
@@ -53,13 +55,13 @@ class Entrant(Child):
         self.turns.append(Turn(Samples(**said["samples"]), said["memory_mb"]))
         return self.turns[-1]
 
-    def answers(self, bundle: Bundle, seconds: float) -> list[Result | None]:
-        """What it found in each picture; it may take so long."""
-        return [_result(record, bundle) for record in self._heard(seconds)["answers"]]
+    def answers(self) -> list[Result | None]:
+        """What it found in each picture."""
+        return [_result(record, self._bundle) for record in self._heard(self._work_s + SILENCE_S)["answers"]]
 
-    def files(self, seconds: float) -> list[str]:
-        """What it wrote; it may take so long."""
-        return [str(name) for name in self._heard(seconds)["files"]]
+    def files(self) -> list[str]:
+        """What it wrote."""
+        return [str(name) for name in self._heard(self._work_s + SILENCE_S)["files"]]
 
 
 def _result(record: dict[str, Any] | None, bundle: Bundle) -> Result | None:
@@ -70,16 +72,3 @@ def _result(record: dict[str, Any] | None, bundle: Bundle) -> Result | None:
     if "boxes" not in record:
         return Classification(class_ids, scores, labels, source)
     return Detections(np.array(record["boxes"], np.float32).reshape(-1, 4), scores, class_ids, labels, source)
-
-
-@contextlib.contextmanager
-def entered(
-    bundle: Bundle, choice: Choice, work: str, pictures: Sequence[Path], device: str = "auto", **asked: Any
-) -> Iterator[Entrant]:
-    """An entrant on these pictures while the block lasts; what else it is `asked` stands in `_entrant`."""
-    names = [str(path.absolute()) for path in pictures]
-    entrant = Entrant(bundle, choice, work, device=device, pictures=names, **asked)
-    try:
-        yield entrant
-    finally:
-        entrant.close()

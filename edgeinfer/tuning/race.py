@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Callable
@@ -13,7 +13,7 @@ from edgeinfer.profiling import sensors
 from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.samples import medians
 from edgeinfer.profiling.validity import judge
-from edgeinfer.tuning.entrants import Entrant, entered
+from edgeinfer.tuning.entrants import Entrant
 from edgeinfer.tuning.figures import figures
 from edgeinfer.tuning.outcome import DONE, Row
 
@@ -65,7 +65,7 @@ class Race:
 
     def _alone(self, row: Row, seconds: float, heat: int) -> None:
         try:
-            with self._entered(row) as entrant:
+            with closing(self._entrant(row)) as entrant:
                 self._begin(row, entrant)
                 entrant.turn(seconds)
                 row.figures, row.round = figures(entrant), f"heat {heat}"
@@ -74,8 +74,8 @@ class Race:
         except Failed as failure:
             row.leave("failed", str(failure))
 
-    def _entered(self, row: Row) -> AbstractContextManager[Entrant]:
-        return entered(self.bundle, row.choice, "turns", self.pictures, self.device, scenario=self.scenario)
+    def _entrant(self, row: Row) -> Entrant:
+        return Entrant(self.bundle, row.choice, "turns", self.pictures, self.device, scenario=self.scenario)
 
     def _begin(self, row: Row, entrant: Entrant) -> None:
         ready = entrant.wait_ready()
@@ -104,7 +104,7 @@ class Race:
             racing: list[tuple[Row, Entrant]] = []
             for row in self.running:
                 self.say(f"final: loading {row.choice.name}")
-                entrant = stack.enter_context(self._entered(row))
+                entrant = stack.enter_context(closing(self._entrant(row)))
                 if self._unless_failed(row, partial(self._begin, row, entrant)):
                     racing.append((row, entrant))
             probes = sensors.here([entrant.pid for _, entrant in racing], machine.ordinal(self.device) or 0)

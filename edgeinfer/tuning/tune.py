@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Callable
 from edgeinfer import datasets, machine, plans
 from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
+from edgeinfer.loading import choose
 from edgeinfer.profiling import sensors
 from edgeinfer.tuning import candidates
 from edgeinfer.tuning.budget import Budget
@@ -66,7 +67,7 @@ def tune(
     """
     asked = Asked(objective, budget, seconds, device)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    baseline, reference = candidates.default(opened, asked.gpu), candidates.reference(opened)
+    baseline, reference = choose(opened, plan=False, device=device), candidates.reference(opened)
     dataset = _pictures(opened, images)
     if objective == "energy" and not _has_power(asked.gpu or 0):
         raise BackendUnavailable(

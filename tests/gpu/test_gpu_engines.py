@@ -19,6 +19,7 @@ from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import view
 from edgeinfer.errors import BackendUnavailable, DeviceLost, EdgeInferError
+from edgeinfer.loading import choose
 from edgeinfer.plans import Choice, Plan
 from edgeinfer.profiling.sensors import nvml
 from edgeinfer.spec import Batch
@@ -287,10 +288,10 @@ def test_a_measurement_is_of_the_gpu_that_was_asked_for(second):
 
 def test_candidates_are_those_of_the_gpu_that_was_asked_for(second):
     bundle = Bundle.open(second[0])
-    assert candidates.default(bundle, 1).backend == "trt"
+    assert choose(bundle, plan=False, device="gpu:1").backend == "trt"
     assert "trt" in [kind.backend for kind in candidates.kinds(bundle, 1)]
     assert "trt" not in [kind.backend for kind in candidates.kinds(bundle, 0)]
-    asked = {"choice": dataclasses.asdict(candidates.default(bundle, 1)), "device": "gpu:1"}
+    asked = {"choice": dataclasses.asdict(choose(bundle, plan=False, device="gpu:1")), "device": "gpu:1"}
     with _entrant._loaded(bundle, asked) as model:
         assert model.device.ordinal == 1
 
@@ -298,7 +299,7 @@ def test_candidates_are_those_of_the_gpu_that_was_asked_for(second):
 def test_a_plan_is_for_the_gpu_it_was_made_on_and_info_tells_it(second, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     bundle = Bundle.open(second[0])
-    choice = dataclasses.replace(candidates.default(bundle, 1), settings={"graph": "off"})
+    choice = dataclasses.replace(choose(bundle, plan=False, device="gpu:1"), settings={"graph": "off"})
     of_bundle = sha256_of(bundle.path / "model.json")
     plan = Plan(choice, "2026-11-21", "latency", 1.0, bundle=of_bundle, here=plans.fingerprint(1))
     plans.write(plan, bundle, 1)
