@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from edgeinfer import machine
+from edgeinfer.devices import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
-STAGES = ("preprocess", "infer", "postprocess")
 # sensors worth a gauge: their field; the metric's name, in a base unit, and how many of it one of the field's is
 SENSORS = {
     "process.memory_mb": ("edgeinfer_memory_bytes", 1e6, "Resident memory of the service"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 from edgeinfer.errors import EdgeInferError, InputError, ServiceError, SourceError
+
+LOG = logging.getLogger("edgeinfer.serve")
 
 
 class Kind(NamedTuple):
@@ -53,3 +56,11 @@ def refusal(error: Exception) -> Refusal:
     if isinstance(error, EdgeInferError):
         return Refusal(INTERNAL, f"the model failed: {error}")
     return Refusal(INTERNAL, "the service failed; its log says why")
+
+
+def told(error: Exception, what: str) -> Refusal:
+    """`refusal`, and in the log how `what` failed where that is our own fault."""
+    found = refusal(error)
+    if found is not error and found.kind.http >= INTERNAL.http:
+        LOG.error("%s failed", what, exc_info=error)
+    return found

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Callable
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edgeinfer.serve.refusals import RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
+from edgeinfer.serve.refusals import RETRY_AFTER_S, UNAUTHENTICATED, Refusal, told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Request], Awaitable[Response]]
 
-LOG = logging.getLogger("edgeinfer.serve")
 NO_STORE = {"cache-control": "no-store"}
 
 
@@ -27,11 +25,8 @@ def route(path: str, handler: Handler, method: str = "GET") -> Route:
     async def answer(request: Request) -> Response:
         try:
             return await handler(request)
-        except Exception as error:
-            told = refusal(error)
-            if told is not error and told.kind.http >= 500:
-                LOG.exception("%s %s failed", request.method, request.url.path)
-            return refused(told)
+        except Exception as error:  # noqa: BLE001 - the client is told, and the log
+            return refused(told(error, f"{request.method} {request.url.path}"))
 
     return Route(path, answer, methods=[method])
 

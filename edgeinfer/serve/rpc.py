@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
@@ -11,11 +10,11 @@ from google.protobuf import json_format
 from edgeinfer.errors import ServiceError
 from edgeinfer.serve import contents, messages, probes, ranking, tensors
 from edgeinfer.serve.guard import bears
-from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, refusal
+from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, told
 from edgeinfer.serve.regions import whole
 from edgeinfer.serve.service import Request
 from edgeinfer.serve.spans import PARAMETERS, Span
-from edgeinfer.serve.wire import DEPENDENTS, PASSED_OVER, need_known
+from edgeinfer.serve.wire import DEPENDENTS, PASSED_OVER, need_known, timeout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     Call = Callable[[Any], Awaitable[Any]]
 
-LOG = logging.getLogger("edgeinfer.serve")
 SPARE = 1 << 20  # bytes of a message beside the tensors
 # where typed contents of each datatype stand
 CONTENTS = {
@@ -154,12 +152,10 @@ class Calls:
             try:
                 self._need_token(name, context)
                 return await call(request)
-            except Exception as error:
-                told = refusal(error)
-                if told is not error and told.kind.http >= 500:
-                    LOG.exception("%s failed", name)
-                hint = ((RETRY, str(1000 * RETRY_AFTER_S)),) if told.again else ()
-                await context.abort(getattr(grpc.StatusCode, told.kind.grpc), str(told), hint)
+            except Exception as error:  # noqa: BLE001 - the client is told, and the log
+                found = told(error, name)
+                hint = ((RETRY, str(1000 * RETRY_AFTER_S)),) if found.again else ()
+                await context.abort(getattr(grpc.StatusCode, found.kind.grpc), str(found), hint)
 
         return answer
 
@@ -177,11 +173,9 @@ class Calls:
                     head, outputs = _answer(await self._asked(request, raw))
                 head.parameters[FINAL].bool_param = True
                 yield contents.streamed(head, outputs)
-            except Exception as error:
-                told = refusal(error)
-                if told is not error and told.kind.http >= 500:
-                    LOG.exception("ModelStreamInfer failed")
-                yield answer(error_message=str(told), infer_response={"id": identity}).SerializeToString()
+            except Exception as error:  # noqa: BLE001 - the client is told, and the log
+                failed = str(told(error, "ModelStreamInfer"))
+                yield answer(error_message=failed, infer_response={"id": identity}).SerializeToString()
 
     async def _admit(self, name: str, context: Any) -> None:
         """End a stream that does not bring the token."""
@@ -298,9 +292,8 @@ def _request(request: Any, raw: Sequence[Buffer], regions: Regions) -> Request:
         for given, span in zip(request.inputs, spans)
     )
     parameters = {name: _value(value) for name, value in request.parameters.items()}
-    timeout = parameters.pop("timeout", 0)
-    if isinstance(timeout, (bool, str)) or not 0 <= (timeout or 0) < 1e15:
-        raise Refusal(INVALID, "parameter timeout is not a number of microseconds")
+    limit = parameters.pop("timeout", None)
+    limit_s = timeout(0 if limit is None else limit)
     for name in (*PASSED_OVER, "binary_data_output"):
         parameters.pop(name, None)
     classes, places = {}, {}
@@ -311,15 +304,7 @@ def _request(request: Any, raw: Sequence[Buffer], regions: Regions) -> Request:
         if span := regions.span(asked, what):
             places[output.name] = span
     names = tuple(output.name for output in request.outputs)
-    return Request(
-        inputs,
-        request.id,
-        names,
-        (timeout or 0) / 1e6,
-        parameters,
-        classes,
-        places,
-    )
+    return Request(inputs, request.id, names, limit_s, parameters, classes, places)
 
 
 def _value(parameter: Any) -> Any:

@@ -53,7 +53,7 @@ def parse(model: str, header: str, body: bytes, regions: Regions, limits: Limits
         raise Refusal(INVALID, f"{binary.left} bytes of binary data belong to no input")
     parameters = dict(_object(record.get("parameters", {}), "parameters"))
     everything = _flag(parameters.pop("binary_data_output", False), "parameter binary_data_output")
-    timeout = _timeout(parameters.pop("timeout", 0))
+    limit_s = timeout(parameters.pop("timeout", 0))
     for name in PASSED_OVER:
         parameters.pop(name, None)
     outputs = _outputs(record, regions)
@@ -63,7 +63,7 @@ def parse(model: str, header: str, body: bytes, regions: Regions, limits: Limits
     names = tuple(outputs)
     classes = {name: output.classes for name, output in outputs.items() if output.classes}
     places = {name: output.place for name, output in outputs.items() if output.place}
-    request = Request(tuple(inputs), identity, names, timeout, parameters, classes, places)
+    request = Request(tuple(inputs), identity, names, limit_s, parameters, classes, places)
     named = {name: output.binary for name, output in outputs.items() if output.binary is not None}
     return request, Wanted(named, everything=everything)
 
@@ -173,7 +173,7 @@ def need_known(parameters: Iterable[str], what: str, *known: str) -> None:
             raise Refusal(INVALID, f"parameter {name[:50]!r} of {what} is not supported")
 
 
-def _timeout(value: Any) -> float:
+def timeout(value: Any) -> float:
     """Seconds, from the protocol's microseconds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15:
         raise Refusal(INVALID, "parameter timeout is not a number of microseconds")
