@@ -16,19 +16,24 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 REBUILD = "build it on this machine: edgeinfer build BUNDLE --compile {format}"
+REMEDIES = {
+    "trt": "Jetson: sudo apt install python3-libnvinfer, and a venv made with --system-site-packages; "
+    'desktop: pip install "edgeinfer[tensorrt]"',
+    "rtx": 'pip install "edgeinfer[rtx]"',
+}
 MEMORY = "stop other programs that use the GPU, or use a smaller batch or fewer contexts"
 HOST_CODE = "build it here instead; or, where you trust the bundle, set EDGEINFER_TRUST_ENGINES=1"
 # words of the library -> what they mean, and what to do
 _MEMORY = re.compile(r"[Oo]ut ?[Oo]f ?[Mm]emory|MemoryAllocation|[Ii]nsufficient[\w ]*[Mm]emory|bad_alloc|MemoryError")
 _HOST_CODE = re.compile(r"host (executable )?code|[Hh]ostCode|lean runtime", re.IGNORECASE)
 _MISMATCH = re.compile(r"[Vv]ersion|[Mm]agic|compute|[Ii]ncompatible|not compatible|different", re.IGNORECASE)
-# where in its own sources the library was: no help to the reader
 _PREFIX = re.compile(r"^(\[[^\]]*\]\s*)+|^\S+\.cpp:\S*\s*")
 _LONGEST = 500
 
 
-def library(names: Sequence[str], remedy: str) -> Any:
-    """The first of these modules that is installed. Raises BackendUnavailable."""
+def library(format_: str, names: Sequence[str]) -> Any:
+    """The first of these modules that is installed, for engines of this format. Raises BackendUnavailable."""
+    remedy = REMEDIES[format_]
     for name in names:
         try:
             return importlib.import_module(name)
@@ -40,6 +45,17 @@ def library(names: Sequence[str], remedy: str) -> Any:
                 f"{name} is installed but does not load: {error}", hint=f"install it again: {remedy}"
             ) from error
     raise BackendUnavailable(f"{names[0]} is not installed", hint=remedy)
+
+
+def plain(line: str) -> str:
+    """What the library said, without where in its own sources it was."""
+    return _PREFIX.sub("", line).strip()
+
+
+def quoted(said: Sequence[str]) -> str:
+    """The library's last words, as an error quotes them."""
+    words = "; ".join(said[-3:]) or "the library does not say why"
+    return f"{words[:_LONGEST]}..." if len(words) > _LONGEST else words
 
 
 class Said(NamedTuple):
@@ -66,7 +82,7 @@ class Words:
             LOG.debug("%s: %s", severity, text)
             with self._lock:
                 self._count += 1
-                self._said.append(Said(threading.get_ident(), serious, _PREFIX.sub("", text).strip()))
+                self._said.append(Said(threading.get_ident(), serious, plain(text)))
 
     def mark(self) -> int:
         """A point in the stream of messages."""
@@ -83,10 +99,7 @@ class Words:
     def failure(self, what: str, mark: int, error: BaseException | None = None) -> EngineError:
         """The error for a call that failed, quoting what the library said since `mark`."""
         said = self.since(mark) + ([f"{type(error).__name__}: {error}"] if error else [])
-        quoted = "; ".join(said[-3:]) or "the library does not say why"
-        if len(quoted) > _LONGEST:
-            quoted = f"{quoted[:_LONGEST]}..."
-        message, everything = f"{what}: {quoted}", "\n".join(said)
+        message, everything = f"{what}: {quoted(said)}", "\n".join(said)
         rebuild = REBUILD.format(format=self._format)
         if _MEMORY.search(everything):
             return EngineError(message, hint=MEMORY)

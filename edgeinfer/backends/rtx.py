@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeinfer.backends import _nvinfer, _nvwords
 
-_TRT = _nvwords.library(("tensorrt_rtx",), 'pip install "edgeinfer[rtx]"')
+_TRT = _nvwords.library("rtx", ("tensorrt_rtx",))
 
 
 class Engine(_nvinfer.Engine):

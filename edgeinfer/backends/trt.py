@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from edgeinfer.backends import _nvinfer, _nvwords
 
-_TRT = _nvwords.library(
-    ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"),
-    "Jetson: sudo apt install python3-libnvinfer, and a venv made with --system-site-packages; "
-    'desktop: pip install "edgeinfer[tensorrt]"',
-)
+_TRT = _nvwords.library("trt", ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"))
 
 
 class Engine(_nvinfer.Engine):

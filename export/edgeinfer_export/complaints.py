@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from edgeinfer.backends import _nvwords
 from edgeinfer.errors import ExportError
 from edgeinfer_export.targets import RUNTIME_NMS
 
@@ -22,20 +23,14 @@ REMEDIES = (
     (r"unsupported node|has no runners", "export the model without this operator, or run it in ONNX Runtime"),
 )
 OTHERWISE = "--log FILE keeps all that the library says"
-LONGEST = 500
-# where in its own sources the library was: no help to the reader
-_PREFIX = re.compile(r"^(\[[^\]]*\]\s*)+|^\S+\.cpp:\S*\s*")
 # follows other errors on machines without a GPU, where it means nothing
 _NO_GPU = re.compile(r"cudaError 35")
 
 
 def failure(what: str, messages: list[str]) -> ExportError:
     """The error for a step that failed, quoting the library's last words and saying what to do about them."""
-    lines = [_PREFIX.sub("", line).strip() for message in messages for line in message.splitlines()]
+    lines = [_nvwords.plain(line) for message in messages for line in message.splitlines()]
     said = list(dict.fromkeys(line for line in lines if line))
     telling = [line for line in said if not _NO_GPU.search(line)] or said
-    quoted = "; ".join(telling[-3:]) or "the library does not say why"
-    if len(quoted) > LONGEST:
-        quoted = f"{quoted[:LONGEST]}..."
     remedy = next((hint for words, hint in REMEDIES if re.search(words, "\n".join(said))), OTHERWISE)
-    return ExportError(f"{what}: {quoted}", hint=remedy)
+    return ExportError(f"{what}: {_nvwords.quoted(telling)}", hint=remedy)

@@ -1,11 +1,10 @@
 """NVIDIA's TensorRT libraries: found, checked for a driver, and listened to while they work.
 
-Needs the standard library and the vendor's module only; imports on Python 3.9.
+Needs the standard library, the vendor's module and the runtime's core only; imports on Python 3.9.
 """
 
 from __future__ import annotations
 
-import importlib
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import interruption, machine
+from edgeinfer.backends import _nvwords
 from edgeinfer.errors import BackendUnavailable, ExportError
 
 if TYPE_CHECKING:
@@ -20,26 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MODULES = {"trt": "tensorrt", "rtx": "tensorrt_rtx"}
-REMEDIES = {
-    "trt": "Jetson: sudo apt install python3-libnvinfer, and a venv made with --system-site-packages; "
-    'desktop: pip install "edgeinfer[tensorrt]"',
-    "rtx": 'pip install "edgeinfer[rtx]"',
-}
 
 
 def load(library: str) -> Any:
     """The Python module of `trt` or `rtx`. Raises BackendUnavailable."""
-    name = MODULES[library]
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as missing:
-        if missing.name != name:
-            raise
-        raise BackendUnavailable(f"{name} is not installed", hint=REMEDIES[library]) from missing
-    except (ImportError, OSError) as error:
-        raise BackendUnavailable(
-            f"{name} is installed but does not load: {error}", hint=f"install it again: {REMEDIES[library]}"
-        ) from error
+    return _nvwords.library(library, (MODULES[library],))
 
 
 def gpu(ordinal: int = 0) -> dict[str, str]:
