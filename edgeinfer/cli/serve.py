@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         import asyncio
 
         from edgeinfer.serve import running
-    except ImportError as missing:
+    except ModuleNotFoundError as missing:
         raise BackendUnavailable(
             f"serving needs {missing.name}, which is not installed", hint='pip install "edgeinfer[serve]"'
         ) from missing

@@ -155,6 +155,9 @@ class Running:
             h11_max_incomplete_event_size=self._limits.head,
             http=prompt(self._limits, crowded),
             ws="none",
+            # else variables that are meant for other services are heeded
+            workers=1,
+            proxy_headers=False,
             timeout_keep_alive=max(1, int(self._limits.slow)),
             timeout_graceful_shutdown=int(self._limits.drain),
             ssl_certfile=self._guard.certificate,
