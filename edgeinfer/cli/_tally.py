@@ -43,7 +43,7 @@ class Tally:
 
     def _replace(self, line: str) -> None:
         """Show the line in the place of the one before: a video is one line on a terminal."""
-        width = shutil.get_terminal_size().columns - 1
+        width = (shutil.get_terminal_size().columns or 80) - 1  # Python 3.10 gives 0 where a terminal does not say
         print(f"\r{line[:width]:<{width}}", end="", file=self._said, flush=True)
         self._unfinished = True
 
