@@ -118,7 +118,7 @@ def test_a_file_that_is_no_model_is_one_clear_error(spec, tmp_path, backend, con
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"outputs": (TensorSpec("other", (1, 10)),)}, r"outputs are \['logits'\], model.json says \['other'\]"),
+        ({"outputs": (TensorSpec("other", (1, 10)),)}, r"outputs are \[.*'logits'\], model.json says \['other'\]"),
         ({"outputs": (TensorSpec("logits", (1, 11)),)}, r"output logits is .*model.json says \(1, 11\) float32"),
         ({"outputs": (TensorSpec("logits", (1, 10), "float16"),)}, r"model.json says \(1, 10\) float16"),
     ],
