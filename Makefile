@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# what the tests need of the extras
+EXTRAS := cpu,export,openvino,profile,serve
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test test-reference test-slow lint format types wheel-test bench gpu-test gpu-bench gpu-kit clean
+.PHONY: setup demo test test-floors test-reference test-slow lint format types wheel-test bench gpu-test gpu-bench gpu-kit clean
 
 setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade "pip>=25.1"
-	$(PIP) install -e ".[cpu,export,profile,serve]" --group test --group lint
+	$(PIP) install -e ".[$(EXTRAS)]" --group test --group lint
 	@touch $@
 
 demo: setup
@@ -19,6 +21,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# the same with the oldest libraries that pyproject.toml allows, of which the oldest Python has wheels
+test-floors: setup
+	$(BIN)/uv venv -q --clear --python 3.10 build/floors
+	$(BIN)/uv pip install -q --python build/floors --resolution lowest-direct -e ".[$(EXTRAS)]" --group test
+	build/floors/bin/python -m pytest
 
 # parity with the reference implementations; REFERENCE is an environment that has them (tests/reference/README.md)
 REFERENCE ?= .venv-reference

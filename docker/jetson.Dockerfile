@@ -13,9 +13,8 @@ WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY edgeinfer edgeinfer
 COPY export export
-# JetPack's OpenCV is built against NumPy 1
 RUN python3 -m venv --system-site-packages /opt/edgeinfer \
-    && /opt/edgeinfer/bin/pip install --no-cache-dir ".[jetson,serve]" "numpy<2" \
+    && /opt/edgeinfer/bin/pip install --no-cache-dir ".[jetson,serve]" \
     && /opt/edgeinfer/bin/pip uninstall -y pip setuptools \
     && find /opt/edgeinfer -type f \( -path '*/tests/*' ! -name '_*' -o -name '*.a' \) -delete
 
