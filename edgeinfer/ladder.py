@@ -30,6 +30,7 @@ ON_GPU = (*COMPILED, "ort_gpu", "ort_trt")
 ORDER = ("trt", "rtx", "ort_gpu", "ort", "ov")
 # refusals that say no more than that there is no GPU, or that the CPU was not asked for
 FOR_WANT_OF_A_GPU = {"no-gpu", "gpu-asked", "cpu-unasked"}
+FOR_WANT_OF_A_LIBRARY = {"no-gpu", "no-library"}
 
 
 class Rung(NamedTuple):
@@ -102,12 +103,13 @@ def climb(
 def nothing_runs(bundle: Bundle, refused: Sequence[Rung]) -> BackendUnavailable:
     """The error that says why none of these rungs runs, and what helps."""
     reasons = "; ".join(f"{rung.name}: {rung.reason}" for rung in refused)
-    codes, remedies = {rung.code for rung in refused}, {rung.remedy for rung in refused} - {""}
+    codes = {rung.code for rung in refused}
+    remedies = list(dict.fromkeys(rung.remedy for rung in refused if rung.remedy))
     hint = f"edgeinfer info {bundle.path} lists what would run, and why not"
     if "cpu-unasked" in codes or codes <= FOR_WANT_OF_A_GPU:
         hint = "--backend ort runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
-    elif len(remedies) == 1:
-        hint = remedies.pop()
+    elif len(remedies) == 1 or codes <= FOR_WANT_OF_A_LIBRARY:
+        hint = remedies[0]
     return BackendUnavailable(f"nothing here runs {bundle.path}: {reasons}", hint=hint)
 
 

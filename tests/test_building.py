@@ -78,8 +78,10 @@ def test_the_engine_takes_over_under_calls_of_which_none_fails_or_mixes(detector
             thread.join(LONG_S)
         assert model.contexts == 2
     assert wrong == []
-    asked = ["edgeinfer", "build", str(detector), "--compile", "trt", "--precision", "fp32"]
-    assert builder.said.read_text().split()[-len(asked) :] == asked
+    assert builder.said.read_text().split() == [
+        *("-m", "edgeinfer", "build", str(detector)),
+        *("--compile", "trt", "--precision", "fp32"),
+    ]
 
 
 def test_a_build_that_fails_leaves_what_serves_and_says_why(detector, builder, caplog):

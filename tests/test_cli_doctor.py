@@ -1,12 +1,20 @@
 """`edgeinfer doctor` on this machine, and on made-up ones."""
 
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from edgeinfer import cli, machine
-from edgeinfer.cli import _libraries, _machine
+from edgeinfer.cli import _bounds, _libraries, _machine
 from edgeinfer.cli._findings import Finding, output, probe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def found(findings, topic):
@@ -159,7 +167,7 @@ BUILT = "  Video I/O:\n    FFMPEG:                      YES\n    GStreamer:     
 
 
 def test_two_opencv_wheels_are_a_problem(monkeypatch):
-    install(monkeypatch, ["4.10", "/cv2.so", BUILT], opencv_python="4.10", opencv_python_headless="4.10")
+    install(monkeypatch, ["", "4.10", "/cv2.so", BUILT], opencv_python="4.10", opencv_python_headless="4.10")
     monkeypatch.setattr(_libraries, "_pipelines", lambda *_, **__: [])
     problem, loaded = _libraries.opencv()
     assert problem.remedy.startswith("pip uninstall -y opencv-python opencv-python-headless && ")
@@ -173,7 +181,7 @@ GONE = "PyGObject is not here"
 @pytest.mark.parametrize("opencv", ["YES", "NO", "shadows JetPack's", None])
 def test_what_plays_gst_sources_is_told_for_each_combination(monkeypatch, fault, opencv):
     built = BUILT.replace("GStreamer:                   NO", f"GStreamer: {'YES' if opencv == 'YES' else 'NO'}")
-    answers = {_libraries.CV_PROBE: ["4.10", "/cv2.so", built] if opencv else None}
+    answers = {_libraries.CV_PROBE: ["", "4.10", "/cv2.so", built] if opencv else None}
     answers[_libraries.GST_PROBE] = [fault, "" if fault else "GStreamer 1.22.0"]
     install(monkeypatch, None, opencv_python="4.10")
     monkeypatch.setattr(_libraries, "probe", answers.get)
@@ -202,6 +210,42 @@ def test_no_opencv_is_a_problem(monkeypatch):
     assert "PyGObject crashes when it is loaded" in note.text
 
 
+def test_an_opencv_that_does_not_load_says_why_and_what_helps(monkeypatch):
+    install(monkeypatch, ["numpy.core.multiarray failed to import", "", "", ""])
+    monkeypatch.setattr(_libraries, "_pipelines", lambda *_, **__: [])
+    (problem,) = _libraries.opencv()
+    assert (problem.state, problem.text) == ("problem", "does not load: numpy.core.multiarray failed to import")
+    assert problem.remedy.startswith('pip install "numpy<2"')
+
+
+def test_libraries_older_than_edgeinfer_asks_for_are_notes(monkeypatch):
+    asked = [
+        "numpy>=1.24",
+        "opencv-python-headless>=4.10.0.84; extra == 'cpu'",
+        "cuda-bindings>=13.0; extra == 'gpu'",
+        "cuda-bindings<14,>=12.9.1; extra == 'jetson'",
+        "grpcio>=1.67.1; extra == 'serve'",
+        "starlette>=0.46; extra == 'serve'",
+        "tensorrt-rtx-cu13==1.7.1.116; extra == 'rtx'",
+    ]
+    here = {"numpy": "1.24.0", "opencv-python-headless": "4.9.0.80", "cuda-bindings": "12.9.1", "starlette": "0.46.0"}
+    monkeypatch.setattr(_bounds.metadata, "requires", lambda _: asked)
+    monkeypatch.setattr(_bounds, "versions", lambda *names: {name: here[name] for name in names if name in here})
+    (old,) = _bounds.older()
+    assert (old.state, old.remedy) == ("note", 'pip install "opencv-python-headless>=4.10.0.84"')
+    assert old.text.startswith("opencv-python-headless 4.9.0.80 is older than 4.10.0.84")
+
+
+def test_what_pyproject_asks_for_is_what_doctor_measures_by(monkeypatch):
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *(f"{one}; extra == '{extra}'" for extra in extras for one in extras[extra])]
+    monkeypatch.setattr(_bounds.metadata, "requires", lambda _: asked)
+    monkeypatch.setattr(_bounds, "versions", lambda *names: dict.fromkeys(names, "0.0.1"))
+    lower = {one.partition(">")[0] for one in asked if ">=" in one}
+    assert {finding.text.partition(" ")[0] for finding in _bounds.older()} == lower
+
+
 def test_libraries_of_extras_may_be_absent(monkeypatch):
     install(monkeypatch, [], tensorrt_cu12="10.9")
     findings = _libraries.optional()
@@ -211,7 +255,7 @@ def test_libraries_of_extras_may_be_absent(monkeypatch):
 
 def test_a_library_that_is_installed_and_does_not_load_is_a_problem_with_its_reason(monkeypatch, tmp_path):
     (tmp_path / "tensorrt.py").write_text('raise ImportError("libnvonnxparser.so.11: no such file")')
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     install(monkeypatch, None, tensorrt="11.4")
     monkeypatch.setattr(_libraries, "probe", probe)
     (finding,) = found(_libraries.optional(), "tensorrt")

@@ -1,6 +1,7 @@
 """The frame around every verb: light, quiet, one error line, and the promised exit codes."""
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -154,6 +155,21 @@ def test_a_missing_library_names_the_extra_that_brings_it(monkeypatch, capsys):
     failing(monkeypatch, ModuleNotFoundError("No module named 'cv2'", name="cv2"))
     assert cli.main(["doctor"]) == 1
     assert capsys.readouterr().err.startswith('error: OpenCV is not installed\nhint: pip install "edgeinfer[cpu]"')
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("numpy.core.multiarray failed to import", 'pip install "numpy<2": it was built for NumPy 1'),
+        ("libGL.so.1: no such file", "edgeinfer doctor says what this machine has, and what is wrong"),
+    ],
+)
+def test_a_library_that_does_not_load_is_named_with_its_reason(monkeypatch, tmp_path, capsys, said, hint):
+    (tmp_path / "unloadable.py").write_text(f"raise ImportError({said!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("edgeinfer.cli.doctor.run", lambda _: importlib.import_module("unloadable"))
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().err == f"error: unloadable does not load: {said}\nhint: {hint}\n"
 
 
 def test_a_full_disk_is_named(monkeypatch, capsys):

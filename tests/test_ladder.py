@@ -78,6 +78,16 @@ def test_a_missing_library_is_told_with_the_command_that_brings_it(detector, mon
     assert caught.value.hint == 'pip install "edgeinfer[openvino]"'
 
 
+def test_where_no_library_is_installed_the_hint_brings_the_best(detector, monkeypatch):
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    for library, backend in (("openvino", "ov"), ("onnxruntime", "ort")):
+        monkeypatch.setitem(sys.modules, library, None)
+        monkeypatch.delitem(sys.modules, f"edgeinfer.backends.{backend}", raising=False)
+    with pytest.raises(BackendUnavailable, match=r"; ort: ONNX Runtime is not installed.*; ov: OpenVINO is") as caught:
+        loading.load(detector)
+    assert caught.value.hint == 'pip install "edgeinfer[cpu]"'
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", 0, None])
 def test_what_is_no_gpu_is_told_with_the_way_to_the_cpu(detector, device):
     with pytest.raises(UsageError, match="is not auto, gpu or such as gpu:1") as caught:

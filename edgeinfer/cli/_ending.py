@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM of supervisors, SIGHUP of a terminal that is gone: what is under way is finished or tidied up."""
+"""Ctrl-C, and SIGTERM as supervisors send it: what is under way is finished or tidied up."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import signal
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-from edgeinfer.interruption import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,23 +17,21 @@ IMPORTING = "<frozen importlib._bootstrap>"
 
 
 class Ending:
-    """Raises KeyboardInterrupt where the program is; `asked` is the first other than Ctrl-C to ask, or 0.
+    """Raises KeyboardInterrupt where the program is; `terminated` says that SIGTERM asked for it.
 
-    A second of those changes nothing, a second Ctrl-C ends the tidying up too. Extension modules lose exceptions
+    A second SIGTERM changes nothing, a second Ctrl-C ends the tidying up too. Extension modules lose exceptions
     that are raised while they are imported, and may be left without half of their names: there the signal waits.
     """
 
-    asked = 0
+    terminated = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if _importing(frame):
             again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
-        elif not self.asked:
-            self.asked = number
+        elif number == signal.SIGINT or not self.terminated:
+            self.terminated |= number == signal.SIGTERM
             raise KeyboardInterrupt
 
 
@@ -50,16 +46,12 @@ def _importing(frame: FrameType | None) -> bool:
 
 @contextmanager
 def orderly() -> Iterator[Ending]:
-    """The signals go to the `Ending` given, in the main thread; other threads never get one.
-
-    SIGHUP does not where `nohup` has it ignored.
-    """
+    """Both signals go to the `Ending` given, in the main thread; other threads never get one."""
     ending = Ending()
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return
-    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    before = {number: signal.signal(number, ending) for number in SIGNALS if number != signal.SIGHUP or not nohup}
+    before = {number: signal.signal(number, ending) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield ending
     finally:

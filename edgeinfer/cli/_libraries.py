@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeinfer import gstreamer
-from edgeinfer.cli import _machine
+from edgeinfer.cli import _machine, _remedies
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, probe
 from edgeinfer.machine import jetson_release, versions
 
@@ -15,7 +15,17 @@ OPENCV = (
     "opencv-contrib-python-headless",
 )
 ORT_PROBE = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
-CV_PROBE = "import json, cv2; print(json.dumps([cv2.__version__, cv2.__file__, cv2.getBuildInformation()]))"
+CV_PROBE = """
+import json
+try:
+    import cv2
+except ModuleNotFoundError:
+    raise
+except ImportError as error:
+    print(json.dumps([str(error), "", "", ""]))
+else:
+    print(json.dumps(["", cv2.__version__, cv2.__file__, cv2.getBuildInformation()]))
+"""
 GST_PROBE = """
 import json
 from edgeinfer import gstreamer
@@ -33,6 +43,7 @@ except BackendUnavailable as error:
 else:
     print("[]")
 """
+WITH_OPENCV = 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'
 # topic, the distributions that give it, what pip is to install, the backend that it is for
 OPTIONAL = (
     ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), '"edgeinfer[tensorrt]"', "trt"),
@@ -86,10 +97,12 @@ def opencv() -> list[Finding]:
         findings.append(Finding("opencv", PROBLEM, text, remedy))
     loaded = probe(CV_PROBE)
     if not loaded:
-        text = "does not load" if installed else "not installed: no pictures, no videos"
-        remedy = 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'
-        return [*findings, Finding("opencv", PROBLEM, text, remedy), *_pipelines([], "", shadowed=False)]
-    version, file, built = loaded
+        text = "crashes when it is loaded" if installed else "not installed: no pictures, no videos"
+        return [*findings, Finding("opencv", PROBLEM, text, WITH_OPENCV), *_pipelines([], "", shadowed=False)]
+    fault, version, file, built = loaded
+    if fault:
+        broken = Finding("opencv", PROBLEM, f"does not load: {fault}", _remedies.of_library(fault, WITH_OPENCV))
+        return [*findings, broken, *_pipelines([], "", shadowed=False)]
     reads = [name for name in ("FFMPEG", "GStreamer") if _built_with(built, name)]
     findings.append(Finding("opencv", OK, f"{version}, videos by {' and '.join(reads) or 'its own decoders'}"))
     return findings + _pipelines(reads, file, shadowed=bool(jetson_release(_machine.ROOT) and installed))

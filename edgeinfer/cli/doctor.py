@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _libraries, _machine, _tables
+from edgeinfer.cli import _bounds, _libraries, _machine, _tables
 from edgeinfer.cli._findings import NOTE, PROBLEM, Finding
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ LOOKS: tuple[Callable[[], list[Finding]], ...] = (
     _libraries.onnxruntime,
     _libraries.opencv,
     _libraries.optional,
+    _bounds.older,
 )
 
 

@@ -90,8 +90,7 @@ def _mapped(path: Path) -> mmap.mmap:
     except ValueError as error:
         raise CheckpointError("the file is empty", hint="download or copy it again") from error
     except OSError as error:
-        hint = "check its permissions, and the disk it is on"
-        raise CheckpointError(f"the file cannot be opened: {error.strerror}", hint=hint) from error
+        raise CheckpointError(f"the file cannot be opened: {error.strerror}") from error
 
 
 def _unknown(data: mmap.mmap) -> CheckpointError:
