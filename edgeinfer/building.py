@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING
 
-from edgeinfer import backends, ladder, machine
+from edgeinfer import backends, interpreter, ladder, machine
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, EdgeInferError
 
@@ -39,7 +38,7 @@ def start(
         return None
     target, kind = order
     asked = ["--compile", target, "--precision", kind, *(["--device", f"gpu:{gpu}"] if gpu and target == "trt" else [])]
-    command = [sys.executable, "-m", "edgeinfer", "build", str(bundle.path), *asked]
+    command = interpreter.module("edgeinfer", "build", str(bundle.path), *asked)
     upgrade = Upgrade(bundle, pipeline, command, lambda fresh: exact(fresh, kind))
     upgrade.start()
     return upgrade

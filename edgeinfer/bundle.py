@@ -7,12 +7,11 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer import modeljson, onnxfile
+from edgeinfer import modeljson, onnxfile, workfolder
 from edgeinfer.errors import BundleError
 from edgeinfer.wholefile import check_folder
 
@@ -47,11 +46,12 @@ class Bundle:
         """The bundle in this folder. Raises BundleError or SpecError."""
         folder = Path(path)
         check_named(folder)
-        if not folder.is_dir():
-            found = "is a file" if folder.exists() else "does not exist"
-            raise BundleError(f"{folder} {found}; a bundle is a folder with {SPEC_FILE}", hint=_instead(folder))
-        if not (folder / SPEC_FILE).is_file():
-            raise BundleError(f"{folder} holds no {SPEC_FILE}", hint=_instead(folder))
+        with _reading(folder):
+            if not folder.is_dir():
+                found = "is a file" if folder.exists() else "does not exist"
+                raise BundleError(f"{folder} {found}; a bundle is a folder with {SPEC_FILE}", hint=_instead(folder))
+            if not (folder / SPEC_FILE).is_file():
+                raise BundleError(f"{folder} holds no {SPEC_FILE}", hint=_instead(folder))
         return cls(folder, modeljson.read(folder / SPEC_FILE))
 
     def file(self, name: str) -> Path:
@@ -59,6 +59,8 @@ class Bundle:
         path = self.path / name
         try:
             inside = path.resolve(strict=True).is_relative_to(self.path.resolve(strict=True))
+        except PermissionError as error:
+            raise _unreadable(path, error) from error
         except (OSError, RuntimeError):
             raise BundleError(f"{path} is missing", hint=f"export {self.spec.name} again") from None
         if not inside or not path.is_file():
@@ -68,7 +70,8 @@ class Bundle:
     def artifact_file(self, artifact: Artifact) -> Path:
         """The artifact's path once its hash and, for ONNX, its external files are found right."""
         path = self.file(artifact.file)
-        found = sha256_of(path)
+        with _reading(path):
+            found = sha256_of(path)
         if found != artifact.sha256:
             raise BundleError(
                 f"{path} has sha256 {found[:12]}..., {SPEC_FILE} says {artifact.sha256[:12]}...",
@@ -89,6 +92,19 @@ class Bundle:
             self.artifact_file(artifact)
         for golden in self.spec.golden:
             self.file(golden.image)
+
+
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    hint = "check its disk, and that this user may read all of the bundle: chmod -R a+rX BUNDLE"
+    return BundleError(f"{path} cannot be read: {error.strerror or error}", hint=hint)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _instead(path: Path) -> str:
@@ -123,20 +139,14 @@ def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
     """
     target = target.absolute()
     check_writable(target, mark)
-    fresh = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}.", dir=target.parent))
-        fresh.chmod(0o755)
-        yield fresh
-        _sync_tree(fresh)
-        _put(fresh, target)
+        with workfolder.beside(target) as fresh:
+            yield fresh
+            _sync_tree(fresh)
+            _put(fresh, target)
     except OSError as error:
         raise _unwritable(target, error) from error
-    finally:
-        if fresh is not None:
-            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def check_writable(target: Path, mark: str = SPEC_FILE) -> None:
@@ -161,17 +171,6 @@ def _unwritable(target: Path, error: OSError) -> BundleError:
         f"{target} cannot be written: {error.strerror or error}",
         hint="check free space and permissions, then run again",
     )
-
-
-def _sweep(target: Path) -> None:
-    """Remove what writers that no longer live have left beside `target`."""
-    for path in target.parent.glob(f".{target.name}.*.*"):
-        try:
-            os.kill(int(path.name.split(".")[-2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except (OSError, ValueError):
-            continue
 
 
 def _sync_tree(folder: Path) -> None:

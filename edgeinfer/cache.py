@@ -16,8 +16,7 @@ from edgeinfer import machine
 
 def path(kind: str, name: str) -> Path:
     """Where a file of this kind is kept, be it there or not."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return Path(home or machine.home() / ".cache", "edgeinfer", kind, name)
+    return machine.place("XDG_CACHE_HOME", ".cache") / "edgeinfer" / kind / name
 
 
 def read(kind: str, name: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during work that no exception may be thrown through: heard, and heeded between two calls."""
+"""Ctrl-C, SIGTERM and SIGHUP in work that no exception may be thrown through: heard, and heeded between two calls."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
@@ -25,7 +27,7 @@ class Interruption:
 
 @contextmanager
 def noticed(*, patient: bool = False) -> Iterator[Interruption]:
-    """Both signals go to the `Interruption` given, so that what was measured until then stays whole.
+    """The signals go to the `Interruption` given, so that what was measured until then stays whole.
 
     `patient` is for a block that no exception may be thrown through.
     """
@@ -36,10 +38,10 @@ def noticed(*, patient: bool = False) -> Iterator[Interruption]:
 
 @contextmanager
 def taken(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Both signals go to the handler, in the main thread; other threads never get one.
+    """The signals go to the handler, in the main thread; other threads never get one.
 
-    SIGTERM only where a function has it, for else it ends the process, which is as well. That function hears of it when
-    the block is over; its KeyboardInterrupt is dropped, because the handler has seen to the end of the work.
+    SIGTERM and SIGHUP only where a function has them, for else they end the process, which is as well. That function
+    hears of them when the block is over; its KeyboardInterrupt is dropped: the handler has seen to the end of the work.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -47,11 +49,11 @@ def taken(handler: Callable[[int, Any], None]) -> Iterator[None]:
     terminated = []
 
     def handle(number: int, frame: Any) -> None:
-        if number == signal.SIGTERM:
+        if number != signal.SIGINT:
             terminated.append(number)
         handler(number, frame)
 
-    ours = [number for number in (signal.SIGINT, signal.SIGTERM) if _ours(number)]
+    ours = [number for number in SIGNALS if _ours(number)]
     before = {number: signal.signal(number, handle) for number in ours}
     try:
         yield
@@ -60,7 +62,7 @@ def taken(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, last or signal.SIG_DFL)
         if terminated:
             with suppress(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(terminated[0])
 
 
 def _ours(number: int) -> bool:

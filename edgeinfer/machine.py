@@ -170,9 +170,18 @@ def versions(*names: str) -> dict[str, str]:
 def home() -> Path:
     """The user's folder; the root for one who has no name, as containers are given."""
     try:
-        return Path.home()
+        return Path("/", Path.home())
     except RuntimeError:
         return Path("/")
+
+
+def place(variable: str, usual: str) -> Path:
+    """The folder that an XDG variable names, else the `usual` one in the user's own; never below the working directory.
+
+    The XDG Base Directory Specification has paths that are not absolute passed over.
+    """
+    named = Path(os.environ.get(variable, ""))
+    return named if named.is_absolute() else home() / usual
 
 
 def text(path: Path) -> str:

@@ -118,7 +118,10 @@ def read(path: Path) -> ModelSpec:
     """The spec in this `model.json`; SpecError when it is not JSON or not a spec."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        hint = "check its disk, and that this user may read all of the bundle: chmod -R a+rX BUNDLE"
+        raise SpecError(f"{path} cannot be read: {error.strerror or error}", hint=hint) from error
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{path}: cannot be read: {error}", hint="export the bundle again") from error
     return from_json(value, str(path))
 

@@ -89,7 +89,7 @@ class Pipeline:
         self.group = min(batch or spec.batch.max, spec.batch.max)
         self.timings: dict[str, float] = {}
         self._fleet = _Fleet(lanes)
-        self._taken: dict[object, Lane] = {}  # by the call that has it
+        self._taken: dict[tuple[int, object], Lane] = {}  # by the call that has it, after its thread's number
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._closed = self._ending = self._inherited = False
@@ -168,7 +168,7 @@ class Pipeline:
         A signal's exception, wherever it comes, neither loses a lane nor leaves the lock taken: to take a lane and note
         for which call is one step, so is giving it back, and `with` enters a lock of C, no condition.
         """
-        call = object()
+        call = threading.get_ident(), object()
         try:
             return work(self._lease(call))
         finally:
@@ -176,19 +176,29 @@ class Pipeline:
             with self._lock:
                 self._changed.notify_all()
 
-    def _lease(self, call: object) -> Lane:
+    def _lease(self, call: tuple[int, object]) -> Lane:
         if self._inherited:
             raise InputError(
                 "the pipeline was loaded before this process was forked, and works in its parent only",
                 hint='load the bundle in each process, or start them with multiprocessing.get_context("spawn")',
             )
+        if self._within() >= max(1, self.contexts):
+            raise InputError(
+                "the pipeline was called by what interrupted a call of it, which it would wait for without end",
+                hint="let the signal's handler set a flag, or load the bundle with more contexts",
+            )
         with self._lock:
             self._changed.wait_for(lambda: self._closed or (self._idle() and not self._barred()))
-            if self._closed:
-                raise InputError("the pipeline is closed", hint="load the bundle again")
             # the first of them: with one caller the same lane stays warm in the caches
-            lane = self._taken[call] = self._idle()[0]
-        return lane
+            for lane in self._idle()[:1]:
+                self._taken[call] = lane
+            if self._closed:  # asked last: a signal's handler may close at any moment
+                raise InputError("the pipeline is closed", hint="load the bundle again")
+        return self._taken[call]
+
+    def _within(self) -> int:
+        """How many calls this thread is in the middle of: none, but in the handler of a signal that came in them."""
+        return [thread for thread, _ in [*self._taken]].count(threading.get_ident())
 
     def _idle(self) -> list[Lane]:
         taken = [*self._taken.values()]
@@ -229,16 +239,21 @@ class Pipeline:
         return given
 
     def close(self) -> None:
-        """Stop building, wait for running calls, then free every engine and device; in a forked process do nothing."""
+        """Stop building, wait for running calls, then free every engine and device; in a forked process do nothing.
+
+        In the handler of a signal that interrupted a call it refuses further calls and leaves the rest to the next
+        `close()`, or to the end of the last reference: that call would be waited for without end.
+        """
         if self._inherited:
             return
-        if self.upgrade:
+        interrupting = self._within()
+        if self.upgrade and not interrupting:
             self.upgrade.stop()
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
             self._changed.notify_all()
+            if interrupting:
+                return
             self._changed.wait_for(lambda: self._home(self._fleet))
         self._fleet.close()
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgeinfer
@@ -22,6 +21,7 @@ from edgeinfer.wholefile import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from edgeinfer.bundle import Bundle
     from edgeinfer.ladder import Rung
@@ -110,10 +110,9 @@ def fingerprint(gpu: int | None = None) -> dict[str, str]:
 
 def path(bundle: Bundle, gpu: int | None = None) -> Path:
     """Where the plan of a bundle is kept, be it there or not."""
-    home = os.environ.get("XDG_STATE_HOME")
     place = bundle.path.resolve()
     name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}{f'-gpu{gpu}' if gpu else ''}.json"
-    return Path(home or machine.home() / ".local" / "state", "edgeinfer", "plans", name)
+    return machine.place("XDG_STATE_HOME", ".local/state") / "edgeinfer" / "plans" / name
 
 
 def read(bundle: Bundle, gpu: int | None = None) -> Plan | None:

@@ -58,6 +58,7 @@ def _check_file(path: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise the OSError of making something in `folder`, or in the nearest above it that is there already."""
+    folder = folder.absolute()
     while not (folder.exists() or folder.is_symlink()):
         folder = folder.parent
     if not folder.is_dir():

@@ -30,7 +30,7 @@ def _own_places(tmp_path_factory):
 def _of_the_process():
     """What every test shares with all others, and would hand on to them."""
     told = [(one.name, *one.handlers, one.level, one.propagate, one.disabled) for one in LOGGERS]
-    return told, [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return told, [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Bundles: opened with suspicion, written all or nothing."""
 
+import errno
 import json
 import os
 import random
@@ -212,6 +213,93 @@ def test_a_writer_killed_at_any_moment_leaves_one_whole_bundle(tmp_path):
         (fresh / "model.json").write_text("last")
     assert names(tmp_path) == ["bundle"]
     assert os.listdir(target) == ["model.json"]
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o002])
+def test_who_may_read_a_bundle_is_as_the_umask_has_it(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with writing(tmp_path / "bundle") as fresh:
+            (fresh / "model.json").write_text("{}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "bundle").stat().st_mode & 0o777 == 0o777 & ~umask
+    assert (tmp_path / "bundle" / "model.json").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that is no more."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return ended.pid
+
+
+@pytest.mark.parametrize("name", ["bundle", "[b]*?"])
+def test_what_a_dead_writer_left_goes_whatever_number_it_had(tmp_path, dead, name):
+    for left in (f".{name}.{dead}.0123abcd", f".{name}.{os.getpid()}.4567cdef", f".{name}.{dead}.0123abcd-old"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "model.json").touch()
+    with writing(tmp_path / name) as fresh:
+        (fresh / "model.json").touch()
+    assert names(tmp_path) == [name]
+
+
+def test_what_another_writes_is_left_though_its_number_is_nobodys_here(tmp_path, dead, monkeypatch):
+    """As it is where containers share a folder."""
+    monkeypatch.setattr(os, "getpid", lambda: dead)
+    with writing(tmp_path / "bundle") as others:
+        with writing(tmp_path / "bundle") as fresh:
+            (fresh / "model.json").write_text("ours")
+        (others / "model.json").write_text("theirs")
+    assert (tmp_path / "bundle" / "model.json").read_text() == "theirs"
+    assert names(tmp_path) == ["bundle"]
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_the_number_tells_who_lives(tmp_path, dead, monkeypatch, error):
+    def flock(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    (tmp_path / f".bundle.{dead}.0123abcd").mkdir()
+    with writing(tmp_path / "bundle") as others:
+        with writing(tmp_path / "bundle") as fresh:
+            (fresh / "model.json").touch()
+        assert names(tmp_path) == sorted([others.name, "bundle"])
+        (others / "model.json").touch()
+
+
+def test_hidden_folders_that_no_writer_made_stay(tmp_path, dead):
+    kept = [
+        f".bundle.{dead}.backup",
+        f".bundle.{dead}.0123abcd.old",
+        f".bundle-2.{dead}.0123abcd",
+        ".bundle.x.0123abcd",
+    ]
+    for name in kept:
+        (tmp_path / name).mkdir()
+    with writing(tmp_path / "bundle") as fresh:
+        (fresh / "model.json").touch()
+    assert names(tmp_path) == sorted([*kept, "bundle"])
+
+
+@pytest.mark.parametrize("closed", ["", "model.json", "model.fp32.onnx"])
+def test_a_bundle_that_may_not_be_read_is_called_so(detector, closed):
+    for folder in detector.parents:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    (detector / closed).chmod(0)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)
+        with pytest.raises(EdgeInferError, match=r"cannot be read: Permission denied") as refused:
+            Bundle.open(detector).verify()
+    finally:
+        if root:
+            os.seteuid(0)
+        (detector / closed).chmod(0o755)
+    assert "chmod" in refused.value.hint
 
 
 def test_the_helpers_write_bundles_that_pass_the_onnx_checker(tmp_path):

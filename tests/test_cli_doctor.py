@@ -1,7 +1,6 @@
 """`edgeinfer doctor` on this machine, and on made-up ones."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -255,7 +254,7 @@ def test_libraries_of_extras_may_be_absent(monkeypatch):
 
 def test_a_library_that_is_installed_and_does_not_load_is_a_problem_with_its_reason(monkeypatch, tmp_path):
     (tmp_path / "tensorrt.py").write_text('raise ImportError("libnvonnxparser.so.11: no such file")')
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.syspath_prepend(tmp_path)
     install(monkeypatch, None, tensorrt="11.4")
     monkeypatch.setattr(_libraries, "probe", probe)
     (finding,) = found(_libraries.optional(), "tensorrt")

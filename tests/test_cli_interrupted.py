@@ -1,4 +1,4 @@
-"""Ctrl-C from a terminal, and SIGTERM, in the middle of each verb: an orderly end, with nothing left behind."""
+"""Ctrl-C from a terminal, SIGTERM and SIGHUP in the middle of each verb: an orderly end, with nothing left behind."""
 
 import fcntl
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from edgeinfer.cli import _ending
 from helpers import bundles
 from helpers.patience import LONG_S, said, until
 
@@ -127,13 +128,13 @@ def gone(pid):
 @pytest.mark.parametrize(
     ("case", "number"),
     [(case, signal.SIGINT) for case in CASES]
-    + [(case, signal.SIGTERM) for case in ("tune", "profile by LoadGen", "profile two", "export int8", "run")],
+    + [(case, signal.SIGTERM) for case in ("tune", "profile by LoadGen", "profile two", "export int8", "run")]
+    + [(case, signal.SIGHUP) for case in ("tune", "compare --parity", "run")],
 )
 def test_an_interrupted_verb_ends_in_order_and_leaves_nothing_behind(places, tmp_path, case, number):
     words, held_at = CASES[case]
-    wanted = 130 if number == signal.SIGINT else 143
     code, told = interrupted([word.format(**places) for word in words.split()], number, held_at, tmp_path)
-    assert (code, "Traceback" in told, "error:" in told) == (wanted, False, False), told
+    assert (code, "Traceback" in told, "error:" in told) == (128 + number, False, False), told
     assert list((tmp_path / "tmp").iterdir()) == []
     assert [path for path in tmp_path.rglob(".*") if path.is_file()] == []
     # a video that is not whole is none, nor are its results: only of cameras is there no other end
@@ -141,6 +142,16 @@ def test_an_interrupted_verb_ends_in_order_and_leaves_nothing_behind(places, tmp
     workers = [int(path.name.rpartition("-")[2]) for path in tmp_path.glob("at-work-*")]
     assert workers
     until(lambda: all(map(gone, workers)))
+
+
+def test_what_nohup_has_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _ending.orderly() as ending:
+            signal.raise_signal(signal.SIGHUP)
+        assert ending.asked == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 SIGNALLED = """

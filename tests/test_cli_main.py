@@ -157,19 +157,14 @@ def test_a_missing_library_names_the_extra_that_brings_it(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith('error: OpenCV is not installed\nhint: pip install "edgeinfer[cpu]"')
 
 
-@pytest.mark.parametrize(
-    ("said", "hint"),
-    [
-        ("numpy.core.multiarray failed to import", 'pip install "numpy<2": it was built for NumPy 1'),
-        ("libGL.so.1: no such file", "edgeinfer doctor says what this machine has, and what is wrong"),
-    ],
-)
-def test_a_library_that_does_not_load_is_named_with_its_reason(monkeypatch, tmp_path, capsys, said, hint):
-    (tmp_path / "unloadable.py").write_text(f"raise ImportError({said!r})")
+def test_a_library_built_for_numpy_1_is_told_with_the_numpy_it_needs(monkeypatch, tmp_path, capsys):
+    (tmp_path / "unloadable.py").write_text('raise ImportError("numpy.core.multiarray failed to import")')
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("edgeinfer.cli.doctor.run", lambda _: importlib.import_module("unloadable"))
     assert cli.main(["doctor"]) == 1
-    assert capsys.readouterr().err == f"error: unloadable does not load: {said}\nhint: {hint}\n"
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: unloadable is here (")
+    assert hint == 'hint: pip install "numpy<2": it was built for NumPy 1'
 
 
 def test_a_full_disk_is_named(monkeypatch, capsys):

@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import pytest
 
+import edgeinfer
+from edgeinfer import interpreter
 from edgeinfer.bundle import Bundle
-from edgeinfer.errors import BundleError
+from edgeinfer.errors import BundleError, EdgeInferError
+from edgeinfer.wholefile import check_writable
 from edgeinfer_export import sources
 from helpers import bundles
 from helpers.patience import LONG_S
@@ -40,6 +44,57 @@ def test_a_bundle_is_verified_and_shown_in_any_surroundings(detector, surroundin
     assert "is sound: 2 checks passed" in verified.stdout
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "runs   ort" in shown.stdout
+
+
+def test_where_nobody_can_be_told_the_exit_code_tells(detector):
+    for words, code in ((("info", "nothing"), 1), (("--nothing",), 2), (("info", detector), 0)):
+        ended = told(*words, redirected="2>/dev/full")
+        assert (ended.returncode, ended.stderr) == (code, "")
+    ended = told("info", detector, redirected=">/dev/full")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 2)
+
+
+BROKEN = {
+    "cv2": ('ImportError("libGL.so.1: cannot open shared object file")', "verify {bundle}"),
+    "onnx": ('AttributeError("module numpy has no attribute float")', "triton {bundle} -o {out}"),
+    "grpc": ('OSError("version CXXABI_1.3.9 not found")', "serve {bundle} --port 0 --grpc-port 0"),
+}
+
+
+@pytest.mark.parametrize("library", BROKEN)
+def test_a_library_that_is_here_and_does_not_load_is_named_with_its_place(detector, tmp_path, library):
+    raised, words = BROKEN[library]
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / f"{library}.py").write_text(f"raise {raised}")
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), *sys.path])}
+    ended = told(*words.format(bundle=detector, out=tmp_path / "out").split(), env=env)
+    error, hint = ended.stderr.splitlines()[-2:]
+    assert ended.returncode == 1
+    assert f"is here ({tmp_path}/site/{library}.py) and cannot be loaded: " in error
+    assert 'pip install "edgeinfer[' in hint
+
+
+def test_a_backend_whose_library_does_not_load_is_passed_by(detector, tmp_path):
+    (tmp_path / "onnxruntime.py").write_text("raise OSError('libnothing.so: cannot open shared object file')")
+    ended = told("info", detector, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "OSError: libnothing.so: cannot open shared object file" in ended.stdout
+
+
+def test_a_process_of_our_own_imports_nothing_from_the_working_directory(tmp_path):
+    for name in ("runpy", "json", "argparse", "edgeinfer"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('what lies in the working directory was run')")
+    line = interpreter.module("edgeinfer", "--version")
+    ended = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=LONG_S, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"edgeinfer {edgeinfer.__version__}\n", "")
+
+
+def test_a_working_directory_that_is_gone_is_told_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(EdgeInferError, match=r"report\.json cannot be written: No such file or directory"):
+        check_writable(Path("report.json"))
 
 
 @pytest.mark.parametrize(

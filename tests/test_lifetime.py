@@ -5,12 +5,16 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
+import edgeinfer
+from edgeinfer.errors import InputError
 from helpers.camera import camera
 from helpers.patience import LONG_S
 
 BACKENDS = ("ort", "ov")
+PICTURE = np.zeros((64, 64, 3), np.uint8)
 HEAD = """
 import os, sys, threading
 import numpy as np
@@ -102,13 +106,57 @@ def test_an_exception_of_a_signal_loses_no_lane_wherever_it_comes(detector):
     assert python(text, detector) == (3, "", "")
 
 
+def test_a_signals_handler_may_close_the_model_wherever_it_comes(detector):
+    """At every line of a call in turn; the call has a result or is told, and the next close frees everything."""
+    text = """
+        def closed_at(moment):
+            model, lines = edgeinfer.load(sys.argv[1], "null"), []
+
+            def interrupt(frame, event, _):
+                if frame.f_code.co_filename.endswith("pipeline.py"):
+                    lines.append(frame.f_lineno)
+                    if len(lines) == moment:
+                        model.close()
+                return interrupt
+
+            device = model.device
+            sys.settrace(interrupt)
+            try:
+                model(picture)
+            except edgeinfer.errors.InputError as error:
+                assert "closed" in str(error)
+            finally:
+                sys.settrace(None)
+            model.close()
+            assert not model._taken and not device._tensor.size
+            return len(lines) >= moment
+
+        moment = 1
+        while closed_at(moment):
+            moment += 1
+        print(moment > 20)
+        sys.exit(3)
+    """
+    assert python(text, detector) == (3, "True\n", "")
+
+
+def test_a_signals_handler_may_call_the_model_that_it_interrupts_if_there_is_a_context_for_it(detector):
+    with edgeinfer.load(detector, "null", contexts=2) as model:
+        assert len(model._leased(lambda _: model(PICTURE))) == 0
+    with edgeinfer.load(detector, "null") as model:
+        with pytest.raises(InputError, match="interrupted a call of it") as refusal:
+            model._leased(lambda _: model(PICTURE))
+        assert "more contexts" in refusal.value.hint
+        assert len(model(PICTURE)) == 0
+
+
 FORK = """
     model = edgeinfer.load(sys.argv[1], sys.argv[2], threads=2, contexts=2)
     model(picture)
-    lane = model._lease("another thread's call")
+    lane = model._lease((0, "another thread's call"))
     child = os.fork()
     if child:
-        del model._taken["another thread's call"], lane
+        del model._taken[0, "another thread's call"], lane
         model(picture)
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -116,6 +116,17 @@ def test_a_cache_that_cannot_be_written_stops_nothing(monkeypatch, tmp_path):
     assert cache.read("kind", "name") is None
 
 
+@pytest.mark.parametrize("named", ["", "relative/cache", "~/cache"])
+def test_nothing_is_kept_below_the_working_directory(monkeypatch, tmp_path, named):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", named)
+    assert cache.write("kind", "name", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    monkeypatch.setenv("HOME", "no/place")
+    assert machine.place("XDG_CACHE_HOME", ".cache").is_absolute()
+
+
 @pytest.mark.parametrize("home", ["nameless", "/dev/null"])
 def test_a_user_without_a_home_can_run_models(monkeypatch, detector, caplog, home):
     """As containers and system services have them."""

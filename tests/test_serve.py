@@ -23,6 +23,7 @@ import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
 from edgeinfer.cli import main
+from edgeinfer.serve.shelves import Shelves
 from helpers import bundles
 from helpers.patience import LONG_S, until
 from helpers.service import service
@@ -40,6 +41,28 @@ def models(tmp_path_factory):
     bundles.detect_bundle(folder / "finder")
     bundles.classify_bundle(folder / "namer")
     return folder
+
+
+@pytest.mark.parametrize("name", ["WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS"])
+def test_variables_that_are_meant_for_other_services_are_not_heeded(detector, name):
+    with service(detector, env={name: "many"}) as running:
+        assert running.request("/v2/health/ready")[0] == 200
+
+
+def test_a_bundle_that_may_not_be_looked_into_stops_no_other(classifier, detector):
+    for folder in detector.parents:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    detector.chmod(0)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)
+        shelves = Shelves([classifier, detector])
+        assert (shelves.bundles(), shelves.empty) == ([classifier, detector], [])
+    finally:
+        if root:
+            os.seteuid(0)
+        detector.chmod(0o755)
 
 
 @pytest.fixture(scope="module")

@@ -216,6 +216,13 @@ def connected(running):
     return socket.create_connection((host, int(port)), timeout=60)
 
 
+@pytest.mark.parametrize("path", ["/v2/", "/v2/models/namer/", "//elsewhere.example/v2/"])
+def test_no_answer_sends_anybody_to_where_a_header_says(served, path):
+    status, headers, body = served.request(path, headers={"Host": "elsewhere.example"})
+    assert (status, headers["location"]) == (404, None)
+    assert "elsewhere" not in body.decode().replace(path, "")
+
+
 def test_connections_beyond_the_limit_are_told_to_come_again(folder):
     with service(folder / "namer", "--connections", 3) as running, contextlib.ExitStack() as stack:
         host, port = running.address.split(":")

@@ -146,6 +146,66 @@ def test_more_numbers_than_can_be_read_beside_other_work_are_refused(served):
     assert told.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_an_answer_of_too_many_numbers_is_refused_before_the_model_runs_and_counted_so(tmp_path):
+    bundles.echo_bundle(tmp_path / "echo")
+    array = np.zeros((1, 3, bundles.SIDE, bundles.SIDE), np.float32)
+    item = {"name": "images", "datatype": "FP32", "shape": list(array.shape)}
+    item["parameters"] = {"binary_data_size": array.nbytes}
+    few, binary = {"name": "logits"}, {"name": "echo", "parameters": {"binary_data": True}}
+    ranked = {"name": "echo", "parameters": {"classification": 3}}
+    with service(tmp_path / "echo", "--max-values", 1000) as running:
+
+        def ask(*outputs):
+            text = json.dumps({"inputs": [item], **({"outputs": outputs} if outputs else {})}).encode()
+            headers = {"Inference-Header-Content-Length": str(len(text))}
+            return running.request("/v2/models/echo/infer", text + array.tobytes(), headers)
+
+        def counted():
+            (row,) = json.loads(running.request("/v2/models/echo/stats")[2])["model_stats"]
+            spans = row["inference_stats"]
+            return row["execution_count"], spans["success"]["count"], spans["fail"]["count"]
+
+        for outputs in ((), ({"name": "echo"},), (few, {"name": "echo", "parameters": {"binary_data": False}})):
+            status, _, answer = ask(*outputs)
+            assert status == 413, answer
+            assert "more than the 1000 values allowed" in json.loads(answer)["error"]
+        assert counted() == (0, 0, 3)
+        assert [ask(*outputs)[0] for outputs in ((few,), (few, binary), (ranked,))] == [200] * 3
+        assert counted() == (3, 3, 3)
+        metrics = running.request("/metrics")[2].decode()
+        assert 'edgeinfer_requests_total{model="echo",outcome="invalid"} 3.0' in metrics
+
+
+def test_an_answer_that_turns_out_to_have_too_many_values_is_no_success(tmp_path):
+    bundles.classify_bundle(tmp_path / "namer")
+    file = base64.b64encode(cv2.imencode(".png", bundles.picture("red"))[1].tobytes()).decode()
+    request = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [file]}]}
+    with service(tmp_path / "namer", "--max-values", 4) as running:
+        status, _, answer = running.request("/v2/models/namer.image/infer", json.dumps(request).encode())
+        assert (status, "values allowed" in json.loads(answer)["error"]) == (413, True)
+        (row,) = json.loads(running.request("/v2/models/namer.image/stats")[2])["model_stats"]
+        assert (row["inference_stats"]["success"]["count"], row["inference_stats"]["fail"]["count"]) == (0, 1)
+
+
+@pytest.mark.parametrize("way", ["nested", "contents"])
+def test_long_rows_that_are_no_flat_json_come_back_as_they_are(tmp_path, way):
+    array = np.random.default_rng(3).normal(size=(8, 3, bundles.SIDE, bundles.SIDE)).astype(np.float32)
+    with service(bundles.echo_bundle(tmp_path / "echo")) as running:
+        if way == "nested":
+            item = {"name": "images", "datatype": "FP32", "shape": array.shape, "data": array.tolist()}
+            status, _, answer = running.request("/v2/models/echo/infer", json.dumps({"inputs": [item]}).encode())
+            assert status == 200, answer
+            (echo,) = (one["data"] for one in json.loads(answer)["outputs"] if one["name"] == "echo")
+        else:
+            message = pb.ModelInferRequest(model_name="echo", outputs=[{"name": "echo"}])
+            given = message.inputs.add(name="images", datatype="FP32", shape=array.shape)
+            given.contents.fp32_contents.extend(array.ravel().tolist())
+            with grpc.insecure_channel(running.grpc) as channel:
+                answer = pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=LONG_S)
+            echo = np.frombuffer(answer.raw_output_contents[0], np.float32)
+    np.testing.assert_array_equal(np.reshape(echo, array.shape).astype(np.float32), array)
+
+
 def body(item, data=b""):
     text = json.dumps({"inputs": [item]}).encode()
     return text + data, {"Inference-Header-Content-Length": str(len(text))}

@@ -74,5 +74,11 @@ def load(name: str) -> type[Engine]:
     """The engine class of this backend; BackendUnavailable if it does not exist or its library is missing."""
     if name not in names():
         raise BackendUnavailable(f"backend {name!r} is not one of {', '.join(names())}")
-    engine: type[Engine] = importlib.import_module(f"edgeinfer.backends.{name}").Engine
+    try:
+        engine: type[Engine] = importlib.import_module(f"edgeinfer.backends.{name}").Engine
+    except BackendUnavailable:
+        raise
+    except Exception as error:  # a library that is damaged, or another's namesake, may fail in any way
+        words = f"what backend {name} is made of cannot be imported: {type(error).__name__}: {error}"
+        raise BackendUnavailable(words, hint="edgeinfer doctor says which library; install it again") from error
     return engine

@@ -11,7 +11,9 @@ from edgeinfer.errors import BackendUnavailable, EngineError
 try:
     import onnxruntime
 except ImportError as error:
-    raise BackendUnavailable(f"ONNX Runtime is not installed: {error}", hint='pip install "edgeinfer[cpu]"') from error
+    raise BackendUnavailable(
+        f"ONNX Runtime cannot be imported: {error}", hint='pip install "edgeinfer[cpu]"'
+    ) from error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

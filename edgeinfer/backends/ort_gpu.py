@@ -14,7 +14,9 @@ from edgeinfer.errors import BackendUnavailable, DeviceLost, EngineError
 try:
     import onnxruntime
 except ImportError as error:
-    raise BackendUnavailable(f"ONNX Runtime is not installed: {error}", hint='pip install "edgeinfer[gpu]"') from error
+    raise BackendUnavailable(
+        f"ONNX Runtime cannot be imported: {error}", hint='pip install "edgeinfer[gpu]"'
+    ) from error
 
 PROVIDERS = onnxruntime.get_available_providers()
 if "CUDAExecutionProvider" not in PROVIDERS:

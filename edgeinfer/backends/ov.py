@@ -26,7 +26,7 @@ def _silently() -> Any:
         import openvino
     except ImportError as error:
         raise BackendUnavailable(
-            f"OpenVINO is not installed: {error}", hint='pip install "edgeinfer[openvino]"'
+            f"OpenVINO cannot be imported: {error}", hint='pip install "edgeinfer[openvino]"'
         ) from error
     finally:
         del sys.modules["openvino_telemetry"]

@@ -9,12 +9,12 @@ import os
 import pkgutil
 import sys
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from edgeinfer.cli import _ending, _remedies, _tables
-from edgeinfer.errors import EdgeInferError, UsageError
+from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,16 +32,6 @@ EDGEINFER_DEBUG=1 shows where an error came from
 """
 INTERRUPTED = 130
 PIPE_CLOSED = 141
-TERMINATED = 143
-# what `import` calls it: (what people call it, the remedy)
-LIBRARIES = {
-    "cv2": ("OpenCV", 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'),
-    "onnxruntime": ("ONNX Runtime", 'pip install "edgeinfer[cpu]"'),
-    "numpy": ("NumPy", "pip install numpy"),
-    "onnx": ("onnx", 'pip install "edgeinfer[export]"'),
-    "faster_coco_eval": ("faster-coco-eval", 'pip install "edgeinfer[validate]"'),
-    "yaml": ("PyYAML", 'pip install "edgeinfer[validate]"'),
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:  # noqa: BLE001 - a user gets a line, not a traceback
             code = _report(error)
         _settle(sys.stdout)
-    return TERMINATED if ending.terminated and code == INTERRUPTED else code
+        _settle(sys.stderr)
+    return 128 + ending.asked if ending.asked and code == INTERRUPTED else code
 
 
 def _stand_in() -> None:
@@ -169,36 +160,12 @@ def _report(error: Exception) -> int:
     """One `error:` line, one `hint:` line; gives the exit code."""
     if _debugging():
         traceback.print_exc()
-    message, hint = _words(error)
-    print(f"error: {_tables.line(message)}", file=sys.stderr)
-    if hint:
-        print(f"hint: {_tables.line(hint)}", file=sys.stderr)
+    message, hint = _remedies.words(error)
+    with suppress(OSError):  # where nobody can be told, the exit code tells
+        print(f"error: {_tables.line(message)}", file=sys.stderr)
+        if hint:
+            print(f"hint: {_tables.line(hint)}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
-
-
-def _words(error: Exception) -> tuple[str, str]:
-    if isinstance(error, EdgeInferError):
-        return str(error), _remedies.of(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in LIBRARIES:
-        library, remedy = LIBRARIES[error.name]
-        return f"{library} is not installed", remedy
-    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
-        return f"{_culprit(error)} does not load: {error}", _remedies.of_library(str(error), _remedies.HERE)
-    if isinstance(error, MemoryError):
-        return f"out of memory {error}", "close other programs, or use a smaller model"
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}", "check free space, permissions and paths"
-    return f"unexpected {type(error).__name__}: {error}", "run again with EDGEINFER_DEBUG=1, and report what it prints"
-
-
-def _culprit(error: ImportError) -> str:
-    """The library that failed to load: a name it gave itself, else that of the last module that was at work."""
-    at_work = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    named = error.name or next((name for name in reversed(at_work) if not name.startswith("importlib")), "a library")
-    name = named.partition(".")[0]
-    library: str = LIBRARIES.get(name, (name, ""))[0]
-    return library
 
 
 def _debugging() -> bool:

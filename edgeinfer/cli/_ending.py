@@ -1,4 +1,4 @@
-"""Ctrl-C, and SIGTERM as supervisors send it: what is under way is finished or tidied up."""
+"""Ctrl-C, SIGTERM of supervisors, SIGHUP of a terminal that is gone: what is under way is finished or tidied up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import signal
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from edgeinfer.interruption import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,21 +19,23 @@ IMPORTING = "<frozen importlib._bootstrap>"
 
 
 class Ending:
-    """Raises KeyboardInterrupt where the program is; `terminated` says that SIGTERM asked for it.
+    """Raises KeyboardInterrupt where the program is; `asked` is the first other than Ctrl-C to ask, or 0.
 
-    A second SIGTERM changes nothing, a second Ctrl-C ends the tidying up too. Extension modules lose exceptions
+    A second of those changes nothing, a second Ctrl-C ends the tidying up too. Extension modules lose exceptions
     that are raised while they are imported, and may be left without half of their names: there the signal waits.
     """
 
-    terminated = False
+    asked = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if _importing(frame):
             again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()
-        elif number == signal.SIGINT or not self.terminated:
-            self.terminated |= number == signal.SIGTERM
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        elif not self.asked:
+            self.asked = number
             raise KeyboardInterrupt
 
 
@@ -46,12 +50,16 @@ def _importing(frame: FrameType | None) -> bool:
 
 @contextmanager
 def orderly() -> Iterator[Ending]:
-    """Both signals go to the `Ending` given, in the main thread; other threads never get one."""
+    """The signals go to the `Ending` given, in the main thread; other threads never get one.
+
+    SIGHUP does not where `nohup` has it ignored.
+    """
     ending = Ending()
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return
-    before = {number: signal.signal(number, ending) for number in (signal.SIGINT, signal.SIGTERM)}
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    before = {number: signal.signal(number, ending) for number in SIGNALS if number != signal.SIGHUP or not nohup}
     try:
         yield ending
     finally:

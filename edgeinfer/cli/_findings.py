@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any, NamedTuple
 
+from edgeinfer import interpreter
 from edgeinfer.machine import output
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -23,6 +23,6 @@ class Finding(NamedTuple):
 def probe(code: str) -> Any:
     """What this Python code prints as JSON in a process of its own, which may crash; None when it does."""
     try:
-        return json.loads(output(sys.executable, "-c", code, timeout=60) or "null")
+        return json.loads(output(*interpreter.program(code), timeout=60) or "null")
     except ValueError:
         return None

@@ -1,12 +1,14 @@
-"""What helps against an error whose own words hold no remedy, by its kind."""
+"""What an error is told as, and what helps against it: its own words, or where they hold no remedy, by its kind."""
 
 from __future__ import annotations
+
+import traceback
 
 from edgeinfer import errors
 
 EXPORT = "export the bundle again: edgeinfer export SOURCE -o DIR"
 HERE = "edgeinfer doctor says what this machine has, and what is wrong"
-NUMPY_1 = 'pip install "numpy<2": it was built for NumPy 1'
+NUMPY_1 = 'pip install "numpy<2": it was built for NumPy 1'  # as JetPack's OpenCV is
 REMEDIES: dict[type[errors.EdgeInferError], str] = {
     errors.SpecError: EXPORT,
     errors.BundleError: EXPORT,
@@ -22,6 +24,48 @@ REMEDIES: dict[type[errors.EdgeInferError], str] = {
     errors.InputError: "give pictures (height, width, 3) of uint8",
     errors.UsageError: "see edgeinfer --help, and --help behind the verb",
 }
+
+# what `import` calls it: (what people call it, the remedy)
+LIBRARIES = {
+    "cv2": ("OpenCV", 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'),
+    "onnxruntime": ("ONNX Runtime", 'pip install "edgeinfer[cpu]"'),
+    "numpy": ("NumPy", "pip install numpy"),
+    "onnx": ("onnx", 'pip install "edgeinfer[export]"'),
+    "faster_coco_eval": ("faster-coco-eval", 'pip install "edgeinfer[validate]"'),
+    "grpc": ("gRPC", 'pip install "edgeinfer[serve]"'),
+    "yaml": ("PyYAML", 'pip install "edgeinfer[validate]"'),
+}
+NO_THREAD = "can't start new thread"  # Python's words
+
+
+def words(error: Exception) -> tuple[str, str]:
+    """What is said of an error, and what to do about it."""
+    if isinstance(error, errors.EdgeInferError):
+        return str(error), of(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in LIBRARIES:
+        called, remedy = LIBRARIES[error.name]
+        return f"{called} is not installed", remedy
+    if library := _unloaded(error):
+        file, (called, remedy) = library[1], LIBRARIES.get(library[0], (library[0], "install it again"))
+        remedy = of_library(str(error), f"mend what that names, or: {remedy}")
+        return f"{called} is here ({file}) and cannot be loaded: {error}", remedy
+    if isinstance(error, MemoryError):
+        return f"out of memory {error}", "close other programs, or use a smaller model"
+    if isinstance(error, RuntimeError) and NO_THREAD in str(error):
+        return "no more threads can be started", "raise the limits of processes (ulimit -u) and memory (ulimit -v)"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}", "check free space, permissions and paths"
+    return f"unexpected {type(error).__name__}: {error}", "run again with EDGEINFER_DEBUG=1, and report what it prints"
+
+
+def _unloaded(error: Exception) -> tuple[str, str] | None:
+    """The library whose import this error ended, and its file; None if it came from elsewhere."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name, code = str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code
+        if code.co_name == "<module>" and not name.startswith("edgeinfer"):
+            return name, code.co_filename
+    return None
 
 
 def of(error: errors.EdgeInferError) -> str:

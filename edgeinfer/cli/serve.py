@@ -116,6 +116,7 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
         ("--slow", _limits.above_zero, "S", "how long a sender may pause", Limits.slow),
         ("--max-body-mb", _limits.above_zero, "MB", "a request's size at most", Limits.body / MIB),
         ("--max-memory-mb", _limits.above_zero, "MB", "all requests under way together at most", Limits.memory / MIB),
+        ("--max-values", _limits.count, "N", "values that are not binary data at most", Limits.values),
         ("--max-pixels", _limits.count, "N", "a picture's pixels at most", Limits.pixels),
         ("--connections", _limits.count, "N", "connections at most", Limits.connections),
     ):
@@ -191,6 +192,7 @@ def _bounds(args: argparse.Namespace) -> Limits:
         "slow": args.slow,
         "body": int(args.max_body_mb * MIB) if args.max_body_mb else None,
         "memory": int(args.max_memory_mb * MIB) if args.max_memory_mb else None,
+        "values": args.max_values,
         "pixels": args.max_pixels,
         "connections": args.connections,
         "age": args.max_age / 1e3 if args.max_age else None,

@@ -7,10 +7,10 @@ import json
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from typing import IO, Any
 
+from edgeinfer import interpreter
 from edgeinfer.errors import EngineError
 
 
@@ -19,14 +19,14 @@ class Failed(EngineError):
 
 
 class Child:
-    """Runs `python -m module` with what it is `told` as JSON. Raises Failed for whatever goes wrong with it.
+    """Runs this module with what it is `told` as JSON. Raises Failed for whatever goes wrong with it.
 
     It has a session of its own, so that Ctrl-C does not reach it. What it says on stderr is lost if it is `quiet`.
     """
 
     def __init__(self, module: str, told: dict[str, Any], *, quiet: bool = False) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(told)],
+            interpreter.module(module, json.dumps(told)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if quiet else None,

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import interruption
+from edgeinfer import interpreter, interruption
 from edgeinfer.errors import EngineError
 from edgeinfer.profiling.samples import Samples
 from edgeinfer.profiling.statistics import needed
@@ -44,7 +43,7 @@ def issue(seconds: float, asked: Mapping[str, Any]) -> tuple[Samples, dict[str, 
 
 def _one(asked: dict[str, Any]) -> dict[str, Any]:
     """One process; its own session, so that Ctrl-C does not reach it."""
-    command = [sys.executable, "-m", "edgeinfer.profiling._newborn"]
+    command = interpreter.module("edgeinfer.profiling._newborn")
     told = json.dumps({**asked, "born": time.monotonic()})
     done = subprocess.run([*command, told], capture_output=True, text=True, check=False, start_new_session=True)
     try:

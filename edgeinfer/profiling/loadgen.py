@@ -23,7 +23,7 @@ try:
     import mlperf_loadgen as lg
 except ImportError as error:
     raise BackendUnavailable(
-        f"MLPerf LoadGen is not installed: {error}", hint='pip install "edgeinfer[profile]"'
+        f"MLPerf LoadGen cannot be imported: {error}", hint='pip install "edgeinfer[profile]"'
     ) from error
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgeinfer.serve.limits import Limits
 
 
+CROWD = 32  # connections beyond the limit that are there to be told of it
 WAITING_BYTES = 16 * 1024  # that may lie in each buffer on the way to a reader: old pictures, if it is a slow one
 CAMERAS = "/v1/cameras/"  # paths whose readers want the present, and no more of the past than must be
 NOT_SENT_LOW_WATER = 25  # TCP_NOTSENT_LOWAT of Linux, which the socket module names from Python 3.12 on
@@ -31,6 +32,25 @@ def prompt(limits: Limits, crowded: ASGIApp) -> type[asyncio.Protocol]:
     Connections beyond `limits.connections` are answered by `crowded`.
     """
     return type("PromptConnection", (Connection,), {"_limits": limits, "_crowded": staticmethod(crowded)})
+
+
+class Door(socket.socket):
+    """A TCP socket that, once it listens, hangs up on who comes while `most` are there, be it only to shake hands."""
+
+    def __init__(self, family: int, most: int) -> None:
+        # the protocol is named because asyncio sends small answers at once only on what it knows to be TCP
+        super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._most, self._inside = most, list[socket.socket]()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As of any socket; ConnectionAbortedError, which asyncio passes over, if there is no room."""
+        opened, address = super().accept()
+        self._inside = [one for one in self._inside if one.fileno() >= 0]
+        if len(self._inside) >= self._most:
+            opened.close()
+            raise ConnectionAbortedError
+        self._inside.append(opened)
+        return opened, address
 
 
 class Connection(H11Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
+import numpy as np
 from google.protobuf import json_format
 
 from edgeinfer.errors import ServiceError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     Call = Callable[[Any], Awaitable[Any]]
 
+IDLE_S = 60.0  # without a call before a connection is given up: clients make another one when they have one
 SPARE = 1 << 20  # bytes of a message beside the tensors
 # where typed contents of each datatype stand
 CONTENTS = {
@@ -70,6 +72,9 @@ async def start(
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
         ("grpc.max_metadata_size", service.limits.head),
+        ("grpc.max_allowed_incoming_connections", service.limits.connections),
+        ("grpc.max_connection_idle_ms", int(1000 * IDLE_S)),
+        ("grpc.server_handshake_timeout_ms", int(1000 * service.limits.slow)),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections)
     calls, health = Calls(service, token=token, managed=managed), probes.Probes(service)
@@ -228,10 +233,14 @@ class Calls:
     def _asked(self, request: Any, raw: Sequence[Buffer]) -> Awaitable[Answer]:
         """The service's answer to a ModelInferRequest and its raw contents."""
 
-        def read(_: Any) -> Request:
-            values = (len(getattr(given.contents, field)) for given in request.inputs for field in CONTENTS.values())
-            tensors.check_few(sum(values), self._service.limits)
+        def parsed() -> Request:
             return _request(request, raw, self._service.regions)
+
+        async def read(_: Any) -> Request:
+            fields = (getattr(given.contents, field) for given in request.inputs for field in CONTENTS.values())
+            values = sum(map(len, fields))
+            tensors.check_few(values, self._service.limits)
+            return await self._service.off_loop(parsed) if values > tensors.PIECE else parsed()
 
         return self._service.infer(request.model_name, request.model_version, read)
 
@@ -343,7 +352,12 @@ def _typed(given: Any, shape: list[int]) -> Tensor:
     field = CONTENTS.get(given.datatype)
     if field is None:
         raise Refusal(INVALID, f"input {given.name[:100]!r}: {given.datatype} goes into raw_input_contents")
-    return tensors.from_list(given.name, given.datatype, shape, list(getattr(given.contents, field)))
+    values = getattr(given.contents, field)
+    if given.datatype == tensors.BYTES or len(values) <= tensors.PIECE:
+        return tensors.from_list(given.name, given.datatype, shape, list(values))
+    starts = range(0, len(values), tensors.PIECE)
+    pieces = [np.asarray(values[start : start + tensors.PIECE]) for start in starts]
+    return tensors.from_list(given.name, given.datatype, shape, np.concatenate(pieces))
 
 
 def _answer(answer: Answer) -> tuple[Any, list[Buffer]]:

@@ -17,7 +17,7 @@ import uvicorn
 from edgeinfer.errors import EdgeInferError, ServiceError, UsageError
 from edgeinfer.serve import notify, web
 from edgeinfer.serve.cameras import Cameras
-from edgeinfer.serve.connections import prompt
+from edgeinfer.serve.connections import CROWD, Door, prompt
 from edgeinfer.serve.guard import crowded
 from edgeinfer.serve.heap import Heap
 from edgeinfer.serve.metrics import Metrics
@@ -127,7 +127,7 @@ class Running:
         if asked():
             return
         tls = _tls(self._guard)
-        listening = _listen(self._ports.host, self._ports.http)
+        listening = _listen(self._ports.host, self._ports.http, self._limits.connections + CROWD)
         server = self._http()
         serving = asyncio.ensure_future(server.serve(sockets=[listening]))
         rpc = None
@@ -155,6 +155,9 @@ class Running:
             h11_max_incomplete_event_size=self._limits.head,
             http=prompt(self._limits, crowded),
             ws="none",
+            # else variables that are meant for other services are heeded
+            workers=1,
+            proxy_headers=False,
             timeout_keep_alive=max(1, int(self._limits.slow)),
             timeout_graceful_shutdown=int(self._limits.drain),
             ssl_certfile=self._guard.certificate,
@@ -169,7 +172,7 @@ class Running:
 
         if self._ports.grpc:
             # gRPC's core tells of a port that is taken in lines of its own, or takes what is left of several addresses
-            _listen(self._ports.host, self._ports.grpc, "--grpc-port").close()
+            _listen(self._ports.host, self._ports.grpc, flag="--grpc-port").close()
         return await rpc.start(
             self.service,
             self._ports.host,
@@ -288,12 +291,14 @@ class Running:
         self._threads.shutdown(wait=False)
 
 
-def _listen(host: str, port: int, flag: str = "--port") -> socket.socket:
-    """A socket that listens at the address. ServiceError if it is taken or not ours; the `flag` chooses another."""
+def _listen(host: str, port: int, most: int = 1, flag: str = "--port") -> socket.socket:
+    """A socket that listens at the address, for so many connections at the same time.
+
+    ServiceError if the address is taken or not ours; the `flag` chooses another.
+    """
     try:
-        # the protocol is named because asyncio sends small answers at once only on what it knows to be TCP
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening = Door(family, most)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen()

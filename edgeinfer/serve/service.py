@@ -68,13 +68,24 @@ class Service:
         self.ready, self._threads, self.memory = False, threads, Memory(limits.memory)
         self.cameras, self.regions = Cameras(()), Regions()
 
-    async def infer(self, model: str, version: str, read: Callable[[Found], Request]) -> Answer:
-        """Run the request that `read` makes of what a client sent to this model. Refusal says why not."""
+    async def infer(
+        self,
+        model: str,
+        version: str,
+        read: Callable[[Found], Awaitable[Request]],
+        fits: Callable[[Answer], None] = lambda _: None,
+    ) -> Answer:
+        """Run the request that `read` makes of what a client sent to this model, if its answer `fits`.
+
+        Refusal says why not, of those two as well.
+        """
 
         async def work(found: Found) -> tuple[Answer, Found]:
-            request = read(found)
+            request = await read(found)
             with self.memory.share() as take:
-                return await self._infer(found, request, [brought(tensor, take) for tensor in request.inputs])
+                answer, ran = await self._infer(found, request, [brought(tensor, take) for tensor in request.inputs])
+            fits(answer)
+            return answer, ran
 
         answer, _ = await self._counted(self.repository.find(model, version), work)
         return answer

@@ -26,7 +26,7 @@ class Shelves:
 
     def bundles(self) -> list[Path]:
         """The folders of all bundles, as they stand now; those that were named whether they are there or not."""
-        coming = {path for path in self.empty if path.is_dir() and not (path / SPEC_FILE).exists()}
+        coming = {path for path in self.empty if _holds_none(path)}
         self._shelves |= {path for path in coming if _standing(path)}
         self.empty = [path for path in self.empty if path in coming - self._shelves]
         bundles = (path for path in self._paths if path not in self.empty)
@@ -39,6 +39,14 @@ class Shelves:
         """
         shelf = bundle.parent
         return shelf in self._shelves and not os.path.lexists(bundle) and bool(_standing(shelf))
+
+
+def _holds_none(path: Path) -> bool:
+    """Whether this is a folder that is no bundle; one that may not be looked into is taken for what it is called."""
+    try:
+        return path.is_dir() and not (path / SPEC_FILE).exists()
+    except OSError:
+        return False
 
 
 def _standing(shelf: Path) -> list[Path]:

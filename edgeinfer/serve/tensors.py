@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BYTES = "BYTES"
 DTYPES = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
-PIECE = 16384  # values that are written as JSON at a time
+PIECE = 16384  # values that are written as JSON, or taken from a message, at a time
 _LENGTH = struct.Struct("<I")
 
 Buffer = Union[bytes, memoryview]
@@ -103,21 +103,31 @@ def _elements(name: str, data: Buffer) -> list[bytes]:
 
 
 def from_list(name: str, datatype: str, shape: Sequence[int], values: Any) -> Tensor:
-    """Numbers (for BYTES: strings), flat or nested, as JSON gives them -> a tensor."""
+    """Numbers (for BYTES: strings), flat or nested, as JSON gives them or in arrays already -> a tensor."""
     sides = checked_shape(name, datatype, shape)
-    if not isinstance(values, (list, tuple)):
+    if not isinstance(values, (list, tuple, np.ndarray)):
         raise Refusal(INVALID, f"input {name!r}: data is not a list")
     if datatype == BYTES:
         return _texts(name, sides, values)
     count = math.prod(sides)
-    if values and not isinstance(values[0], list):
+    if len(values) and not isinstance(values[0], (list, np.ndarray)):
         _need_count(name, sides, count, len(values))
+    if not _numbers(values):
+        raise Refusal(INVALID, f"input {name!r}: data holds other things than numbers of {datatype}")
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError) as error:
         raise Refusal(INVALID, f"input {name!r}: data is not a regular list of numbers") from error
     _need_count(name, sides, count, array.size)
     return Tensor(name, datatype, sides, _cast(name, datatype, array).reshape(sides))
+
+
+def _numbers(values: Any, depth: int = 8) -> bool:
+    """Whether there is nothing else in lists: NumPy would give every element the room of the longest string."""
+    kinds = set() if isinstance(values, np.ndarray) else set(map(type, values))
+    if kinds <= {int, float, bool}:
+        return True
+    return depth > 0 and kinds <= {list, np.ndarray} and all(_numbers(value, depth - 1) for value in values)
 
 
 def _cast(name: str, datatype: str, array: NDArray[Any]) -> NDArray[Any]:
@@ -134,7 +144,7 @@ def _cast(name: str, datatype: str, array: NDArray[Any]) -> NDArray[Any]:
         return array.astype(dtype)
 
 
-def _texts(name: str, sides: tuple[int, ...], values: Sequence[Any]) -> Tensor:
+def _texts(name: str, sides: tuple[int, ...], values: Any) -> Tensor:
     flat = list(values)
     while flat and isinstance(flat[0], list):
         if not all(isinstance(value, list) for value in flat):

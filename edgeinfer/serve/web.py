@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from edgeinfer.serve.repository import Found
+    from edgeinfer.serve.service import Answer, Service
     from edgeinfer.serve.service import Request as Asked
-    from edgeinfer.serve.service import Service
 
 
 MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -43,6 +43,7 @@ def app(service: Service, *, token: str = "", managed: bool = False) -> ASGIApp:
     """The application; requests must carry the `token`, `managed` lets them load models."""
     routes = Web(service, managed=managed).routes()
     inner = Starlette(routes=routes, exception_handlers={HTTPException: _stray})
+    inner.router.redirect_slashes = False  # to where the Host header says
     return Guarded(inner, token, service.limits.head)
 
 
@@ -112,17 +113,25 @@ class Web:
         length, wanted = request.headers.get(wire.JSON_LENGTH, ""), wire.Wanted({}, everything=False)
         async with self._bodies.body(request) as body:
 
-            def read(found: Found) -> Asked:
+            def parsed() -> tuple[Asked, wire.Wanted]:
+                return wire.parse(name, length, body, self._service.regions, self._service.limits)
+
+            async def read(found: Found) -> Asked:
                 nonlocal wanted
+                face, spec = found.face, found.version.spec
                 if length == wire.NO_JSON:
-                    return wire.bare(body, found.face.inputs(found.version.spec))
-                asked, wanted = wire.parse(name, length, body, self._service.regions, self._service.limits)
+                    asked = wire.bare(body, face.inputs(spec))
+                else:
+                    asked, wanted = await self._service.off_loop(parsed) if wire.is_long(body) else parsed()
+                values = wire.expected(asked, wanted, face.outputs(spec), spec.batch.max)
+                tensors.check_few(values, self._service.limits)
                 return asked
 
-            answer = await _while_there(request, self._service.infer(name, version, read))
-        values = wire.plain(answer, wanted)
-        tensors.check_few(values, self._service.limits)
-        if values > tensors.PIECE:
+            def fits(answer: Answer) -> None:
+                tensors.check_few(wire.plain(answer, wanted), self._service.limits)
+
+            answer = await _while_there(request, self._service.infer(name, version, read, fits))
+        if wire.plain(answer, wanted) > tensors.PIECE:
             content, headers = await self._service.off_loop(lambda: wire.written(answer, wanted))
         else:
             content, headers = wire.written(answer, wanted)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from edgeinfer.serve import ranking, tensors
+from edgeinfer.serve import ranking, reading, tensors
 from edgeinfer.serve.faces import IMAGE, unpacked
 from edgeinfer.serve.refusals import INVALID, Refusal
 from edgeinfer.serve.service import Request
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgeinfer.serve.tensors import Tensor
 
 JSON_LENGTH = "inference-header-content-length"
+STEP = 1 << 20  # bytes that are looked through at a time
 NO_JSON = "0"  # of that header: the body is nothing but the model's input
 BINARY_SIZE, BINARY_DATA = "binary_data_size", "binary_data"
 DEPENDENTS = "unload_dependents"  # a parameter of unload that Triton's clients send: there are none here
@@ -39,11 +40,17 @@ class Wanted:
         return self._named.get(name, self._everything)
 
 
+def is_long(body: bytes) -> bool:
+    """Whether a body takes so long to be read that it is better done beside the event loop."""
+    return len(body) > reading.PIECE
+
+
 def parse(model: str, header: str, body: bytes, regions: Regions, limits: Limits) -> tuple[Request, Wanted]:
     """The request in a body whose JSON part is as long as the header says. Refusal names the field that is wrong."""
     length = _json_length(header, body)
-    tensors.check_few(body.count(b",", 0, length), limits)
-    record = _object(_json(body[:length]), "the request")
+    steps = range(0, length, STEP)
+    tensors.check_few(sum(body.count(b",", start, min(start + STEP, length)) for start in steps), limits)
+    record = _object(_json(body[:length], reading.loads if is_long(body) else json.loads), "the request")
     binary = _Binary(memoryview(body)[length:])
     inputs = [
         _input(_object(given, f"inputs[{place}]"), place, binary, model, regions)
@@ -97,9 +104,9 @@ def _json_length(header: str, body: bytes) -> int:
     return int(header)
 
 
-def _json(text: bytes) -> Any:
+def _json(text: bytes, loads: Callable[[bytes], Any] = json.loads) -> Any:
     try:
-        return json.loads(text)
+        return loads(text)
     except RecursionError as error:
         raise Refusal(INVALID, "the request is nested too deeply") from error
     except ValueError as error:
@@ -210,6 +217,16 @@ def _outputs(record: dict[str, Any], regions: Regions) -> dict[str, _Output]:
         binary = None if flag is None else _flag(flag, f"{what}: parameter {BINARY_DATA}")
         outputs[name] = _Output(binary, ranking.count(parameters, what), regions.span(parameters, what))
     return outputs
+
+
+def expected(request: Request, wanted: Wanted, slots: Sequence[Slot], most: int) -> int:
+    """How many values of its answer, of `most` rows, are to be JSON, so far as shapes of outputs tell beforehand."""
+    rows = next((min(tensor.shape[0], most) for tensor in request.inputs if tensor.shape), 1)
+    apart = {*request.classes, *request.places}
+    asked = [slot for slot in slots if not request.outputs or slot.name in request.outputs]
+    held = [slot for slot in asked if not (slot.name in apart or wanted.binary(slot.name))]
+    shapes = [(rows, *slot.shape[1:]) if slot.batched else slot.shape for slot in held]
+    return sum(math.prod(shape) for shape in shapes if -1 not in shape)
 
 
 def plain(answer: Answer, wanted: Wanted) -> int:

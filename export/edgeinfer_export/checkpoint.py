@@ -90,7 +90,8 @@ def _mapped(path: Path) -> mmap.mmap:
     except ValueError as error:
         raise CheckpointError("the file is empty", hint="download or copy it again") from error
     except OSError as error:
-        raise CheckpointError(f"the file cannot be opened: {error.strerror}") from error
+        hint = "check its permissions, and the disk it is on"
+        raise CheckpointError(f"the file cannot be opened: {error.strerror}", hint=hint) from error
 
 
 def _unknown(data: mmap.mmap) -> CheckpointError:

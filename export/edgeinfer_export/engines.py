@@ -7,11 +7,9 @@ import dataclasses
 import os
 import re
 import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgeinfer import modeljson
+from edgeinfer import modeljson, workfolder
 from edgeinfer.bundle import SPEC_FILE, Bundle, check_writable, writing
 from edgeinfer.errors import BundleError, ExportError, UsageError
 from edgeinfer_export.buildoptions import Options
@@ -20,6 +18,7 @@ from edgeinfer_export.targets import check_nms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from edgeinfer.spec import Artifact, ModelSpec
     from edgeinfer_export.targets import Target
@@ -148,20 +147,16 @@ def _batch(spec: ModelSpec, batch: tuple[int, int, int] | None) -> tuple[int, in
 
 def _add(path: Path, job: Job, progress: Progress | None) -> Compiled:
     onnx = Bundle.open(path).artifact_file(job.source)
-    # named as bundle.writing names its own, so that what a killed build leaves is removed by the next write
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent))
+        with workfolder.beside(path) as folder:
+            compiled = compile_onnx(onnx, folder / "engine.plan", job.options, _named(job, progress))
+            _check(Bundle.open(path).spec, compiled)
+            name = file_name(job.options, compiled.target, compiled.built_with.split()[-1])
+            return _install(path, dataclasses.replace(compiled, path=path / name), compiled.path)
     except OSError as error:
         raise BundleError(
-            f"{path.parent} cannot be written: {error.strerror}", hint="check free space and permissions"
+            f"{path.parent} cannot be written: {error.strerror or error}", hint="check free space and permissions"
         ) from error
-    try:
-        compiled = compile_onnx(onnx, folder / "engine.plan", job.options, _named(job, progress))
-        _check(Bundle.open(path).spec, compiled)
-        name = file_name(job.options, compiled.target, compiled.built_with.split()[-1])
-        return _install(path, dataclasses.replace(compiled, path=path / name), compiled.path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _named(job: Job, progress: Progress | None) -> Progress | None:

@@ -30,7 +30,7 @@ AGENT = "edgeinfer (checkpoint download)"
 
 def cache_home() -> Path:
     """Where downloads are kept: $XDG_CACHE_HOME/edgeinfer, by default ~/.cache/edgeinfer."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or machine.home() / ".cache") / "edgeinfer"
+    return machine.place("XDG_CACHE_HOME", ".cache") / "edgeinfer"
 
 
 def fetch(

@@ -63,12 +63,12 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(*words, env=None, gate=None):
+def service(*words, env=None, gate=None, start=("-m", "edgeinfer", "serve")):
     """`edgeinfer serve` with these words, ended when the block is; it must end well.
 
-    While the file `gate` stands, whatever its engines run takes until the file is gone.
+    While the file `gate` stands, whatever its engines run takes until the file is gone. `start` are Python's own words.
     """
-    start = ["-c", HELD, str(gate)] if gate else ["-m", "edgeinfer", "serve"]
+    start = ["-c", HELD, str(gate)] if gate else start
     line = [sys.executable, *start, "--port", "0", "--grpc-port", "0", *map(str, words)]
     process = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}

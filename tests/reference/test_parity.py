@@ -311,8 +311,16 @@ def test_bottlenecks_that_stride_in_their_first_convolution(compare, originals, 
     compare.classifier("resnet50 v1", model, stored=originals.whole(model, tmp_path / "whole.pt"))
 
 
-@pytest.mark.parametrize("saved", ["state dict", "whole"])
-@pytest.mark.parametrize("name", ["yolov5s", "yolov8n", "yolov8m", "yolo11n", "yolo11m", "yolo12n"])
+FAMILIES_OF_CLASSIFIERS = ("yolov5", "yolov8", "yolo11", "yolo26")
+YOLO_CLASSIFIERS = [
+    *((f"{family}{scale}", "state dict") for family in FAMILIES_OF_CLASSIFIERS for scale in SCALES),
+    *((f"{family}n", "whole") for family in FAMILIES_OF_CLASSIFIERS),
+    ("yolo12n", "state dict"),
+    ("yolo12n", "whole"),
+]
+
+
+@pytest.mark.parametrize(("name", "saved"), YOLO_CLASSIFIERS)
 def test_classifiers_of_yolo(compare, originals, tmp_path, name, saved):
     model = (
         originals.yolov5_classifier(f"{name}.yaml")
@@ -322,7 +330,7 @@ def test_classifiers_of_yolo(compare, originals, tmp_path, name, saved):
     stored = originals.whole(model, tmp_path / "whole.pt") if saved == "whole" else None
     built = compare.classifier(f"{name}-cls, {saved}", model, stored=stored)
     # YOLOv5's tell no width
-    assert built.spec.provenance.architecture == name.replace("yolov5s", "yolov5") + "-cls"
+    assert built.spec.provenance.architecture == ("yolov5" if name.startswith("yolov5") else name) + "-cls"
 
 
 @pytest.mark.parametrize("source", [(480, 640), (333, 250), (224, 224), (700, 701)])
