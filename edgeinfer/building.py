@@ -33,6 +33,7 @@ def start(
 
     `exact` opens and tests the engine that fits this GPU exactly, if the bundle has one by then.
     """
+    bundle = Bundle(bundle.path.absolute(), bundle.spec)  # the program may go to another folder meanwhile
     order = _order(bundle, precision, gpu)
     if order is None or any(_serves(rung, pipeline) for rung in ladder.climb(bundle, "auto", precision, gpu=gpu)):
         return None

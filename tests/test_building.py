@@ -82,6 +82,16 @@ def test_the_engine_takes_over_under_calls_of_which_none_fails_or_mixes(detector
     assert builder.said.read_text().split()[-len(asked) :] == asked
 
 
+def test_the_bundle_is_found_again_when_the_program_went_to_another_folder(detector, builder, monkeypatch, tmp_path):
+    monkeypatch.chdir(detector.parent)
+    with load(detector.name, build="background") as model:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        builder.go()
+        model.upgrade.join(LONG_S)
+        assert (model.upgrade.state, model.backend) == ("serving", "trt")
+
+
 def test_a_build_that_fails_leaves_what_serves_and_says_why(detector, builder, caplog):
     with load(detector, build="background") as model:
         builder.go(1, "error: no memory for this")
