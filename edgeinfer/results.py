@@ -22,7 +22,7 @@ class Detections:
     """Boxes found in one picture, best first; the arrays are the result's own.
 
     boxes (n, 4) float32 x1 y1 x2 y2 in source pixels, clipped to the source; scores (n,) float32 0-1;
-    class_ids (n,) int32 into `labels`; `timings_ms` by stage, of the run that the picture was in.
+    class_ids (n,) int32 into `labels`; `source` is the picture's size; `timings_ms` by stage, of the run it was in.
 
     `found[0]` is (box, score, label) of the best; what NumPy takes for several gives the result with these alone:
     `found[:3]`, `found[found.class_ids == 2]`.
@@ -99,7 +99,7 @@ class Detections:
 class Classification:
     """The best classes of one picture, best first: class_ids (k,) int32 into `labels`, scores (k,) float32.
 
-    `said[0]` is (score, label) of the best; `timings_ms` by stage, of the run that the picture was in.
+    `said[0]` is (score, label) of the best; `source` is the picture's size; `timings_ms` by stage, of its run.
     """
 
     class_ids: NDArray[np.int32]

@@ -61,7 +61,7 @@ class Freshness:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A frame, what the model found in it, and how fresh both are."""
+    """A frame, what the model found in it, and how fresh both are; `live` if it came from a camera, not from a file."""
 
     frame: Frame
     result: Result
