@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeinfer import sources
 from edgeinfer.errors import DatasetError, SourceError
-from edgeinfer.results import Classification, Detections
+from edgeinfer.results import Classification, Detections, ious
 from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
@@ -175,23 +175,13 @@ def _matches(reference: Result, other: Result, least: float) -> tuple[int, int]:
 
 def paired(one: Detections, two: Detections) -> list[tuple[int, int]]:
     """Places of those of the first and second that are the same: in order of the first, each takes the best left."""
-    overlaps = np.where(one.class_ids[:, None] == two.class_ids, _ious(one.boxes, two.boxes), 0.0)
+    overlaps = np.where(one.class_ids[:, None] == two.class_ids, ious(one.boxes, two.boxes), 0.0)
     pairs = []
     for place, row in enumerate(overlaps):
         if len(row) and row.max() >= SAME_IOU:
             pairs.append((place, int(row.argmax())))
             overlaps[:, row.argmax()] = 0
     return pairs
-
-
-def _ious(one: NDArray[Any], two: NDArray[Any]) -> NDArray[np.float64]:
-    """Boxes (n, 4) and (m, 4) x1 y1 x2 y2 -> intersection over union (n, m); 0 for boxes without area."""
-    first, second = one[:, None].astype(np.float64), two[None].astype(np.float64)
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    shared = sides.clip(0).prod(-1)
-    union = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1) - shared
-    ious: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return ious
 
 
 def _read(samples: Sequence[Sample], predictions: Sequence[Result | None]) -> list[tuple[Sample, Result]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from edgeinfer.errors import BundleError
-from edgeinfer.results import Classification, Detections
+from edgeinfer.results import Classification, ious
 
 if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle
     from edgeinfer.pipeline import Pipeline
-    from edgeinfer.results import Result
+    from edgeinfer.results import Detections, Result
     from edgeinfer.spec import Expected, Golden
 
 # how far from the float32 reference a sound engine may be: (score, intersection over union)
@@ -66,18 +68,5 @@ def missing(golden: Golden, result: Result, precision: str) -> list[Expected]:
 
 
 def _found(item: Expected, result: Detections, score: float, overlap: float) -> bool:
-    for box, other, class_id in zip(result.boxes, result.scores, result.class_ids):
-        near = class_id == item.class_id and abs(float(other) - item.score) <= score
-        if near and _iou([float(side) for side in box], item.box) >= overlap:
-            return True
-    return False
-
-
-def _iou(one: list[float], other: tuple[float, ...]) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return both / (areas - both)
+    near = (result.class_ids == item.class_id) & (abs(result.scores.astype(np.float64) - item.score) <= score)
+    return bool((ious(result.boxes[near], np.array([item.box])) >= overlap).any())

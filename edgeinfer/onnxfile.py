@@ -44,7 +44,7 @@ def _locations(data: mmap.mmap) -> set[str]:
                 if number == _EXTERNAL_DATA and wire == _BYTES:
                     names |= _location(data, value, stop)
                 elif number == _DATA_LOCATION and value == 1:
-                    names.add("") if not names else None
+                    names |= set() if names else {""}
             elif wire == _BYTES and number in _INSIDE[kind]:
                 parts.append((_INSIDE[kind][number], value, stop))
     return names - {""} if len(names) > 1 else names

@@ -165,6 +165,18 @@ def _shown(result: Result) -> str:
     return f"<{type(result).__name__} in {result.source}: {', '.join(best + rest) or 'nothing'}>"
 
 
+def ious(one: NDArray[Any], two: NDArray[Any]) -> NDArray[np.float64]:
+    """Boxes (n, 4) and (m, 4) x1 y1 x2 y2 -> intersection over union (n, m); 0 for boxes without area."""
+    import numpy as np
+
+    first, second = one[:, None].astype(np.float64), two[None].astype(np.float64)
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    shared = sides.clip(0).prod(-1)
+    union = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1) - shared
+    found: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return found
+
+
 def _record(result: Result, key: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "height": result.source.height,

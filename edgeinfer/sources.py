@@ -157,8 +157,13 @@ def _natural(path: Path) -> list[Any]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is called as pictures are; hidden ones are none."""
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
+
+
 def _pictures_in(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith(".")]
+    found = [path for path in folder.iterdir() if is_picture(path)]
     if not found:
         raise SourceError(
             f"{folder} has no pictures in it",

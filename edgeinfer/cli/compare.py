@@ -93,8 +93,7 @@ def _parity(args: argparse.Namespace) -> int:
 
 def _save(found: Comparison, folder: Path) -> None:
     """A PNG for each picture, under its own name; those of one name in different folders are told apart by numbers."""
-    import cv2
-
+    from edgeinfer import pictures
     from edgeinfer.wholefile import whole
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +101,6 @@ def _save(found: Comparison, folder: Path) -> None:
     for place, path in enumerate(found.pictures):
         taken[path.stem] = taken.get(path.stem, 0) + 1
         number = f"-{taken[path.stem]}" if taken[path.stem] > 1 else ""
-        _, data = cv2.imencode(".png", found.side_by_side(place))
+        data = pictures.encode(found.side_by_side(place), ".png")
         with whole(folder / f"{path.stem}{number}.png") as part:
-            part.write_bytes(data.tobytes())
+            part.write_bytes(data)

@@ -19,19 +19,16 @@ COLUMNS = 3
 
 def side_by_side(path: Path, models: Sequence[Model], place: int) -> Any:
     """Panels in reading order, the widest three a row: (h, w, 3) uint8 BGR. `place`: the picture's number."""
-    image = _fitted(sources.picture(path).image)
-    panels = [_panel(image, path, model, place) for model in models]
+    image = sources.picture(path).image
+    panels = [_panel(image, model, place) for model in models]
     columns = min(COLUMNS, len(panels)) if len(panels) != 4 else 2
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     return _stacked([_row(row, columns) for row in rows])
 
 
-def _panel(image: Any, path: Path, model: Model, place: int) -> Any:
+def _panel(image: Any, model: Model, place: int) -> Any:
     found = model.found[place] if model.found else None
-    drawn = image
-    if found is not None:
-        full = found.draw(sources.picture(path).image)
-        drawn = _fitted(full)
+    drawn = _fitted(image if found is None else found.draw(image))
     known = model.figures
     took = f"p50 {known.p50_ms:.1f} ms" if known else model.fault or "not measured"
     count = f"{len(found)} found" if found is not None and model.task == "detect" else ""

@@ -6,7 +6,8 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING
 
-from edgeinfer.profiling.page import STYLE
+from edgeinfer import pictures
+from edgeinfer.profiling.page import document
 
 if TYPE_CHECKING:
     from edgeinfer.comparing.comparison import Comparison
@@ -27,23 +28,16 @@ def render(comparison: Comparison) -> str:
     words = "".join(f"<p>{escape(line)}</p>" for line in comparison.words())
     title = " and ".join(dict.fromkeys(model.name for model in comparison.models))
     shown = comparison.pictures[:PICTURES]
-    pictures = "".join(_picture(comparison, place) for place in range(len(shown)))
+    drawn = "".join(_picture(comparison, place) for place in range(len(shown)))
     more = len(comparison.pictures) - len(shown)
     rest = f"<p>and {more} more pictures</p>" if more > 0 else ""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)} compared</title><style>{STYLE.read_text(encoding='utf-8')}{EXTRA}</style></head>\n"
-        f'<body><main><header><h1>{escape(title)}</h1></header><section class="wide">{table}</section>'
-        f"<section>{words}</section>{pictures}{rest}</main></body></html>\n"
-    )
+    top = f'<header><h1>{escape(title)}</h1></header><section class="wide">{table}</section>'
+    return document(f"{title} compared", f"{top}<section>{words}</section>{drawn}{rest}", EXTRA)
 
 
 def _picture(comparison: Comparison, place: int) -> str:
-    import cv2
-
     name = escape(comparison.pictures[place].name)
-    _, data = cv2.imencode(".jpg", comparison.side_by_side(place), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    text = base64.b64encode(data.tobytes()).decode("ascii")
+    data = pictures.encode(comparison.side_by_side(place), ".jpg", QUALITY)
+    text = base64.b64encode(data).decode("ascii")
     image = f'<img alt="{name} as each model sees it" src="data:image/jpeg;base64,{text}">'
     return f"<section><h2>{name}</h2>{image}</section>"

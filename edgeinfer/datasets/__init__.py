@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeinfer.errors import DatasetError
-from edgeinfer.sources import PICTURES
+from edgeinfer.sources import PICTURES, is_picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,10 +142,6 @@ def unlabelled(place: Path, found: Sequence[Path], labels: tuple[str, ...]) -> D
 def pictures_under(folder: Path) -> list[Path]:
     """Every picture file in a folder and below it, in order of their paths, hidden ones left out."""
     return sorted(path for path in folder.rglob("*") if is_picture(path))
-
-
-def is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
 
 
 class Names:

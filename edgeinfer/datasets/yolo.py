@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.datasets import Dataset, Names, boxes_sample, is_picture, pictures_under
+from edgeinfer.datasets import Dataset, Names, boxes_sample, pictures_under
 from edgeinfer.errors import DatasetError
+from edgeinfer.sources import is_picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from typing import Any
+
+from edgeinfer.profiling import voice
 
 
 def main(asked: dict[str, Any]) -> dict[str, Any]:
@@ -44,8 +44,4 @@ def _call(model: Any, image: Any) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        said = main(json.loads(sys.argv[1]))
-    except Exception as error:  # noqa: BLE001 - the parent raises it in its own words
-        said = {"error": str(error) or type(error).__name__, "hint": getattr(error, "hint", "")}
-    print(json.dumps(said))
+    voice.speak(lambda asked, say: say(main(asked)))

@@ -34,11 +34,16 @@ def render(data: dict[str, Any]) -> str:
         _notes(data),
         _context(data),
     ]
+    return document(f"{title} - latency", "".join(body))
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """A whole page in the reports' style, and what is given besides."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)} - latency</title><style>{STYLE.read_text(encoding='utf-8')}</style></head>\n"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE.read_text(encoding='utf-8')}{style}</style></head>\n"
+        f"<body><main>{body}</main></body></html>\n"
     )
 
 

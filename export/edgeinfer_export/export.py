@@ -16,6 +16,7 @@ from edgeinfer.bundle import SPEC_FILE, Bundle, check_writable, sha256_of, writi
 from edgeinfer.errors import ExportError
 from edgeinfer.golden import missing
 from edgeinfer.loading import load, with_thresholds
+from edgeinfer.pictures import encode
 from edgeinfer.results import Classification
 from edgeinfer.sources import picture, refuse
 from edgeinfer.spec import Artifact, Batch, Boxes, Expected, Golden, Size
@@ -268,15 +269,13 @@ def golden_files() -> tuple[str, ...]:
 
 def _golden_samples(folder: Path, precision: str) -> tuple[Golden, ...]:
     """Run the graph on the packaged pictures and record what it finds."""
-    import cv2
-
     (folder / "golden").mkdir()
     samples = []
     scores = _scores(Bundle.open(folder).spec)
     with load(folder, backend="ort", precision=precision, conf=min(scores, default=None)) as pipeline:
         for name, picture in zip(golden_files(), _pictures(), strict=True):
             # encoded here and written by us: libpng tells the terminal, not the caller, that the disk is full
-            (folder / name).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+            (folder / name).write_bytes(encode(picture, ".png"))
             samples.append(_record(name, pipeline(picture), scores))
     return tuple(samples)
 
