@@ -150,6 +150,36 @@ def test_a_signals_handler_may_call_the_model_that_it_interrupts_if_there_is_a_c
         assert len(model(PICTURE)) == 0
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_a_signals_handler_raises_while_an_engine_runs_stays_what_it_is(detector, backend):
+    if backend == "ov":
+        pytest.importorskip("openvino")
+    text = """
+        def late(frame, event, _):
+            if frame.f_code.co_filename.endswith(sys.argv[2] + ".py") and event == "line":
+                lines.append(frame.f_lineno)
+                if len(lines) == moment:
+                    raise TimeoutError("of the program's own")
+            return late
+
+        with edgeinfer.load(sys.argv[1], sys.argv[2]) as model:
+            model(picture)
+            lines, moment = [], 0
+            while len(lines) >= moment:
+                lines, moment = [], moment + 1
+                sys.settrace(late)
+                try:
+                    model(picture)
+                except TimeoutError:
+                    pass
+                finally:
+                    sys.settrace(None)
+            print(moment > 4)
+        sys.exit(3)
+    """
+    assert python(text, detector, backend) == (3, "True\n", "")
+
+
 FORK = """
     model = edgeinfer.load(sys.argv[1], sys.argv[2], threads=2, contexts=2)
     model(picture)

@@ -21,6 +21,14 @@ _TYPES = {
 }
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises; else an exception out of a run is that of a signal's handler, and stays what it is."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as library
+
+    own = [one for one in vars(library).values() if isinstance(one, type) and issubclass(one, Exception)]
+    return (RuntimeError, ValueError, MemoryError, *own)
+
+
 def check(path: Path, spec: ModelSpec, session: Any) -> None:
     """The file's tensors must be those the spec declares: names, dtypes, ranks and fixed sizes. Raises EngineError."""
     _check(path, "input", spec.inputs, session.get_inputs())

@@ -83,7 +83,7 @@ class Engine:
             self._bound = (*addresses, images)
         try:
             self._session.run_with_iobinding(self._binding)
-        except Exception as error:
+        except _ortmodel.failures() as error:
             raise EngineError(f"ONNX Runtime failed: {error}", hint="run edgeinfer verify on the bundle") from error
         return self._views
 

@@ -107,7 +107,7 @@ class Engine:
                 self._bound = bound
             try:
                 self._session.run_with_iobinding(self._binding, self._options)
-            except Exception as error:
+            except _ortmodel.failures() as error:
                 raise EngineError(f"ONNX Runtime failed: {error}", hint="run edgeinfer verify on the bundle") from error
         return self._views
 

@@ -109,7 +109,7 @@ class Engine:
                 self._rebind(inputs, images)
                 self._bound = (*addresses, images)
             self._request.infer()
-        except Exception as error:
+        except (RuntimeError, ValueError, TypeError, MemoryError) as error:  # not those of a signal's handler
             raise EngineError(f"OpenVINO failed: {error}", hint="run edgeinfer verify on the bundle") from error
         return self._views
 
