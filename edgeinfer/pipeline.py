@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgeinfer.spec import ModelSpec
 
 T = TypeVar("T")
+LOOK_S = 0.5  # how often who waits looks whether there still is cause to
 END_S = 10.0  # how long the end of the process waits for calls that run
 
 
@@ -188,13 +189,18 @@ class Pipeline:
                 hint="let the signal's handler set a flag, or load the bundle with more contexts",
             )
         with self._lock:
-            self._changed.wait_for(lambda: self._closed or (self._idle() and not self._barred()))
+            self._await(lambda: self._closed or bool(self._idle() and not self._barred()))
             # the first of them: with one caller the same lane stays warm in the caches
             for lane in self._idle()[:1]:
                 self._taken[call] = lane
             if self._closed:  # asked last: a signal's handler may close at any moment
                 raise InputError("the pipeline is closed", hint="load the bundle again")
         return self._taken[call]
+
+    def _await(self, fact: Callable[[], bool]) -> None:
+        """Wait, with the lock, until this is true; the word that it is a signal's exception may have broken off."""
+        while not self._changed.wait_for(fact, LOOK_S):
+            continue
 
     def _within(self) -> int:
         """How many calls this thread is in the middle of: none, but in the handler of a signal that came in them."""
@@ -226,13 +232,13 @@ class Pipeline:
                 self.backend, self.artifact, self.plan = other.backend, other.artifact, other.plan
                 self.group = other.group
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._home(old))
+                self._await(lambda: self._home(old))
         old.close()
 
     def _give_up(self) -> _Fleet:
         """All lanes, once they are home; this pipeline is closed then, and holds none."""
         with self._lock:
-            self._changed.wait_for(lambda: self._home(self._fleet))
+            self._await(lambda: self._home(self._fleet))
             self._closed = True
             given, self._fleet = self._fleet, _Fleet(())
             self._changed.notify_all()
@@ -254,7 +260,7 @@ class Pipeline:
             self._changed.notify_all()
             if interrupting:
                 return
-            self._changed.wait_for(lambda: self._home(self._fleet))
+            self._await(lambda: self._home(self._fleet))
         self._fleet.close()
 
     def halt(self) -> None:

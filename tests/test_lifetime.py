@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,46 @@ def test_an_exception_of_a_signal_loses_no_lane_wherever_it_comes(detector):
         sys.exit(3)
     """
     assert python(text, detector) == (3, "", "")
+
+
+def test_who_waits_for_a_lane_gets_it_though_a_signal_breaks_off_the_word_that_it_is_free(detector):
+    """At every line on the way out of a call in turn; nobody calls again, which would wake the one who waits."""
+    text = """
+        sys.path.insert(0, sys.argv[2])
+        from helpers.patience import LONG_S, until
+
+        def broken_off(moment):
+            model, lines = edgeinfer.load(sys.argv[1], "null"), []
+            waiting = threading.Thread(target=model, args=(picture,), daemon=True)
+
+            def interrupt(frame, *_):
+                # the lane has been given back; and what `with` does has no place for a signal to come
+                if not model._taken and ("threading" in frame.f_code.co_filename or not model._lock._is_owned()):
+                    lines.append(moment)
+                    if len(lines) == moment:
+                        raise KeyboardInterrupt
+                return interrupt
+
+            def work(_):
+                waiting.start()
+                until(lambda: model._changed._waiters)
+                sys._getframe(1).f_trace = interrupt
+                sys.settrace(interrupt)
+
+            try:
+                model._leased(work)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            waiting.join(LONG_S)
+            assert not waiting.is_alive(), moment
+            return len(lines) >= moment
+
+        assert sum(map(broken_off, range(1, 25))) > 5
+        sys.exit(3)
+    """
+    assert python(text, detector, Path(__file__).parent) == (3, "", "")
 
 
 def test_a_signals_handler_may_close_the_model_wherever_it_comes(detector):
