@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SPEC_FILE = "model.json"
 SOURCES = (".pt", ".pth", ".safetensors", ".onnx", ".engine")  # what is taken for a bundle before it is one
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".zst")  # what a bundle may be sent in
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 _AT_FDCWD = -100
 
@@ -114,6 +115,8 @@ def _instead(path: Path) -> str:
     inside = next(iter(sorted(path.glob(f"*/{SPEC_FILE}"))), None)
     if inside:
         return f"give one of the bundles in it, such as {inside.parent}"
+    if path.is_file() and path.suffix in ARCHIVES:
+        return "unpack it, and give the folder"
     source = str(path) if path.is_file() and path.suffix in SOURCES else "CHECKPOINT"
     return f"make one: edgeinfer export {source} -o DIR"
 

@@ -65,7 +65,7 @@ def picture(image: Any, pixels: str) -> Picture:
     wanted = f"image must be {_SHAPES[pixels]} uint8"
     if not isinstance(image, np.ndarray):
         kind = type(image).__name__
-        hint = _INSTEAD.get(kind, 'a PIL image is np.asarray(image.convert("RGB")) with pixels="rgb"')
+        hint = _INSTEAD.get(kind, 'np.asarray(image), with pixels="rgb" for a PIL image after .convert("RGB")')
         raise InputError(f"{wanted}, got {kind}", hint=hint)
     found = None
     if image.dtype == np.uint8:
