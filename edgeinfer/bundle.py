@@ -45,6 +45,8 @@ class Bundle:
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
         """The bundle in this folder. Raises BundleError or SpecError."""
+        if not isinstance(path, (str, os.PathLike)):
+            raise BundleError(f"a bundle is opened by the path of its folder, not by {type(path).__name__}")
         folder = Path(path)
         check_named(folder)
         with _reading(folder):

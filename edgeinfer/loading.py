@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeinfer import backends, devices, ladder, machine, plans, quota, verdicts
+from edgeinfer import backends, devices, given, ladder, machine, plans, quota, verdicts
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BundleError, DeviceError, EngineError, SpecError, UsageError
 from edgeinfer.keys import Refusal
@@ -69,9 +69,8 @@ def load(
     UsageError.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    for name, count, least in (("contexts", contexts, 1), ("threads", threads, 0)):
-        if count < least:
-            raise UsageError(f"{name} {count} is below {least}")
+    given.check_whole("contexts", contexts, 1)
+    given.check_whole("threads", threads, 0)
     if threads > quota.most_threads():
         told = f"{threads} threads are more than the {quota.most_threads()} allowed on {machine.cores()} CPUs"
         raise UsageError(told, hint="as many as CPUs are the most that help")
@@ -232,8 +231,12 @@ def with_thresholds(
     stray = [name for name, value in others.items() if value is not None]
     if stray:
         raise UsageError(f"{', '.join(stray)} does not go with task {spec.task}")
-    fields = {"conf": "score", "top": "k"}
-    changes = {fields.get(name, name): value for name, value in asked.items() if value is not None}
+    fields, changes = {"conf": "score", "top": "k"}, {}
+    for name, value in asked.items():
+        if value is not None:
+            check = given.check_number if name in ("conf", "iou") else given.check_whole
+            check(name, value, 0)
+            changes[fields.get(name, name)] = value
     try:
         decode = dataclasses.replace(spec.decode, **changes)
     except SpecError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
@@ -11,7 +12,7 @@ from edgeinfer import lifetime
 from edgeinfer.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from edgeinfer.backends import Engine
     from edgeinfer.building import Upgrade
@@ -37,6 +38,11 @@ def check_several(images: Any) -> None:
             f"batch takes several pictures, got one array of {tuple(shape)}",
             hint="model(image), or model.batch([image])",
         )
+
+
+def _kind(thing: Any) -> str:
+    """An array's shape and dtype; of what is none, its class."""
+    return f"{thing.shape} {thing.dtype}" if hasattr(thing, "dtype") else type(thing).__name__
 
 
 class Lane:
@@ -148,19 +154,19 @@ class Pipeline:
         rows = self._rows(tensors)
         return self._leased(lambda lane: lane.device.fetch(lane.engine.run(lane.device.send(tensors)), rows))
 
-    def _rows(self, tensors: Mapping[str, Any]) -> int:
+    def _rows(self, tensors: Any) -> int:
         """How many rows all the inputs have, once they are found as the spec declares them."""
         names = {tensor.name for tensor in self.spec.inputs}
-        if tensors.keys() != names:
-            raise InputError(f"inputs are {', '.join(sorted(tensors))}; the model takes {', '.join(sorted(names))}")
-        rows = len(tensors[self.spec.inputs[0].name])
+        given = {*tensors} if isinstance(tensors, Mapping) else {f"without names ({_kind(tensors)})"}
+        if given != names:
+            raise InputError(f"inputs are {', '.join(sorted(given))}; the model takes {', '.join(sorted(names))}")
+        rows = next(iter(getattr(tensors[self.spec.inputs[0].name], "shape", ())), 0)
         for tensor in self.spec.inputs:
-            array = tensors[tensor.name]
-            if array.dtype != tensor.dtype or array.shape != tensor.at(rows) or not 1 <= rows <= tensor.batch.max:
-                raise InputError(
-                    f"input {tensor.name} is {array.shape} {array.dtype}, the model takes "
-                    f"{tensor.at(tensor.batch.max)} {tensor.dtype}"
-                )
+            array, most = tensors[tensor.name], tensor.batch.max
+            found = getattr(array, "dtype", ""), getattr(array, "shape", ())
+            if found != (tensor.dtype, tensor.at(rows)) or not 1 <= rows <= most:
+                wanted = f"the model takes {tensor.at(most)} {tensor.dtype}"
+                raise InputError(f"input {tensor.name} is {_kind(array)}, {wanted}")
         return rows
 
     def _leased(self, work: Callable[[Lane], T]) -> T:

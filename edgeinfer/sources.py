@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from edgeinfer import answers, gstreamer, pictures
+from edgeinfer import answers, given, gstreamer, pictures
 from edgeinfer.arrivals import Arrivals
 from edgeinfer.errors import SourceError
 from edgeinfer.pictures import MAX_PIXELS
@@ -87,6 +87,7 @@ def frames(
     cannot be read goes to `on_error`, and the next one follows; anything else raises SourceError. Closing the iterator
     releases the video or camera.
     """
+    given.check_whole("max_pixels", max_pixels, 1)
     name = str(source)
     kind = on_web(name)
     if kind == "picture":

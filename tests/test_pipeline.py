@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeinfer import golden, load
+from edgeinfer import frames, golden, load, profile, stream
 from edgeinfer.bundle import Bundle
 from edgeinfer.cascade import Cascade
-from edgeinfer.errors import InputError, SpecError, UsageError
+from edgeinfer.errors import EdgeInferError, InputError, SpecError, UsageError
 from edgeinfer.sources import Frame
 from edgeinfer.spec import Size
 from edgeinfer.tiling import Grid, Tiled
@@ -61,6 +61,41 @@ def test_thresholds_given_at_load_replace_the_bundles(detector):
 def test_options_that_cannot_be_are_wrong_usage(detector, options):
     with pytest.raises((UsageError, SpecError)):
         load(detector, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda path: load(path, limit=1.5), "limit 1.5 is not a whole number"),
+        (lambda path: load(path, limit=True), "limit True is not a whole number"),
+        (lambda path: load(path, conf="0.5"), "conf '0.5' is not a number"),
+        (lambda path: load(path, iou=[0.5]), "iou [0.5] is not a number"),
+        (lambda path: load(path, conf=float("nan")), "conf nan is below 0"),
+        (lambda path: load(path, contexts="2"), "contexts '2' is not a whole number"),
+        (lambda path: load(path, contexts=None), "contexts None is not a whole number"),
+        (lambda path: load(path, threads=1.5), "threads 1.5 is not a whole number"),
+        (lambda path: load(path, device=0), "device 0 is not auto, gpu or such as gpu:1"),
+        (lambda path: load(path, precision=16), "precision 16 is not one of auto, fp32, fp16, int8"),
+        (lambda _: load(3), "a bundle is opened by the path of its folder, not by int"),
+        (lambda path: next(frames(path, max_pixels="9")), "max_pixels '9' is not a whole number"),
+        (lambda path: profile(path, seconds="3"), "seconds '3' is not a finite number above 0"),
+        (lambda path: stream(path, load(path), max_age_ms="200"), "max_age_ms '200' is not a number"),
+        (lambda path: load(path).infer([1]), "inputs are without names (list); the model takes images"),
+        (
+            lambda path: load(path).infer({"images": [1]}),
+            "input images is list, the model takes (1, 3, 32, 32) float32",
+        ),
+    ],
+)
+def test_an_argument_of_another_type_is_a_clear_error(detector, call, told):
+    with pytest.raises(EdgeInferError) as caught:
+        call(detector)
+    assert str(caught.value) == told
+
+
+def test_numbers_of_numpy_are_numbers(detector):
+    with load(detector, conf=np.float32(0.5), limit=np.int64(3), contexts=np.int32(2)) as model:
+        assert len(model(bundles.picture("red"))) == 1
 
 
 @pytest.mark.parametrize("contexts", [1, 3])

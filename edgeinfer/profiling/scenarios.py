@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from dataclasses import dataclass, field
+from numbers import Real
 from statistics import median
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -54,8 +55,8 @@ class Asked:
     def __post_init__(self) -> None:
         for name in ("seconds", "fps", "latency_bound_ms"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"{name} {value} is not a finite number above 0")
+            if value is not None and not (isinstance(value, Real) and 0 < float(value) < float("inf")):
+                raise UsageError(f"{name} {value!r} is not a finite number above 0")
 
 
 def issuer_of(scenario: str) -> Issuer:

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeinfer import sources
+from edgeinfer import given, sources
 from edgeinfer.errors import UsageError
 from edgeinfer.pictures import MAX_PIXELS
 from edgeinfer.streams.capture import STOP_S, Capture
@@ -105,6 +105,7 @@ class Stream:
     ) -> None:
         if not names:
             raise UsageError("a stream needs at least one source")
+        given.check_number("max_age_ms", max_age_ms)
         self._model, self._max_age_ms = model, max_age_ms
         # who is patient follows cameras: their servers may not be there yet to be asked
         self._live = [(sources.addressed if patient else sources.live)(str(name)) for name in names]

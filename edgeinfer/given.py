@@ -1,0 +1,25 @@
+"""Numbers as callers give them: of the right kind, or an error that names them."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+from edgeinfer.errors import UsageError
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """UsageError for what is no whole number, as of Python or NumPy, from `least` on."""
+    _check(Integral, "whole number", name, value, least)
+
+
+def check_number(name: str, value: Any, least: float = 0) -> None:
+    """UsageError for what is no number from `least` on."""
+    _check(Real, "number", name, value, least)
+
+
+def _check(kind: type, told: str, name: str, value: Any, least: float) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UsageError(f"{name} {value!r} is not a {told}")
+    if not value >= least:  # type: ignore[operator]
+        raise UsageError(f"{name} {value} is below {least}")
