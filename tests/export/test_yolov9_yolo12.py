@@ -35,6 +35,11 @@ def built(golden, **changes):
     return graphs.build(golden.checkpoint(**changes), size=golden.size, batch=Batch(1, 4))
 
 
+def run(built, golden):
+    session = onnxruntime.InferenceSession(built.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": golden.images})[0]
+
+
 def changed(golden, index, arguments):
     """The YAML with other arguments of one layer."""
     yaml = copy.deepcopy(golden.yaml)
@@ -65,10 +70,23 @@ def test_what_was_trained_side_by_side_is_the_fused_files_one_convolution(yolov9
     assert [node.name for node in one.model.graph.node] == [node.name for node in other.model.graph.node]
     assert f"{TWO}.conv" in {node.name for node in one.model.graph.node}
     assert one.spec.provenance.parameters == other.spec.provenance.parameters
-    session = onnxruntime.InferenceSession(other.model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {"images": yolov9.images})[0]
+    found = run(other, yolov9)
     np.testing.assert_allclose(found[:, :4], yolov9.output[:, :4], rtol=0, atol=0.01)
     np.testing.assert_allclose(found[:, 4:], yolov9.output[:, 4:], rtol=0, atol=1e-4)
+
+
+def test_halves_of_a_pruned_layer_may_be_uneven(yolov9):
+    """A channel that is gone does as little as one that nobody weighs."""
+    path, halves = "model.2", 16
+    reads = {f"{path}.cv2.conv.weight": halves // 2 - 1, f"{path}.cv4.conv.weight": halves - 1}
+    unread, pruned = dict(yolov9.tensors), dict(yolov9.tensors)
+    for name, last in reads.items():
+        unread[name] = yolov9.tensors[name].copy()
+        unread[name][:, last] = 0
+        pruned[name] = np.delete(yolov9.tensors[name], last, axis=1)
+    pruned |= {name: value[:-1] for name, value in pruned.items() if name.startswith(f"{path}.cv1.")}
+    one, other = (run(built(yolov9, tensors=tensors), yolov9) for tensors in (unread, pruned))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 2, 2), (8, 4, 1, 1), (4, 8, 1, 1)])

@@ -82,10 +82,10 @@ class Net:
         return self.graph.add(f"{path}.add", x, y) if shortcut and x.channels == y.channels else y
 
     def halves(self, path: str, x: Feature) -> list[Feature]:
-        """Two halves of the channels."""
-        half = x.channels // 2
-        names = self.graph.split(f"{path}.split", x.name, 1, [half, half])
-        return [Feature(name, half, x.height, x.width) for name in names]
+        """Two halves of the channels; of an odd number, the first is larger."""
+        widths = [x.channels - x.channels // 2, x.channels // 2]
+        names = self.graph.split(f"{path}.split", x.name, 1, widths)
+        return [Feature(name, width, x.height, x.width) for name, width in zip(names, widths, strict=True)]
 
     def pools(self, path: str, x: Feature, sizes: Sequence[int]) -> list[Feature]:
         """Max pools of `sizes` side by side; one of size a after one of size b is one of size a + b - 1."""
