@@ -250,7 +250,10 @@ def readable(paths: Sequence[Path], on_error: OnError) -> list[Path]:
 
 
 def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
-    """Frames of a camera or stream, or of a video, which `ends`; it is released when this is closed."""
+    """Frames of a camera or stream, or of a video, which `ends`; it is released when this is closed.
+
+    OpenCV before 4.13 gives the last picture for ever where a stream changes its size within a connection.
+    """
     shown = without_password(name)
     if name.startswith("gst:") and gstreamer.available():
         yield from _pipeline(name, shown)
