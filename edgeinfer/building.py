@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeinfer.pipeline import Pipeline
 
 LOG = logging.getLogger(__name__)
-# what a build starts from: symmetric int8 is the flavour for TensorRT
+# what a build starts from: int8 for TensorRT has symmetric activations, the flavour for CPUs has not
 FLAVORS = ("", "trt")
 GRACE_S = 10.0
 

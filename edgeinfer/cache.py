@@ -14,9 +14,14 @@ from pathlib import Path
 from edgeinfer import machine
 
 
+def home() -> Path:
+    """The folder of them all."""
+    return machine.place("XDG_CACHE_HOME", ".cache") / "edgeinfer"
+
+
 def path(kind: str, name: str) -> Path:
     """Where a file of this kind is kept, be it there or not."""
-    return machine.place("XDG_CACHE_HOME", ".cache") / "edgeinfer" / kind / name
+    return home() / kind / name
 
 
 def read(kind: str, name: str) -> bytes | None:

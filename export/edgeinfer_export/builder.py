@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgeinfer.backends._nvplan import DTYPES
 from edgeinfer.errors import BackendUnavailable, ExportError
 from edgeinfer_export import complaints, targets, timingcache
 
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
 
     from edgeinfer_export.buildoptions import Options
     from edgeinfer_export.vendor import Listener
-
-DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "INT8": "int8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "UINT8": "uint8",
-    "BOOL": "bool",
-}
 
 
 class Binding(NamedTuple):

@@ -10,6 +10,7 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer import modeljson, workfolder
+from edgeinfer.building import FLAVORS
 from edgeinfer.bundle import SPEC_FILE, Bundle, check_writable, writing
 from edgeinfer.errors import BundleError, ExportError, UsageError
 from edgeinfer_export.buildoptions import Options
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     # (engine and phase, steps done, steps in all)
     Progress = Callable[[str, int, int], None]
 
-# int8 for TensorRT has symmetric activations; the flavour for CPUs has not
-FLAVORS = ("", "trt")
 DEFAULTS = Options()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import http.client
 import os
 import re
@@ -13,7 +12,8 @@ import urllib.request
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from edgeinfer import machine
+from edgeinfer import cache
+from edgeinfer.bundle import sha256_of
 from edgeinfer.errors import FetchError
 
 if TYPE_CHECKING:
@@ -28,11 +28,6 @@ CHUNK = 1 << 18
 AGENT = "edgeinfer (checkpoint download)"
 
 
-def cache_home() -> Path:
-    """Where downloads are kept: $XDG_CACHE_HOME/edgeinfer, by default ~/.cache/edgeinfer."""
-    return machine.place("XDG_CACHE_HOME", ".cache") / "edgeinfer"
-
-
 def fetch(
     known: Known,
     cache_dir: str | Path | None = None,
@@ -43,7 +38,7 @@ def fetch(
 
     `progress` is told the name, bytes done and bytes in all (0 when the server does not say).
     """
-    target = Path(cache_dir or cache_home()) / known.file
+    target = Path(cache_dir or cache.home()) / known.file
     part = target.with_name(f"{target.name}.part")
     try:
         if not _is_here(target, known):
@@ -79,21 +74,13 @@ def _lock(file: IO[bytes], part: Path) -> None:
 
 
 def _is_here(target: Path, known: Known) -> bool:
-    return target.is_file() and (not known.sha256_prefix or _sha256(target).startswith(known.sha256_prefix))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
+    return target.is_file() and (not known.sha256_prefix or sha256_of(target).startswith(known.sha256_prefix))
 
 
 def _accept(known: Known, target: Path, part: Path) -> None:
     """Check the whole download and give it its name, or throw it away."""
     _validator(part).unlink(missing_ok=True)
-    found = _sha256(part)
+    found = sha256_of(part)
     if not found.startswith(known.sha256_prefix):
         part.unlink()
         raise FetchError(

@@ -83,7 +83,7 @@ def _class_name(module: object) -> str:
 
 
 def _table(module: object, name: str) -> dict[Any, object]:
-    return entries(module.attributes().get(name)) if isinstance(module, Record) else {}
+    return entries(_attributes(module).get(name))
 
 
 def state(model: object) -> dict[str, StoredTensor]:
@@ -143,7 +143,7 @@ def _attributes(module: object) -> dict[Any, object]:
 
 def _hidden(module: object) -> list[object]:
     """Buffers the module keeps out of its state dict: none, or two or three."""
-    listed = module.attributes().get("_non_persistent_buffers_set") if isinstance(module, Record) else None
+    listed = _attributes(module).get("_non_persistent_buffers_set")
     return listed if isinstance(listed, list) else []
 
 

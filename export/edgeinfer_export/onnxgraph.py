@@ -12,7 +12,8 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from edgeinfer import onnxfile
 from edgeinfer.errors import BundleError, ExportError
-from edgeinfer.spec import Batch, safe_relative
+from edgeinfer.spec import safe_relative
+from edgeinfer_export.graphs.ops import declare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -152,15 +153,22 @@ def parameters(model: Any) -> int:
     return sum(int(np.prod(one.dims, dtype=np.int64)) for one in model.graph.initializer if one.data_type in floats)
 
 
+def emptied(model: Any) -> Any:
+    """The model without nodes, constants and inputs, all of which are yet to be put in."""
+    bare = onnx.ModelProto()
+    for name in ("ir_version", "producer_name", "producer_version", "doc_string"):
+        setattr(bare, name, getattr(model, name))
+    bare.opset_import.extend(model.opset_import)
+    bare.metadata_props.extend(model.metadata_props)
+    bare.graph.name, bare.graph.doc_string = model.graph.name, model.graph.doc_string
+    bare.graph.output.extend(model.graph.output)
+    return bare
+
+
 def settle(model: Any, value: Any, spec: TensorSpec) -> None:
     """Give the input `value` its shape, and forget those inside, which may speak of open dimensions."""
-    value.CopyFrom(_declared(spec, value.type.tensor_type.elem_type))
+    value.CopyFrom(declare(spec))
     del model.graph.value_info[:]
-
-
-def _declared(spec: TensorSpec, kind: int) -> Any:
-    shape = ["batch" if isinstance(dim, Batch) else dim for dim in spec.shape]
-    return helper.make_tensor_value_info(spec.name, kind, shape)
 
 
 def image_input(model: Any, where: str) -> Any:
@@ -176,10 +184,9 @@ def image_input(model: Any, where: str) -> Any:
 def keep_outputs(model: Any, specs: Sequence[TensorSpec]) -> None:
     """Leave these outputs, with these shapes; what only the others needed goes too."""
     graph = model.graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.output}
-    fewer = len(kinds) > len(specs)
+    fewer = len(graph.output) > len(specs)
     del graph.output[:]
-    graph.output.extend(_declared(spec, kinds[spec.name]) for spec in specs)
+    graph.output.extend(map(declare, specs))
     if not fewer:
         return
     needed = {spec.name for spec in specs}

@@ -18,7 +18,6 @@ from edgeinfer_export import precision
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-FLAVORS = ("trt", "cpu")
 # operators whose output holds no value that their input has not
 PASSING = ("MaxPool", "Resize", "Reshape", "Transpose", "Flatten", "Split", "Slice", "Squeeze", "Unsqueeze")
 # what TensorRT moves 8 bits through, with one scale before and behind

@@ -126,15 +126,9 @@ class _Halving:
             self._add(node)
         for value in source.output:
             self._named(value.name, half=False)
-        model = onnx.ModelProto()
-        for name in ("ir_version", "producer_name", "producer_version", "doc_string"):
-            setattr(model, name, getattr(self._model, name))
-        model.opset_import.extend(self._model.opset_import)
-        model.metadata_props.extend(self._model.metadata_props)
+        model = onnxgraph.emptied(self._model)
         graph = model.graph
-        graph.name, graph.doc_string = source.name, source.doc_string
         graph.input.extend(value for value in source.input if value.name not in self._values)
-        graph.output.extend(source.output)
         graph.node.extend(self._nodes)
         graph.initializer.extend(self._constants.values())
         return Half(model, self._clamped, tuple(self._kept))

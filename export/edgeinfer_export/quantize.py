@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeinfer_export import nearest
+from edgeinfer_export import nearest, onnxgraph
 from edgeinfer_export.placement import Net
 
 if TYPE_CHECKING:
@@ -91,15 +91,9 @@ class _Quantizing:
         for node in source.graph.node:
             self._add(node)
         read = {name for node in self._nodes for name in node.input}
-        model = onnx.ModelProto()
-        for name in ("ir_version", "producer_name", "producer_version", "doc_string"):
-            setattr(model, name, getattr(source, name))
-        model.opset_import.extend(source.opset_import)
-        model.metadata_props.extend(source.metadata_props)
+        model = onnxgraph.emptied(source)
         graph = model.graph
-        graph.name, graph.doc_string = source.graph.name, source.graph.doc_string
         graph.input.extend(source.graph.input)
-        graph.output.extend(source.graph.output)
         graph.node.extend(self._nodes)
         graph.initializer.extend(one for one in source.graph.initializer if one.name in read)
         graph.initializer.extend(self._constants.values())

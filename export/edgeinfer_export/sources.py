@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeinfer import cache
 from edgeinfer.bundle import check_named, sha256_of
 from edgeinfer.errors import ExportError, UsageError
-from edgeinfer.spec import Batch, Size
+from edgeinfer.spec import Size
 from edgeinfer_export import checkpoint, fetch, graphs, onnxsource, timmconfig, via, zoo
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
 
 KINDS = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml)"
-ONE = Batch(1, 1)
 # layouts of which a checkpoint may have a head each
 HEADS = ("yolov8", "end2end")
 USUAL = (Size(224, 224), Size(640, 640))
@@ -56,7 +56,7 @@ def _checkpoint(path: Path, known: zoo.Known | None, options: Options) -> Built:
     built = graphs.build(
         dataclasses.replace(weights, architecture=config.architecture) if config else weights,
         size=options.size or (config.size if config else weights.size),
-        batch=options.batch or ONE,
+        batch=options.batch or graphs.ONE,
         labels=options.labels,
         name=plain(name),
         told=_completed(options, published, config),
@@ -121,7 +121,7 @@ def find(source: str | Path) -> tuple[Path, zoo.Known | None]:
             f"{source} is neither a file nor a known name",
             hint=f"give {KINDS}, or a known name such as {', '.join(zoo.near(str(source)[:100]))}",
         )
-    return fetch.cache_home() / known.file, known
+    return cache.home() / known.file, known
 
 
 def plain(name: str) -> str:
@@ -145,7 +145,7 @@ def _onnx(path: Path, name: str, options: Options) -> Built:
 
 def _via(path: Path, name: str, options: Options) -> Built:
     """A checkpoint as Ultralytics exports it; the bundle's source is still the checkpoint."""
-    with via.exported(path, options.size, options.batch or ONE, python=options.via_python) as file:
+    with via.exported(path, options.size, options.batch or graphs.ONE, python=options.via_python) as file:
         try:
             built = _onnx(file, name, options)
         except ExportError as error:

@@ -8,9 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from edgeinfer import cache
 from edgeinfer.errors import FetchError
 from edgeinfer_export import zoo
-from edgeinfer_export.fetch import cache_home, fetch
+from edgeinfer_export.fetch import fetch
 from edgeinfer_export.zoo import Known
 
 CONTENT = bytes(range(256)) * 4000
@@ -195,10 +196,10 @@ def test_an_unwritable_cache_is_one_clear_error(server, tmp_path):
 
 def test_the_cache_follows_the_desktop_convention(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_home() == tmp_path / "edgeinfer"
+    assert cache.home() == tmp_path / "edgeinfer"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_home() == tmp_path / ".cache" / "edgeinfer"
+    assert cache.home() == tmp_path / ".cache" / "edgeinfer"
 
 
 def test_known_names_are_complete():

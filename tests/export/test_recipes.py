@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from edgeinfer import cache
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
 from edgeinfer.errors import ExportError
-from edgeinfer_export import fetch, recipes, zoo
+from edgeinfer_export import recipes, zoo
 from helpers import foreign
 from helpers.scenery import SOURCE, TRUTH
 
@@ -185,7 +186,7 @@ def test_a_plan_of_a_known_name_downloads_nothing(tmp_path, monkeypatch, capsys)
     assert main(["export", "yolov5n", "--plan", "--json"]) == 0
 
     assert said(capsys)["kind"].startswith("downloaded from https://")
-    assert not fetch.cache_home().exists()
+    assert not cache.home().exists()
 
 
 def test_a_plan_refuses_what_the_export_would_refuse(model, capsys):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeinfer.errors import ExportError
-from edgeinfer_export.graphs.ops import HARDSWISH, LINEAR, RELU, SILU, Activation
+from edgeinfer_export.graphs.ops import ACTIVATIONS, Activation
 from edgeinfer_export.graphs.plan import OTHER_WAY
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from edgeinfer_export.modeltree import Module
 
-ACTIVATIONS = {"SiLU": SILU, "ReLU": RELU, "Hardswish": HARDSWISH, "Identity": LINEAR}
 MAX_SLOPE = 100.0
 
 

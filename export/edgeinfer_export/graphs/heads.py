@@ -96,10 +96,8 @@ def _anchored(net: Net, path: str, inputs: Sequence[Feature], strides: tuple[int
         whole = net.weights.kernel(f"{path}.m.{level}")
         box, score = _apart(whole, anchors.shape[1], f"{path}.m.{level}")
         boxes.append(_sigmoid_rows(net.graph, f"{path}.m.{level}.box", x, box, 4))
-        scores.append(
-            _sigmoid_rows(net.graph, f"{path}.m.{level}.score", x, score, len(score.bias) // anchors.shape[1])
-        )
-    classes = len(scores and score.bias) // anchors.shape[1] - 1
+        classes = len(score.bias) // anchors.shape[1] - 1
+        scores.append(_sigmoid_rows(net.graph, f"{path}.m.{level}.score", x, score, 1 + classes))
     joined = net.graph.node("Concat", f"{path}.scores", *scores, axis=2)
     places = _decode_anchored(net.graph, f"{path}.decode", boxes, _prior(inputs, anchors, strides))
     rows = net.graph.node("Concat", f"{path}.join", *places, joined, axis=1)

@@ -56,6 +56,8 @@ SILU = Activation("silu")
 RELU = Activation("relu")
 HARDSWISH = Activation("hardswish")
 LINEAR = Activation("linear")
+# by what PyTorch calls them; a leaky ReLU has a slope besides
+ACTIVATIONS = {"SiLU": SILU, "ReLU": RELU, "Hardswish": HARDSWISH, "Identity": LINEAR}
 
 
 class Graph:

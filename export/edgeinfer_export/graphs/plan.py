@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from edgeinfer.errors import ExportError
-from edgeinfer_export.graphs.ops import HARDSWISH, LINEAR, RELU, SILU, Activation
+from edgeinfer_export.graphs.ops import ACTIVATIONS, SILU, Activation
 
 MAX_LAYERS = 1000
 MAX_REPEATS = 100
@@ -185,10 +185,9 @@ def _activation(value: Any) -> Activation:
         return SILU
     match = re.fullmatch(r"(?:torch\.)?nn\.(\w+)\(([\w=., ]*)\)", value) if isinstance(value, str) else None
     name, arguments = match.groups() if match else ("", "")
-    known = {"SiLU": SILU, "ReLU": RELU, "Identity": LINEAR, "Hardswish": HARDSWISH}
     settled = re.sub(r"(?:^|,)\s*inplace=(?:True|False)\s*", "", arguments).strip()
-    if name in known and not settled:
-        return known[name]
+    if name in ACTIVATIONS and not settled:
+        return ACTIVATIONS[name]
     slope = re.fullmatch(r"(?:negative_slope=)?(\d*\.?\d+)", settled or "0.01")
     if name == "LeakyReLU" and slope:
         return Activation("leakyrelu", float(slope[1]))
