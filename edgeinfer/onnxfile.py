@@ -6,9 +6,9 @@ import mmap
 from typing import TYPE_CHECKING
 
 from edgeinfer.errors import BundleError
+from edgeinfer.protobuf import BYTES, VARINT, fields, varint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 # field numbers of onnx.proto: which fields of a message lead to a tensor
@@ -22,7 +22,6 @@ _INSIDE = {
     _FUNCTION: {7: _NODE, 11: _ATTRIBUTE},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def external_files(path: Path) -> list[str]:
@@ -39,51 +38,18 @@ def _locations(data: mmap.mmap) -> set[str]:
     parts = [(_MODEL, 0, len(data))]
     while parts:
         kind, start, end = parts.pop()
-        for number, wire, value, stop in _fields(data, start, end):
+        for number, wire, _, first, last in fields(data, start, end):
             if kind == _TENSOR:
-                if number == _EXTERNAL_DATA and wire == _BYTES:
-                    names |= _location(data, value, stop)
-                elif number == _DATA_LOCATION and value == 1:
+                if number == _EXTERNAL_DATA and wire == BYTES:
+                    names |= _location(data, first, last)
+                elif number == _DATA_LOCATION and wire == VARINT and varint(data, first, last)[0] == 1:
                     names |= set() if names else {""}
-            elif wire == _BYTES and number in _INSIDE[kind]:
-                parts.append((_INSIDE[kind][number], value, stop))
+            elif wire == BYTES and number in _INSIDE[kind]:
+                parts.append((_INSIDE[kind][number], first, last))
     return names - {""} if len(names) > 1 else names
 
 
 def _location(data: mmap.mmap, start: int, end: int) -> set[str]:
     """The value of a StringStringEntryProto whose key is `location`."""
-    pair = {number: data[value:stop] for number, wire, value, stop in _fields(data, start, end) if wire == _BYTES}
+    pair = {one.number: data[one.start : one.end] for one in fields(data, start, end) if one.kind == BYTES}
     return {pair.get(2, b"").decode("utf-8", "replace")} if pair.get(1) == b"location" else set()
-
-
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(field number, wire type, value or start, end) of each field of the message in data[start:end]."""
-    at = start
-    while at < end:
-        key, at = _varint(data, at, end)
-        number, wire, value = key >> 3, key & 7, at
-        if wire == _VARINT:
-            value, at = _varint(data, at, end)
-        elif wire == _BYTES:
-            length, value = _varint(data, at, end)
-            at = value + length
-        elif wire in (_FIXED32, _FIXED64):
-            at += 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {wire} at byte {at}")
-        if at > end or number == 0:
-            raise ValueError(f"a field runs past its message at byte {value}")
-        yield number, wire, value, at
-
-
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            raise ValueError(f"cut off at byte {at}")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError(f"a number is too long at byte {at}")

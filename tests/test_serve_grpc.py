@@ -175,6 +175,13 @@ def test_any_bytes_are_split_or_refused(data):
     assert head.model_name == theirs.model_name
 
 
+def test_a_message_of_too_many_fields_is_refused():
+    few, many = (pb.ModelInferRequest(raw_input_contents=[b"x"] * count) for count in (999, 1000))
+    assert len(contents.split(few.SerializeToString())[1]) == 999
+    with pytest.raises(Refusal, match="it has 1000 fields or more"):
+        contents.split(many.SerializeToString())
+
+
 @given(texts, raws)
 def test_an_answer_is_written_as_protobuf_writes_it(name, raw):
     head = messages.message("ModelInferResponse")(model_name=name)
