@@ -187,6 +187,12 @@ def test_agreement_of_classifiers_is_that_of_their_first_classes():
     assert accuracy.agreement(classification(0, 1), classification(1, 0)) == 0
 
 
+def test_boxes_that_share_half_are_the_same_and_less_is_not():
+    one, half, less = (detections((0, 0.9, 0, 0, 10, side)) for side in (10, 5, 4.9))
+    assert accuracy.agreement(one, half) == 1
+    assert accuracy.agreement(one, less) == 0
+
+
 def test_agreement_of_detectors_is_the_share_of_boxes_both_give():
     one = detections((0, 0.9, 0, 0, 10, 10), (1, 0.8, 20, 20, 40, 40), (2, 0.1, 50, 50, 60, 60))
     other_class = detections((0, 0.9, 0, 0, 10, 10), (2, 0.8, 20, 20, 40, 40))

@@ -18,6 +18,12 @@ def captured(reads_s, fps=TOLD_FPS, opened_s=0.0):
     return np.array([arrivals.captured_ns(round(read_s * 1e9)) for read_s in reads_s]) / 1e9
 
 
+def test_one_long_wait_changes_the_pace_by_an_eighth_of_it():
+    arrivals = Arrivals(10, 0)
+    assert arrivals.captured_ns(250_000_000) == 250_000_000  # no pause; the pace is 0.11875 s now
+    assert arrivals.captured_ns(650_000_000) == 650_000_000 - (400_000_000 - 118_750_000)
+
+
 def test_frames_that_are_waited_for_are_of_the_moment():
     reads = 0.1 + np.arange(100) / 30
     np.testing.assert_allclose(captured(reads), reads, atol=1e-6)

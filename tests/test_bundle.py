@@ -120,7 +120,8 @@ def external(name):
 def test_external_weights_are_found_in_attributes_subgraphs_and_functions(tmp_path):
     constant = helper.make_node("Constant", [], ["c"], value=external("attribute.bin"))
     inner = helper.make_graph([constant], "inner", [], [], [external("subgraph.bin")])
-    branch = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
+    deeper = helper.make_graph([], "deeper", [], [], [external("list.bin")])
+    branch = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner, others=[deeper])
     function = helper.make_function(
         "d", "f", [], ["c"], [helper.make_node("Constant", [], ["c"], value=external("function.bin"))], []
     )
@@ -128,7 +129,7 @@ def test_external_weights_are_found_in_attributes_subgraphs_and_functions(tmp_pa
     (tmp_path / "m.onnx").write_bytes(helper.make_model(graph, functions=[function]).SerializeToString())
 
     found = onnxfile.external_files(tmp_path / "m.onnx")
-    assert found == ["attribute.bin", "function.bin", "subgraph.bin", "top.bin"]
+    assert found == ["attribute.bin", "function.bin", "list.bin", "subgraph.bin", "top.bin"]
 
 
 def test_an_external_tensor_without_a_location_is_found_too(tmp_path):

@@ -65,7 +65,9 @@ def test_no_boxes_give_no_classes(models):
     assert (len(found), found.classes) == (0, ())
 
 
-@pytest.mark.parametrize("box", [[0, 0, 0, 0], [90, 60, 90, 60], [10, 10, 10, 30], [89.5, 59.5, 90, 60]])
+@pytest.mark.parametrize(
+    "box", [[0, 0, 0, 0], [90, 60, 90, 60], [10, 10, 10, 30], [89.5, 59.5, 90, 60], [-9, -9, -5, -5]]
+)
 def test_a_box_without_area_is_classified_by_the_pixel_under_it(models, box):
     found = Cascade(Finder(models[0], [box]), models[1])(stripes())
     assert len(found.classes[0]) == 1

@@ -153,3 +153,10 @@ def test_on_grey_and_bgra_pictures_the_same_is_drawn_as_on_bgr_ones(said, channe
 def test_what_is_no_picture_is_not_drawn_on(image):
     with pytest.raises(InputError, match="image must be"):
         found([[1, 1, 5, 5]], 9, 9).draw(image)
+
+
+def test_plates_that_only_touch_do_not_hit_each_other():
+    plate = drawing.Plate("", 10, 10, 20, 20)
+    beside = [plate._replace(left=20, right=30), plate._replace(top=20, bottom=30), plate._replace(left=0, right=10)]
+    assert not any(plate.hits(one) or one.hits(plate) for one in beside)
+    assert plate.hits(plate._replace(left=19, right=30))

@@ -221,6 +221,19 @@ def test_a_verdict_that_is_damaged_counts_for_nothing(detector, trt, kept):
     assert runs(detector) == "trt trt-1.fp32.plan"
 
 
+@pytest.mark.parametrize("fact", ["the release", "the driver"])
+def test_a_verdict_holds_as_long_as_what_it_was_found_with(detector, trt, monkeypatch, fact):
+    wrong_plan(detector, trt)
+    runs(detector)
+    opened = len(trt.made("Runtime.deserialize_cuda_engine"))
+    if fact == "the release":
+        monkeypatch.setattr("edgeinfer.__version__", "99.0")
+    else:
+        monkeypatch.setattr(machine, "driver", lambda: "999.99")
+    runs(detector)
+    assert len(trt.made("Runtime.deserialize_cuda_engine")) == opened + 1
+
+
 def test_a_bundle_without_golden_samples_runs_untested(detector, trt):
     bundles.add_plan(detector, trt)
     spec = modeljson.read(detector / "model.json")

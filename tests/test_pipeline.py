@@ -12,8 +12,9 @@ from edgeinfer import frames, golden, load, profile, stream
 from edgeinfer.bundle import Bundle
 from edgeinfer.cascade import Cascade
 from edgeinfer.errors import EdgeInferError, InputError, SpecError, UsageError
+from edgeinfer.results import Detections
 from edgeinfer.sources import Frame
-from edgeinfer.spec import Size
+from edgeinfer.spec import Expected, Golden, Size
 from edgeinfer.tiling import Grid, Tiled
 from helpers import bundles
 from helpers.patience import LONG_S
@@ -229,6 +230,27 @@ def test_golden_samples_fail_on_an_engine_that_finds_nothing(detector):
 
     assert not report.passed
     assert "1 of 1 not found, first: red 1.00" in report.detail
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shift", "passed"),
+    [
+        (0.6, 0.04, True),
+        (0.6, -0.06, False),
+        (0.6, 0.06, False),
+        (0.555, -1, True),
+        (0.52, -1, True),
+        (0.57, -1, False),
+    ],
+)
+def test_a_box_is_as_golden_as_its_score_and_one_near_the_confidence_may_be_lost(recorded, shift, passed):
+    box = (8.0, 8.0, 24.0, 24.0)
+    sample = Golden("a.png", (Expected(0, recorded, box),), 0.51)
+    found = [recorded + shift] if shift > -1 else []
+    boxes, scores = np.array([box] * len(found), np.float32).reshape(-1, 4), np.array(found, np.float32)
+    result = Detections(boxes, scores, np.zeros(len(found), np.int32), ("red",), Size(32, 32), {})
+
+    assert golden.compare(sample, result, "fp16").passed == passed
 
 
 @pytest.mark.parametrize("shape", [(32, 48, 3), (32, 48, 4), (32, 48, 1), (32, 48)], ids=str)

@@ -223,6 +223,20 @@ def test_a_folder_gives_its_pictures_in_natural_order(folder):
     assert names(sources.frames(folder)) == [("A1.jpg", 0), ("b2.png", 1), ("b10.png", 2)]
 
 
+def test_capital_letters_do_not_come_first(folder):
+    folder.joinpath("A1.jpg").rename(folder / "C1.jpg")
+    assert names(sources.frames(folder)) == [("b2.png", 0), ("b10.png", 1), ("C1.jpg", 2)]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [3, 4])
+def test_the_size_of_a_tiff_is_read_in_either_order_of_bytes_and_either_width(order, kind):
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 2)
+    sides = {3: "H2x", 4: "I"}[kind]
+    entries = [struct.pack(f"{order}HHI{sides}", tag, kind, 1, side) for tag, side in ((256, 640), (257, 480))]
+    assert pictures.header(start + b"".join(entries)) == pictures.Header(480, 640)
+
+
 def test_a_pattern_gives_what_it_matches(folder):
     assert names(sources.frames(f"{folder}/b*.png")) == [("b2.png", 0), ("b10.png", 1)]
 

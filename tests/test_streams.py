@@ -292,6 +292,16 @@ def test_a_picture_that_differs_in_one_value_is_not_repeated():
     assert vitals.saw(other, 3.0) == ""
 
 
+def test_what_was_never_connected_does_not_reconnect():
+    vitals, image = Vitals(), np.full((33, 47, 3), 90, np.uint8)
+    vitals.lost("refused")
+    vitals.saw(image, 1.0)
+    assert vitals.reconnects == 0
+    vitals.lost("cut")
+    vitals.saw(image, 2.0)
+    assert vitals.reconnects == 1
+
+
 def test_a_dark_picture_with_a_light_in_it_is_not_black():
     image = np.zeros((480, 640, 3), np.uint8)
     assert Vitals().saw(image, 1.0) == "black"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import edgeinfer
+from edgeinfer import tiling
 from edgeinfer.devices._pictures import picture
 from edgeinfer.errors import InputError, UsageError
 from edgeinfer.results import Detections
@@ -103,6 +104,20 @@ def test_an_object_larger_than_a_tile_is_found_whole(blobs):
     image[20:180, 10:190] = 4
     found = Tiled(blobs, Grid.parse("3x3"))(image)
     assert found.boxes.tolist() == [[10, 20, 190, 180]]
+
+
+@pytest.mark.parametrize(("gap", "cut"), [(0, True), (2, True), (3, False)])
+def test_a_box_that_ends_two_pixels_from_an_inner_edge_of_its_tile_counts_as_cut(gap, cut):
+    tile, size = Tile(100, 100, 200, 200), Size(300, 300)
+    for one in ([gap, 40, 60, 60], [40, gap, 60, 60], [40, 40, 100 - gap, 60], [40, 40, 60, 100 - gap]):
+        assert tiling._cut(np.array([one], np.float32), tile, size).tolist() == [cut]
+    assert not tiling._cut(np.array([[0, 0, 100, 100]], np.float32), tile._replace(left=0, top=0), Size(200, 200)).any()
+
+
+def test_of_two_views_of_the_same_cut_box_none_is_left_out_for_the_other():
+    boxes = np.array([[10, 10, 50, 50], [10, 10, 50, 50]], np.float32)
+    both = np.ones(2, bool)
+    assert not tiling._covered(boxes, np.zeros(2, np.int32), np.arange(2), both).any()
 
 
 def test_a_small_object_inside_a_large_one_of_its_class_stays(blobs):

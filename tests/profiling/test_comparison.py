@@ -114,6 +114,12 @@ def test_the_interval_of_few_turns_reaches_from_the_least_to_the_most():
     assert (found.low, found.ratio, found.high) == (1.0, 3.5, FEWEST_TURNS)
 
 
+def test_the_interval_leaves_out_only_what_one_time_in_forty_lies_beyond():
+    for count, rank in ((8, 0), (9, 1)):  # beyond the second of 8: 9 of 256; of 9: 10 of 512
+        found = paired("x", [float(place) for place in range(1, count + 1)], [1.0] * count)
+        assert (found.low, found.high) == (1 + rank, count - rank)
+
+
 @pytest.mark.parametrize(
     ("one", "slower"),
     [

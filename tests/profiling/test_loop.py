@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from edgeinfer.profiling import loop
-from edgeinfer.profiling.samples import Load
+from edgeinfer.profiling.samples import Load, Samples
 
 
 class Clock:
@@ -111,3 +111,12 @@ def test_ctrl_c_ends_it_after_the_call_that_is_on():
 def test_what_the_work_raises_comes_out():
     with pytest.raises(ZeroDivisionError):
         loop.issue(Load("single-stream", 1.0), lambda _: 1 / 0)
+
+
+def test_samples_end_with_the_last_answer_or_with_the_time_that_was_given():
+    taken = Samples(100.0, elapsed_s=2.0)
+    assert taken.until == 102.0
+    taken.add(1.5, 250.0, {}, 1)
+    assert taken.until == 102.0
+    taken.add(1.75, 500.0, {}, 1)
+    assert taken.until == 102.25
