@@ -159,7 +159,7 @@ class _Look(NamedTuple):
         return FITS if engine.device == "cpu" else self.reason_on_gpu(engine, artifact)
 
     def reason_on_gpu(self, engine: type[Engine], artifact: Artifact) -> str:
-        library = _library(engine)
+        library = engine.library
         try:
             gpu = machine.gpu(self.gpu or 0)
             devices.load(engine.device)
@@ -180,12 +180,7 @@ class _Look(NamedTuple):
         if name not in COMPILED:
             return FITS
         gpu = machine.gpu(self.gpu or 0)
-        return keys.caveat(artifact, keys.Here(_library(engine), machine.system(), gpu, machine.l4t()))
-
-
-def _library(engine: type[Engine]) -> str:
-    """The vendor's module and release, which every backend on the GPU names."""
-    return engine.library
+        return keys.caveat(artifact, keys.Here(engine.library, machine.system(), gpu, machine.l4t()))
 
 
 def _name(engine: type[Engine]) -> str:

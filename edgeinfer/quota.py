@@ -96,7 +96,7 @@ def cores(root: Path = ROOT) -> str:
 def _groups(root: Path, controller: str) -> list[Path]:
     """Folders of the controller's groups that the process is in, and those that they are in, as far as seen."""
     found: list[Path] = []
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in machine.text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number != "0" and controller not in controllers.split(","):
@@ -112,9 +112,9 @@ def _groups(root: Path, controller: str) -> list[Path]:
 
 def _cpus(group: Path) -> list[float]:
     """The group's own quota in CPUs, if it has one."""
-    words = " ".join(_lines(group / "cpu.max")).split()  # version 2: `200000 100000` or `max 100000`
+    words = machine.text(group / "cpu.max").split()  # version 2: `200000 100000` or `max 100000`
     if not words:
-        words = [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]  # version 1; -1: none
+        words = [machine.text(group / f"cpu.cfs_{part}_us") for part in ("quota", "period")]  # version 1; -1: none
     with suppress(ValueError):
         if len(words) == 2 and int(words[0]) > 0 < int(words[1]):
             return [int(words[0]) / int(words[1])]
@@ -125,7 +125,7 @@ def _limits(group: Path) -> list[tuple[int, int]]:
     """The group's own limits of memory, and the room that is left in each."""
     found = []
     for limit, used, spare in LIMITS:
-        most, now = (" ".join(_lines(group / name)).strip() for name in (limit, used))
+        most, now = (machine.text(group / name) for name in (limit, used))
         if most.isdecimal() and now.isdecimal():
             held = int(now) - counters(group / "memory.stat").get(spare, 0)
             found.append((int(most), max(0, int(most) - held)))
@@ -134,12 +134,5 @@ def _limits(group: Path) -> list[tuple[int, int]]:
 
 def counters(path: Path, unit: int = 1) -> dict[str, int]:
     """`name value` or `name: value kB`, a line each; a value counts so many."""
-    words = [line.replace(":", " ").split() for line in _lines(path)]
+    words = [line.replace(":", " ").split() for line in machine.text(path).splitlines()]
     return {line[0]: unit * int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []

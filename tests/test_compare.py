@@ -370,7 +370,7 @@ def test_the_first_layer_that_differs_is_found_by_bisection(tmp_path, place, bac
     onnx.save(model, two)
     inputs = {"images": np.random.default_rng(0).random((1, 3, 32, 32), np.float32)}
     sides = [Side(path, backend, "fp32") for path, backend in zip((one, two), backends, strict=True)]
-    found = divergence.parting(*sides, inputs, {"logits": [...]})
+    *_, found = divergence.partings(*sides, inputs, {"logits": [...]})
 
     assert (found.node, found.operator) == (f"/conv{place}", "Conv")
     assert found.relative > found.tolerance
@@ -399,8 +399,8 @@ def test_a_part_of_an_output_that_is_small_beside_another_is_not_hidden(tmp_path
     two = two_heads(tmp_path / "two.onnx", {"weight": 0.51, "size": 640})
     inputs = {"x": np.random.default_rng(0).random((1, 8), np.float32)}
 
-    assert divergence.parting(one, two, inputs, {"rows": [...]}) is None
-    found = divergence.parting(one, two, inputs, {"rows": [np.s_[:, :8], np.s_[:, 8:]]})
+    assert list(divergence.partings(one, two, inputs, {"rows": [...]})) == []
+    *_, found = divergence.partings(one, two, inputs, {"rows": [np.s_[:, :8], np.s_[:, 8:]]})
     assert (found.tensor, found.operator, found.before) == ("score", "Mul", "trunk")
 
 

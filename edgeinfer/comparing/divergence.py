@@ -76,14 +76,6 @@ def _root_mean_square(values: NDArray[Any]) -> float:
     return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
 
 
-def parting(one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Sequence[Any]]) -> Parting | None:
-    """Where the two part on these inputs; None if every output lies within the tolerance. See `partings`."""
-    found = None
-    for found in partings(one, other, inputs, outputs):  # noqa: B007 - the last is it
-        pass
-    return found
-
-
 def partings(one: Side, other: Side, inputs: Tensors, outputs: Mapping[str, Sequence[Any]]) -> Iterator[Parting]:
     """Where the two part on these inputs, ever closer; nothing if every output lies within the tolerance.
 

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import quota
 from edgeinfer.profiling import voice
 
 if TYPE_CHECKING:
@@ -102,12 +103,8 @@ def turns(asked: dict[str, Any], say: Say) -> None:
 
 def _memory_mb() -> float | None:
     """The most that this process ever had resident, in 10^6 bytes; None where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(found[0]) * 1024 / 1e6 if found else None
+    most = quota.counters(Path("/proc/self/status"), 1024).get("VmHWM")
+    return most / 1e6 if most else None
 
 
 if __name__ == "__main__":
