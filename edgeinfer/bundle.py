@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -166,12 +167,18 @@ def check_writable(target: Path, mark: str = SPEC_FILE) -> None:
     if target.exists() and not target.is_dir():
         raise BundleError(f"{target} exists and is not a folder", hint="choose another -o DIR")
     if target.absolute().is_mount():
-        raise BundleError(f"{target} is a mount point, which cannot be replaced", hint="choose a folder inside it")
+        raise _mounted(target)
     if target.is_dir() and any(target.iterdir()) and not (target / mark).is_file():
         raise BundleError(f"{target} holds other files, but no {mark}", hint="choose another -o DIR")
 
 
+def _mounted(target: Path) -> BundleError:
+    return BundleError(f"{target} is a mount point, which cannot be replaced", hint="choose a folder inside it")
+
+
 def _unwritable(target: Path, error: OSError) -> BundleError:
+    if error.errno == errno.EBUSY:  # `is_mount` does not see those of one file system
+        return _mounted(target)
     return BundleError(
         f"{target} cannot be written: {error.strerror or error}",
         hint="check free space and permissions, then run again",

@@ -111,7 +111,7 @@ def fingerprint(gpu: int | None = None) -> dict[str, str]:
 def path(bundle: Bundle, gpu: int | None = None) -> Path:
     """Where the plan of a bundle is kept, be it there or not."""
     place = bundle.path.resolve()
-    name = f"{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}{f'-gpu{gpu}' if gpu else ''}.json"
+    name = f"{place.name[:50]}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}{f'-gpu{gpu}' if gpu else ''}.json"
     return machine.place("XDG_STATE_HOME", ".local/state") / "edgeinfer" / "plans" / name
 
 

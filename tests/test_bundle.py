@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from edgeinfer import bundle as bundle_module
 from edgeinfer import onnxfile
 from edgeinfer.bundle import Bundle, writing
 from edgeinfer.errors import BundleError, EdgeInferError
@@ -285,6 +286,17 @@ def test_hidden_folders_that_no_writer_made_stay(tmp_path, dead):
     with writing(tmp_path / "bundle") as fresh:
         (fresh / "model.json").touch()
     assert names(tmp_path) == sorted([*kept, "bundle"])
+
+
+def test_a_folder_that_the_system_holds_is_told_as_a_mount_point(tmp_path, monkeypatch):
+    def busy(*_):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(bundle_module, "_put", busy)
+    with pytest.raises(BundleError, match="is a mount point") as refused, writing(tmp_path / "bundle"):
+        pass
+    assert refused.value.hint == "choose a folder inside it"
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("closed", ["", "model.json", "model.fp32.onnx"])

@@ -154,6 +154,22 @@ def test_what_nohup_has_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+EARLY = """
+import os, runpy, signal, sys
+def hear(event, words):
+    if event == "import" and words[0] == "edgeinfer.cli._ending":
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(hear)
+runpy.run_module("edgeinfer", run_name="__main__")
+"""
+
+
+def test_ctrl_c_before_the_command_line_is_there_ends_without_a_word():
+    line = [sys.executable, "-c", EARLY, "doctor"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LONG_S, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 SIGNALLED = """
 import asyncio, os, sys
 from edgeinfer.cli import main

@@ -35,6 +35,13 @@ def test_what_was_written_is_read(detector):
     assert plans.fault(plan, bundle) == ""
 
 
+def test_a_bundle_of_a_very_long_name_has_a_plan_of_its_own(detector):
+    folders = [detector.with_name("目" * 80 + end) for end in ("one", "two")]
+    kept(detector.rename(folders[0]))
+    assert plans.read(Bundle.open(folders[0])).choice.backend == "ov"
+    assert plans.read(Bundle.open(folders[0].rename(folders[1]))) is None
+
+
 def test_load_runs_the_plan_and_says_so(detector):
     kept(detector)
     with load(detector) as model:

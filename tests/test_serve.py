@@ -49,6 +49,14 @@ def test_variables_that_are_meant_for_other_services_are_not_heeded(detector, na
         assert running.request("/v2/health/ready")[0] == 200
 
 
+def test_a_name_of_two_lines_forges_no_line_of_the_log(detector):
+    odd = detector.rename(detector.with_name("a\n2026-01-01 00:00:00,000 ERROR forged"))
+    with service(odd, "--no-grpc") as running:
+        assert running.request("/v2/health/ready")[0] == 200
+    assert running.told.startswith("serving a 2026-01-01 00:00:00,000 ERROR forged on http://")
+    assert [line for line in running.lines if line.startswith("2026-01-01 00:00:00,000 ERROR")] == []
+
+
 def test_a_bundle_that_may_not_be_looked_into_stops_no_other(classifier, detector):
     for folder in detector.parents:
         folder.chmod(folder.stat().st_mode | 0o055)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer import interruption
-from edgeinfer.cli import _choosing, _limits
+from edgeinfer.cli import _choosing, _limits, _tables
 from edgeinfer.errors import BackendUnavailable, UsageError
 from edgeinfer.serve.limits import MIB, Limits
 
@@ -171,7 +171,7 @@ def _loopback(host: str) -> bool:
 
 
 def _told(line: str) -> None:
-    print(line, flush=True)
+    print(_tables.line(line), flush=True)
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -224,6 +224,13 @@ def _token(file: Path | None) -> str:
     return token
 
 
+class _Plain(logging.Formatter):
+    """A line, whatever the names in it are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return _tables.line(super().formatMessage(record))
+
+
 class _Lines(logging.Formatter):
     """A JSON object a line."""
 
@@ -243,7 +250,7 @@ class _Lines(logging.Formatter):
 def _logged(*, as_json: bool) -> Iterator[None]:
     """The service's log, and what its libraries say, goes to stderr, instead of the warning lines of other verbs."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Lines() if as_json else _Plain("%(asctime)s %(levelname)s %(message)s"))
     root, own, uvicorn = map(logging.getLogger, (None, "edgeinfer", "uvicorn"))
     before = [(one, one.handlers[:], one.level, one.propagate) for one in (root, own, uvicorn)]
     root.handlers[:] = [handler]

@@ -161,7 +161,7 @@ def _samples(load: Load, system: _System, trace: str) -> Samples:
     if len(timed) < worked:
         raise EngineError(
             f"LoadGen wrote down {len(timed)} of {worked} samples",
-            hint="its log goes to the folder for temporary files: check free space, or set TMPDIR",
+            hint="check free space for temporary files (TMPDIR), and that nobody sets the clock meanwhile: LoadGen goes by it",
         )
     samples = Samples(system.origin, interrupted=system.stop.asked)
     if load.kind == "offline":
