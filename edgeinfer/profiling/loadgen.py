@@ -161,7 +161,7 @@ def _samples(load: Load, system: _System, trace: str) -> Samples:
     if len(timed) < worked:
         raise EngineError(
             f"LoadGen wrote down {len(timed)} of {worked} samples",
-            hint="check free space for temporary files (TMPDIR), and that nobody sets the clock meanwhile: LoadGen goes by it",
+            hint="check free space for temporary files (TMPDIR); and nobody may set the clock while LoadGen runs",
         )
     samples = Samples(system.origin, interrupted=system.stop.asked)
     if load.kind == "offline":
