@@ -22,7 +22,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# the same with the oldest libraries that pyproject.toml allows, of which the oldest Python has wheels
+# the same on the oldest Python, which uv finds or brings, with the oldest libraries that pyproject.toml allows
 test-floors: setup
 	$(BIN)/uv venv -q --clear --python 3.10 build/floors
 	$(BIN)/uv pip install -q --python build/floors --resolution lowest-direct -e ".[$(EXTRAS)]" --group test
