@@ -211,13 +211,21 @@ def _unreadable(path: Path, error: OSError) -> SourceError:
 def picture(path: Path, index: int = 0, max_pixels: int = MAX_PIXELS) -> Frame:
     """The frame of one picture file. Raises SourceError."""
     captured_ns = time.monotonic_ns()
+    return Frame(pictures.decode(_content(path, max_pixels), str(path), max_pixels), str(path), index, captured_ns)
+
+
+def check(path: Path) -> None:
+    """SourceError where a picture file shows that it cannot be read without being decoded."""
+    pictures.check(_content(path, MAX_PIXELS), str(path))
+
+
+def _content(path: Path, max_pixels: int) -> bytes:
     try:
         # no format needs more: 16-bit samples with alpha, uncompressed, and metadata
         with path.open("rb") as file:
-            data = file.read(8 * max_pixels + (64 << 20))
+            return file.read(8 * max_pixels + (64 << 20))
     except OSError as error:
         raise _unreadable(path, error) from error
-    return Frame(pictures.decode(data, str(path), max_pixels), str(path), index, captured_ns)
 
 
 def _fetched(address: str, max_pixels: int) -> Frame:
@@ -228,25 +236,29 @@ def _fetched(address: str, max_pixels: int) -> Frame:
     return Frame(pictures.decode(remote.fetch(address, shown), shown, max_pixels), shown, 0, captured_ns)
 
 
-def readable(paths: Sequence[Path], on_error: OnError) -> list[Path]:
-    """Those of these pictures that can be read, each decoded once; why another cannot goes to `on_error`.
+def readable(paths: Sequence[Path], on_error: OnError, look: Callable[[Path], object] = picture) -> list[Path]:
+    """Those of these pictures that `look`, `picture` or `check`, does not refuse; why it does goes to `on_error`.
 
-    Raises SourceError if none can.
+    Raises SourceError if none is left.
     """
     faults = {}
     for path in paths:
         try:
-            picture(path)
+            look(path)
         except SourceError as error:
             faults[path] = error
-    kept = [path for path in paths if path not in faults]
-    if faults and not kept:
-        first, *others = faults.values()
-        what = f"none of the {len(faults)} pictures can be read: " if others else ""
+    leave_out(list(faults.values()), len(set(paths)), on_error)
+    return [path for path in paths if path not in faults]
+
+
+def leave_out(faults: Sequence[SourceError], total: int, on_error: OnError) -> None:
+    """Why some of so many pictures cannot be read goes to `on_error`; SourceError if none can."""
+    if faults and len(faults) == total:
+        first, *others = faults
+        what = f"none of the {total} pictures can be read: " if others else ""
         raise SourceError(f"{what}{first}", hint=first.hint)
-    for fault in faults.values():
+    for fault in faults:
         on_error(fault)
-    return kept
 
 
 def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:

@@ -8,7 +8,8 @@ pictures        a folder without labels: two models can be compared on it, none 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from edgeinfer.errors import DatasetError
 from edgeinfer.sources import PICTURES, is_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,8 +71,11 @@ class Dataset:
         """At most so many of its pictures, evenly spread, so that folders sorted by class keep all their classes."""
         if most >= len(self):
             return self
-        chosen = tuple(self.samples[len(self) * place // most] for place in range(most))
-        return Dataset(self.path, self.layout, self.task, self.labels, chosen, self.matched)
+        return replace(self, samples=tuple(self.samples[len(self) * place // most] for place in range(most)))
+
+    def where(self, kept: Iterable[bool]) -> Dataset:
+        """Its pictures without those for which this, in their order, is False."""
+        return replace(self, samples=tuple(compress(self.samples, kept)))
 
 
 def read(path: str | Path, spec: ModelSpec) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeinfer import accuracy
@@ -37,8 +37,7 @@ class Budget:
     @property
     def readable(self) -> Dataset:
         """The data set without the pictures that cannot be read."""
-        kept = [sample for sample, found in zip(self.dataset.samples, self._truth) if found is not None]
-        return replace(self.dataset, samples=tuple(kept))
+        return self.dataset.where(found is not None for found in self._truth)
 
     def held(self, kind: Choice) -> Row:
         """A row with its accuracy, that has left already if it failed or lost too much."""

@@ -11,13 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeinfer import sources
 from edgeinfer.devices.cpu import Device
-from edgeinfer.errors import ExportError
+from edgeinfer.errors import ExportError, SourceError
 from edgeinfer_export import precision, quantize
 from edgeinfer_export.forms import Ranges
 from edgeinfer_export.ranges import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from edgeinfer.datasets import Dataset
     from edgeinfer.spec import ModelSpec
@@ -26,11 +26,25 @@ if TYPE_CHECKING:
 SAMPLE = 1 << 15
 
 
-def ranges(model: Any, spec: ModelSpec, dataset: Dataset, method: str) -> Ranges:
-    """The ranges, chosen by `method`, of all that int8 in any flavour quantises. Raises ExportError, SourceError."""
-    pictures = (sources.picture(sample.path).image for sample in dataset.samples)
-    seen = observe(model, spec, quantize.points(model), pictures)
-    return Ranges({name: one.range(method) for name, one in seen.items()}, method, len(dataset))
+def ranges(
+    model: Any, spec: ModelSpec, dataset: Dataset, method: str, on_error: sources.OnError = sources.refuse
+) -> Ranges:
+    """The ranges, chosen by `method`, of all that int8 in any flavour quantises.
+
+    Pictures that cannot be decoded go to `on_error`. Raises ExportError, and SourceError if none can.
+    """
+    faults: list[SourceError] = []
+    seen = observe(model, spec, quantize.points(model), _decoded(dataset, faults.append))
+    sources.leave_out(faults, len(dataset), on_error)
+    return Ranges({name: one.range(method) for name, one in seen.items()}, method, len(dataset) - len(faults))
+
+
+def _decoded(dataset: Dataset, on_error: sources.OnError) -> Iterator[Any]:
+    for sample in dataset.samples:
+        try:
+            yield sources.picture(sample.path).image
+        except SourceError as error:
+            on_error(error)
 
 
 def observe(model: Any, spec: ModelSpec, tensors: Iterable[str], pictures: Iterable[Any]) -> dict[str, Histogram]:

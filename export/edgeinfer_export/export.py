@@ -193,7 +193,7 @@ def write_bundle(
         source = _write(model, folder, held)
         _describe(folder, spec, (source,))
         golden = _golden_samples(folder, held)
-        trials = _tried(model, spec, folder / source.file, pictures, options) if pictures else []
+        trials = _tried(model, spec, folder / source.file, pictures, options, on_error=on_error) if pictures else []
         if tell:
             for trial in trials:
                 tell(trial)
@@ -218,12 +218,14 @@ def _tried(
     reference: Path,
     pictures: heldout.Pictures,
     options: Options,
+    *,
+    on_error: OnError,
 ) -> list[Trial]:
     """Every form made and measured; the files of those that are admitted lie beside the reference."""
     wanted, seen = forms.forms(options.precisions, but=onnxgraph.precision(model)), None
     if pictures.calibration and any(form.precision == "int8" for form in wanted):
-        seen = calibration.ranges(model, spec, pictures.calibration, options.method)
-    judge = Gate(reference.parent, spec, reference, pictures.heldout, options.budget)
+        seen = calibration.ranges(model, spec, pictures.calibration, options.method, on_error)
+    judge = Gate(reference.parent, spec, reference, pictures.heldout, options.budget, on_error=on_error)
     return [judge.admit(model, form, seen) for form in wanted]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from edgeinfer import accuracy, backends, sources
 from edgeinfer.bundle import sha256_of
 from edgeinfer.devices.cpu import Device
-from edgeinfer.errors import EngineError
+from edgeinfer.errors import EngineError, SourceError
 from edgeinfer.loading import with_thresholds
 from edgeinfer.pipeline import Lane, Pipeline
 from edgeinfer.spec import Artifact, TopK
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeinfer.datasets import Dataset
-    from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec
     from edgeinfer_export.forms import Form, Ranges
 
@@ -121,12 +120,26 @@ class Trial:
 class Gate:
     """Holds what float32 says about the held-out pictures; artifacts are written to `folder` and measured there."""
 
-    def __init__(self, folder: Path, spec: ModelSpec, reference: Path, heldout: Dataset, budget: float) -> None:
-        self._folder, self._budget, self._heldout = folder, budget, heldout
+    def __init__(
+        self,
+        folder: Path,
+        spec: ModelSpec,
+        reference: Path,
+        heldout: Dataset,
+        budget: float,
+        *,
+        on_error: sources.OnError = sources.refuse,
+    ) -> None:
+        self._folder, self._budget = folder, budget
         self._spec = with_thresholds(spec, **accuracy.thresholds(spec))
-        probes = heldout.spread(PROBES).samples
-        self._probes = [sources.picture(sample.path).image for sample in probes]
-        self._results, self._outputs = self._run(reference)
+        faults: list[SourceError] = []
+        with on_cpu(self._spec, reference) as pipeline:
+            found = accuracy.predict(pipeline, heldout, on_error=faults.append)
+            sources.leave_out(faults, len(heldout), on_error)
+            self._heldout = heldout.where(result is not None for result in found)
+            self._results = [result for result in found if result is not None]
+            self._probes = [sources.picture(sample.path).image for sample in self._heldout.spread(PROBES).samples]
+            self._outputs = self._raw(pipeline)
 
     def admit(self, model: Any, form: Form, ranges: Ranges | None) -> Trial:
         """Make `model` in this form, so that it stays within the budget; its file is there afterwards if it was."""
@@ -170,15 +183,12 @@ class Gate:
 
     def _measure(self, file: Path) -> Measured:
         try:
-            results, outputs = self._run(file)
+            with on_cpu(self._spec, file) as pipeline:
+                results, outputs = accuracy.predict(pipeline, self._heldout), self._raw(pipeline)
         except EngineError:
             return Measured({}, math.inf, None)
         comparison = accuracy.compare(self._heldout, self._results, results)
         return Measured(self._errors(outputs), self._drift(outputs), comparison)
-
-    def _run(self, file: Path) -> tuple[list[Result | None], Outputs]:
-        with on_cpu(self._spec, file) as pipeline:
-            return accuracy.predict(pipeline, self._heldout), self._raw(pipeline)
 
     def _raw(self, pipeline: Pipeline) -> Outputs:
         found = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from edgeinfer.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgeinfer.datasets import Dataset, Sample
+    from edgeinfer.datasets import Dataset
     from edgeinfer.spec import ModelSpec
 
 LEAST = 100
@@ -54,12 +53,13 @@ class Pictures:
 def pictures(given: Sources, spec: ModelSpec, on_error: sources.OnError = sources.refuse) -> Iterator[Pictures]:
     """The pictures for a model of this spec; those in the package judge where none are given.
 
-    Pictures that cannot be read go to `on_error`, and are left out. Raises DatasetError, ExportError, SourceError.
+    Pictures that show undecoded that they cannot be read go to `on_error`, and are left out. Raises DatasetError,
+    ExportError, SourceError.
     """
-    calibration = _readable(given.calibrate, spec, MOST if given.heldout else ENOUGH, on_error)
+    calibration = _checked(given.calibrate, spec, MOST if given.heldout else ENOUGH, on_error)
     if calibration is not None:
         _check_count(calibration, given)
-    if (heldout := _readable(given.heldout, spec, MOST, on_error)) is not None:
+    if (heldout := _checked(given.heldout, spec, MOST, on_error)) is not None:
         yield Pictures(calibration, heldout)
     elif calibration is not None:
         yield split(calibration)
@@ -69,13 +69,13 @@ def pictures(given: Sources, spec: ModelSpec, on_error: sources.OnError = source
             yield Pictures(None, datasets.unlabelled(Path(folder), packaged, spec.labels))
 
 
-def _readable(place: str, spec: ModelSpec, most: int, on_error: sources.OnError) -> Dataset | None:
-    """So many pictures of the data set there, if one was given, evenly spread, less those that cannot be read."""
+def _checked(place: str, spec: ModelSpec, most: int, on_error: sources.OnError) -> Dataset | None:
+    """So many pictures of the data set there, if one was given, evenly spread, less those that fail the check."""
     if not place:
         return None
     dataset = datasets.read(place, spec).spread(most)
-    kept = set(sources.readable([sample.path for sample in dataset.samples], on_error))
-    return dataclasses.replace(dataset, samples=tuple(sample for sample in dataset.samples if sample.path in kept))
+    kept = set(sources.readable([sample.path for sample in dataset.samples], on_error, sources.check))
+    return dataset.where(sample.path in kept for sample in dataset.samples)
 
 
 def _check_count(calibration: Dataset, given: Sources) -> None:
@@ -94,13 +94,10 @@ def split(dataset: Dataset) -> Pictures:
 
     The same picture under two names is on one side only.
     """
-    hashes = {sample: hashlib.sha256(sample.path.read_bytes()).digest() for sample in dataset.samples}
-    ranked = sorted(set(hashes.values()))
+    hashes = [hashlib.sha256(sample.path.read_bytes()).digest() for sample in dataset.samples]
+    ranked = sorted(set(hashes))
     out = set(ranked[: max(1, len(ranked) // SHARE)])
-    parts: list[tuple[Sample, ...]] = [
-        tuple(sample for sample in dataset.samples if (hashes[sample] in out) == held) for held in (False, True)
-    ]
-    if not parts[0]:
+    rest, heldout = (dataset.where((one in out) == held for one in hashes) for held in (False, True))
+    if not rest.samples:
         raise ExportError(f"{dataset.path} holds one picture many times", hint="calibrate with different pictures")
-    rest, heldout = (dataclasses.replace(dataset, samples=part).spread(MOST) for part in parts)
-    return Pictures(rest, heldout)
+    return Pictures(rest.spread(MOST), heldout.spread(MOST))

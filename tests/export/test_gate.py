@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeinfer import golden, load
+from edgeinfer import golden, load, pictures
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
 from edgeinfer_export import export as exporting
@@ -401,6 +401,52 @@ def test_held_out_pictures_that_cannot_be_read_are_left_out_too(tmp_path, capsys
     assert run(tmp_path / "b", "--precision", "int8", *words, source=tiny) == 0
     assert capsys.readouterr().err.count("warning: ") == 2
     assert Bundle.open(tmp_path / "b").spec.artifacts[0].accuracy["images"] == 3
+
+
+def hollow(path):
+    """A picture that shows only when it is decoded that it cannot be: its kind of compression is none."""
+    data = bytearray(cv2.imencode(".bmp", np.zeros((9, 9, 3), np.uint8))[1])
+    data[30] = 9
+    path.write_bytes(data)
+
+
+def test_pictures_that_cannot_be_decoded_are_left_out_where_they_are_used(tmp_path, capfd, few, others, tiny):
+    folders = []
+    for given in (few, others):
+        folders.append(tmp_path / given.name)
+        shutil.copytree(given, folders[-1])
+        hollow(folders[-1] / "hollow.bmp")
+    words = ("--calibrate", folders[0], "--few-calibration-images", "--held-out", folders[1], *AS_IT_IS, *LOOSE)
+    assert run(tmp_path / "b", "--precision", "int8", *words, source=tiny) == 0
+    warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert [line.split(" ")[1] for line in warnings] == [f"{folder}/hollow.bmp" for folder in folders]
+    artifact = Bundle.open(tmp_path / "b").spec.artifacts[0]
+    assert (artifact.made["images"], artifact.accuracy["images"]) == ("10", 20)
+
+
+@pytest.mark.parametrize("empty", ["--calibrate", "--held-out"])
+def test_where_no_picture_can_be_decoded_nothing_is_written(tmp_path, capfd, few, tiny, empty):
+    (tmp_path / "hollow").mkdir()
+    for place in range(2):
+        hollow(tmp_path / "hollow" / f"{place}.bmp")
+    words = {"--calibrate": few, "--held-out": few, empty: tmp_path / "hollow"}
+    words = (*(word for pair in words.items() for word in pair), "--few-calibration-images", *AS_IT_IS, *LOOSE)
+    assert run(tmp_path / "b", "--precision", "int8", *words, source=tiny) == 1
+    assert "error: none of the 2 pictures can be read: " in capfd.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_picture_is_decoded_once_to_calibrate(tmp_path, few, others, tiny, monkeypatch):
+    def seen(data, name, *more):
+        decoded.append(name)
+        return decode(data, name, *more)
+
+    decode, decoded = pictures.decode, []
+    monkeypatch.setattr(pictures, "decode", seen)
+    words = ("--calibrate", few, "--few-calibration-images", "--held-out", others, *AS_IT_IS, *LOOSE)
+    assert run(tmp_path / "b", "--precision", "int8", *words, source=tiny) == 0
+    calibrated = [name for name in decoded if name.startswith(f"{few}/")]
+    assert len(calibrated) == len(set(calibrated)) == 10
 
 
 @pytest.mark.parametrize(
