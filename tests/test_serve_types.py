@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from edgeinfer.serve import tensors
 from edgeinfer.serve.limits import Limits
+from edgeinfer.serve.tally import Ran, Tally
 from edgeinfer.spec import Batch
 from helpers import bundles
 from helpers.patience import LONG_S
@@ -277,6 +278,16 @@ def test_a_field_that_is_wrong_is_named(served, case):
 def test_binary_data_that_belongs_to_nobody_is_refused(served):
     status, _, answer = served.request("/v2/models/uint8/infer", *body(BINARY, bytes(3073)))
     assert (status, json.loads(answer)["error"]) == (400, "1 bytes of binary data belong to no input")
+
+
+def test_a_batch_takes_its_time_from_each_of_its_requests_and_counts_once_in_its_size():
+    counted = Tally()
+    counted.ran(Ran(3, (10, 20), (1, 2, 3)))
+    told = counted.as_dict()
+    assert (told["inference_count"], told["execution_count"]) == (3, 1)
+    assert told["inference_stats"]["queue"] == {"count": 2, "ns": 30}
+    assert told["inference_stats"]["compute_infer"] == {"count": 2, "ns": 4}
+    assert [(row["batch_size"], row["compute_infer"]) for row in told["batch_stats"]] == [(3, {"count": 1, "ns": 2})]
 
 
 def test_statistics_count_rows_runs_and_requests_as_triton_defines_them(tmp_path):

@@ -126,12 +126,13 @@ def test_numbers_beyond_half_are_clamped_and_counted():
     assert np.array_equal(y, np.array([[60000, -65504, 3, 4]], np.float32))
 
 
-def test_constants_that_would_vanish_keep_their_node_float32():
+@pytest.mark.parametrize("tiny", [1e-9, 1.03e-6], ids=["gone", "of few digits"])
+def test_constants_that_would_vanish_or_lose_their_digits_keep_their_node_float32(tiny):
     nodes = [
         helper.make_node("Add", ["x", "tiny"], ["sum"], "sum"),
         helper.make_node("Mul", ["sum", "two"], ["y"], "double"),
     ]
-    half = to_half(small(nodes, {"tiny": np.float32(1e-9), "two": np.float32(2)}))
+    half = to_half(small(nodes, {"tiny": np.float32(tiny), "two": np.float32(2)}))
 
     assert half.kept == ("sum",)
     assert [one.name for one in half.model.graph.initializer] == ["tiny", "two.half"]

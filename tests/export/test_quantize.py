@@ -248,6 +248,19 @@ def test_channels_and_tensors_that_are_always_zero_divide_nothing_by_zero():
         assert np.isfinite(graphmodels.seen(model, one.spec, pictures(1, one.spec.preprocess.size))).all()
 
 
+def test_a_bias_beside_weights_that_are_next_to_nothing_is_kept():
+    golden = seeded.Golden("resnet-basic")
+    golden.tensors["layer1.0.conv1.weight"][0] = 1e-12
+    golden.tensors["layer1.0.bn1.bias"][0] = 1.0
+    golden.tensors["layer1.0.bn1.running_mean"][0] = 0
+    one = graphs.build(golden.checkpoint(), size=golden.size)
+    model = quantize.quantize(one.model, ranged(one), "cpu")
+    (node,) = (node for node in model.graph.node if node.name == "layer1.0.conv1")
+    whole, step = (constants(model)[name] for name in makers(model)[node.input[2]].input[:2])
+
+    assert float(whole[0]) * float(step[0]) == pytest.approx(1.0, rel=1e-3)
+
+
 # -- what calibration sees
 
 
@@ -295,6 +308,15 @@ def test_one_value_far_out_does_not_decide(method):
 
     assert histogram.range("minmax").high == 400
     assert histogram.range(method).high < 250
+
+
+def test_a_percentile_leaves_out_one_value_in_ten_thousand():
+    histogram = Histogram()
+    values = np.linspace(-1, 1, 200_001)
+    histogram.add(-1.0, 1.0, values)
+
+    least, most, _ = histogram.range("percentile")
+    assert (least, most) == pytest.approx((-0.9998, 0.9998), abs=2e-3)
 
 
 def test_bins_that_grow_lose_no_value():
