@@ -6,6 +6,7 @@ import pytest
 
 import edgeinfer
 from edgeinfer.cascade import Cascade
+from edgeinfer.devices._pictures import picture
 from edgeinfer.errors import InputError, UsageError
 from edgeinfer.results import Detections
 from edgeinfer.spec import Size
@@ -65,12 +66,18 @@ def test_no_boxes_give_no_classes(models):
     assert (len(found), found.classes) == (0, ())
 
 
-@pytest.mark.parametrize(
-    "box", [[0, 0, 0, 0], [90, 60, 90, 60], [10, 10, 10, 30], [89.5, 59.5, 90, 60], [-9, -9, -5, -5]]
-)
+@pytest.mark.parametrize("box", [[0, 0, 0, 0], [90, 60, 90, 60], [10, 10, 10, 30], [89.5, 59.5, 90, 60]])
 def test_a_box_without_area_is_classified_by_the_pixel_under_it(models, box):
     found = Cascade(Finder(models[0], [box]), models[1])(stripes())
     assert len(found.classes[0]) == 1
+
+
+def test_a_box_beside_the_picture_is_the_pixel_in_its_corner(models):
+    image = stripes()
+    image[0, 0], image[-1, -1] = 7, 9
+    both = Cascade(*models)
+    for box, value in (([-9, -9, -5, -5], 7), ([95, 65, 99, 69], 9)):
+        assert both.cut(picture(image, "bgr"), np.array(box, np.float32)).tolist() == [[[value] * 3]]
 
 
 def test_boxes_below_the_score_are_not_even_looked_at(models):

@@ -261,6 +261,25 @@ def test_a_bias_beside_weights_that_are_next_to_nothing_is_kept():
     assert float(whole[0]) * float(step[0]) == pytest.approx(1.0, rel=1e-3)
 
 
+def test_rounded_weights_answer_the_mean_of_what_was_seen_as_the_others_did():
+    one = built("resnet-basic")
+    found = ranged(one)
+    model = quantize.quantize(one.model, found, "trt")
+    numbers, before = constants(model), constants(one.model)
+    (node,) = (node for node in one.model.graph.node if node.name == "layer1.0.conv1")
+    means = np.array(found[node.input[0]].means).reshape(1, -1, 1, 1)
+    rounded, steps = (numbers[f"{node.input[1]}.{part}"] for part in ("quantized", "scale"))
+    answers = [
+        (weight * means).sum(axis=(1, 2, 3)) + bias
+        for weight, bias in (
+            (before[node.input[1]].astype(np.float64), before[node.input[2]]),
+            (rounded * steps.astype(np.float64).reshape(-1, 1, 1, 1), numbers[f"{node.input[2]}.corrected"]),
+        )
+    ]
+
+    assert answers[1] == pytest.approx(answers[0], abs=1e-5)
+
+
 # -- what calibration sees
 
 
