@@ -434,6 +434,7 @@ def test_who_does_not_come_to_the_end_of_a_handshake_is_hung_up_on(folder):
         (["--port", "70000"], 2, "port '70000'"),
         (["--max-body-mb", "0"], 2, "0"),
         (["--host", "192.0.2.1"], 1, "cannot listen on 192.0.2.1"),
+        (["--host", "[::1]"], 1, "choose another with --host"),
     ],
 )
 def test_what_it_is_started_with_is_checked_first(folder, tmp_path, words, code, told):

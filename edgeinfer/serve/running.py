@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -303,8 +304,9 @@ def _listen(host: str, port: int, most: int = 1, flag: str = "--port") -> socket
         listening.bind((host, port))
         listening.listen()
     except OSError as error:
+        other = flag if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host, an address of this machine"
         reason = error.strerror or str(error)
-        raise ServiceError(f"cannot listen on {host}:{port}: {reason}", hint=f"choose another with {flag}") from error
+        raise ServiceError(f"cannot listen on {host}:{port}: {reason}", hint=f"choose another with {other}") from error
     return listening
 
 
