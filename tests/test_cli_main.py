@@ -1,6 +1,7 @@
 """The frame around every verb: light, quiet, one error line, and the promised exit codes."""
 
 import argparse
+import errno
 import importlib
 import os
 import subprocess
@@ -115,6 +116,22 @@ def test_an_unexpected_error_asks_for_a_report_and_shows_no_traceback(monkeypatc
         "error: unexpected ZeroDivisionError: by zero\n"
         "hint: run again with EDGEINFER_DEBUG=1, and report what it prints\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "limit"),
+    [
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (ImportError("cv2.so: failed to map segment from shared object"), "ulimit -v"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+    ],
+)
+def test_a_limit_of_the_process_is_told_as_one(monkeypatch, capsys, error, limit):
+    failing(monkeypatch, error)
+    assert cli.main(["doctor"]) == 1
+    told, hint = capsys.readouterr().err.splitlines()
+    assert "unexpected" not in told
+    assert limit in hint
 
 
 KINDS = [one for one in vars(errors).values() if isinstance(one, type) and one is not EdgeInferError]

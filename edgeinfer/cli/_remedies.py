@@ -35,7 +35,12 @@ LIBRARIES = {
     "grpc": ("gRPC", 'pip install "edgeinfer[serve]"'),
     "yaml": ("PyYAML", 'pip install "edgeinfer[validate]"'),
 }
-NO_THREAD = "can't start new thread"  # Python's words
+# what a limit of the process is told by, in the words of Python and the system: what it means, and the remedy
+LIMITS = {
+    "can't start new thread": ("no more threads can be started", "raise the limit of processes (ulimit -u)"),
+    "failed to map segment": ("there is no memory to load a library", "raise the limit of memory (ulimit -v)"),
+    "Too many open files": ("too many files are open", "raise the limit of open files (ulimit -n)"),
+}
 
 
 def words(error: Exception) -> tuple[str, str]:
@@ -45,14 +50,15 @@ def words(error: Exception) -> tuple[str, str]:
     if isinstance(error, ModuleNotFoundError) and error.name in LIBRARIES:
         called, remedy = LIBRARIES[error.name]
         return f"{called} is not installed", remedy
+    for told, meant in LIMITS.items():
+        if told in str(error):
+            return meant
     if library := _unloaded(error):
         file, (called, remedy) = library[1], LIBRARIES.get(library[0], (library[0], "install it again"))
         remedy = of_library(str(error), f"mend what that names, or: {remedy}")
         return f"{called} is here ({file}) and cannot be loaded: {error}", remedy
     if isinstance(error, MemoryError):
         return f"out of memory {error}", "close other programs, or use a smaller model"
-    if isinstance(error, RuntimeError) and NO_THREAD in str(error):
-        return "no more threads can be started", "raise the limits of processes (ulimit -u) and memory (ulimit -v)"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}", "check free space, permissions and paths"
