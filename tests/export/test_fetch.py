@@ -116,8 +116,9 @@ def test_a_file_changed_on_the_server_starts_over(server, tmp_path):
     assert fetch(server.known(sha256_prefix=""), tmp_path).read_bytes() == CONTENT[::-1]
 
 
-def test_without_a_version_mark_nothing_is_resumed(server, tmp_path):
-    server.etag = ""
+@pytest.mark.parametrize("mark", ["", 'W/"one"'], ids=["none", "of what is much alike"])
+def test_without_a_version_mark_nothing_is_resumed(server, tmp_path, mark):
+    server.etag = mark
     cut_once(server, tmp_path)
     assert fetch(server.known(), tmp_path).read_bytes() == CONTENT
     assert server.asked == [None, None]
