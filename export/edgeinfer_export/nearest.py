@@ -60,7 +60,7 @@ def _factors(node: Any, constants: dict[str, Any]) -> tuple[int, ...]:
     scales = constants.get(node.input[2]) if len(node.input) == 3 else None
     if scales is None or any(said.get(name, DEFAULTS[name]) != value for name, value in ASKED.items()):
         return ()
-    if said.get("antialias") or said.get("axes"):
+    if said.get("axes"):
         return ()
     factors = numpy_helper.to_array(scales).tolist()
     whole = len(factors) == 4 and factors[:2] == [1, 1] and all(one >= 1 and one % 1 == 0 for one in factors)

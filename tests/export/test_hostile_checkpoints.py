@@ -3,10 +3,12 @@
 import os
 import pickle
 
+import numpy as np
 import pytest
 
 from edgeinfer.errors import CheckpointError, UnsafeCheckpoint
 from edgeinfer_export import checkpoint, pickles
+from edgeinfer_export.storages import Storage, StoredTensor
 from helpers.hostile import GOOD, INERT, MIB, WEIGHT, refused
 from helpers.pickling import ORDERED, Call, Name, New, Raw, Tensor, Writer, archive, legacy, module
 
@@ -251,3 +253,14 @@ def test_pairs_handed_out_many_times_are_counted(tmp_path):
     pairs = Writer().opcodes(([[i, i] for i in range(1000)],)) + b"q\x01"
     content = archive(b"\x80\x02" + pairs + (Writer().opcodes(ORDERED) + b"h\x01R") * 2000 + b".")
     assert "steps" in str(refused(tmp_path, content, UnsafeCheckpoint))
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"), [(2, (2, 2), (2, 1)), (0, (2, 3), (1, 2)), (5, (1,), (1,)), (5, (), ())]
+)
+def test_a_tensor_ends_with_its_storage_and_never_a_number_behind_it(offset, shape, strides):
+    base = np.arange(6, dtype=np.float32)
+    storage = Storage("0", "float32", 6)
+    assert StoredTensor(storage, offset, shape, strides).view(base).max() == 5
+    with pytest.raises(CheckpointError, match="reaches number 6 of a storage of 6"):
+        StoredTensor(storage, offset + 1, shape, strides).view(base)

@@ -66,6 +66,7 @@ def test_copies_are_what_resize_gives(sides, factors, dtype, named):
         ((1, 3, 4, 4), [1, 2, 2, 2], REPEATING),
         ((1, 3, "height", 4), [1, 1, 2, 2], REPEATING),
         ((3, 4, 4), [1, 2, 2], REPEATING),
+        ((1, 3, 4, 4), [1, 1, 2, 2], {**REPEATING, "axes": [2, 3, 0, 1], "opset": 18}),
     ],
 )
 def test_what_is_more_than_copying_stays(shape, scales, how):
