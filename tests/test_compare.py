@@ -30,11 +30,6 @@ from helpers import bundles, networks
 LABELS = ("cat", "dog", "cow")
 
 
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"

@@ -12,11 +12,6 @@ from edgeinfer.plans import Choice, Plan
 from helpers import bundles
 
 
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
 def kept(folder, **changes):
     """Write a plan that holds for this bundle here, but for `changes`; the bundle."""
     bundle = Bundle.open(folder)

@@ -29,11 +29,6 @@ from edgeinfer.tuning.tune import tune
 from helpers import bundles, fake_gpu, fake_nvinfer
 
 
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
 def add(folder, precision, content):
     """Put another ONNX file into a bundle."""
     spec = modeljson.read(folder / "model.json")
