@@ -122,7 +122,7 @@ def read(bundle: Bundle, gpu: int | None = None) -> Plan | None:
         data: Any = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):  # system users have homes such as /dev/null
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from error
     try:
         return _plan(data)

@@ -97,7 +97,11 @@ def test_a_bundle_written_again_is_not_run_by_the_old_plan(detector):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"schema": 2}', '{"schema": 1, "choice": {"backend": 5}}', '{"schema": 1, "choice": 3}'],
+    [
+        *("", "{", "[]", "null", '{"schema": 2}'),
+        *('{"schema": 1, "choice": {"backend": 5}}', '{"schema": 1, "choice": 3}'),
+        pytest.param("[" * 100_000, id="deep"),
+    ],
 )
 def test_a_damaged_plan_is_no_plan_and_info_says_so(detector, capsys, text):
     bundle = kept(detector)
