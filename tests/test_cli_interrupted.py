@@ -82,6 +82,11 @@ def places(tmp_path):
     }
 
 
+def at_a_terminal():
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+
+
 def interrupted(words, number, held_at, tmp_path):
     """(exit code, what stood on the terminal) of a command line that is interrupted in the middle of its work."""
     folders = os.pathsep.join([str(tmp_path / "start"), *sys.path])
@@ -94,7 +99,7 @@ def interrupted(words, number, held_at, tmp_path):
         stderr=inner,
         env={**env, "HELD_AT": str(held_at)},
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one thread has no locks to hold
+        preexec_fn=at_a_terminal,  # noqa: PLW1509 - one thread has no locks to hold
     )
     os.close(inner)
     told = []
@@ -159,6 +164,7 @@ import os, runpy, signal, sys
 def hear(event, words):
     if event == "import" and words[0] == "edgeinfer.cli._ending":
         os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.addaudithook(hear)
 runpy.run_module("edgeinfer", run_name="__main__")
 """

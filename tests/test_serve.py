@@ -58,10 +58,10 @@ def test_a_name_of_two_lines_forges_no_line_of_the_log(detector):
 
 
 def test_a_bundle_that_may_not_be_looked_into_stops_no_other(classifier, detector):
-    for folder in detector.parents:
+    root = os.geteuid() == 0
+    for folder in detector.parents if root else ():
         folder.chmod(folder.stat().st_mode | 0o055)
     detector.chmod(0)
-    root = os.geteuid() == 0
     try:
         if root:
             os.seteuid(65534)
