@@ -6,17 +6,21 @@ that latency for every single sample, in nanoseconds, and is where ours come fro
 
 from __future__ import annotations
 
+import atexit
+import os
 import queue
 import re
+import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import interruption
 from edgeinfer.errors import BackendUnavailable, EngineError
+from edgeinfer.profiling.clock import WallClock
 from edgeinfer.profiling.samples import MOST_QUERIES, STREAMS, Samples
 
 try:
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from edgeinfer.profiling.samples import Load, Work
 
 NAME = "MLPerf LoadGen"
+LOOK_S = 0.2  # between two looks at the clock
 _SCENARIOS = {
     "single-stream": lg.TestScenario.SingleStream,
     "multi-stream": lg.TestScenario.MultiStream,
@@ -46,23 +51,63 @@ _SAMPLE = re.compile(
 
 
 def issue(load: Load, work: Work) -> Samples:
-    """One LoadGen test in performance mode."""
-    with ExitStack() as stack:
-        system = _System(load, work, stack.enter_context(interruption.noticed(patient=True)))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeinfer-loadgen-"))
-        sut, library = stack.enter_context(_registered(system, load.pictures))
-        logs = lg.LogSettings()
-        logs.enable_trace = True
-        logs.log_output.outdir = folder
-        logs.log_output.copy_summary_to_stdout = False
-        # a file of this name in the working directory would change the settings
-        audit = str(Path(folder) / "no-audit.config")
-        lg.StartTestWithLogSettings(sut, library, _settings(load), logs, audit)
-        system.close()
-        trace = (Path(folder) / "mlperf_log_trace.json").read_text(encoding="utf-8", errors="replace")
+    """One LoadGen test in performance mode. EngineError if the machine's clock, by which it goes, is set meanwhile."""
+    with interruption.noticed(patient=True) as stop:
+        system = _System(load, work, stop)
+        test, clock = _Test(load, system), WallClock()
+        test.start()
+        while test.is_alive():
+            test.join(LOOK_S)
+            if clock.was_set():
+                system.failure = EngineError(
+                    "the machine's clock was set while LoadGen ran, which goes by it",
+                    hint="profile again once the clock is right; timedatectl shows whether it is synchronised",
+                )
+                break
     if system.failure:
         raise system.failure
-    return _samples(load, system, trace)
+    return _samples(load, system, test.trace)
+
+
+class _Test(threading.Thread):
+    """LoadGen in a thread of its own: it cannot be stopped, and may wait for hours for a clock that was set back.
+
+    Where it still runs as the process ends, C++ would abort: the process ends with 1 then, without its destructors.
+    """
+
+    def __init__(self, load: Load, system: _System) -> None:
+        super().__init__(name="edgeinfer-loadgen", daemon=True)
+        self._load, self._system, self.trace = load, system, ""
+
+    def run(self) -> None:
+        atexit.register(_leave)
+        try:
+            self.trace = self._traced()
+        except Exception as error:  # noqa: BLE001 - raised again by who waits
+            self._system.failure = self._system.failure or error
+        atexit.unregister(_leave)
+
+    def _traced(self) -> str:
+        """What LoadGen tells of every sample."""
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeinfer-loadgen-"))
+            sut, library = stack.enter_context(_registered(self._system, self._load.pictures))
+            logs = lg.LogSettings()
+            logs.enable_trace = True
+            logs.log_output.outdir = folder
+            logs.log_output.copy_summary_to_stdout = False
+            # a file of this name in the working directory would change the settings
+            audit = str(Path(folder) / "no-audit.config")
+            lg.StartTestWithLogSettings(sut, library, _settings(self._load), logs, audit)
+            self._system.close()
+            return (Path(folder) / "mlperf_log_trace.json").read_text(encoding="utf-8", errors="replace")
+
+
+def _leave() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(1)
 
 
 class _System:

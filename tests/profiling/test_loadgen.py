@@ -3,6 +3,8 @@
 import contextlib
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 from edgeinfer.cli import _ending
 from edgeinfer.errors import EngineError
 from edgeinfer.profiling.samples import Load, Samples
+from helpers.patience import LONG_S, until
 
 loadgen = pytest.importorskip("edgeinfer.profiling.loadgen", reason="LoadGen is not installed", exc_type=Exception)
 
@@ -71,15 +74,32 @@ def test_a_failure_comes_out_and_the_next_test_runs():
     assert loadgen.issue(Load("single-stream", 0.1, expected_ms=1.0), nap).latency_ms
 
 
+@pytest.fixture
+def pressed(monkeypatch):
+    """Sends signals to this process in the middle of a test, and returns once they are heard."""
+    systems, made = [], loadgen._System
+
+    def system(*given):
+        systems.append(made(*given))
+        return systems[-1]
+
+    def press(*numbers):
+        for number in numbers:
+            signal.pthread_kill(threading.main_thread().ident, number)
+        until(lambda: systems[-1].stop.asked)
+
+    monkeypatch.setattr(loadgen, "_System", system)
+    return press
+
+
 @pytest.mark.parametrize("scenario", ["single-stream", "offline"])
-def test_sigterm_ends_a_long_test_with_the_samples_so_far_and_is_heard_by_who_had_it_before(scenario):
+def test_sigterm_ends_a_long_test_with_the_samples_so_far_and_is_heard_by_who_had_it_before(scenario, pressed):
     calls = []
 
     def work(numbers):
         calls.append(numbers)
         if len(calls) == 2:
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
+            pressed(signal.SIGTERM, signal.SIGTERM)
         return nap(numbers)
 
     with _ending.orderly() as ending:
@@ -90,14 +110,13 @@ def test_sigterm_ends_a_long_test_with_the_samples_so_far_and_is_heard_by_who_ha
 
 
 @pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_ends_a_long_test_with_the_samples_so_far(presses):
+def test_ctrl_c_ends_a_long_test_with_the_samples_so_far(presses, pressed):
     calls = []
 
     def work(numbers):
         calls.append(numbers)
         if len(calls) == 20:
-            for _ in range(presses):
-                signal.raise_signal(signal.SIGINT)
+            pressed(*[signal.SIGINT] * presses)
         return nap(numbers)
 
     samples = loadgen.issue(Load("single-stream", 60.0, expected_ms=1.0), work)
@@ -127,3 +146,24 @@ def test_it_works_from_a_thread():
     thread.start()
     thread.join()
     assert found[0].latency_ms
+
+
+SET_BACK = """
+import time
+from edgeinfer.profiling import loadgen
+from edgeinfer.profiling.samples import Load
+
+right, calls = time.time, []
+time.time = lambda: right() - (3600 if calls else 0)
+try:
+    loadgen.issue(Load("server", 1e4, rate=10.0), lambda numbers: calls.append(numbers) or {"infer": 1.0})
+except loadgen.EngineError as error:
+    print(error)
+"""
+
+
+def test_a_clock_that_is_set_is_an_error_at_once_and_the_process_ends_without_waiting_for_loadgen():
+    command = [sys.executable, "-c", SET_BACK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG_S)
+    assert done.stdout == "the machine's clock was set while LoadGen ran, which goes by it\n"
+    assert (done.returncode, done.stderr) == (1, "")
