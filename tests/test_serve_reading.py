@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeinfer.serve import reading, tensors
@@ -36,6 +36,7 @@ records = st.recursive(
 
 @pytest.mark.parametrize("size", [2, 20])
 @given(record=records, indent=st.sampled_from([None, 1]))
+@example(record=[[0, ""]], indent=None)
 def test_whatever_json_reads_is_read_the_same(size, record, indent):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "PIECE", size)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeinfer.serve import tensors
+
 PIECE = 1 << 16  # characters, which are read within some milliseconds
 _NUMBERS = re.compile(r"[-+.0-9eE,\sInfityNa]*")
 _AT_ONCE = json.JSONDecoder()
@@ -59,11 +61,8 @@ class _Pieces(json.JSONDecoder):
 
 
 def _row(value: Any) -> Any:
-    """A list of lists of numbers as an array, if it is regular."""
-    first = value
-    while isinstance(first, list) and first:
-        first = first[0]
-    if first is not value and isinstance(first, (int, float, np.ndarray)):
+    """A list of numbers, or of lists of them, as an array, if it is regular."""
+    if isinstance(value, list) and value and tensors.only_numbers(value):
         with suppress(ValueError):
             return np.asarray(value)
     return value

@@ -112,7 +112,7 @@ def from_list(name: str, datatype: str, shape: Sequence[int], values: Any) -> Te
     count = math.prod(sides)
     if len(values) and not isinstance(values[0], (list, np.ndarray)):
         _need_count(name, sides, count, len(values))
-    if not _numbers(values):
+    if not only_numbers(values):
         raise Refusal(INVALID, f"input {name!r}: data holds other things than numbers of {datatype}")
     try:
         array = np.asarray(values)
@@ -122,12 +122,12 @@ def from_list(name: str, datatype: str, shape: Sequence[int], values: Any) -> Te
     return Tensor(name, datatype, sides, _cast(name, datatype, array).reshape(sides))
 
 
-def _numbers(values: Any, depth: int = 8) -> bool:
+def only_numbers(values: Any, depth: int = 8) -> bool:
     """Whether there is nothing else in lists: NumPy would give every element the room of the longest string."""
     kinds = set() if isinstance(values, np.ndarray) else set(map(type, values))
     if kinds <= {int, float, bool}:
         return True
-    return depth > 0 and kinds <= {list, np.ndarray} and all(_numbers(value, depth - 1) for value in values)
+    return depth > 0 and kinds <= {list, np.ndarray} and all(only_numbers(value, depth - 1) for value in values)
 
 
 def _cast(name: str, datatype: str, array: NDArray[Any]) -> NDArray[Any]:
