@@ -58,10 +58,13 @@ def orderly() -> Iterator[Ending]:
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return
-    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    before = {number: signal.signal(number, ending) for number in SIGNALS if number != signal.SIGHUP or not nohup}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        if number != signal.SIGHUP or before[number] != signal.SIG_IGN:
+            signal.signal(number, ending)
     try:
         yield ending
     finally:
+        # all of them: the event loop of a service resets what it has taken to the system's default
         for number, handler in before.items():
             signal.signal(number, handler)
