@@ -22,9 +22,11 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# the same on the oldest Python, which uv finds or brings, with the oldest libraries that pyproject.toml allows
+# the same on the oldest Python, which uv finds or brings (or FLOOR=/path/to/python3.10), with the oldest libraries
+# that pyproject.toml allows
+FLOOR ?= 3.10
 test-floors: setup
-	$(BIN)/uv venv -q --clear --python 3.10 build/floors
+	$(BIN)/uv venv -q --clear --python $(FLOOR) build/floors
 	$(BIN)/uv pip install -q --python build/floors --resolution lowest-direct -e ".[$(EXTRAS)]" --group test
 	build/floors/bin/python -m pytest
 

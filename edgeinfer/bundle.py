@@ -99,8 +99,7 @@ class Bundle:
 
 
 def _unreadable(path: Path, error: OSError) -> BundleError:
-    hint = "check its disk, and that this user may read all of the bundle: chmod -R a+rX BUNDLE"
-    return BundleError(f"{path} cannot be read: {error.strerror or error}", hint=hint)
+    return BundleError(f"{path} cannot be read: {error.strerror or error}", hint=modeljson.READABLE)
 
 
 @contextmanager

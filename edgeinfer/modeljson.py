@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA = 1
+READABLE = "check its disk, and that this user may read all of the bundle: chmod -R a+rX BUNDLE"
 _REQUIRED: Any = object()
 
 
@@ -119,8 +120,7 @@ def read(path: Path) -> ModelSpec:
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
-        hint = "check its disk, and that this user may read all of the bundle: chmod -R a+rX BUNDLE"
-        raise SpecError(f"{path} cannot be read: {error.strerror or error}", hint=hint) from error
+        raise SpecError(f"{path} cannot be read: {error.strerror or error}", hint=READABLE) from error
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{path}: cannot be read: {error}", hint="export the bundle again") from error
     return from_json(value, str(path))

@@ -125,9 +125,11 @@ def on_web(source: str) -> str:
 
 def file_name(source: str) -> str:
     """The name of the file that a path or an address leads to; it may be empty."""
+    if not source.startswith(WEB):
+        return Path(source).name
     from edgeinfer import remote
 
-    return remote.name(source)[-100:] if source.startswith(WEB) else Path(source).name
+    return remote.name(source)[-100:]
 
 
 def files(source: str | Path) -> list[Path]:

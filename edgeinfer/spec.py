@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, Union
 
-from edgeinfer.errors import BundleError, SpecError
+from edgeinfer.errors import SpecError
+from edgeinfer.inside import safe_relative
 
 TASKS = ("detect", "classify")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64")
@@ -252,21 +252,6 @@ class Boxes:
 
 
 Decode = Union[TopK, Boxes]
-
-
-def safe_relative(name: str, what: str) -> str:
-    """`name` if it is a plain relative POSIX path without `..`; raises BundleError otherwise."""
-    path = PurePosixPath(name)
-    if (
-        name in ("", ".")
-        or path.is_absolute()
-        or ".." in path.parts
-        or "\\" in name
-        or "\0" in name
-        or str(path) != name
-    ):
-        raise BundleError(f"{what} {name!r} is not a path inside the bundle", hint="export the bundle again")
-    return name
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,7 @@ def places(tmp_path):
     for number in range(1, 9):
         for folder in ("labelled", "pictures"):
             cv2.imwrite(str(tmp_path / folder / f"{number}.png"), bundles.picture("green", 48, 64) - number)
-    writer = cv2.VideoWriter(str(tmp_path / "video.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    for _ in range(40):
-        writer.write(bundles.picture("green", 48, 64))
-    writer.release()
+    bundles.video(tmp_path / "video.avi", [bundles.picture("green", 48, 64)] * 40)
     return {
         "bundle": bundles.detect_bundle(tmp_path / "bundle"),
         "labelled": tmp_path / "labelled",

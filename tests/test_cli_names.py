@@ -84,10 +84,7 @@ def test_a_video_whose_name_is_not_utf8_is_refused_before_opencv_crashes_on_it(d
 
 
 def test_a_video_is_not_saved_in_a_folder_whose_name_crashes_opencv(detector, photo, tmp_path):
-    video = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    writer.write(bundles.picture("green", 48, 64))
-    writer.release()
+    video = bundles.video(tmp_path / "clip.avi", [bundles.picture("green", 48, 64)])
     done = command("run", detector, video, "--save", photo.parent / LATIN)
     assert done.returncode == 1
     assert b"is not UTF-8" in done.stderr

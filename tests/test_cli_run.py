@@ -40,12 +40,7 @@ def photos(tmp_path):
 @pytest.fixture
 def clip(tmp_path):
     """A video of three green frames."""
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for _ in range(3):
-        writer.write(bundles.picture("green", 48, 64))
-    writer.release()
-    return path
+    return bundles.video(tmp_path / "clip.avi", [bundles.picture("green", 48, 64)] * 3)
 
 
 def run(*args):

@@ -39,12 +39,7 @@ def web():
 @pytest.fixture
 def clip(tmp_path):
     """A video of five frames."""
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for _ in range(5):
-        writer.write(bundles.picture("green", 48, 64))
-    writer.release()
-    return path.read_bytes()
+    return bundles.video(tmp_path / "clip.avi", [bundles.picture("green", 48, 64)] * 5).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgeinfer.serve import reading, tensors
+from edgeinfer.serve import reading, tensors, wire
 from edgeinfer.serve.refusals import Refusal
 
 
@@ -96,3 +96,8 @@ def test_a_string_among_numbers_is_refused_before_it_takes_memory(values):
     told = "input 'x': data holds other things than numbers of FP32"
     with pytest.raises(Refusal, match=re.escape(told)):
         tensors.from_list("x", "FP32", [2] if not isinstance(values[0], list) else [2, 2], values)
+
+
+def test_little_json_before_many_binary_bytes_is_read_at_once():
+    body = b"{}" + bytes(1_000_000)
+    assert [wire.is_long("2", body), wire.is_long("", body)] == [False, True]

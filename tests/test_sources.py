@@ -14,6 +14,7 @@ import pytest
 
 from edgeinfer import gstreamer, pictures, sources
 from edgeinfer.errors import SourceError
+from helpers import bundles
 
 # an 8x8 JPEG in CMYK, all (0, 200, 200, 0) with inverted samples: a clear red
 CMYK = base64.b85decode(
@@ -303,12 +304,7 @@ def test_a_read_that_the_system_refuses_says_so(folder, monkeypatch):
 
 @pytest.fixture
 def video(tmp_path, image):
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 12.5, (64, 48))
-    for _ in range(4):
-        writer.write(image)
-    writer.release()
-    return path
+    return bundles.video(tmp_path / "clip.avi", [image] * 4, 12.5)
 
 
 def test_a_video_gives_its_frames_and_rate(video):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgeinfer import modeljson
 from edgeinfer.errors import BundleError, EdgeInferError, SpecError
+from edgeinfer.inside import safe_relative
 from edgeinfer.spec import (
     Artifact,
     Batch,
@@ -22,7 +23,6 @@ from edgeinfer.spec import (
     Size,
     TensorSpec,
     TopK,
-    safe_relative,
 )
 
 SHA = "ab" * 32

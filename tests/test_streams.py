@@ -32,12 +32,7 @@ def model(detector):
 @pytest.fixture
 def clip(tmp_path):
     """A video of forty frames that get brighter."""
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for place in range(40):
-        writer.write(np.full((48, 64, 3), place * 6, np.uint8))
-    writer.release()
-    return path
+    return bundles.video(tmp_path / "clip.avi", [np.full((48, 64, 3), place * 6, np.uint8) for place in range(40)])
 
 
 def eventually(fact):

@@ -15,6 +15,7 @@ import edgeinfer
 from edgeinfer import answers, sources
 from edgeinfer.errors import SourceError
 from edgeinfer.streams import stream
+from helpers import bundles
 from helpers.camera import answering, camera
 from helpers.patience import LONG_S
 
@@ -109,11 +110,7 @@ def test_pictures_that_are_none_are_an_error_not_a_hang(monkeypatch):
 @pytest.fixture
 def clip(tmp_path):
     """A video whose frames are in a codec that nobody knows."""
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for place in range(5):
-        writer.write(np.full((48, 64, 3), place * 40, np.uint8))
-    writer.release()
+    path = bundles.video(tmp_path / "clip.avi", [np.full((48, 64, 3), place * 40, np.uint8) for place in range(5)])
     path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZQ9"))
     return path
 

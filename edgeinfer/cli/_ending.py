@@ -67,4 +67,4 @@ def orderly() -> Iterator[Ending]:
     finally:
         # all of them: the event loop of a service resets what it has taken to the system's default
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)

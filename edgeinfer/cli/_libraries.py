@@ -43,7 +43,7 @@ except BackendUnavailable as error:
 else:
     print("[]")
 """
-WITH_OPENCV = 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'
+_, WITH_OPENCV = _remedies.LIBRARIES["cv2"]
 # topic, the distributions that give it, what pip is to install, the backend that it is for
 OPTIONAL = (
     ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), '"edgeinfer[tensorrt]"', "trt"),

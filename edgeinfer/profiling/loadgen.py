@@ -80,12 +80,12 @@ class _Test(threading.Thread):
         self._load, self._system, self.trace = load, system, ""
 
     def run(self) -> None:
-        atexit.register(_leave)
+        atexit.register(self._leave)
         try:
             self.trace = self._traced()
         except Exception as error:  # noqa: BLE001 - raised again by who waits
             self._system.failure = self._system.failure or error
-        atexit.unregister(_leave)
+        atexit.unregister(self._leave)
 
     def _traced(self) -> str:
         """What LoadGen tells of every sample."""
@@ -102,12 +102,11 @@ class _Test(threading.Thread):
             self._system.close()
             return (Path(folder) / "mlperf_log_trace.json").read_text(encoding="utf-8", errors="replace")
 
-
-def _leave() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
-    os._exit(1)
+    def _leave(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(1)
 
 
 class _System:

@@ -122,7 +122,7 @@ class Web:
                 if length == wire.NO_JSON:
                     asked = wire.bare(body, face.inputs(spec))
                 else:
-                    asked, wanted = await self._service.off_loop(parsed) if wire.is_long(body) else parsed()
+                    asked, wanted = await self._service.off_loop(parsed) if wire.is_long(length, body) else parsed()
                 values = wire.expected(asked, wanted, face.outputs(spec), spec.batch.max)
                 tensors.check_few(values, self._service.limits)
                 return asked

@@ -40,9 +40,9 @@ class Wanted:
         return self._named.get(name, self._everything)
 
 
-def is_long(body: bytes) -> bool:
-    """Whether a body takes so long to be read that it is better done beside the event loop."""
-    return len(body) > reading.PIECE
+def is_long(header: str, body: bytes) -> bool:
+    """Whether a body's JSON takes so long to be read that it is better done beside the event loop."""
+    return _json_length(header, body) > reading.PIECE
 
 
 def parse(model: str, header: str, body: bytes, regions: Regions, limits: Limits) -> tuple[Request, Wanted]:
@@ -50,7 +50,7 @@ def parse(model: str, header: str, body: bytes, regions: Regions, limits: Limits
     length = _json_length(header, body)
     steps = range(0, length, STEP)
     tensors.check_few(sum(body.count(b",", start, min(start + STEP, length)) for start in steps), limits)
-    record = _object(_json(body[:length], reading.loads if is_long(body) else json.loads), "the request")
+    record = _object(_json(body[:length], reading.loads if length > reading.PIECE else json.loads), "the request")
     binary = _Binary(memoryview(body)[length:])
     inputs = [
         _input(_object(given, f"inputs[{place}]"), place, binary, model, regions)

@@ -12,7 +12,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from edgeinfer import onnxfile
 from edgeinfer.errors import BundleError, ExportError
-from edgeinfer.spec import safe_relative
+from edgeinfer.inside import safe_relative
 from edgeinfer_export.graphs.ops import declare
 
 if TYPE_CHECKING:

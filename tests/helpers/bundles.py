@@ -53,6 +53,16 @@ def picture(color="red", height=SIDE, width=SIDE):
     return np.full((height, width, 3), BGR[color], np.uint8)
 
 
+def video(path: Path, pictures, fps=10) -> Path:
+    """Write pictures of one size as a video in Motion JPEG, which every OpenCV writes and reads."""
+    height, width, _ = pictures[0].shape
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, (width, height))
+    for one in pictures:
+        writer.write(one)
+    writer.release()
+    return path
+
+
 def detect_bundle(folder: Path) -> Path:
     """Write a detector into `folder`."""
     middle = np.array([[SIDE / 2, SIDE / 2, SIDE / 2, SIDE / 2, 1]], np.float32)
