@@ -70,19 +70,23 @@ def of(report, backend, artifact):
 
 @pytest.mark.parametrize("backend", ["ort", "ov"])
 def test_an_artifact_that_finds_something_else_is_over_budget_and_never_raced(tuned, backend):
-    (row,) = of(tuned[2], backend, "int8")
+    rows = of(tuned[2], backend, "int8")  # several where this CPU has numbers of several kinds
 
-    assert (row["state"], row["accuracy"]["agreement"]) == ("over budget", 0)
-    assert row["reason"] == "100.0 % of the results differ"
-    assert "p50_ms" not in row
+    assert rows
+    for row in rows:
+        assert (row["state"], row["accuracy"]["agreement"]) == ("over budget", 0)
+        assert row["reason"] == "100.0 % of the results differ"
+        assert "p50_ms" not in row
 
 
 @pytest.mark.parametrize("backend", ["ort", "ov"])
 def test_a_candidate_that_fails_is_told_and_the_rest_goes_on(tuned, backend):
-    (row,) = of(tuned[2], backend, "fp16")
+    rows = of(tuned[2], backend, "fp16")
 
-    assert row["state"] == "failed"
-    assert "model.fp16.onnx" in row["reason"]
+    assert rows
+    for row in rows:
+        assert row["state"] == "failed"
+        assert "model.fp16.onnx" in row["reason"]
 
 
 def test_every_float32_candidate_was_measured_or_left_with_a_reason(tuned):
