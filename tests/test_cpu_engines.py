@@ -190,12 +190,36 @@ def test_openvino_keeps_to_float32_where_the_processor_would_rather_round(spec, 
     assert backends.load("ov").settings()["compute"][0] == "f32"
 
 
-def test_int8_graphs_run_in_int8_on_openvino(spec, tmp_path):
-    path = networks.quantized(tmp_path / "net.onnx")
-    wide = dataclasses.replace(spec, outputs=(TensorSpec("logits", (1, 32)),), labels=tuple(map(str, range(32))))
-    engine = opened("ov", path, wide)
+def wide(spec):
+    """The classifier's spec with as many classes as the quantised networks have."""
+    return dataclasses.replace(spec, outputs=(TensorSpec("logits", (1, 32)),), labels=tuple(map(str, range(32))))
+
+
+@pytest.mark.parametrize("net", [networks.quantized, networks.concatenated])
+def test_int8_graphs_run_in_int8_on_openvino_and_find_what_onnx_runtime_finds(spec, tmp_path, net):
+    path = net(tmp_path / "net.onnx")
+    engine, other = (opened(backend, path, wide(spec)) for backend in ("ov", "ort"))
+    found, expected = (np.array(one.run(noise())["logits"]) for one in (engine, other))
 
     assert "int8" in {layer.precision for layer in engine.profile_layers(noise())}
-    assert backends.load("ov").refuses(Artifact("net.onnx", "onnx", "int8", "0" * 64, flavor="cpu")) == ""
-    refused = backends.load("ov").refuses(Artifact("net.onnx", "onnx", "int8", "0" * 64, flavor="trt"))
-    assert "flavor trt is for TensorRT" in refused
+    assert np.abs(found - expected).max() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize("flavor", ["cpu", "trt", ""])
+def test_openvino_takes_int8_of_every_flavor(flavor):
+    assert backends.load("ov").refuses(Artifact("net.onnx", "onnx", "int8", "0" * 64, flavor=flavor)) == ""
+
+
+def test_openvino_is_given_no_signed_activation(tmp_path):
+    import openvino
+
+    from edgeinfer.backends import _ovpairs
+
+    model = openvino.Core().read_model(networks.concatenated(tmp_path / "net.onnx"))
+
+    assert _ovpairs.store_unsigned(model) == 5
+    assert _ovpairs.store_unsigned(model) == 0
+    made = [node for node in model.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
+    assert {(float(one.input_value(3).get_node().data), float(one.input_value(4).get_node().data)) for one in made} == {
+        (0.0, 255.0)
+    }

@@ -83,8 +83,6 @@ class Engine:
 
     @classmethod
     def refuses(cls, artifact: Artifact) -> str:
-        if artifact.flavor == "trt":
-            return "int8 flavor trt is for TensorRT: OpenVINO has been found to miscompute it on CPUs without AMX"
         if artifact.precision == "int8" and "INT8" not in _capabilities():
             return "OpenVINO has no int8 arithmetic for this CPU"
         return ""
@@ -160,6 +158,7 @@ def _compiled(path: Path, spec: ModelSpec, config: Mapping[str, str]) -> Any:
         model = _library().read_model(path)
         _check(path, "input", spec.inputs, model.inputs)
         _check(path, "output", spec.outputs, model.outputs)
+        _ovpairs.store_unsigned(model)
         _ovpairs.join_activations(model)
         batch = spec.batch
         if batch.open:

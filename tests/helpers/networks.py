@@ -105,6 +105,15 @@ def quantized(path, batch=1):
     return net.save(path, [("logits", TensorProto.FLOAT, [batch, 32])], batch)
 
 
+def concatenated(path):
+    """An int8 convolution of what two others gave, each rounded before they are joined, and all after it."""
+    net = Net()
+    parts = [net.quantize(net.add("Relu", net.quantized_conv("images", 3, 32))) for _ in range(2)]
+    joined = net.quantized_conv(net.add("Concat", *parts, axis=1), 64, 32)
+    net.add("Flatten", net.add("GlobalAveragePool", joined), out="logits")
+    return net.save(path, [("logits", TensorProto.FLOAT, [1, 32])])
+
+
 def quantized_bias(path):
     """A convolution whose bias is int32 behind a DequantizeLinear, as onnxruntime's quantizer writes it."""
     net = Net()
