@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class Scratch:
         self._memory = np.empty(0, np.uint8)
 
     def __call__(self, *shape: int) -> Bytes:
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         if size > self._memory.size:
             self._memory = np.empty(size, np.uint8)
         return self._memory[:size].reshape(shape)
