@@ -14,10 +14,10 @@ ASK = {"rtsp": "DESCRIBE {url} RTSP/1.0\r\nCSeq: 1\r\n\r\n", "http": "GET {path}
 def why(address: str) -> str:
     """A few words about `rtsp://...` or `http://...`, without its password, which is not sent either."""
     try:
-        parts = urlsplit(address)
-        host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+        host, port = _place(address)
     except (ValueError, KeyError):
         return "it is not an address"
+    parts = urlsplit(address)
     try:
         with socket.create_connection((host, port), PATIENCE_S) as opened:
             if parts.scheme not in ASK:
@@ -27,13 +27,24 @@ def why(address: str) -> str:
             url = parts._replace(netloc=netloc).geturl()
             opened.sendall(ASK[parts.scheme].format(url=url, path=path, host=netloc).encode("utf-8", "replace"))
             return _told(opened.recv(200), host, password=parts.password is not None)
-    except socket.gaierror:
-        return f"no host is called {host!r}"
-    except socket.timeout:
-        return f"{host} does not answer"
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        return f"{host}:{port}: {reason}"
+        return failed(error, address)
+
+
+def failed(error: Exception, address: str) -> str:
+    """The same of the error that a connection to such an address ended in."""
+    host, port = _place(address)
+    if isinstance(error, socket.gaierror):
+        return f"no host is called {host!r}"
+    if isinstance(error, socket.timeout):
+        return f"{host} does not answer"
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{host}:{port}: {reason}"
+
+
+def _place(address: str) -> tuple[str, int]:
+    parts = urlsplit(address)
+    return parts.hostname or "", parts.port or PORTS[parts.scheme]
 
 
 def _told(answer: bytes, host: str, *, password: bool) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
+import socket
+import ssl
 import time
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, build_opener
 
 from edgeinfer.errors import SourceError
 from edgeinfer.sources import PICTURES, VIDEOS
 
-PATIENCE_S = 2.0  # for the connection, and for each piece of an answer
+PATIENCE_S = 4.0  # for the connection, and for each piece of an answer: as long as a stream has to open
 FETCH_S = 60.0  # for all of a picture
 MOST = 128 << 20  # bytes of a picture
 PIECE = 1 << 18
@@ -24,13 +26,22 @@ STREAMS = (".m3u8", ".mjpeg", ".mjpg", ".mpd")  # the ends of paths whose server
 
 
 def kind(address: str) -> str:
-    """What `http(s)://...` holds: a picture, a video that ends, or a stream; so passes too what cannot be reached."""
+    """What `http(s)://...` holds: a picture, a video that ends, or a stream, as passes whatever else is answered.
+
+    Raises OSError where there is no answer.
+    """
     if suffix(address) in STREAMS:
         return STREAM
     try:
         return _told(address)
     except HTTPError as error:
         error.close()
+    except URLError as error:
+        # players of streams do not mind certificates
+        if isinstance(error.reason, OSError) and not isinstance(error.reason, ssl.SSLError):
+            raise error.reason from None
+    except socket.timeout:
+        raise
     except (OSError, HTTPException, ValueError):
         pass
     return STREAM
@@ -82,6 +93,7 @@ def name(address: str) -> str:
 def _asked(address: str) -> Any:
     """The answer to a GET; the user and the password in the address are for its own host alone."""
     parts = urlsplit(address)
+    _ = parts.port  # ValueError, where it is none
     user, _, host = parts.netloc.rpartition("@")
     request = Request(parts._replace(netloc=host, fragment="").geturl())  # noqa: S310 - of http and https
     if user:

@@ -31,6 +31,7 @@ WEB = ("http://", "https://")
 SCHEMES = ("rtsp://", "rtsps://", *WEB)
 # of a network stream: short, because a lost one is opened again; an answer may come later than a frame
 OPEN_MS, READ_MS = 4_000, 2_000
+ADDRESS = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
 USUAL_FPS = 30.0
 WHOLE = 0.95  # of the frames that a video tells of, which some containers only estimate
 
@@ -105,7 +106,10 @@ def frames(
 
 
 def live(source: str) -> bool:
-    """Whether this names a camera or a stream, which ends only when told to; a web server is asked."""
+    """Whether this names a camera or a stream, which ends only when told to; a web server is asked.
+
+    Raises SourceError where it does not answer.
+    """
     return addressed(source) and on_web(source) in ("", "stream")
 
 
@@ -115,12 +119,19 @@ def addressed(source: str) -> bool:
 
 
 def on_web(source: str) -> str:
-    """Of an http address what the server says that it is: a picture, a video, or a stream; empty for others."""
+    """Of an http address what the server says that it is: a picture, a video, or a stream; empty for others.
+
+    Raises SourceError where it does not answer.
+    """
     if not source.startswith(WEB):
         return ""
     from edgeinfer import remote
 
-    return remote.kind(source)
+    try:
+        return remote.kind(source)
+    except OSError as error:
+        why = answers.failed(error, source)
+        raise SourceError(f"{without_password(source)} cannot be opened: {why}", hint=ADDRESS) from error
 
 
 def file_name(source: str) -> str:
@@ -346,7 +357,7 @@ def _open(name: str, shown: str) -> Any:
     elif name.startswith(SCHEMES):
         opening, reading = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, OPEN_MS, reading, READ_MS])
-        hint = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
+        hint = ADDRESS
     else:
         capture = cv2.VideoCapture(name)
         hint = "it is damaged, or its codec is unknown: convert it to H.264 with ffmpeg"

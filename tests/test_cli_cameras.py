@@ -105,7 +105,10 @@ def test_the_size_of_a_video_is_that_of_the_picture_whatever_the_pixels_are(tmp_
     assert next(sources.frames(path)).image.shape == (48, 64, 3)
 
 
-def test_a_camera_that_is_not_there_is_told_and_counted_beside_one_that_is(detector, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("path", ["x.mjpg", "x"])  # the server of the second is asked what it is
+def test_a_camera_that_is_not_there_is_told_and_counted_beside_one_that_is(
+    detector, tmp_path, capsys, monkeypatch, path
+):
     told, add, refuse = threading.Event(), Tally.add, Faults.add
     # however late it is told, there are pictures left to count
     monkeypatch.setattr(Tally, "add", lambda tally, one: (told.wait(LONG_S), add(tally, one)))
@@ -113,11 +116,11 @@ def test_a_camera_that_is_not_there_is_told_and_counted_beside_one_that_is(detec
     with camera() as opened, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         there = f"127.0.0.1:{taken.getsockname()[1]}"
-        away = f"http://me:p@ss@{there}/x.mjpg"
-        assert run(detector, opened.address, away, "--max-frames", 30, "--json", tmp_path / "r.jsonl") == 1
+        away = f"http://me:p@ss@{there}/{path}"
+        assert run(detector, away, opened.address, "--max-frames", 30, "--json", tmp_path / "r.jsonl") == 1
     out, err = capsys.readouterr()
     assert "30 pictures, 1 error" in out
-    assert f"warning: http://{there}/x.mjpg cannot be opened: {there}: Connection refused" in err.splitlines()
+    assert f"warning: http://{there}/{path} cannot be opened: {there}: Connection refused" in err.splitlines()
     assert err.endswith("error: 1 source could not be read\nhint: the warnings above say which, and why\n")
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 30
 

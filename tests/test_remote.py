@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 
 import cv2
 import numpy as np
@@ -115,6 +116,23 @@ def test_a_file_beside_a_camera_comes_to_its_end(detector, web):
         assert (first.live, seen.live) == (False, True)
         assert until(lambda: seen.vitals()[address].health().well)
         assert len([path for path, _ in web.asked if path == "/a.jpg"]) == 2
+
+
+def test_a_stream_is_there_before_the_web_server_has_answered_and_knows_then_that_it_is_a_file(detector, web, clip):
+    answer = threading.Event()
+
+    class Late(dict):
+        def get(self, *args):
+            answer.wait(LONG_S)
+            return super().get(*args)
+
+    web.pages = Late()
+    address = web.put("/clip", clip, content_type="video/x-msvideo")
+    with edgeinfer.load(detector) as model, Stream([address], model) as seen:
+        assert seen.live
+        answer.set()
+        assert [one.live for one in seen] == [False] * 5
+        assert not seen.live
 
 
 def test_whoever_waits_for_cameras_is_told_of_a_file(detector, web):

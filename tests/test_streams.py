@@ -49,8 +49,8 @@ def frame(value=0, index=0, size=(48, 64)):
     return sources.Frame(np.full((*size, 3), value, np.uint8), "camera:0", index, time.monotonic_ns(), 30.0)
 
 
-def captured(cam, sequence):
-    return Captured(cam, frame(sequence), sequence, "")
+def captured(cam, sequence, *, live=True):
+    return Captured(cam, frame(sequence), sequence, "", live)
 
 
 @pytest.mark.parametrize("contexts", [1, 3])
@@ -216,6 +216,35 @@ def test_two_cameras_get_equal_turns(model):
     assert 10 <= names.count(one.address) <= 30
 
 
+def test_a_camera_that_is_given_twice_is_two_cameras(model, monkeypatch):
+    black = itertools.cycle([True, False])
+
+    def frames(name, **_):
+        value = 0 if next(black) else 90
+        while True:
+            time.sleep(0.01)
+            value ^= 1
+            yield dataclasses.replace(frame(value), source=sources.without_password(name))
+
+    monkeypatch.setattr(sources, "frames", frames)
+    address = "rtsp://me:secret@10.0.0.1/door"
+    with stream([address] * 2, model) as seen:
+        sights = iter(seen)
+        eventually(lambda: next(sights).freshness.fault and not all(one.well for one in seen.health().values()))
+        shown = {one.frame.source for one in itertools.islice(sights, 40)}
+        health = seen.health()
+    assert [*health] == [address, f"{address} (2)"]
+    assert sorted(one.well for one in health.values()) == [False, True]
+    assert shown == {"rtsp://10.0.0.1/door", "rtsp://10.0.0.1/door (2)"}
+
+
+def test_what_differs_in_its_password_alone_is_told_apart_without_it(model):
+    users = [f"rtsp://{user}:secret@camera.invalid/main" for user in ("one", "two")]
+    with stream([*users, "a.png", "a.png", "a.png (2)"], model) as seen:
+        assert [*seen.health()] == [*users, "a.png", "a.png (2)", "a.png (2) (2)"]
+        assert seen.names[:2] == ["rtsp://camera.invalid/main", "rtsp://camera.invalid/main (2)"]
+
+
 def test_a_picture_and_a_folder_are_sources_too(model, tmp_path):
     for name in ("a", "b"):
         cv2.imwrite(str(tmp_path / f"{name}.png"), bundles.picture("red"))
@@ -245,7 +274,7 @@ def test_an_error_of_the_model_reaches_the_caller(model, clip, monkeypatch):
 
 
 def test_the_newest_frame_of_a_camera_replaces_the_one_that_waits():
-    inbox = Inbox([True])
+    inbox = Inbox(1)
     for sequence in range(5):
         inbox.put(captured(0, sequence))
     (taken,) = inbox.take(8, lambda: False)
@@ -253,7 +282,7 @@ def test_the_newest_frame_of_a_camera_replaces_the_one_that_waits():
 
 
 def test_whoever_was_served_longest_ago_comes_first():
-    inbox, order = Inbox([True] * 3), []
+    inbox, order = Inbox(3), []
     for sequence in range(6):
         for cam in range(3):
             inbox.put(captured(cam, sequence))
@@ -262,11 +291,11 @@ def test_whoever_was_served_longest_ago_comes_first():
 
 
 def test_a_file_waits_for_room_and_is_let_go_on_close():
-    inbox, put = Inbox([False]), []
+    inbox, put = Inbox(1), []
 
     def fill():
         for sequence in range(9):
-            put.append(inbox.put(captured(0, sequence)))  # noqa: PERF401 - one at a time, to be counted
+            put.append(inbox.put(captured(0, sequence, live=False)))  # noqa: PERF401 - one at a time, to be counted
 
     thread = threading.Thread(target=fill)
     thread.start()

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import answers, sources
+from edgeinfer import answers, remote, sources
 from edgeinfer.errors import SourceError
 from edgeinfer.streams import stream
+from edgeinfer.streams.capture import Capture
 from helpers import bundles
 from helpers.camera import answering, camera
-from helpers.patience import LONG_S
+from helpers.patience import LONG_S, until
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +79,31 @@ def test_nobody_at_the_address_is_told():
 )
 def test_an_address_that_leads_nowhere_is_told(address, told):
     assert answers.why(address) == told
+
+
+def test_a_web_server_that_does_not_answer_is_asked_once_a_try_and_nothing_else(detector, monkeypatch):
+    tries, read = [], Capture._read
+    monkeypatch.setattr(Capture, "_read", lambda capture: (tries.append(capture), read(capture)))
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listening, edgeinfer.load(detector) as model:
+        address = f"http://me:secret@127.0.0.1:{listening.getsockname()[1]}/camera"
+        with stream(address, model, patient=True) as seen:
+            reason = until(lambda: len(tries) > 2 and seen.health()[address].reason)
+        tries[0].join()
+        listening.setblocking(False)
+        for _ in tries:
+            listening.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    shown = address.replace("me:secret@", "")
+    assert reason == f"{shown} cannot be opened: 127.0.0.1 does not answer; trying again"
+
+
+def test_an_http_camera_that_is_not_there_is_told_like_one_of_rtsp():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert refused(f"http://{place}/x") == f"http://{place}/x cannot be opened: {place}: Connection refused"
 
 
 def test_the_password_is_not_sent_to_ask_why():

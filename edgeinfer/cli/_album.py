@@ -61,7 +61,7 @@ class Album:
         """The source's own name, made different where two sources share one."""
         frame, own = seen.frame, (seen.frame.source, seen.place)
         if seen.live:
-            stem, suffix = re.sub(r"[^\w.-]+", "-", frame.source)[:LONGEST], ".mp4"
+            stem, suffix = re.sub(r"[^\w.-]+", "-", frame.source)[:LONGEST].strip("-"), ".mp4"
         else:
             path = Path(sources.file_name(frame.source))
             suffix = ".mp4" if frame.fps else path.suffix if path.suffix.lower() in SUFFIXES else ".png"

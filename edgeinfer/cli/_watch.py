@@ -6,8 +6,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from edgeinfer import sources
-
 if TYPE_CHECKING:
     from edgeinfer.streams import Stream
     from edgeinfer.streams.vitals import Health
@@ -25,12 +23,12 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """The thread's work."""
-        well = dict.fromkeys(self._stream.health(), True)
+        well = dict.fromkeys(self._stream.names, True)
         rest_s = GRACE_S
         while not self._over.wait(rest_s):
-            for name, health in self._stream.health().items():
+            for name, health in zip(self._stream.names, self._stream.health().values()):
                 if health.well != well[name]:
-                    print(_told(sources.without_password(name), health), file=sys.stderr)
+                    print(_told(name, health), file=sys.stderr)
                 well[name] = health.well
             rest_s = EVERY_S
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from edgeinfer import sources
 from edgeinfer.cli import INTERRUPTED, _choosing, _limits
 from edgeinfer.cli._faults import Faults
-from edgeinfer.errors import EdgeInferError
+from edgeinfer.errors import EdgeInferError, SourceError
 
 if TYPE_CHECKING:
     import argparse
@@ -156,10 +156,18 @@ def _sights(args: argparse.Namespace, model: Pipeline, faults: Faults) -> Genera
     """
     from edgeinfer.streams import Stream
 
-    together = len(args.source) > 1 and any(map(sources.live, args.source))
+    together = len(args.source) > 1 and any(map(_endless, args.source))
     for names in [args.source] if together else [[name] for name in args.source]:
         with Stream(names, model, max_age_ms=args.max_age, on_error=faults.add) as stream, _told(stream):
             yield from stream
+
+
+def _endless(source: str) -> bool:
+    """Whether this is a camera or stream, or an address that does not answer, which may be one."""
+    try:
+        return sources.live(source)
+    except SourceError:
+        return True
 
 
 def _told(stream: Stream) -> AbstractContextManager[object]:

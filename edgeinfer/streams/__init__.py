@@ -89,8 +89,8 @@ class Stream:
     """Iterate to get `Seen`: every frame of files, in order; the newest frame of each camera, never an older one later.
 
     Frames are captured by a thread for each source and run on as many threads as the model has contexts, while the
-    caller handles results. Several sources share the model's batches, and take turns. `health()` may be asked from
-    any thread.
+    caller handles results. Several sources share the model's batches, and take turns. `names` are what the sources are
+    called, passwords left out, the second of one name with a number. `health()` may be asked from any thread.
     """
 
     def __init__(
@@ -107,15 +107,14 @@ class Stream:
             raise UsageError("a stream needs at least one source")
         given.check_number("max_age_ms", max_age_ms)
         self._model, self._max_age_ms = model, max_age_ms
-        # who is patient follows cameras: their servers may not be there yet to be asked
-        self._live = [(sources.addressed if patient else sources.live)(str(name)) for name in names]
-        self._inbox = Inbox(self._live)
+        given_names = [str(name) for name in names]
+        self._names = told_apart(given_names)
+        self.names = told_apart([sources.without_password(name) for name in given_names])
+        self._inbox = Inbox(len(names))
         self._captures = [
-            Capture(place, str(name), self._inbox, live=live, patient=patient, max_pixels=max_pixels, on_error=on_error)
-            for place, (name, live) in enumerate(zip(names, self._live))
+            Capture(place, name, shown, self._inbox, patient=patient, max_pixels=max_pixels, on_error=on_error)
+            for place, (name, shown) in enumerate(zip(given_names, self.names))
         ]
-        # a file's next frame is in hand before it is needed; a camera's is taken when it can be run at once
-        self._depth = model.contexts + (not self.live)
         self._pool = ThreadPoolExecutor(model.contexts, thread_name_prefix="stream")
         # whoever stops iterating and begins again goes on with these
         self._running: deque[tuple[list[Captured], Future[list[Result]]]] = deque()
@@ -129,16 +128,21 @@ class Stream:
 
     @property
     def live(self) -> bool:
-        """Whether a camera or stream is among the sources."""
-        return any(self._live)
+        """Whether a camera or stream is among the sources, or what may be one: its server has not answered yet."""
+        return any(capture.live for capture in self._captures)
+
+    @property
+    def _depth(self) -> int:
+        """A file's next frame is in hand before it is needed; a camera's is taken when it can be run at once."""
+        return self._model.contexts + (not self.live)
 
     def health(self) -> dict[str, Health]:
-        """How each source is, by the name it was given under."""
+        """How each source is, by the name it was given under; a second of that name has "(2)" after it."""
         return {name: vitals.health() for name, vitals in self.vitals().items()}
 
     def vitals(self) -> dict[str, Vitals]:
-        """What each source has shown so far, by the name it was given under."""
-        return {capture.source: capture.vitals for capture in self._captures}
+        """What each source has shown so far, by the same names."""
+        return {name: capture.vitals for name, capture in zip(self._names, self._captures)}
 
     def __iter__(self) -> Iterator[Seen]:
         while not self._closed:
@@ -181,13 +185,13 @@ class Stream:
     def _handed(self, captured: Captured, result: Result) -> Iterator[Seen]:
         age_ms = (time.monotonic_ns() - captured.frame.captured_ns) / 1e6
         camera = captured.camera
-        if self._live[camera] and self._max_age_ms and age_ms > self._max_age_ms:
+        if captured.live and self._max_age_ms and age_ms > self._max_age_ms:
             self._late[camera] += 1 + captured.dropped
             return
         dropped, self._late[camera] = captured.dropped + self._late[camera], 0
         queue_ms = max(0.0, age_ms - sum(result.timings_ms.values()))
         shown = captured.frame.captured_ns, age_ms, queue_ms, captured.sequence, dropped, captured.fault
-        yield Seen(captured.frame, result, Freshness(*shown), self._live[camera], camera)
+        yield Seen(captured.frame, result, Freshness(*shown), captured.live, camera)
 
     def _raise(self) -> None:
         """The first error that ended a source, once everything else is done."""
@@ -210,6 +214,18 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names of which no two are the same: "camera:0", "camera:0 (2)"."""
+    told: list[str] = []
+    for name in names:
+        own, copies = name, 1
+        while own in told:
+            copies += 1
+            own = f"{name} ({copies})"
+        told.append(own)
+    return told
 
 
 def _let_go(captures: Sequence[Capture]) -> None:

@@ -27,25 +27,27 @@ class Capture(threading.Thread):
 
     A camera or stream, which is `live`, is opened again and again when it was lost. One that cannot be opened the first
     time is an error, and one that comes to its own end is over, unless `patient`. A picture that came before is not put
-    in again.
+    in again. What may be a file on a web server counts as live until that has answered; who is patient waits for
+    nothing but cameras. Frames of what is live are called `shown`.
     """
 
     def __init__(
         self,
         camera: int,
         source: str,
+        shown: str,
         inbox: Inbox,
         *,
-        live: bool,
         patient: bool = False,
         max_pixels: int = MAX_PIXELS,
         on_error: OnError = sources.refuse,
     ) -> None:
         super().__init__(name=f"capture {camera}", daemon=True)
-        self.source, self.vitals = source, Vitals()
+        self.source, self.shown, self.vitals = source, shown, Vitals()
+        self.live = sources.addressed(source)
         self.error: EdgeInferError | None = None
         self._camera, self._inbox = camera, inbox
-        self._live, self._patient = live, patient
+        self._patient = patient
         self._max_pixels, self._on_error = max_pixels, on_error
         self._sequence = 0
         self._stopped = threading.Event()
@@ -54,7 +56,8 @@ class Capture(threading.Thread):
     def run(self) -> None:
         """The thread's work."""
         try:
-            if self._live:
+            self.live = self.live and (self._patient or sources.live(self.source))
+            if self.live:
                 self._follow()
             else:
                 self._read()
@@ -119,21 +122,22 @@ class Capture(threading.Thread):
             raise SourceError(f"{shown}: reading it failed: {type(error).__name__}: {error}") from error
 
     def _put_all(self) -> None:
-        kind = sources.on_web(self.source) if self._live else ""
+        kind = sources.on_web(self.source) if self.live else ""
         if kind in ("picture", "video"):
             raise SourceError(f"{sources.without_password(self.source)} is a {kind}, no camera or stream")
         found = sources.frames(self.source, max_pixels=self._max_pixels, on_error=self._on_error)
         with closing(found):
             for frame in found:
                 self.vitals.connected(frame.fps)
-                fault = self.vitals.saw(frame.image, time.monotonic(), frame.pixels) if self._live else ""
+                fault = self.vitals.saw(frame.image, time.monotonic(), frame.pixels) if self.live else ""
                 if self._stopped.is_set() or not self._offer(frame, fault):
                     return
 
     def _offer(self, frame: sources.Frame, fault: str) -> bool:
         if fault == "repeated":
             return True
-        frame = dataclasses.replace(frame, index=self._sequence) if self._live else frame
-        captured = Captured(self._camera, frame, self._sequence, fault)
+        if self.live:
+            frame = dataclasses.replace(frame, source=self.shown, index=self._sequence)
+        captured = Captured(self._camera, frame, self._sequence, fault, self.live)
         self._sequence += 1
         return self._inbox.put(captured)

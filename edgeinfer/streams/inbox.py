@@ -16,28 +16,29 @@ class Captured(NamedTuple):
     """A frame as its capture thread gave it.
 
     `camera` counts the sources; `sequence` counts this source's new pictures from 0, those dropped included;
-    `dropped` were left out since the one before, because a newer one came; `fault` is what is wrong with it.
+    `dropped` were left out since the one before, because a newer one came; `fault` is what is wrong with it; `live`
+    if it came from a camera, not from a file.
     """
 
     camera: int
     frame: Frame
     sequence: int
     fault: str
+    live: bool
     dropped: int = 0
 
 
 class Inbox:
-    """Frames of `len(live)` sources; a live source's frame replaces the one that waits, a file's waits its turn.
+    """Frames of so many sources; a live one replaces the one that waits, a file's waits its turn.
 
     One that lay in a buffer before a newer one is not worth the model's time.
     """
 
-    def __init__(self, live: list[bool]) -> None:
-        self._live = live
-        self._waiting: list[deque[Captured]] = [deque() for _ in live]
-        self._dropped = [0] * len(live)
-        self._open = set(range(len(live)))
-        self._turns = deque(range(len(live)))  # who was served longest ago comes first
+    def __init__(self, sources: int) -> None:
+        self._waiting: list[deque[Captured]] = [deque() for _ in range(sources)]
+        self._dropped = [0] * sources
+        self._open = set(range(sources))
+        self._turns = deque(range(sources))  # who was served longest ago comes first
         self._changed = threading.Condition()
         self._closed = False
 
@@ -49,7 +50,7 @@ class Inbox:
             if captured.frame.behind:
                 self._dropped[camera] += 1
                 return not self._closed
-            if self._live[camera] and waiting:
+            if captured.live and waiting:
                 waiting.clear()
                 self._dropped[camera] += 1
             self._changed.wait_for(lambda: self._closed or len(waiting) < READ_AHEAD)
