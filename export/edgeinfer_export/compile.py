@@ -11,13 +11,14 @@ import hashlib
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeinfer import machine
 from edgeinfer.bundle import sha256_of
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Artifact
-from edgeinfer_export import timingcache, vendor, wholefile
+from edgeinfer.wholefile import whole
+from edgeinfer_export import timingcache, vendor
 from edgeinfer_export.builder import Build
 from edgeinfer_export.buildoptions import Options
 
@@ -65,7 +66,7 @@ def compile_onnx(onnx: Path, out: Path, options: Options, progress: Progress | N
     """Compile `onnx` to the engine `out`, which appears whole or not at all.
 
     `progress(phase, done, total)` is called as the library goes on, where it tells.
-    Raises BackendUnavailable, UsageError, ExportError.
+    Raises BackendUnavailable, UsageError, ExportError; EdgeInferError where `out` cannot be written.
     """
     trt = vendor.load(options.library)
     facts = key(options)
@@ -79,7 +80,8 @@ def compile_onnx(onnx: Path, out: Path, options: Options, progress: Progress | N
         build.configure()
         plan = build.plan(onnx)
         note = timingcache.keep(build.config, build.timing_cache) if build.timing_cache else ""
-        _write(out, plan)
+        with whole(out) as part:
+            part.write_bytes(plan)
     return Compiled(
         path=out,
         format=options.library,
@@ -125,14 +127,3 @@ def key(options: Options) -> dict[str, str]:
     facts["dla"] = "" if options.dla_core is None else str(options.dla_core)
     facts["gpu"] = "" if options.hardware_compatible else facts["gpu"]
     return {name: value for name, value in facts.items() if value}
-
-
-def _write(out: Path, plan: Any) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        wholefile.write(out, plan)
-    except OSError as error:
-        raise ExportError(
-            f"{out} cannot be written: {error.strerror or error}",
-            hint="check free space and permissions, then run again",
-        ) from error

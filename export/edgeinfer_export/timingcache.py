@@ -1,13 +1,14 @@
 """The builder's timing cache in a file: what one build has measured, the next need not measure again.
 
-Needs the standard library only; imports on Python 3.9.
+Needs the standard library and the runtime's core; imports on Python 3.9.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer_export import wholefile
+from edgeinfer.errors import EdgeInferError
+from edgeinfer.wholefile import whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,11 +34,12 @@ def keep(config: Any, file: Path) -> str:
         cache.combine(other, False)
     content = cache.serialize()
     if content is None:
-        return f"the timing cache {file} was not kept: the library gave none"
+        return f"the timing cache was not kept: the library gave none for {file}"
     try:
-        wholefile.write(file, content)
-    except OSError as error:
-        return f"the timing cache {file} was not kept: {error.strerror or error}"
+        with whole(file) as part:
+            part.write_bytes(content)
+    except EdgeInferError as error:
+        return f"the timing cache was not kept: {error}"
     return ""
 
 

@@ -202,15 +202,15 @@ def test_a_full_disk_is_one_error_and_leaves_the_old_engine(tmp_path):
     (tmp_path / "engine.plan").write_bytes(b"old")
     script = (
         "import resource, sys; from pathlib import Path; from edgeinfer_export.compile import *\n"
-        "from edgeinfer.errors import ExportError\n"
+        "from edgeinfer.errors import EdgeInferError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
         "try: compile_onnx(Path('model.onnx'), Path('engine.plan'), Options(library='rtx', capabilities=(86,)))\n"
-        "except ExportError as error: print(error, error.hint)\n"
+        "except EdgeInferError as error: print(error, error.hint)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment(), check=True, capture_output=True, text=True
     )
-    assert "engine.plan cannot be written: File too large check free space" in done.stdout
+    assert "engine.plan cannot be written: File too large check the path, free space" in done.stdout
     assert (tmp_path / "engine.plan").read_bytes() == b"old"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["engine.plan", "model.onnx"]
 

@@ -148,7 +148,7 @@ def test_the_check_knows_what_builder_uses():
 
 @pytest.mark.parametrize(
     "name",
-    ["compile", "builder", "buildoptions", "vendor", "targets", "timingcache", "wholefile", "complaints", "engines"],
+    ["compile", "builder", "buildoptions", "vendor", "targets", "timingcache", "complaints", "engines"],
 )
 def test_modules_of_the_compiler_are_python_3_9(name):
     ast.parse((EXPORT / f"{name}.py").read_text(encoding="utf-8"), feature_version=(3, 9))
@@ -353,6 +353,11 @@ def test_a_broken_timing_cache_is_replaced(on, onnx):
     on("10.3.0", timing_cache=onnx.with_name("timings"), answers={"IBuilderConfig.create_timing_cache": create})
     assert given[:2] == [b"garbage", b""]
     assert onnx.with_name("timings").read_bytes() == b"timings"
+
+
+def test_a_timing_cache_that_cannot_be_kept_is_a_warning(on, onnx):
+    _, compiled = on("10.3.0", timing_cache=onnx.parent / "gone" / "timings")
+    assert [warning for warning in compiled.warnings if "timings cannot be written" in warning]
 
 
 def test_tensorrt_is_not_asked_for_another_gpu():
