@@ -6,19 +6,23 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
+
+from edgeinfer.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from edgeinfer.progress import Say
 
 PERIOD_S = 1.0
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[Say]:
     """Gives `say(text)`: the text stands there, with its seconds, until the next one or the end."""
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield silent
         return
     text, since = "", time.monotonic()
     over = threading.Event()

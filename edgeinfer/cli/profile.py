@@ -13,7 +13,7 @@ from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.profiling.report import Report
-    from edgeinfer.profiling.scenarios import Say
+    from edgeinfer.progress import Say
 
 HELP = "measure latency, throughput and energy on this machine, honestly"
 EXAMPLE = """\

@@ -13,6 +13,7 @@ from edgeinfer.comparing.comparison import Comparison
 from edgeinfer.comparing.models import named
 from edgeinfer.errors import UsageError
 from edgeinfer.profiling.child import Failed
+from edgeinfer.progress import silent
 from edgeinfer.tuning.entrants import Entrant
 from edgeinfer.tuning.figures import figures
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeinfer.comparing.models import Model
+    from edgeinfer.progress import Say
 
-Say = Callable[[str], None]
 TURNS = 5
 # the most pictures that models are timed on: they lie in each one's memory
 TIMED = 8
@@ -35,7 +36,7 @@ def compare(
     seconds: float = 3.0,
     plan: bool = True,
     device: str = "auto",
-    say: Say = lambda _: None,
+    say: Say = silent,
     on_error: sources.OnError = sources.refuse,
 ) -> Comparison:
     """Run every bundle on the pictures of `source`, and time each for `seconds`, turn by turn.

@@ -7,7 +7,7 @@ import math
 import tempfile
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from edgeinfer.comparing.models import named
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.report import aligned
+from edgeinfer.progress import silent
 from edgeinfer.spec import Boxes
 from edgeinfer.tuning.entrants import Entrant
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.comparing.divergence import Parting
     from edgeinfer.comparing.models import Model
+    from edgeinfer.progress import Say
     from edgeinfer.spec import TopK
 
     Tensors = Mapping[str, NDArray[Any]]
@@ -118,7 +120,7 @@ def parity(
     *,
     plan: bool = True,
     device: str = "auto",
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = silent,
     on_error: sources.OnError = sources.refuse,
 ) -> Parity:
     """Compare two ways of running one model, such as `engines/a@ort` and `engines/a@ov,int8`, on pictures.
@@ -146,7 +148,7 @@ def parity(
     return found
 
 
-def _steps(one: Model, other: Model, pictures: Sequence[Path], say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _steps(one: Model, other: Model, pictures: Sequence[Path], say: Say) -> Iterator[dict[str, Any]]:
     """What comes to be known of a `Parity`, by its fields."""
     tensors = []
     for model in (one, other):

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer.profiling import voice
 
 if TYPE_CHECKING:
-    from edgeinfer.profiling.voice import Say
+    from edgeinfer.profiling.voice import Voice
 
 
-def main(asked: dict[str, Any], say: Say) -> None:
+def main(asked: dict[str, Any], say: Voice) -> None:
     from edgeinfer import machine
     from edgeinfer.bundle import Bundle
     from edgeinfer.loading import load

@@ -17,15 +17,16 @@ from edgeinfer.profiling.scenarios import Asked, Run
 from edgeinfer.profiling.statistics import distribution
 from edgeinfer.profiling.subject import BOUNDARIES, Subject, picture_set
 from edgeinfer.profiling.validity import judge
+from edgeinfer.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from edgeinfer.pipeline import Pipeline
-    from edgeinfer.profiling.scenarios import Say
     from edgeinfer.profiling.sensors import Sensors
     from edgeinfer.profiling.subject import PictureSet
+    from edgeinfer.progress import Say
 
 HARNESS_S, HARNESS_MS = 0.2, 0.01
 
@@ -45,7 +46,7 @@ def profile(
     layers: bool = False,
     plan: bool = True,
     device: str = "auto",
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> Report:
     """Measure a bundle on this machine.
 

@@ -18,13 +18,14 @@ from edgeinfer.profiling.child import Child, Failed
 from edgeinfer.profiling.measuring import assembled
 from edgeinfer.profiling.samples import Samples, joined, medians
 from edgeinfer.profiling.scenarios import Run
+from edgeinfer.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from edgeinfer.profiling.report import Report
-    from edgeinfer.profiling.scenarios import Say
+    from edgeinfer.progress import Say
 
 TURNS = 20
 SCENARIOS = ("single-stream", "multi-stream", "offline", "paced")
@@ -65,7 +66,7 @@ def versus(
     threads: int = 0,
     plan: bool = True,
     device: str = "auto",
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> Report:
     """Measure bundle `other` against bundle `one`, each for `seconds`: the report is of `other`.
 

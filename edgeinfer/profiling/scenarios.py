@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from numbers import Real
 from statistics import median
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import BackendUnavailable, UsageError
 from edgeinfer.profiling import loop
@@ -17,6 +17,7 @@ from edgeinfer.profiling.server import Search
 if TYPE_CHECKING:
     from edgeinfer.profiling.samples import Issuer, Samples
     from edgeinfer.profiling.subject import Subject
+    from edgeinfer.progress import Say
 
 # name -> what one sample is
 NAMES = {
@@ -31,8 +32,6 @@ OWN = ("paced", "cold")  # what LoadGen does not have
 WARM_UP_S, WARM_UP_RUNS = 1.0, 5
 # the latency a server may have where none is asked for, in times of what a picture takes alone
 USUAL_BOUND = 4.0
-
-Say = Callable[[str], None]
 
 
 @dataclass

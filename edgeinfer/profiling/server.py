@@ -6,12 +6,13 @@ Bisected in short trials, which are a search and no result; then measured in ful
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from edgeinfer.profiling.statistics import percentile
 
 if TYPE_CHECKING:
     from edgeinfer.profiling.samples import Issuer, Load, Samples, Work
+    from edgeinfer.progress import Say
 
 PERCENTILE = 99.0
 TRIALS, TRIAL_SHARE = 7, 0.25  # a trial's part of the whole time
@@ -21,7 +22,7 @@ ATTEMPTS, STEP = 4, 0.95
 class Search:
     """What was tried, and how each trial went."""
 
-    def __init__(self, load: Load, issuer: Issuer, work: Work, bound_ms: float, say: Callable[[str], None]) -> None:
+    def __init__(self, load: Load, issuer: Issuer, work: Work, bound_ms: float, say: Say) -> None:
         self._load, self._issuer, self._work, self._say = load, issuer, work, say
         self.bound_ms = bound_ms
         self.trials: list[dict[str, Any]] = []

@@ -7,10 +7,10 @@ import os
 import sys
 from typing import Any, Callable
 
-Say = Callable[[dict[str, Any]], None]
+Voice = Callable[[dict[str, Any]], None]
 
 
-def speak(work: Callable[[dict[str, Any], Say], None]) -> None:
+def speak(work: Callable[[dict[str, Any], Voice], None]) -> None:
     """Do the work that the command line's JSON asks for; an error is the last word: `{"error": ..., "hint": ...}`.
 
     What libraries print goes to stderr, so that the parent reads nothing but these lines.

@@ -22,17 +22,17 @@ from edgeinfer.profiling import voice
 if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle
     from edgeinfer.pipeline import Pipeline
-    from edgeinfer.profiling.voice import Say
+    from edgeinfer.profiling.voice import Voice
     from edgeinfer.results import Result
 
 WARM_UP_S = 0.3
 
 
-def main(asked: dict[str, Any], say: Say) -> None:
+def main(asked: dict[str, Any], say: Voice) -> None:
     {"answers": answers, "tensors": tensors, "turns": turns}[asked["work"]](asked, say)
 
 
-def answers(asked: dict[str, Any], say: Say) -> None:
+def answers(asked: dict[str, Any], say: Voice) -> None:
     from edgeinfer import accuracy, datasets
     from edgeinfer.bundle import Bundle
 
@@ -61,7 +61,7 @@ def _record(result: Result | None) -> dict[str, Any] | None:
     return {**{name: array.tolist() for name, array in arrays.items()}, "source": size}
 
 
-def tensors(asked: dict[str, Any], say: Say) -> None:
+def tensors(asked: dict[str, Any], say: Voice) -> None:
     import numpy as np
 
     from edgeinfer import sources
@@ -80,7 +80,7 @@ def tensors(asked: dict[str, Any], say: Say) -> None:
     say({"files": files})
 
 
-def turns(asked: dict[str, Any], say: Say) -> None:
+def turns(asked: dict[str, Any], say: Voice) -> None:
     from edgeinfer.bundle import Bundle
     from edgeinfer.profiling import loop, scenarios
     from edgeinfer.profiling.subject import Subject, picture_set

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeinfer.bundle import Bundle
+    from edgeinfer.progress import Say
 
 # objective -> the scenario it is measured in
 OBJECTIVES = {"latency": "single-stream", "throughput": "offline", "energy": "single-stream", "memory": "single-stream"}
@@ -43,7 +44,7 @@ class Race:
     seconds: float
     running: list[Row]
     baseline: Row | None
-    say: Callable[[str], None]
+    say: Say
     device: str = "auto"
     finalists: list[Row] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from edgeinfer import datasets, machine, plans
 from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
 from edgeinfer.loading import choose
 from edgeinfer.profiling import sensors
+from edgeinfer.progress import silent
 from edgeinfer.tuning import candidates
 from edgeinfer.tuning.budget import Budget
 from edgeinfer.tuning.outcome import Outcome, Row
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
     from edgeinfer.datasets import Dataset
     from edgeinfer.plans import Choice
+    from edgeinfer.progress import Say
 
 LOG = logging.getLogger(__name__)
-Say = Callable[[str], None]
 # pictures that candidates are timed on, evenly spread: they lie in each one's memory
 TIMED = 8
 
@@ -56,7 +57,7 @@ def tune(
     budget: float = 1.0,
     seconds: float = 10.0,
     device: str = "auto",
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> Outcome:
     """Find the best way to run a bundle here, and keep it as its plan.
 
