@@ -13,7 +13,8 @@ from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BundleError, DeviceError, EngineError, SpecError, UsageError
 from edgeinfer.keys import Refusal
 from edgeinfer.ladder import Rung
-from edgeinfer.pipeline import Lane, Pipeline
+from edgeinfer.lanes import Lane
+from edgeinfer.pipeline import Pipeline
 from edgeinfer.plans import Choice
 from edgeinfer.spec import Boxes
 

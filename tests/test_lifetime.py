@@ -101,7 +101,7 @@ def test_an_exception_of_a_signal_loses_no_lane_wherever_it_comes(detector):
                     signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 5e-4))
                     work()
                 except KeyboardInterrupt:
-                    assert not model._taken and not model._lock._is_owned()
+                    assert not model._lanes._taken and not model._lanes._lock._is_owned()
         sys.exit(3)
     """
     assert python(text, detector) == (3, "", "")
@@ -115,11 +115,12 @@ def test_who_waits_for_a_lane_gets_it_though_a_signal_breaks_off_the_word_that_i
 
         def broken_off(moment):
             model, lines = edgeinfer.load(sys.argv[1], "null"), []
+            lanes = model._lanes
             waiting = threading.Thread(target=model, args=(picture,), daemon=True)
 
             def interrupt(frame, *_):
                 # the lane has been given back; and what `with` does has no place for a signal to come
-                if not model._taken and ("threading" in frame.f_code.co_filename or not model._lock._is_owned()):
+                if not lanes._taken and ("threading" in frame.f_code.co_filename or not lanes._lock._is_owned()):
                     lines.append(moment)
                     if len(lines) == moment:
                         raise KeyboardInterrupt
@@ -127,12 +128,12 @@ def test_who_waits_for_a_lane_gets_it_though_a_signal_breaks_off_the_word_that_i
 
             def work(_):
                 waiting.start()
-                until(lambda: model._changed._waiters)
+                until(lambda: lanes._changed._waiters)
                 sys._getframe(1).f_trace = interrupt
                 sys.settrace(interrupt)
 
             try:
-                model._leased(work)
+                lanes.leased(work)
             except KeyboardInterrupt:
                 pass
             finally:
@@ -154,7 +155,7 @@ def test_a_signals_handler_may_close_the_model_wherever_it_comes(detector):
             model, lines = edgeinfer.load(sys.argv[1], "null"), []
 
             def interrupt(frame, event, _):
-                if frame.f_code.co_filename.endswith("pipeline.py"):
+                if frame.f_code.co_filename.endswith(("pipeline.py", "lanes.py")):
                     lines.append(frame.f_lineno)
                     if len(lines) == moment:
                         model.close()
@@ -169,7 +170,7 @@ def test_a_signals_handler_may_close_the_model_wherever_it_comes(detector):
             finally:
                 sys.settrace(None)
             model.close()
-            assert not model._taken and not device._tensor.size
+            assert not model._lanes._taken and not device._tensor.size
             return len(lines) >= moment
 
         moment = 1
@@ -183,10 +184,10 @@ def test_a_signals_handler_may_close_the_model_wherever_it_comes(detector):
 
 def test_a_signals_handler_may_call_the_model_that_it_interrupts_if_there_is_a_context_for_it(detector):
     with edgeinfer.load(detector, "null", contexts=2) as model:
-        assert len(model._leased(lambda _: model(PICTURE))) == 0
+        assert len(model._lanes.leased(lambda _: model(PICTURE))) == 0
     with edgeinfer.load(detector, "null") as model:
         with pytest.raises(InputError, match="interrupted a call of it") as refusal:
-            model._leased(lambda _: model(PICTURE))
+            model._lanes.leased(lambda _: model(PICTURE))
         assert "more contexts" in refusal.value.hint
         assert len(model(PICTURE)) == 0
 
@@ -224,10 +225,10 @@ def test_what_a_signals_handler_raises_while_an_engine_runs_stays_what_it_is(det
 FORK = """
     model = edgeinfer.load(sys.argv[1], sys.argv[2], threads=2, contexts=2)
     model(picture)
-    lane = model._lease((0, "another thread's call"))
+    lane = model._lanes._lease((0, "another thread's call"))
     child = os.fork()
     if child:
-        del model._taken[0, "another thread's call"], lane
+        del model._lanes._taken[0, "another thread's call"], lane
         model(picture)
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -11,7 +11,8 @@ import pytest
 from edgeinfer import backends, cache, devices
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, EngineError, EngineMismatch
-from edgeinfer.pipeline import Lane, Pipeline
+from edgeinfer.lanes import Lane
+from edgeinfer.pipeline import Pipeline
 from edgeinfer.spec import Batch
 from helpers import bundles, fake_gpu, fake_nvinfer, vendornames
 from helpers.patience import LONG_S
@@ -331,7 +332,7 @@ def test_a_closed_engine_lets_go_of_the_library_and_says_so(on, detector):
 def test_what_the_library_holds_it_frees_in_the_gpus_context(on, detector, closed):
     model = engine_of(detector, on(), contexts=2)
     current = []
-    for lane in model._fleet.lanes:
+    for lane in model._lanes._fleet.lanes:
         for ready in lane.engine._ready.values():
             weakref.finalize(ready.context, lambda: current.append(fake_gpu.Context.depth))
     weakref.finalize(model.engine._plan.engine, lambda: current.append(fake_gpu.Context.depth))

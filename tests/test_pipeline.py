@@ -144,7 +144,7 @@ def test_a_caller_that_waits_while_the_pipeline_closes_is_told(detector):
         waiter.start()
         closer.start()
 
-    model._leased(meanwhile)
+    model._lanes.leased(meanwhile)
     waiter.join(LONG_S)
     closer.join(LONG_S)
     assert outcome in ([], ["the pipeline is closed"])
@@ -166,7 +166,7 @@ def test_lanes_are_swapped_under_concurrent_calls_without_a_failed_or_mixed_one(
     threads = [threading.Thread(target=work, args=(color,)) for color in COLORS]
     for thread in threads:
         thread.start()
-    old = [lane.engine for lane in model._fleet.lanes]
+    old = [lane.engine for lane in model._lanes._fleet.lanes]
     for turn in range(20):
         model.swap(load(classifier, contexts=2) if turn % 2 else load(detector))
     done.set()
@@ -180,7 +180,7 @@ def test_lanes_are_swapped_under_concurrent_calls_without_a_failed_or_mixed_one(
 
 def test_a_pipeline_that_nobody_has_any_more_closes_its_engines_as_close_does(detector):
     model = load(detector, contexts=2)
-    lanes = model._fleet.lanes
+    lanes = model._lanes._fleet.lanes
     del model
 
     assert [lane.engine._session for lane in lanes] == [None, None]

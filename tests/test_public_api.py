@@ -26,6 +26,7 @@ CORE = [
     "loading",
     "golden",
     "results",
+    "lanes",
     "pipeline",
     "backends",
     "devices",
@@ -55,6 +56,25 @@ def test_errors_can_be_named_before_anything_else_was_used():
 
 def test_completion_offers_the_public_names_and_nothing_else():
     assert {*dir(edgeinfer)} == {*edgeinfer.__all__, "__version__"}
+
+
+def test_completion_on_a_model_offers_what_its_user_calls_and_nothing_else(detector):
+    with edgeinfer.load(detector) as model:
+        offered = {name for name in dir(model) if not name.startswith("_")}
+    told = {
+        "spec",
+        "backend",
+        "artifact",
+        "plan",
+        "group",
+        "contexts",
+        "device",
+        "engine",
+        "graph",
+        "timings",
+        "upgrade",
+    }
+    assert offered == told | {"batch", "infer", "swap", "close"}
 
 
 def test_a_typed_program_needs_no_other_names_than_those_of_edgeinfer(detector, classifier, tmp_path):

@@ -16,8 +16,9 @@ from edgeinfer import accuracy, backends, sources
 from edgeinfer.bundle import sha256_of
 from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import EngineError, SourceError
+from edgeinfer.lanes import Lane
 from edgeinfer.loading import with_thresholds
-from edgeinfer.pipeline import Lane, Pipeline
+from edgeinfer.pipeline import Pipeline
 from edgeinfer.spec import Artifact, TopK
 from edgeinfer_export import forms, modelfile
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeinfer.devices import cpu, gpu
-from edgeinfer.pipeline import Lane
+from edgeinfer.lanes import Lane
 from edgeinfer.spec import Batch
 from gpu import hostengine
 

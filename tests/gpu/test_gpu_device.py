@@ -11,7 +11,8 @@ import pytest
 from edgeinfer.devices import gpu, launch
 from edgeinfer.devices._driver import Context, call
 from edgeinfer.errors import BackendUnavailable, DeviceError, DeviceLost, EdgeInferError, InputError
-from edgeinfer.pipeline import Lane, Pipeline
+from edgeinfer.lanes import Lane
+from edgeinfer.pipeline import Pipeline
 from edgeinfer.spec import Boxes, TopK
 from gpu import hostengine, models, standin
 from helpers import cases

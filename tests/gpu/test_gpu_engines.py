@@ -212,7 +212,7 @@ def test_a_graph_that_was_set_off_is_not_captured_and_the_same_is_found(bundle, 
     with load(bundle, plan=Choice("trt", file, settings={"graph": "off"}), contexts=2, self_test=False) as model:
         assert [models.rows(model(image)) for _ in range(4)] == [wanted] * 4
         assert "graph off" in model.graph
-        assert all("graph off" in lane.way.graph for lane in model._fleet.lanes)
+        assert all("graph off" in lane.way.graph for lane in model._lanes._fleet.lanes)
         assert driver.live().get("ready graph", 0) == 0
 
 

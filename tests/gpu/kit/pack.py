@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "export"), str(ROOT / "tests")]
 from edgeinfer import load, modeljson  # noqa: E402
 from edgeinfer.backends.ort import Engine  # noqa: E402
 from edgeinfer.devices.cpu import Device  # noqa: E402
-from edgeinfer.pipeline import Lane  # noqa: E402
+from edgeinfer.lanes import Lane  # noqa: E402
 from edgeinfer_export import heldout  # noqa: E402
 from edgeinfer_export.export import Options, export  # noqa: E402
 

@@ -34,7 +34,7 @@ from edgeinfer.devices._driver import call  # noqa: E402
 from edgeinfer.devices._framegraph import Graph  # noqa: E402
 from edgeinfer.devices._memory import view  # noqa: E402
 from edgeinfer.errors import BackendUnavailable, EdgeInferError  # noqa: E402
-from edgeinfer.pipeline import Lane  # noqa: E402
+from edgeinfer.lanes import Lane  # noqa: E402
 from edgeinfer.spec import Expected, Golden  # noqa: E402
 
 # a result so near the threshold may fall to either side in another precision
