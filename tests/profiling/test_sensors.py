@@ -1,6 +1,7 @@
 """Sensors on made-up system trees, and on this very machine."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -109,14 +110,14 @@ def test_what_cannot_be_read_has_a_reason_and_no_number(tmp_path):
 
 def test_a_missing_permission_is_named(tree, monkeypatch):
     energy = tree.root / "sys/class/powercap/intel-rapl:0/energy_uj"
-    read = linux.text
+    read = Path.read_bytes
 
     def denied(path):
         if path == energy:
             raise PermissionError
         return read(path)
 
-    monkeypatch.setattr(linux, "text", denied)
+    monkeypatch.setattr(Path, "read_bytes", denied)
     probe = linux.Probe(tree.root)
     assert probe.unknown["cpu.package_power_w"] == f"no permission to read {energy}"
     assert "cpu.package_power_w" not in probe.read()

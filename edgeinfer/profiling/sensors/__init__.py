@@ -119,11 +119,6 @@ class Sensors:
         return {"period_s": self.period_s, "time_s": times, "fields": fields}
 
 
-def text(path: Path) -> str:
-    """A system file as text. Raises OSError."""
-    return path.read_bytes().decode("utf-8", "replace").replace("\0", "").strip()
-
-
 def here(children: Sequence[int] = (), gpu: int = 0) -> list[Probe]:
     """The probes of this machine and this GPU; the processes `children` are part of the measurement, not other load."""
     from edgeinfer.profiling.sensors import jetson, linux, nvml

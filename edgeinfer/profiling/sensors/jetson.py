@@ -12,7 +12,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING
 
-from edgeinfer.profiling.sensors import PERIOD_S, ROOT, text
+from edgeinfer.profiling.sensors import PERIOD_S, ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +93,7 @@ class Throttles:
         self.unknown = {"board.throttled_count": "no oc_event_cnt counter (before JetPack 5)"}
 
     def read(self) -> dict[str, float]:
-        counts = [int(text(path)) for path in self._counters]
+        counts = [int(path.read_bytes()) for path in self._counters]
         return {"board.throttled_count": float(sum(counts))} if counts else {}
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from edgeinfer import quota
-from edgeinfer.profiling.sensors import ROOT, text
+from edgeinfer import machine, quota
+from edgeinfer.profiling.sensors import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Probe:
     def _thermal_zones(self) -> list[Path]:
         """The processor's own zones where they are named so, else all."""
         zones = sorted((self._root / "sys/class/thermal").glob("thermal_zone*"))
-        named = {zone: text(zone / "type") if (zone / "type").exists() else "" for zone in zones}
+        named = {zone: machine.text(zone / "type") for zone in zones}
         of_cpu = [zone for zone, kind in named.items() if re.search(r"cpu|x86_pkg|soc|package", kind, re.IGNORECASE)]
         return [zone / "temp" for zone in of_cpu or zones]
 
@@ -65,7 +65,7 @@ class Probe:
         found = []
         for path in paths:
             try:
-                int(text(path))
+                int(path.read_bytes())
                 found.append(path)
             except PermissionError:
                 self.unknown[field] = f"no permission to read {path}"
@@ -98,8 +98,8 @@ class Probe:
             fields["memory.available_mb"] = memory.free / 1e6
         if "pswpin" in pages:
             fields["memory.swapped_pages"] = float(pages["pswpin"] + pages["pswpout"])
-        with suppress(OSError, IndexError, ValueError):
-            fields["process.memory_mb"] = int(text(self._root / "proc/self/statm").split()[1]) * _PAGE / 1e6
+        with suppress(IndexError, ValueError):
+            fields["process.memory_mb"] = int(machine.text(self._root / "proc/self/statm").split()[1]) * _PAGE / 1e6
         return fields
 
     def _now(self) -> dict[str, float]:
@@ -108,8 +108,8 @@ class Probe:
         now = {"time": time.perf_counter(), "own": own}
         if self._energy:
             now["energy"] = sum(_numbers(self._energy)) / 1e6
-        with suppress(OSError, IndexError, ValueError):
-            now["busy"] = _busy_s(text(self._root / "proc/stat"), self._cpus)
+        with suppress(IndexError, ValueError):
+            now["busy"] = _busy_s(machine.text(self._root / "proc/stat"), self._cpus)
             now["cpus"] = len(self._cpus)
         return now
 
@@ -124,7 +124,7 @@ def _numbers(paths: list[Path]) -> list[int]:
     values = []
     for path in paths:
         try:
-            values.append(int(text(path)))
+            values.append(int(path.read_bytes()))
         except (OSError, ValueError):
             continue
     return values
@@ -134,9 +134,9 @@ def _used_s(stat: Path) -> float:
     """Seconds of processor a process has used; none once it is gone, for then its parent has them."""
     try:
         # its name, in brackets, may hold anything
-        columns = text(stat).rpartition(")")[2].split()
+        columns = machine.text(stat).rpartition(")")[2].split()
         return (int(columns[11]) + int(columns[12])) * _TICK_S
-    except (OSError, IndexError, ValueError):
+    except (IndexError, ValueError):
         return 0.0
 
 
