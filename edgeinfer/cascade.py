@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeinfer.composite import Composite
 from edgeinfer.devices._pictures import picture
 from edgeinfer.errors import UsageError
 from edgeinfer.pipeline import check_several
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from edgeinfer.devices._pictures import Picture
     from edgeinfer.pipeline import Pipeline
-    from edgeinfer.spec import ModelSpec
     from edgeinfer.tiling import Tiled
 
 MOST = 100  # boxes of a picture that are classified, best first
@@ -49,7 +49,7 @@ class Inspected(Detections):
         return record
 
 
-class Cascade:
+class Cascade(Composite):
     """A detector, or one on tiles, and a classifier, called like one model. Any thread may call it.
 
     Boxes below `score` are left out. Each other is cut out of the picture with `margin` of its sides around it, and all
@@ -69,35 +69,13 @@ class Cascade:
         for model, task in ((detector, "detect"), (classifier, "classify")):
             if model.spec.task != task:
                 raise UsageError(f"{model.spec.name} has task {model.spec.task}, a cascade needs {task} here")
-        self.detector, self.classifier = detector, classifier
+        super().__init__(detector)
+        self.classifier = classifier
         self._margin, self._most, self._score = margin, most, score
 
     @property
-    def spec(self) -> ModelSpec:
-        """The detector's: what goes in, and how many at once."""
-        return self.detector.spec
-
-    @property
-    def contexts(self) -> int:
-        """How many calls may run at the same time."""
-        return self.detector.contexts
-
-    @property
-    def group(self) -> int:
-        """How many pictures a call should have at most."""
-        return self.detector.group
-
-    @property
-    def backend(self) -> str:
-        return self.detector.backend
-
-    @property
-    def plan(self) -> str:
-        return self.detector.plan
-
-    @property
     def artifact(self) -> str:
-        return f"{self.detector.artifact}, then {self.classifier.backend} {self.classifier.artifact}"
+        return f"{super().artifact}, then {self.classifier.backend} {self.classifier.artifact}"
 
     def __call__(self, image: Any, *, pixels: str = "bgr") -> Inspected:
         """image (h, w, 3) uint8 -> its boxes, and the classes of each."""
@@ -134,12 +112,5 @@ class Cascade:
         return image.part(*image.sides(left, top, max(right, left + 1), max(bottom, top + 1)))
 
     def close(self) -> None:
-        """Close both models."""
-        self.detector.close()
+        super().close()
         self.classifier.close()
-
-    def __enter__(self) -> Cascade:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgeinfer.composite import Composite
 from edgeinfer.devices._pictures import picture
 from edgeinfer.devices._suppression import suppress
 from edgeinfer.errors import InputError, UsageError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeinfer.pipeline import Pipeline
-    from edgeinfer.spec import ModelSpec
 
 OVERLAP = 0.2  # of a tile's side, shared with its neighbour
 MOST = 256  # tiles of one picture
@@ -82,7 +82,7 @@ class Grid(NamedTuple):
         return [(start, start + side_px) for start in dict.fromkeys(starts)]
 
 
-class Tiled:
+class Tiled(Composite):
     """A detector that looks at a picture's tiles and at the whole, and merges what it finds.
 
     Called like the model itself. `grid` is in words "2x3" (rows by columns), "640" (a tile's side in pixels), each
@@ -94,35 +94,9 @@ class Tiled:
     def __init__(self, model: Pipeline, grid: Grid | str) -> None:
         if not isinstance(model.spec.decode, Boxes):
             raise UsageError(f"tiles are for detectors, {model.spec.name} has task {model.spec.task}")
-        self.model, self.grid = model, Grid.parse(grid) if isinstance(grid, str) else grid
+        super().__init__(model)
+        self.grid = Grid.parse(grid) if isinstance(grid, str) else grid
         self._decode = model.spec.decode
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The detector's."""
-        return self.model.spec
-
-    @property
-    def contexts(self) -> int:
-        """How many calls may run at the same time."""
-        return self.model.contexts
-
-    @property
-    def group(self) -> int:
-        """How many pictures a call should have at most."""
-        return self.model.group
-
-    @property
-    def backend(self) -> str:
-        return self.model.backend
-
-    @property
-    def plan(self) -> str:
-        return self.model.plan
-
-    @property
-    def artifact(self) -> str:
-        return self.model.artifact
 
     def __call__(self, image: Any, *, pixels: str = "bgr") -> Detections:
         """image (h, w, 3) uint8, or as `pixels` says -> boxes in its pixels."""
@@ -131,7 +105,7 @@ class Tiled:
         tiles = [Tile(0, 0, size.width, size.height), *self.grid.tiles(size)]
         views = list(dict.fromkeys(Tile(*shown.sides(*tile)) for tile in tiles))
         parts = [shown.part(*view) for view in views]
-        found = [result for result in self.model.batch(parts, pixels=pixels) if isinstance(result, Detections)]
+        found = [result for result in self.detector.batch(parts, pixels=pixels) if isinstance(result, Detections)]
         return self._merged(list(zip(views, found)), size)
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Detections]:
@@ -160,18 +134,8 @@ class Tiled:
 
     def _timings(self, found: list[tuple[Tile, Detections]]) -> dict[str, float]:
         """Milliseconds by stage of all runs together; the results of one run have the same numbers."""
-        runs = [one.timings_ms for _, one in found[:: self.model.group]]
+        runs = [one.timings_ms for _, one in found[:: self.detector.group]]
         return {stage: sum(run[stage] for run in runs) for stage in runs[0]}
-
-    def close(self) -> None:
-        """Close the model."""
-        self.model.close()
-
-    def __enter__(self) -> Tiled:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _cut(boxes: NDArray[np.float32], tile: Tile, size: Size) -> NDArray[np.bool_]:
