@@ -18,7 +18,7 @@ from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Boxes, TopK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,96 +59,90 @@ class Readout(Protocol):
 
 
 def of(spec: ModelSpec) -> type[Readout]:
-    if isinstance(spec.decode, TopK):
-        return _Classes
-    return _Suppressed if spec.decode.where == "graph" else _Detections
-
-
-def _check_dtype(spec: ModelSpec) -> None:
+    """Raises SpecError for outputs that no kernel reads."""
+    if isinstance(spec.decode, Boxes) and spec.decode.where == "graph":
+        return _Suppressed
     first = spec.outputs[0]
     if first.dtype not in launch.DTYPES:
         raise SpecError(
             f"output {first.name} is {first.dtype}; on the GPU it must be one of {', '.join(launch.DTYPES)}",
             hint="export the model with float outputs, or run it with --backend ort",
         )
+    return _Classes if isinstance(spec.decode, TopK) else _Detections
 
 
-class _Launches:
-    """The kernels of a batch, kept while the tensors they read stay where they are."""
+class _Records:
+    """What our kernels find, in one record a picture. Their launches are kept while the tensors stay where they are."""
 
-    def __init__(self, make: Callable[..., list[launch.Launch]]) -> None:
-        self._make = make
-        self._kept: dict[tuple[int, ...], list[launch.Launch]] = {}
+    def __init__(self, spec: ModelSpec, gpu: Gpu, record: np.dtype[Any]) -> None:
+        self._spec, self._gpu, self._name = spec, gpu, spec.outputs[0].name
+        self._record = record
+        self._results = Mirror(gpu.memory, spec.batch.max * record.itemsize, mapped=gpu.integrated)
+        self._kept: dict[tuple[int, int, int], list[launch.Launch]] = {}
 
-    def at(self, count: int, output: int, frames: int) -> list[launch.Launch]:
-        key = (count, output, frames)
+    def enqueue(self, outputs: Tensors, count: int, frames: int) -> None:
+        key = (count, outputs[self._name].pointer, frames)
         if key not in self._kept:
             if len(self._kept) >= 16:
                 self._kept.clear()
-            self._kept[key] = self._make(count, output, frames)
-        return self._kept[key]
+            self._kept[key] = self._planned(*key)
+        for one in self._kept[key]:
+            self._gpu.kernels.launch(one, self._gpu.handle)
+        self._results.pull(count * self._record.itemsize, self._gpu.handle)
+
+    def _planned(self, count: int, output: int, frames: int) -> list[launch.Launch]:
+        raise NotImplementedError
+
+    def _records(self, count: int) -> NDArray[Any]:
+        """Those of so many pictures."""
+        return self._results.host[: count * self._record.itemsize].view(self._record)
+
+    def _rows(self, record: Any) -> NDArray[Any]:
+        """What was found. Raises EngineError on NaN."""
+        if record["status"]:
+            raise _decoding.not_finite(self._name)
+        rows: NDArray[Any] = record["rows"][: record["count"]]
+        return rows
 
 
-class _Classes:
+class _Classes(_Records):
     """The best classes of each picture."""
 
     sources: tuple[str, ...] = ("topk",)
 
     def __init__(self, spec: ModelSpec, gpu: Gpu) -> None:
-        _check_dtype(spec)
         assert isinstance(spec.decode, TopK)
-        self._spec, self._gpu, self._name = spec, gpu, spec.outputs[0].name
-        self._record = launch.classify_result(min(spec.decode.k, len(spec.labels)))
-        self._results = Mirror(gpu.memory, spec.batch.max * self._record.itemsize, mapped=gpu.integrated)
-        self._launches = _Launches(self._plan)
+        super().__init__(spec, gpu, launch.classify_result(min(spec.decode.k, len(spec.labels))))
 
-    def _plan(self, count: int, output: int, _: int) -> list[launch.Launch]:
+    def _planned(self, count: int, output: int, frames: int) -> list[launch.Launch]:  # noqa: ARG002
         return [launch.classify(self._spec, count, output=output, results=self._results.pointer)]
 
-    def enqueue(self, outputs: Tensors, count: int, frames: int) -> None:
-        for one in self._launches.at(count, outputs[self._name].pointer, frames):
-            self._gpu.kernels.launch(one, self._gpu.handle)
-        self._results.pull(count * self._record.itemsize, self._gpu.handle)
-
     def read(self, outputs: Tensors, placements: Sequence[Placement]) -> list[Result]:  # noqa: ARG002
-        records = self._results.host[: len(placements) * self._record.itemsize].view(self._record)
-        return [self._result(record, place) for record, place in zip(records, placements)]
+        return [self._result(record, place) for record, place in zip(self._records(len(placements)), placements)]
 
     def _result(self, record: Any, place: Placement) -> Result:
-        if record["status"]:
-            raise _decoding.not_finite(self._name)
-        rows = record["rows"][: record["count"]]
+        rows = self._rows(record)
         return Classification(rows["class_id"].copy(), rows["score"].copy(), self._spec.labels, place.source)
 
 
-class _Detections:
+class _Detections(_Records):
     """Boxes decoded and suppressed by our kernels."""
 
     sources: tuple[str, ...] = ("decode", "nms")
 
     def __init__(self, spec: ModelSpec, gpu: Gpu) -> None:
-        _check_dtype(spec)
-        self._spec, self._gpu, self._name = spec, gpu, spec.outputs[0].name
         self._plan = launch.Detect(spec, spec.batch.max)
-        self._record = self._plan.result
         self._workspace = gpu.memory.on_device(self._plan.workspace_bytes)
-        self._results = Mirror(gpu.memory, spec.batch.max * self._record.itemsize, mapped=gpu.integrated)
-        self._launches = _Launches(self._planned)
+        super().__init__(spec, gpu, self._plan.result)
         self._roomy: _Roomy | None = None
 
     def _planned(self, count: int, output: int, frames: int) -> list[launch.Launch]:
         at = {"workspace": self._workspace, "results": self._results.pointer}
         return self._plan.launches(count, frames=frames, output=output, **at)
 
-    def enqueue(self, outputs: Tensors, count: int, frames: int) -> None:
-        for one in self._launches.at(count, outputs[self._name].pointer, frames):
-            self._gpu.kernels.launch(one, self._gpu.handle)
-        self._results.pull(count * self._record.itemsize, self._gpu.handle)
-
     def read(self, outputs: Tensors, placements: Sequence[Placement]) -> list[Result]:
-        records = self._results.host[: len(placements) * self._record.itemsize].view(self._record)
         results = []
-        for row, (record, place) in enumerate(zip(records, placements)):
+        for row, (record, place) in enumerate(zip(self._records(len(placements)), placements)):
             crowded = record["status"] == launch.OVERFLOWED
             results.append(self._result(self._again(outputs, row, record, place) if crowded else record, place))
         return results
@@ -165,9 +159,7 @@ class _Detections:
         return self._roomy.run(tensor.pointer + row * (tensor.nbytes // tensor.shape[0]), place)
 
     def _result(self, record: Any, place: Placement) -> Result:
-        if record["status"]:
-            raise _decoding.not_finite(self._name)
-        rows = record["rows"][: record["count"]]
+        rows = self._rows(record)
         boxes, scores, class_ids = (rows[name].copy() for name in ("box", "score", "class_id"))
         _decoding.check_classes(class_ids, self._spec)
         return Detections(boxes, scores, class_ids, self._spec.labels, place.source)
