@@ -15,14 +15,13 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, build_opener
 
 from edgeinfer.errors import SourceError
-from edgeinfer.sources import PICTURES, VIDEOS
+from edgeinfer.naming import PICTURES, STREAMS, VIDEOS
 
 PATIENCE_S = 4.0  # for the connection, and for each piece of an answer: as long as a stream has to open
 FETCH_S = 60.0  # for all of a picture
 MOST = 128 << 20  # bytes of a picture
 PIECE = 1 << 18
 PICTURE, VIDEO, STREAM = "picture", "video", "stream"
-STREAMS = (".m3u8", ".mjpeg", ".mjpg", ".mpd")  # the ends of paths whose servers need not be asked
 
 
 def kind(address: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from edgeinfer import answers, given, gstreamer, pictures
+from edgeinfer import answers, given, gstreamer, naming, pictures
 from edgeinfer.arrivals import Arrivals
 from edgeinfer.errors import SourceError
 from edgeinfer.pictures import MAX_PIXELS
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-VIDEOS = frozenset(
-    f".{name}"
-    for names in ("3gp avi flv h264 h265 hevc m2ts m4v", "mjpeg mjpg mkv mov mp4 mpeg", "mpg mts ogv ts webm wmv")
-    for name in names.split()
-)
-WEB = ("http://", "https://")
-SCHEMES = ("rtsp://", "rtsps://", *WEB)
 # of a network stream: short, because a lost one is opened again; an answer may come later than a frame
 OPEN_MS, READ_MS = 4_000, 2_000
 ADDRESS = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
@@ -93,7 +85,7 @@ def frames(
     kind = on_web(name)
     if kind == "picture":
         yield _fetched(name, max_pixels)
-    elif addressed(name):
+    elif naming.addressed(name):
         yield from _stream(name, max_pixels, ends=kind == "video")
     elif many(name):
         for index, path in enumerate(files(name)):
@@ -110,12 +102,7 @@ def live(source: str) -> bool:
 
     Raises SourceError where it does not answer.
     """
-    return addressed(source) and on_web(source) in ("", "stream")
-
-
-def addressed(source: str) -> bool:
-    """Whether this is no path: a camera, a stream, or a file on a web server."""
-    return source.startswith(("camera:", "gst:", *SCHEMES))
+    return naming.addressed(source) and on_web(source) in ("", "stream")
 
 
 def on_web(source: str) -> str:
@@ -123,7 +110,7 @@ def on_web(source: str) -> str:
 
     Raises SourceError where it does not answer.
     """
-    if not source.startswith(WEB):
+    if not source.startswith(naming.WEB):
         return ""
     from edgeinfer import remote
 
@@ -131,12 +118,12 @@ def on_web(source: str) -> str:
         return remote.kind(source)
     except OSError as error:
         why = answers.failed(error, source)
-        raise SourceError(f"{without_password(source)} cannot be opened: {why}", hint=ADDRESS) from error
+        raise SourceError(f"{naming.without_password(source)} cannot be opened: {why}", hint=ADDRESS) from error
 
 
 def file_name(source: str) -> str:
     """The name of the file that a path or an address leads to; it may be empty."""
-    if not source.startswith(WEB):
+    if not source.startswith(naming.WEB):
         return Path(source).name
     from edgeinfer import remote
 
@@ -146,7 +133,7 @@ def file_name(source: str) -> str:
 def files(source: str | Path) -> list[Path]:
     """The files here that a source is read from, whether they can be read or not; none for an address."""
     name, path = str(source), Path(source)
-    if addressed(name):
+    if naming.addressed(name):
         return []
     if not many(name):
         return [path]
@@ -158,7 +145,7 @@ def files(source: str | Path) -> list[Path]:
 
 def many(name: str) -> bool:
     """Whether this is a folder or a pattern."""
-    if addressed(name):  # an address may have brackets, and a pipeline stars
+    if naming.addressed(name):  # an address may have brackets, and a pipeline stars
         return False
     try:
         return Path(name).is_dir() or (glob.has_magic(name) and not Path(name).exists())
@@ -171,17 +158,12 @@ def _natural(path: Path) -> list[Any]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is called as pictures are; hidden ones are none."""
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
-
-
 def _pictures_in(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if is_picture(path)]
+    found = [path for path in folder.iterdir() if naming.is_picture(path)]
     if not found:
         raise SourceError(
             f"{folder} has no pictures in it",
-            hint=f"pictures end in {' '.join(PICTURES)}; give sub-folders and videos by name or pattern",
+            hint=f"pictures end in {' '.join(naming.PICTURES)}; give sub-folders and videos by name or pattern",
         )
     return sorted(found, key=_natural)
 
@@ -196,7 +178,7 @@ def _matches(pattern: str) -> list[Path]:
 
 def _file(path: Path, index: int, max_pixels: int) -> Iterator[Frame]:
     start = _start_of(path)
-    if pictures.signature(start) or path.suffix.lower() not in VIDEOS:
+    if pictures.signature(start) or path.suffix.lower() not in naming.VIDEOS:
         yield picture(path, index, max_pixels)
     elif not start:
         raise SourceError(f"{path} is empty", hint="copy the file again")
@@ -245,7 +227,7 @@ def _fetched(address: str, max_pixels: int) -> Frame:
     """The frame of a picture on a web server."""
     from edgeinfer import remote
 
-    captured_ns, shown = time.monotonic_ns(), without_password(address)
+    captured_ns, shown = time.monotonic_ns(), naming.without_password(address)
     return Frame(pictures.decode(remote.fetch(address, shown), shown, max_pixels), shown, 0, captured_ns)
 
 
@@ -279,7 +261,7 @@ def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
 
     OpenCV before 4.13 gives the last picture for ever where a stream changes its size within a connection.
     """
-    shown = without_password(name)
+    shown = naming.without_password(name)
     if name.startswith("gst:") and gstreamer.available():
         yield from _pipeline(name, shown)
         return
@@ -354,7 +336,7 @@ def _open(name: str, shown: str) -> Any:
         _need_gstreamer(shown)
         capture = cv2.VideoCapture(name[4:], cv2.CAP_GSTREAMER)
         hint = "try the pipeline with gst-launch-1.0 first"
-    elif name.startswith(SCHEMES):
+    elif name.startswith(naming.SCHEMES):
         opening, reading = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, OPEN_MS, reading, READ_MS])
         hint = ADDRESS
@@ -363,7 +345,7 @@ def _open(name: str, shown: str) -> Any:
         hint = "it is damaged, or its codec is unknown: convert it to H.264 with ffmpeg"
     if not capture.isOpened():
         capture.release()
-        why = f": {answers.why(name)}" if name.startswith(SCHEMES) else " by OpenCV"
+        why = f": {answers.why(name)}" if name.startswith(naming.SCHEMES) else " by OpenCV"
         raise SourceError(f"{shown} cannot be opened{why}", hint=hint)
     return capture
 
@@ -385,9 +367,3 @@ def _need_gstreamer(shown: str) -> None:
             f"{shown} needs PyGObject, or an OpenCV with GStreamer: {gstreamer.fault()}, and OpenCV has none",
             hint=gstreamer.HINT,
         )
-
-
-def without_password(name: str) -> str:
-    """The source as it may be shown: without the user and the password in it, which may hold an @ themselves."""
-    shown = re.sub(r"(\w+://)[^/\s]*@", r"\1", name)
-    return re.sub(r"(-pw=)(\"[^\"]*\"|\S+)", r"\1***", shown)  # of GStreamer's elements

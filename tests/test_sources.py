@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeinfer import gstreamer, pictures, sources
+from edgeinfer import gstreamer, naming, pictures, sources
 from edgeinfer.errors import SourceError
 from helpers import bundles
 
@@ -411,12 +411,12 @@ def test_a_video_that_was_cut_short_is_told(video, caplog):
 
 
 def test_a_password_in_a_pipeline_is_not_shown():
-    shown = sources.without_password('gst:rtspsrc location=rtsp://cam/1 user-id=me user-pw="a b" ! decodebin')
+    shown = naming.without_password('gst:rtspsrc location=rtsp://cam/1 user-id=me user-pw="a b" ! decodebin')
     assert shown == "gst:rtspsrc location=rtsp://cam/1 user-id=me user-pw=*** ! decodebin"
 
 
 def test_a_password_with_an_at_sign_is_not_shown():
-    assert sources.without_password("rtsp://me:p@ss@10.0.0.5/main?a=b@c") == "rtsp://10.0.0.5/main?a=b@c"
+    assert naming.without_password("rtsp://me:p@ss@10.0.0.5/main?a=b@c") == "rtsp://10.0.0.5/main?a=b@c"
 
 
 @pytest.mark.parametrize("name", ["camera:front", "camera:", "camera:-1", "camera:²", "camera:" + "9" * 5000])

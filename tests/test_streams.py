@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import sources
+from edgeinfer import naming, sources
 from edgeinfer.errors import SourceError, UsageError
 from edgeinfer.streams import Stream, stream
 from edgeinfer.streams.inbox import READ_AHEAD, Captured, Inbox
@@ -224,7 +224,7 @@ def test_a_camera_that_is_given_twice_is_two_cameras(model, monkeypatch):
         while True:
             time.sleep(0.01)
             value ^= 1
-            yield dataclasses.replace(frame(value), source=sources.without_password(name))
+            yield dataclasses.replace(frame(value), source=naming.without_password(name))
 
     monkeypatch.setattr(sources, "frames", frames)
     address = "rtsp://me:secret@10.0.0.1/door"

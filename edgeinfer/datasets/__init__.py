@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeinfer.errors import DatasetError
-from edgeinfer.sources import PICTURES, is_picture
+from edgeinfer.naming import PICTURES, is_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer.datasets import Dataset, Names, boxes_sample, pictures_under
 from edgeinfer.errors import DatasetError
-from edgeinfer.sources import is_picture
+from edgeinfer.naming import is_picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from edgeinfer import sources
+from edgeinfer import naming
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.serve.faces import IMAGE, Work
 from edgeinfer.serve.live import Gallery
@@ -47,8 +47,8 @@ class Mount(NamedTuple):
         match = re.fullmatch(rf"({NAME})(?:@({NAME}))?=(.+)", text.strip(), re.DOTALL)
         if not match:
             raise UsageError(f"camera {text[:60]!r} is not NAME[@MODEL]=SOURCE", hint="door=rtsp://10.0.0.5/main")
-        if not sources.addressed(match[3]):
-            shown = sources.without_password(match[3])[:60]
+        if not naming.addressed(match[3]):
+            shown = naming.without_password(match[3])[:60]
             raise UsageError(
                 f"camera {match[1]}: {shown!r} is no camera or stream", hint="camera:0, rtsp://..., gst:..."
             )
@@ -97,7 +97,7 @@ class Camera:
     """Follows one source with a thread of its own until it is closed; `arrived` is called there with each result."""
 
     def __init__(self, mount: Mount, model: str, service: Service, limits: Limits, ages: Any) -> None:
-        self.name, self.model, self.source = mount.name, model, sources.without_password(mount.source)
+        self.name, self.model, self.source = mount.name, model, naming.without_password(mount.source)
         self.ages = ages  # observes seconds
         self.dropped, self.results = Counter(dict.fromkeys(CAUSES, 0)), 0
         self.arrived: Callable[[], None] = lambda: None

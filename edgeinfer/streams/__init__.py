@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeinfer import given, sources
+from edgeinfer import given, naming, sources
 from edgeinfer.errors import UsageError
 from edgeinfer.pictures import MAX_PIXELS
 from edgeinfer.streams.capture import STOP_S, Capture
@@ -109,7 +109,7 @@ class Stream:
         self._model, self._max_age_ms = model, max_age_ms
         given_names = [str(name) for name in names]
         self._names = told_apart(given_names)
-        self.names = told_apart([sources.without_password(name) for name in given_names])
+        self.names = told_apart([naming.without_password(name) for name in given_names])
         self._inbox = Inbox(len(names))
         self._captures = [
             Capture(place, name, shown, self._inbox, patient=patient, max_pixels=max_pixels, on_error=on_error)

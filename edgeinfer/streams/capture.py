@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from edgeinfer import lifetime, sources
+from edgeinfer import lifetime, naming, sources
 from edgeinfer.errors import EdgeInferError, SourceError
 from edgeinfer.pictures import MAX_PIXELS
 from edgeinfer.streams.inbox import Captured
@@ -44,7 +44,7 @@ class Capture(threading.Thread):
     ) -> None:
         super().__init__(name=f"capture {camera}", daemon=True)
         self.source, self.shown, self.vitals = source, shown, Vitals()
-        self.live = sources.addressed(source)
+        self.live = naming.addressed(source)
         self.error: EdgeInferError | None = None
         self._camera, self._inbox = camera, inbox
         self._patient = patient
@@ -118,13 +118,13 @@ class Capture(threading.Thread):
         except EdgeInferError:
             raise
         except Exception as error:  # of a library
-            shown = sources.without_password(self.source)
+            shown = naming.without_password(self.source)
             raise SourceError(f"{shown}: reading it failed: {type(error).__name__}: {error}") from error
 
     def _put_all(self) -> None:
         kind = sources.on_web(self.source) if self.live else ""
         if kind in ("picture", "video"):
-            raise SourceError(f"{sources.without_password(self.source)} is a {kind}, no camera or stream")
+            raise SourceError(f"{naming.without_password(self.source)} is a {kind}, no camera or stream")
         found = sources.frames(self.source, max_pixels=self._max_pixels, on_error=self._on_error)
         with closing(found):
             for frame in found:

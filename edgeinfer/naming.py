@@ -1,0 +1,35 @@
+"""What the name of a source says before anything is opened: which kind it is, and how it may be shown."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+VIDEOS = frozenset(
+    f".{name}"
+    for names in ("3gp avi flv h264 h265 hevc m2ts m4v", "mjpeg mjpg mkv mov mp4 mpeg", "mpg mts ogv ts webm wmv")
+    for name in names.split()
+)
+STREAMS = (".m3u8", ".mjpeg", ".mjpg", ".mpd")  # of addresses whose servers need not be asked
+WEB = ("http://", "https://")
+SCHEMES = ("rtsp://", "rtsps://", *WEB)
+
+
+def addressed(source: str) -> bool:
+    """Whether this is no path: a camera, a stream, or a file on a web server."""
+    return source.startswith(("camera:", "gst:", *SCHEMES))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is called as pictures are; hidden ones are none."""
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
+
+
+def without_password(name: str) -> str:
+    """The source as it may be shown: without the user and the password in it, which may hold an @ themselves."""
+    shown = re.sub(r"(\w+://)[^/\s]*@", r"\1", name)
+    return re.sub(r"(-pw=)(\"[^\"]*\"|\S+)", r"\1***", shown)  # of GStreamer's elements
