@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from edgeinfer import answers, given, gstreamer, naming, pictures
+from edgeinfer import answers, given, gstreamer, naming, opencv, pictures
 from edgeinfer.arrivals import Arrivals
 from edgeinfer.errors import SourceError
 from edgeinfer.pictures import MAX_PIXELS
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# of a network stream: short, because a lost one is opened again; an answer may come later than a frame
-OPEN_MS, READ_MS = 4_000, 2_000
-ADDRESS = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
-USUAL_FPS = 30.0
 WHOLE = 0.95  # of the frames that a video tells of, which some containers only estimate
 
 LOG = logging.getLogger(__name__)
@@ -118,7 +114,7 @@ def on_web(source: str) -> str:
         return remote.kind(source)
     except OSError as error:
         why = answers.failed(error, source)
-        raise SourceError(f"{naming.without_password(source)} cannot be opened: {why}", hint=ADDRESS) from error
+        raise SourceError(f"{naming.without_password(source)} cannot be opened: {why}", hint=opencv.ADDRESS) from error
 
 
 def file_name(source: str) -> str:
@@ -266,11 +262,11 @@ def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
         yield from _pipeline(name, shown)
         return
     opened_ns = time.monotonic_ns()
-    capture, index = _open(name, shown), 0
+    capture, index = opencv.opened(name, shown), 0
     try:
-        fps = _rate(capture, shown, max_pixels)
+        fps = opencv.rate(capture, shown, max_pixels)
         arrivals = Arrivals(fps, opened_ns)
-        total = _total(capture) if ends else 0
+        total = opencv.total(capture) if ends else 0
         while capture.grab():
             read_ns = time.monotonic_ns()
             captured_ns = read_ns if ends else arrivals.captured_ns(read_ns)
@@ -293,77 +289,5 @@ def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
 
 def _pipeline(name: str, shown: str) -> Iterator[Frame]:
     with gstreamer.playing(name[4:], shown) as opened:
-        for index, (image, pixels, captured_ns) in enumerate(opened.frames(OPEN_MS)):
-            yield Frame(image, shown, index, captured_ns, opened.rate() or USUAL_FPS, pixels)
-
-
-def _rate(capture: Any, shown: str, max_pixels: int) -> float:
-    """Frames a second, after a look at their size."""
-    import cv2
-
-    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-    if width * height > max_pixels:
-        size = f"{width:.0f}x{height:.0f}"
-        raise SourceError(f"{shown} has {size} pixels, more than the {max_pixels / 1e6:g} million allowed")
-    fps = float(capture.get(cv2.CAP_PROP_FPS))
-    return fps if 0 < fps <= 1000 else USUAL_FPS
-
-
-def _total(capture: Any) -> int:
-    import cv2
-
-    told = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    return int(told) if 0 < told < 1e9 else 0
-
-
-def need_utf8(path: str) -> None:
-    """SourceError for a path whose bytes are no text: OpenCV's videos do not refuse such a one, they crash."""
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise SourceError(
-            f"{path} is not UTF-8, and OpenCV takes no other name for a video", hint="rename it"
-        ) from error
-
-
-def _open(name: str, shown: str) -> Any:
-    import cv2
-
-    need_utf8(name)
-    if name.startswith("camera:"):
-        capture, hint = cv2.VideoCapture(_camera(name)), "another program may hold it: fuser /dev/video*"
-    elif name.startswith("gst:"):
-        _need_gstreamer(shown)
-        capture = cv2.VideoCapture(name[4:], cv2.CAP_GSTREAMER)
-        hint = "try the pipeline with gst-launch-1.0 first"
-    elif name.startswith(naming.SCHEMES):
-        opening, reading = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC
-        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, OPEN_MS, reading, READ_MS])
-        hint = ADDRESS
-    else:
-        capture = cv2.VideoCapture(name)
-        hint = "it is damaged, or its codec is unknown: convert it to H.264 with ffmpeg"
-    if not capture.isOpened():
-        capture.release()
-        why = f": {answers.why(name)}" if name.startswith(naming.SCHEMES) else " by OpenCV"
-        raise SourceError(f"{shown} cannot be opened{why}", hint=hint)
-    return capture
-
-
-def _camera(name: str) -> int:
-    number = name.partition(":")[2]
-    if not re.fullmatch("[0-9]{1,9}", number):
-        raise SourceError(f"{name} is not a camera", hint="cameras are camera:0, camera:1, ...")
-    if Path("/dev").is_dir() and not Path(f"/dev/video{int(number)}").exists():
-        raise SourceError(f"{name} is not there: no /dev/video{int(number)}", hint="list cameras: ls /dev/video*")
-    return int(number)
-
-
-def _need_gstreamer(shown: str) -> None:
-    import cv2
-
-    if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
-        raise SourceError(
-            f"{shown} needs PyGObject, or an OpenCV with GStreamer: {gstreamer.fault()}, and OpenCV has none",
-            hint=gstreamer.HINT,
-        )
+        for index, (image, pixels, captured_ns) in enumerate(opened.frames(opencv.OPEN_MS)):
+            yield Frame(image, shown, index, captured_ns, opened.rate() or opencv.USUAL_FPS, pixels)

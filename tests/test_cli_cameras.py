@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import cli, sources
+from edgeinfer import cli, opencv, sources
 from edgeinfer.cli import _ending
 from edgeinfer.cli._album import STAY_S, Album
 from edgeinfer.cli._faults import Faults
@@ -126,7 +126,7 @@ def test_a_camera_that_is_not_there_is_told_and_counted_beside_one_that_is(
 
 
 def test_what_is_told_of_a_camera_names_it_without_its_password(detector, capsys, monkeypatch):
-    monkeypatch.setattr(sources, "OPEN_MS", 1000 * LONG_S)
+    monkeypatch.setattr(opencv, "OPEN_MS", 1000 * LONG_S)
     err = []
 
     def told(words):

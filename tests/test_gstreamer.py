@@ -13,9 +13,9 @@ from helpers.patience import LONG_S
 SYSTEM = "/usr/lib/python3/dist-packages"  # where Debian and Ubuntu keep PyGObject
 READ = """
 import json, sys, time
-from edgeinfer import sources
+from edgeinfer import opencv, sources
 from edgeinfer.errors import SourceError
-sources.OPEN_MS = 100_000
+opencv.OPEN_MS = 100_000
 found, error, began_ns = [], "", time.monotonic_ns()
 try:
     for frame in sources.frames("gst:" + sys.argv[1]):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import cli, remote, sources
+from edgeinfer import cli, opencv, remote, sources
 from edgeinfer.errors import SourceError
 from edgeinfer.streams import Stream
 from helpers import bundles
@@ -24,8 +24,8 @@ JPEG = cv2.imencode(".jpg", bundles.picture("green", 48, 64))[1].tobytes()
 def _patience(monkeypatch):
     """However slow the machine is, the server's answer is waited for; and a port may have had another server."""
     monkeypatch.setattr(remote, "PATIENCE_S", LONG_S)
-    monkeypatch.setattr(sources, "OPEN_MS", 1000 * LONG_S)
-    monkeypatch.setattr(sources, "READ_MS", 1000 * LONG_S)
+    monkeypatch.setattr(opencv, "OPEN_MS", 1000 * LONG_S)
+    monkeypatch.setattr(opencv, "READ_MS", 1000 * LONG_S)
     remote._told.cache_clear()
     yield
     remote._told.cache_clear()

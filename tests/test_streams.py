@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import naming, sources
+from edgeinfer import naming, opencv, sources
 from edgeinfer.errors import SourceError, UsageError
 from edgeinfer.streams import Stream, stream
 from edgeinfer.streams.inbox import READ_AHEAD, Captured, Inbox
@@ -151,7 +151,7 @@ def test_black_pictures_say_so(model):
 @pytest.fixture
 def _patient_reading(monkeypatch):
     """A machine that stands still for a while loses no connection by it."""
-    monkeypatch.setattr(sources, "READ_MS", 60_000)
+    monkeypatch.setattr(opencv, "READ_MS", 60_000)
 
 
 @pytest.mark.usefixtures("_patient_reading")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import answers, remote, sources
+from edgeinfer import answers, opencv, remote, sources
 from edgeinfer.errors import SourceError
 from edgeinfer.streams import stream
 from edgeinfer.streams.capture import Capture
@@ -24,7 +24,7 @@ from helpers.patience import LONG_S, until
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
     """Opening gives up after a second; then it is asked why, and the answer is what is told, however late it is."""
-    monkeypatch.setattr(sources, "OPEN_MS", 1000)
+    monkeypatch.setattr(opencv, "OPEN_MS", 1000)
     monkeypatch.setattr(answers, "PATIENCE_S", LONG_S)
 
 

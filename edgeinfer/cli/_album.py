@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import pictures, sources
+from edgeinfer import opencv, pictures, sources
 from edgeinfer.errors import EdgeInferError, SourceError, UsageError
 from edgeinfer.spec import Size
 from edgeinfer.wholefile import unwritable, whole
@@ -92,7 +92,7 @@ class Video:
     def __init__(self, path: Path, size: Size, fps: float, *, live: bool) -> None:
         import cv2
 
-        sources.need_utf8(str(path))
+        opencv.need_utf8(str(path))
         self.path = path
         self._live, self._fps, self._size = live, fps, (size.width, size.height)
         self._until = 0.0  # the moment that the video has come to, in seconds of the clock of captures

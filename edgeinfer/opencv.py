@@ -1,0 +1,90 @@
+"""Cameras, streams and videos as OpenCV opens them, and why it does not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from edgeinfer import answers, gstreamer
+from edgeinfer.errors import SourceError
+from edgeinfer.naming import SCHEMES
+
+# of a network stream: short, because a lost one is opened again; an answer may come later than a frame
+OPEN_MS, READ_MS = 4_000, 2_000
+ADDRESS = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
+USUAL_FPS = 30.0
+
+
+def opened(name: str, shown: str) -> Any:
+    """OpenCV's capture of a camera, a pipeline, a stream or a video, called `shown` in errors. Raises SourceError."""
+    import cv2
+
+    need_utf8(name)
+    if name.startswith("camera:"):
+        capture, hint = cv2.VideoCapture(_camera(name)), "another program may hold it: fuser /dev/video*"
+    elif name.startswith("gst:"):
+        _need_gstreamer(shown)
+        capture = cv2.VideoCapture(name[4:], cv2.CAP_GSTREAMER)
+        hint = "try the pipeline with gst-launch-1.0 first"
+    elif name.startswith(SCHEMES):
+        opening, reading = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, OPEN_MS, reading, READ_MS])
+        hint = ADDRESS
+    else:
+        capture = cv2.VideoCapture(name)
+        hint = "it is damaged, or its codec is unknown: convert it to H.264 with ffmpeg"
+    if not capture.isOpened():
+        capture.release()
+        why = f": {answers.why(name)}" if name.startswith(SCHEMES) else " by OpenCV"
+        raise SourceError(f"{shown} cannot be opened{why}", hint=hint)
+    return capture
+
+
+def need_utf8(path: str) -> None:
+    """SourceError for a path whose bytes are no text: OpenCV's videos do not refuse such a one, they crash."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(
+            f"{path} is not UTF-8, and OpenCV takes no other name for a video", hint="rename it"
+        ) from error
+
+
+def _camera(name: str) -> int:
+    number = name.partition(":")[2]
+    if not re.fullmatch("[0-9]{1,9}", number):
+        raise SourceError(f"{name} is not a camera", hint="cameras are camera:0, camera:1, ...")
+    if Path("/dev").is_dir() and not Path(f"/dev/video{int(number)}").exists():
+        raise SourceError(f"{name} is not there: no /dev/video{int(number)}", hint="list cameras: ls /dev/video*")
+    return int(number)
+
+
+def _need_gstreamer(shown: str) -> None:
+    import cv2
+
+    if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
+        raise SourceError(
+            f"{shown} needs PyGObject, or an OpenCV with GStreamer: {gstreamer.fault()}, and OpenCV has none",
+            hint=gstreamer.HINT,
+        )
+
+
+def rate(capture: Any, shown: str, max_pixels: int) -> float:
+    """Frames a second, after a look at their size. Raises SourceError for larger ones."""
+    import cv2
+
+    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if width * height > max_pixels:
+        size = f"{width:.0f}x{height:.0f}"
+        raise SourceError(f"{shown} has {size} pixels, more than the {max_pixels / 1e6:g} million allowed")
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    return fps if 0 < fps <= 1000 else USUAL_FPS
+
+
+def total(capture: Any) -> int:
+    """How many frames a video says it has; 0 where it does not."""
+    import cv2
+
+    told = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    return int(told) if 0 < told < 1e9 else 0
