@@ -51,16 +51,14 @@ def _joined(product: Any) -> bool:
 
 def _raised(scaling: Any) -> bool:
     """Whether it ends a pair of int8, and reads uint8 now."""
-    import openvino
-    from openvino import opset13 as make
-
     pair = _pair(scaling)
-    if not pair or pair[-2].get_element_type() != openvino.Type.i8:
+    if not pair or pair[-2].get_element_type().get_type_name() != "i8":
         return False
     zero = _number(pair[1].input_value(1)) if pair[1].get_type_name() == "Subtract" else np.array(0)
     low, high = (_number(pair[-1].input_value(place)) for place in (3, 4))
     if zero is None or low is None or high is None:
         return False
+    make = _operators()
     ends = [make.constant((end + _HIGHER).astype(np.float32)) for end in (low, high)]
     read = [pair[-1].input_value(place) for place in range(3)]
     stored = make.convert(make.fake_quantize(*read, *ends, pair[-1].get_attributes()["levels"]), "u8")
@@ -68,6 +66,15 @@ def _raised(scaling: Any) -> bool:
     raised = make.convert(make.constant((zero + _HIGHER).astype(np.uint8)), "f32")
     scaling.input(0).replace_source_output(make.subtract(make.convert(stored, "f32"), raised).output(0))
     return True
+
+
+def _operators() -> Any:
+    """The library's makers of nodes, which lay elsewhere up to 2024."""
+    try:
+        from openvino import opset13
+    except ImportError:
+        from openvino.runtime import opset13
+    return opset13
 
 
 def _number(value: Any) -> Any:
