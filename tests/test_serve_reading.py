@@ -57,7 +57,15 @@ def test_long_lists_of_numbers_become_arrays_of_the_same_numbers(shape, dtype):
 
 @pytest.mark.usefixtures("_piece")
 @pytest.mark.parametrize(
-    "text", ["[1,2,3,4,5,6,7,8,9,]", "[1,2,,3,4,5,6,7,8]", "[1,2,3,4 5,6,7,8]", "[1,2,3,4,5,-,7,8]", "[1,2,3,4,5,6,7,8"]
+    "text",
+    [
+        "[1,2,3,4,5,6,7,8,9,]",
+        "[1,2,,3,4,5,6,7,8]",
+        "[1,2,3,4 5,6,7,8]",
+        "[1,2,3,4,5,-,7,8]",
+        "[1,2,3,4,5,6,7,8",
+        pytest.param("[," + " " * (1 << 17) + "1]", id="a comma before all"),
+    ],
 )
 def test_what_is_no_json_is_refused_wherever_it_is_cut(text):
     with pytest.raises(ValueError, match=r"line 1 column|Illegal"):

@@ -46,8 +46,8 @@ class _Pieces(json.JSONDecoder):
         rest, end = decoder.JSONArray((text, at), scan_once)  # type: ignore[attr-defined]
         if not numbers:
             return [_row(value) for value in rest], end
-        if not rest:
-            raise json.JSONDecodeError("Illegal trailing comma before end of array", text, at)
+        if not rest or not all(map(len, numbers)):
+            raise json.JSONDecodeError("Illegal comma in an array", text, at)
         if all(isinstance(value, (int, float)) for value in rest):
             return np.concatenate([*numbers, np.asarray(rest)]), end
         return [*np.concatenate(numbers).tolist(), *rest], end
