@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 import numpy as np
 
@@ -46,18 +46,15 @@ class Work(NamedTuple):
 
 
 class Face(Protocol):
-    """One way to speak to a model."""
+    """One way to speak to a model, whose spec it was made of."""
 
-    def inputs(self, spec: ModelSpec) -> list[Slot]: ...
-
-    def outputs(self, spec: ModelSpec) -> list[Slot]: ...
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
 
     def slow(self, given: Mapping[str, Tensor]) -> bool:
         """Whether `accept` takes long enough to leave the event loop."""
 
-    def accept(
-        self, given: Mapping[str, Tensor], parameters: Mapping[str, Any], spec: ModelSpec, limits: Limits
-    ) -> Work:
+    def accept(self, given: Mapping[str, Tensor], parameters: Mapping[str, Any], limits: Limits) -> Work:
         """Inputs by name -> work. Refusal names the field that is wrong."""
 
     def give(self, answer: Any) -> list[Tensor]:
@@ -67,33 +64,28 @@ class Face(Protocol):
 class Raw:
     """The engine's own inputs and outputs."""
 
-    def inputs(self, spec: ModelSpec) -> list[Slot]:
-        return [_slot(tensor) for tensor in spec.inputs]
-
-    def outputs(self, spec: ModelSpec) -> list[Slot]:
-        return [_slot(tensor) for tensor in spec.outputs]
+    def __init__(self, spec: ModelSpec) -> None:
+        self.inputs, self.outputs = (tuple(map(_slot, some)) for some in (spec.inputs, spec.outputs))
+        self._most = spec.batch.max
 
     def slow(self, given: Mapping[str, Tensor]) -> bool:  # noqa: ARG002
         return False
 
-    def accept(
-        self, given: Mapping[str, Tensor], parameters: Mapping[str, Any], spec: ModelSpec, limits: Limits
-    ) -> Work:
+    def accept(self, given: Mapping[str, Tensor], parameters: Mapping[str, Any], limits: Limits) -> Work:
         _refuse_unknown(parameters, ())
-        _need_names(given, {tensor.name for tensor in spec.inputs})
-        arrays = {declared.name: self._array(given[declared.name], declared, limits) for declared in spec.inputs}
+        _need_names(given, {slot.name for slot in self.inputs})
+        arrays = {slot.name: self._array(given[slot.name], slot, limits) for slot in self.inputs}
         rows = {len(array) for array in arrays.values()}
         if len(rows) > 1:
             raise Refusal(INVALID, f"inputs have different batches: {sorted(rows)}")
         return Work("raw", arrays, rows.pop())
 
-    def _array(self, tensor: Tensor, declared: TensorSpec, limits: Limits) -> Any:
-        slot = _slot(declared)
+    def _array(self, tensor: Tensor, slot: Slot, limits: Limits) -> Any:
         if tensor.datatype != slot.datatype:
             raise Refusal(
                 INVALID, f"input {tensor.name!r}: datatype is {tensor.datatype}, the model takes {slot.datatype}"
             )
-        most = min(declared.batch.max, limits.batch) if slot.batched else declared.batch.max
+        most = min(self._most, limits.batch) if slot.batched else slot.shape[0]
         fits = len(tensor.shape) == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
         if not fits or not (1 if slot.batched else most) <= tensor.shape[0] <= most:
             batch = f" with a batch of 1 to {most}" if slot.batched else ""
@@ -116,28 +108,24 @@ class Image:
     and labels BYTES [n].
     """
 
-    def inputs(self, spec: ModelSpec) -> list[Slot]:  # noqa: ARG002
-        return [
-            Slot("image", tensors.BYTES, (1,), optional=True),
-            Slot("frame", "UINT8", (-1, -1, 3), optional=True),
-        ]
+    inputs: tuple[Slot, ...] = (
+        Slot("image", tensors.BYTES, (1,), optional=True),
+        Slot("frame", "UINT8", (-1, -1, 3), optional=True),
+    )
 
-    def outputs(self, spec: ModelSpec) -> list[Slot]:
+    def __init__(self, spec: ModelSpec) -> None:
         boxes = [Slot("boxes", "FP32", (-1, 4))] if spec.task == "detect" else []
-        return [
+        self.outputs: tuple[Slot, ...] = (
             *boxes,
             Slot("scores", "FP32", (-1,)),
             Slot("classes", "INT32", (-1,)),
             Slot("labels", tensors.BYTES, (-1,)),
-        ]
+        )
 
     def slow(self, given: Mapping[str, Tensor]) -> bool:
         return "image" in given
 
-    def accept(
-        self, given: Mapping[str, Tensor], parameters: Mapping[str, Any], spec: ModelSpec, limits: Limits
-    ) -> Work:
-        del spec
+    def accept(self, given: Mapping[str, Tensor], parameters: Mapping[str, Any], limits: Limits) -> Work:
         if len(given) != 1:
             raise Refusal(INVALID, f"inputs are {_list(given)}; give one of image, frame")
         _refuse_unknown(parameters, ("pixels",))
@@ -185,9 +173,10 @@ class Inspected(Image):
     boxes that the classifier did not look at.
     """
 
-    def outputs(self, spec: ModelSpec) -> list[Slot]:
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
         more = {"top_scores": "FP32", "top_classes": "INT32", "top_labels": tensors.BYTES}
-        return [*super().outputs(spec), *(Slot(name, datatype, (-1,)) for name, datatype in more.items())]
+        self.outputs += tuple(Slot(name, datatype, (-1,)) for name, datatype in more.items())
 
     def give(self, answer: Any) -> list[Tensor]:
         first = [
@@ -201,9 +190,9 @@ class Inspected(Image):
         ]
 
 
-# by what stands behind the model's name
-FACES: Mapping[str, Face] = {"": Raw(), IMAGE: Image()}
-INSPECTED: Mapping[str, Face] = {**FACES, IMAGE: Inspected()}
+# what stands behind the model's name, and what that is
+FACES: Mapping[str, Callable[[ModelSpec], Face]] = {"": Raw, IMAGE: Image}
+INSPECTED: Mapping[str, Callable[[ModelSpec], Face]] = {**FACES, IMAGE: Inspected}
 
 
 def unpacked(name: str, text: Any) -> bytes:

@@ -6,6 +6,7 @@ generated code that would tie the service to one release of protobuf.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -131,6 +132,7 @@ _pool.AddSerializedFile(_file(PACKAGE, TABLE))
 _pool.AddSerializedFile(_file(HEALTH, HEALTH_TABLE))
 
 
+@cache
 def message(name: str, package: str = PACKAGE) -> Any:
     """The class of the message called `name`."""
     return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{package}.{name}"))

@@ -64,6 +64,7 @@ class Metrics:
             registry=self._registry,
             buckets=SECONDS,
         )
+        self._children: dict[tuple[Any, ...], Any] = {}
         self._registry.register(_Present(repository))
 
     def follow(self, cameras: Cameras) -> None:
@@ -75,19 +76,28 @@ class Metrics:
 
         def note(ran: Ran) -> None:
             found.tally.ran(ran)
-            self._rows.labels(found.name).observe(ran.rows)
+            name = found.name
+            self._child(self._rows, name).observe(ran.rows)
             for queued_ns in ran.queued_ns:
-                self._stages.labels(found.name, "queue").observe(queued_ns / 1e9)
+                self._child(self._stages, name, "queue").observe(queued_ns / 1e9)
             for stage, ns in zip(STAGES, ran.steps_ns):
-                self._stages.labels(found.name, stage).observe(ns / 1e9)
+                self._child(self._stages, name, stage).observe(ns / 1e9)
 
         return note
 
     def answered(self, found: Found, outcome: str, ns: int) -> None:
         """A request ended: ok, invalid, overload, timeout, cancelled or failed."""
-        self._requests.labels(found.name, outcome).inc()
+        found.tally.answered(ns, success=outcome == "ok")
+        self._child(self._requests, found.name, outcome).inc()
         if outcome == "ok":
-            self._seconds.labels(found.name).observe(ns / 1e9)
+            self._child(self._seconds, found.name).observe(ns / 1e9)
+
+    def _child(self, metric: Any, *labels: str) -> Any:
+        """The metric with these labels; its own look-up takes longer than what is counted."""
+        key = (metric, *labels)
+        if key not in self._children:
+            self._children[key] = metric.labels(*labels)
+        return self._children[key]
 
     def text(self) -> bytes:
         """The exposition, in Prometheus' text format."""

@@ -97,7 +97,7 @@ class Service:
         names = _wanted(request, found)
 
         def accept() -> Work:
-            return found.face.accept(given, request.parameters, found.version.spec, self.limits)
+            return found.face.accept(given, request.parameters, self.limits)
 
         limit = min(request.timeout or self.limits.timeout, self.limits.timeout)
         result, ran = await self._answer(found, accept, limit, slow=found.face.slow(given))
@@ -156,19 +156,21 @@ class Service:
                 work = accept()
             job = Job(work, loop.create_future(), self.metrics.noting(found), seated=seated)
             found.version.station.submit(job)
+            clock = loop.call_at(ends, _expire, job.answer)
             try:
-                # a future, not a coroutine: no task is made for it
-                return await asyncio.wait_for(job.answer, ends - loop.time()), found
+                return await job.answer, found
             except (asyncio.CancelledError, asyncio.TimeoutError):
                 found.version.station.withdraw(job)
                 raise
+            finally:
+                clock.cancel()
         except asyncio.TimeoutError:
             raise Refusal(TIMEOUT, f"no answer within {limit:g} s") from None
 
     def _count(self, found: Found, came: int, outcome: str) -> None:
+        """Count a request once its answer is on its way, and before the event loop takes the next one."""
         ns = time.monotonic_ns() - came
-        found.tally.answered(ns, success=outcome == "ok")
-        self.metrics.answered(found, outcome, ns)
+        asyncio.get_running_loop().call_soon(self.metrics.answered, found, outcome, ns)
 
     async def off_loop(self, work: Callable[[], Any]) -> Any:
         """Run what takes long on a thread."""
@@ -210,19 +212,18 @@ class Service:
     def metadata(self, name: str, version: str = "") -> dict[str, Any]:
         """Model metadata."""
         found = self.repository.find(name, version)
-        spec = found.version.spec
         return {
             "name": found.name,
             "versions": [str(found.version.number)],
             "platform": platform(found),
-            "inputs": [_described(slot) for slot in found.face.inputs(spec)],
-            "outputs": [_described(slot) for slot in found.face.outputs(spec)],
+            "inputs": [_described(slot) for slot in found.face.inputs],
+            "outputs": [_described(slot) for slot in found.face.outputs],
         }
 
     def config(self, name: str, version: str = "") -> dict[str, Any]:
         """Model configuration, as far as it means something here."""
         found = self.repository.find(name, version)
-        inputs, outputs = (slots(found.version.spec) for slots in (found.face.inputs, found.face.outputs))
+        inputs, outputs = found.face.inputs, found.face.outputs
         most = min(found.version.spec.batch.max, self.limits.batch) if any(slot.batched for slot in inputs) else 0
         config: dict[str, Any] = {
             "name": found.name,
@@ -243,13 +244,18 @@ class Service:
         return {"model_stats": rows}
 
 
+def _expire(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(asyncio.TimeoutError())
+
+
 def platform(found: Found) -> str:
     """What runs the model, in one word."""
     return f"edgeinfer_{found.version.station.pipeline.backend}"
 
 
 def _wanted(request: Request, found: Found) -> tuple[str, ...]:
-    names = tuple(slot.name for slot in found.face.outputs(found.version.spec))
+    names = tuple(slot.name for slot in found.face.outputs)
     for name in request.outputs:
         if name not in names:
             raise Refusal(INVALID, f"output {name[:100]!r} is not one of {', '.join(names)}")
@@ -263,7 +269,7 @@ def _ranked(found: Found, tensor: Tensor, count: int) -> Tensor:
     if not count:
         return tensor
     spec = found.version.spec
-    batched = any(slot.batched for slot in found.face.outputs(spec) if slot.name == tensor.name)
+    batched = any(slot.batched for slot in found.face.outputs if slot.name == tensor.name)
     return ranked(tensor, count, spec.labels, batched=batched)
 
 

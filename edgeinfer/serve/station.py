@@ -216,18 +216,14 @@ class Station:
         return results, (before, during + again, after)
 
     def _settle(self, batch: list[Job], began_ns: int, ended: Ended) -> None:
-        if not ended.error:
-            queued = tuple(began_ns - job.entered_ns for job in batch)
-            # every job of a batch has the same face, so the first one's note is that of all
-            batch[0].note(Ran(sum(job.work.rows for job in batch), queued, ended.steps_ns))
         try:
-            batch[0].answer.get_loop().call_soon_threadsafe(_answer, batch, ended)
+            batch[0].answer.get_loop().call_soon_threadsafe(_answer, batch, began_ns, ended)
         except RuntimeError:  # the event loop is gone, and whoever waited with it
             LOG.debug("nobody waits any more")
 
 
-def _answer(batch: list[Job], ended: Ended) -> None:
-    """Hand the answers over, in the event loop."""
+def _answer(batch: list[Job], began_ns: int, ended: Ended) -> None:
+    """Hand the answers over, in the event loop; what is counted of them waits until they are on their way."""
     for place, job in enumerate(batch):
         if job.answer.done():
             continue
@@ -235,3 +231,8 @@ def _answer(batch: list[Job], ended: Ended) -> None:
             job.answer.set_exception(ended.error)
         else:
             job.answer.set_result(ended.answers[place])
+    if not ended.error:
+        queued = tuple(began_ns - job.entered_ns for job in batch)
+        ran = Ran(sum(job.work.rows for job in batch), queued, ended.steps_ns)
+        # every job of a batch has the same face, so the first one's note is that of all
+        batch[0].answer.get_loop().call_soon(batch[0].note, ran)

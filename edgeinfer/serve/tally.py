@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any, NamedTuple
 
@@ -33,10 +32,9 @@ class Duration:
 
 
 class Tally:
-    """Counts since the version was opened, as the statistics extension defines them. Any thread may add."""
+    """Counts since the version was opened, as the statistics extension defines them. The event loop's alone."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._spans = {name: Duration() for name in ("success", "fail", "queue", *STEPS, *CACHE)}
         self._batches: dict[int, dict[str, Duration]] = {}
         self._last = self._rows = self._runs = 0
@@ -44,31 +42,28 @@ class Tally:
     def ran(self, batch: Ran) -> None:
         """A batch went through the engine."""
         requests = len(batch.queued_ns)
-        with self._lock:
-            self._runs += 1
-            self._rows += batch.rows
-            self._last = time.time_ns() // 1_000_000
-            self._spans["queue"].add(sum(batch.queued_ns), requests)
-            sizes = self._batches.setdefault(batch.rows, {name: Duration() for name in STEPS})
-            for name, ns in zip(STEPS, batch.steps_ns):
-                self._spans[name].add(ns * requests, requests)
-                sizes[name].add(ns)
+        self._runs += 1
+        self._rows += batch.rows
+        self._last = time.time_ns() // 1_000_000
+        self._spans["queue"].add(sum(batch.queued_ns), requests)
+        sizes = self._batches.setdefault(batch.rows, {name: Duration() for name in STEPS})
+        for name, ns in zip(STEPS, batch.steps_ns):
+            self._spans[name].add(ns * requests, requests)
+            sizes[name].add(ns)
 
     def answered(self, ns: int, *, success: bool) -> None:
         """A request was answered, so long after it came in."""
-        with self._lock:
-            self._spans["success" if success else "fail"].add(ns)
+        self._spans["success" if success else "fail"].add(ns)
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers as Triton's ModelStatistics names them, without name and version."""
-        with self._lock:
-            return {
-                "last_inference": self._last,
-                "inference_count": self._rows,
-                "execution_count": self._runs,
-                "inference_stats": {name: span.as_dict() for name, span in self._spans.items()},
-                "batch_stats": [
-                    {"batch_size": size, **{name: span.as_dict() for name, span in spans.items()}}
-                    for size, spans in sorted(self._batches.items())
-                ],
-            }
+        return {
+            "last_inference": self._last,
+            "inference_count": self._rows,
+            "execution_count": self._runs,
+            "inference_stats": {name: span.as_dict() for name, span in self._spans.items()},
+            "batch_stats": [
+                {"batch_size": size, **{name: span.as_dict() for name, span in spans.items()}}
+                for size, spans in sorted(self._batches.items())
+            ],
+        }

@@ -70,7 +70,7 @@ class Version:
 
     def __init__(self, number: int, digest: str, halves: Sequence[Half], station: Station) -> None:
         self.number, self.digest, self.halves, self.station = number, digest, halves, station
-        self.faces = INSPECTED if self.inspects else FACES
+        self.faces = {suffix: face(self.spec) for suffix, face in (INSPECTED if self.inspects else FACES).items()}
         self.tallies = {suffix: Tally() for suffix in self.faces}
         self.fault = ""
 

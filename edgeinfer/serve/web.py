@@ -55,10 +55,13 @@ class Web:
         self._bodies = Bodies(service.limits, service.memory)
 
     def routes(self) -> list[Route]:
-        """Every path there is."""
+        """Every path there is; those of inference first, since each is compared with the request's in turn."""
         model = "/v2/models/{name:str}"
         version = model + "/versions/{version:str}"
         routes = [
+            route(model + "/infer", self.infer, "POST"),
+            route(version + "/infer", self.infer, "POST"),
+            route("/v1/models/{name:str}/predict", self.predict, "POST"),
             route("/v2", self.about),
             route("/v2/health/live", self.live),
             route("/v2/health/ready", self.ready),
@@ -67,7 +70,6 @@ class Web:
             route("/v2/repository/models/{name:str}/load", self.load, "POST"),
             route("/v2/repository/models/{name:str}/unload", self.unload, "POST"),
             route("/v1/models", self.models),
-            route("/v1/models/{name:str}/predict", self.predict, "POST"),
             route("/v1/models/{name:str}/rollback", self.rollback, "POST"),
             *Watching(self._service.cameras).routes(),
             *Sharing(self._service.regions, self._bodies).routes(),
@@ -82,7 +84,6 @@ class Web:
                 route(path + "/ready", self.model_ready),
                 route(path + "/config", self.config),
                 route(path + "/stats", self.statistics),
-                route(path + "/infer", self.infer, "POST"),
             ]
         return routes
 
@@ -118,12 +119,12 @@ class Web:
 
             async def read(found: Found) -> Asked:
                 nonlocal wanted
-                face, spec = found.face, found.version.spec
+                face = found.face
                 if length == wire.NO_JSON:
-                    asked = wire.bare(body, face.inputs(spec))
+                    asked = wire.bare(body, face.inputs)
                 else:
                     asked, wanted = await self._service.off_loop(parsed) if wire.is_long(length, body) else parsed()
-                values = wire.expected(asked, wanted, face.outputs(spec), spec.batch.max)
+                values = wire.expected(asked, wanted, face.outputs, found.version.spec.batch.max)
                 tensors.check_few(values, self._service.limits)
                 return asked
 
