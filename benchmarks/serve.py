@@ -1,6 +1,7 @@
 """What the service adds to its pipeline, and what it bears.
 
-Throughput and latency take turns with the bare pipeline in this process; ratios of one run are what counts.
+Throughput and latency take turns with the bare pipeline in this process; ratios of one run are what counts. Clients and
+pipeline keep freed memory as the service does: fresh pages for tensors of megabytes cost more than moving them.
 Usage: python benchmarks/serve.py [--seconds S] [--rounds N] [--requests N] [--json FILE]
 """
 
@@ -31,6 +32,7 @@ import tritonclient.http as http_client
 from tritonclient.utils import shared_memory
 
 import edgeinfer
+from edgeinfer.serve.heap import Heap
 from edgeinfer_export import graphs
 from edgeinfer_export.export import Options, export, write_bundle
 
@@ -301,6 +303,7 @@ def main():
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     source = resources.files("edgeinfer_export") / "assets" / "pictograms.pt"
+    Heap()
     about, cores = context(), len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

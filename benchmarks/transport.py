@@ -12,6 +12,7 @@ import grpc
 import uvicorn
 
 from edgeinfer.serve import contents, messages
+from edgeinfer.serve.heap import Heap
 
 
 def answers(size):
@@ -52,4 +53,5 @@ async def main(size):
 
 
 if __name__ == "__main__":
+    Heap()  # as the service
     asyncio.run(main(int(sys.argv[1])))
