@@ -1,8 +1,11 @@
 """How many may be connected at the same time, whether they speak or not."""
 
 import contextlib
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -107,3 +110,35 @@ def test_a_grpc_connection_without_a_call_is_given_up_and_its_client_does_not_no
             channel.subscribe(states.append)
             until(lambda: states and states[-1] is grpc.ChannelConnectivity.IDLE)
             assert call(b"", timeout=LONG_S) == b"\x08\x01"
+
+
+# a client with two streams on one connection
+WATCHER = """\
+import sys, time, grpc
+watch = grpc.insecure_channel(sys.argv[1]).unary_stream("/grpc.health.v1.Health/Watch")
+streams = [watch(b""), watch(b"")]
+print(*map(next, streams), flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_client_that_stands_still_in_its_streams_does_not_keep_their_places(namer):
+    line = [sys.executable, "-c", WATCHER]
+    with (
+        service(namer, "--connections", 2, "--slow", 2) as running,
+        subprocess.Popen([*line, running.grpc], stdout=subprocess.PIPE, text=True) as watcher,
+        grpc.insecure_channel(running.grpc) as channel,
+    ):
+        call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+
+        def answered():
+            with contextlib.suppress(grpc.RpcError):
+                return call(b"", timeout=LONG_S)
+
+        try:
+            assert watcher.stdout.readline()
+            assert answered() is None
+            watcher.send_signal(signal.SIGSTOP)
+            assert until(answered)
+        finally:
+            watcher.kill()

@@ -66,7 +66,7 @@ async def start(
     managed: bool = False,
 ) -> Started:
     """Listen on host:port (0: a free one). ServiceError if that cannot be."""
-    most = service.limits.body + SPARE
+    most, slow_ms = service.limits.body + SPARE, int(1000 * service.limits.slow)
     options = [
         ("grpc.max_receive_message_length", most),
         ("grpc.max_send_message_length", -1),
@@ -74,7 +74,11 @@ async def start(
         ("grpc.max_metadata_size", service.limits.head),
         ("grpc.max_allowed_incoming_connections", service.limits.connections),
         ("grpc.max_connection_idle_ms", int(1000 * IDLE_S)),
-        ("grpc.server_handshake_timeout_ms", int(1000 * service.limits.slow)),
+        ("grpc.server_handshake_timeout_ms", slow_ms),
+        # whose other end is gone, or stands still, takes no place for ever: a stream would, and an answer nobody reads
+        ("grpc.keepalive_time_ms", slow_ms),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.ping_timeout_ms", slow_ms),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections)
     calls, health = Calls(service, token=token, managed=managed), probes.Probes(service)
@@ -237,8 +241,8 @@ class Calls:
             return _request(request, raw, self._service.regions)
 
         async def read(_: Any) -> Request:
-            fields = (getattr(given.contents, field) for given in request.inputs for field in CONTENTS.values())
-            values = sum(map(len, fields))
+            typed = [given.contents for given in request.inputs if given.HasField("contents")]
+            values = sum(len(getattr(one, field)) for one in typed for field in CONTENTS.values())
             tensors.check_few(values, self._service.limits)
             return await self._service.off_loop(parsed) if values > tensors.PIECE else parsed()
 
