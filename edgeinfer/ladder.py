@@ -38,8 +38,8 @@ class Rung(NamedTuple):
 
     backend: str
     artifact: Artifact | None
-    reason: str
-    caveat: str = ""
+    reason: Refusal
+    caveat: Refusal = FITS
 
     @property
     def name(self) -> str:
@@ -48,29 +48,17 @@ class Rung(NamedTuple):
     @property
     def code(self) -> str:
         """The reason in one word, for programs."""
-        return getattr(self.reason, "code", "")
+        return self.reason.code
 
     @property
     def remedy(self) -> str:
         """What would help, where that is known."""
-        return str(getattr(self.reason, "facts", {}).get("hint", ""))
+        return str(self.reason.facts.get("hint", ""))
 
     @property
     def exact(self) -> bool:
         """Whether this is an engine made for this very GPU, that can be tried."""
         return self.backend in COMPILED and not self.reason and not self.caveat
-
-
-def rungs(
-    bundle: Bundle,
-    backend: str = "auto",
-    precision: str = "auto",
-    *,
-    quarantine: bool = True,
-    gpu: int | None = None,
-) -> list[Rung]:
-    """Every rung in the order it would be tried; the first without a reason is the one that runs."""
-    return list(climb(bundle, backend, precision, quarantine=quarantine, gpu=gpu))
 
 
 def climb(
@@ -81,7 +69,9 @@ def climb(
     quarantine: bool = True,
     gpu: int | None = None,
 ) -> Iterator[Rung]:
-    """As `rungs`, one after the other: libraries of backends below the one that runs are never imported.
+    """Every rung in the order it would be tried; the first without a reason is the one that runs.
+
+    One after the other: the libraries of backends below the one that runs are never imported.
 
     Without `quarantine`, engines that failed their self-test are no longer refused for it. With `gpu`, that GPU and
     no CPU is meant; without, the first.
@@ -146,7 +136,7 @@ class _Look(NamedTuple):
             reason = self.reason(engine, artifact)
             yield Rung(name, artifact, reason, FITS if reason else self.caveat(name, engine, artifact))
 
-    def reason(self, engine: type[Engine], artifact: Artifact) -> str:
+    def reason(self, engine: type[Engine], artifact: Artifact) -> Refusal:
         if self.precision not in ("auto", artifact.precision):
             text = f"{self.precision} was asked for, this is {artifact.precision}"
             return Refusal("precision", text, asked=self.precision)
@@ -155,10 +145,10 @@ class _Look(NamedTuple):
             return Refusal("cpu-unasked", text)
         own = engine.refuses(artifact)
         if own:
-            return own if isinstance(own, Refusal) else Refusal("backend", own)
+            return Refusal("backend", own)
         return FITS if engine.device == "cpu" else self.reason_on_gpu(engine, artifact)
 
-    def reason_on_gpu(self, engine: type[Engine], artifact: Artifact) -> str:
+    def reason_on_gpu(self, engine: type[Engine], artifact: Artifact) -> Refusal:
         library = engine.library
         try:
             gpu = machine.gpu(self.gpu or 0)
@@ -176,7 +166,7 @@ class _Look(NamedTuple):
             return Refusal("quarantined", text, when=verdict.when, detail=verdict.detail)
         return FITS
 
-    def caveat(self, name: str, engine: type[Engine], artifact: Artifact) -> str:
+    def caveat(self, name: str, engine: type[Engine], artifact: Artifact) -> Refusal:
         if name not in COMPILED:
             return FITS
         gpu = machine.gpu(self.gpu or 0)

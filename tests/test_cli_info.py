@@ -6,7 +6,7 @@ import shutil
 import cv2
 
 from edgeinfer import cli
-from edgeinfer.keys import Refusal
+from edgeinfer.keys import FITS, Refusal
 from edgeinfer.ladder import Rung
 from helpers import bundles
 
@@ -52,8 +52,8 @@ def test_info_as_json_has_the_spec_and_the_ladder(classifier, capsys):
 
 
 def test_only_the_first_rung_that_can_run_is_the_one_that_does(detector, capsys, monkeypatch):
-    rungs = [Rung("trt", None, Refusal("no-library", "no library")), Rung("ort", None, ""), Rung("null", None, "")]
-    monkeypatch.setattr("edgeinfer.ladder.rungs", lambda *_, **__: rungs)
+    rungs = [Rung("trt", None, Refusal("no-library", "no library")), Rung("ort", None, FITS), Rung("null", None, FITS)]
+    monkeypatch.setattr("edgeinfer.ladder.climb", lambda *_, **__: rungs)
     cli.main(["info", str(detector), "--json"])
     assert [step["runs"] for step in json.loads(capsys.readouterr().out)["ladder"]] == [False, True, False]
     cli.main(["info", str(detector)])

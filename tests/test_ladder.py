@@ -21,7 +21,7 @@ def artifact(precision, flavor=""):
 
 
 def test_onnx_runtime_is_what_runs_a_plain_bundle_on_the_cpu(detector):
-    runs = [rung for rung in ladder.rungs(Bundle.open(detector)) if not rung.reason]
+    runs = [rung for rung in ladder.climb(Bundle.open(detector)) if not rung.reason]
 
     assert (runs[0].backend, runs[0].artifact.file) == ("ort", "model.fp32.onnx")
     with loading.load(detector) as model:
@@ -35,13 +35,13 @@ def test_openvino_is_not_even_imported_unless_it_runs(detector):
 
 
 def test_null_is_never_chosen_unless_asked_for(detector):
-    assert "null" not in [rung.backend for rung in ladder.rungs(Bundle.open(detector))]
-    assert [rung.backend for rung in ladder.rungs(Bundle.open(detector), "null")] == ["null"]
+    assert "null" not in [rung.backend for rung in ladder.climb(Bundle.open(detector))]
+    assert [rung.backend for rung in ladder.climb(Bundle.open(detector), "null")] == ["null"]
 
 
 def test_a_precision_that_was_not_asked_for_is_refused_with_the_reason(detector):
     bundle = with_artifacts(Bundle.open(detector), artifact("fp32"), artifact("int8", "cpu"), artifact("int8", "trt"))
-    reasons = {rung.artifact.file: rung.reason for rung in ladder.rungs(bundle, "ort", "int8")}
+    reasons = {rung.artifact.file: rung.reason for rung in ladder.climb(bundle, "ort", "int8")}
 
     assert reasons == {
         "model.fp32.onnx": "int8 was asked for, this is fp32",
@@ -53,7 +53,7 @@ def test_a_precision_that_was_not_asked_for_is_refused_with_the_reason(detector)
 @pytest.mark.parametrize(("backend", "precision"), [("cuda", "auto"), ("auto", "fp8")])
 def test_a_name_that_does_not_exist_is_wrong_usage(detector, backend, precision):
     with pytest.raises(UsageError, match="is not one of auto"):
-        ladder.rungs(Bundle.open(detector), backend, precision)
+        list(ladder.climb(Bundle.open(detector), backend, precision))
 
 
 def test_load_says_why_nothing_runs(detector):

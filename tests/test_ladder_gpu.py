@@ -40,7 +40,7 @@ def runs(folder, **asked):
 
 def reasons(folder):
     return {
-        rung.name: (rung.reason.code, str(rung.reason)) for rung in ladder.rungs(Bundle.open(folder)) if rung.reason
+        rung.name: (rung.reason.code, str(rung.reason)) for rung in ladder.climb(Bundle.open(folder)) if rung.reason
     }
 
 
@@ -58,7 +58,7 @@ def test_an_exact_engine_runs_before_one_that_merely_fits_whatever_its_library(d
     bundles.add_plan(detector, trt, name="other.plan", gpu="Another A10")
     bundles.add_plan(detector, rtx, name="exact.plan", gpu="")
     assert runs(detector) == "rtx exact.plan"
-    caveats = [str(rung.caveat) for rung in ladder.rungs(Bundle.open(detector)) if not rung.reason]
+    caveats = [str(rung.caveat) for rung in ladder.climb(Bundle.open(detector)) if not rung.reason]
     assert caveats[0] == ""
     assert "built and timed on Another A10, this is Stand-in A10" in caveats[1]
 

@@ -53,7 +53,7 @@ class Engine(Protocol):
 
     @classmethod
     def refuses(cls, artifact: Artifact) -> str:
-        """Why this backend does not run this artifact, one plain sentence or a `keys.Refusal`; empty if it can."""
+        """Why this backend does not run this artifact, in one plain sentence; empty if it can."""
 
     def fork(self, device: Device) -> Engine:
         """Another context over the same weights, with tensors on `device` (another lane's)."""

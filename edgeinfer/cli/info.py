@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.bundle import Bundle
 
     bundle, gpu = Bundle.open(args.bundle), machine.ordinal(args.device)
-    rungs, plan = ladder.rungs(bundle, gpu=gpu), _kept(bundle, gpu)
+    rungs, plan = list(ladder.climb(bundle, gpu=gpu)), _kept(bundle, gpu)
     if args.json:
         print(json.dumps(_record(bundle, rungs, plan), ensure_ascii=False))
     else:

@@ -61,7 +61,7 @@ def _golden(bundle: Bundle, gpu: int | None) -> Iterator[tuple[str, str, str]]:
     from edgeinfer.plans import Choice
 
     runnable: dict[str, Rung] = {}
-    rungs = ladder.rungs(bundle, quarantine=False, gpu=gpu)
+    rungs = list(ladder.climb(bundle, quarantine=False, gpu=gpu))
     for rung in rungs:
         if rung.artifact and not rung.reason:
             runnable.setdefault(rung.artifact.file, rung)

@@ -34,7 +34,7 @@ def reference(bundle: Bundle) -> Choice:
 def kinds(bundle: Bundle, gpu: int | None = None) -> list[Choice]:
     """One for each backend, artifact and arithmetic that can run here: those may differ in what they find."""
     found = []
-    for rung in ladder.rungs(bundle, gpu=gpu):
+    for rung in ladder.climb(bundle, gpu=gpu):
         if not rung.reason:
             plain = Choice.of(rung)
             found.append(plain)
