@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from edgeinfer.spec import ModelSpec, Size
 
+NAMED = 10  # labels that a message names
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -192,9 +194,9 @@ def _places(names: Sequence[str]) -> dict[str, list[int]]:
     return places
 
 
-def _some(names: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return f"{shown}, and {len(names) - most} more" if len(names) > most else shown
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:NAMED])
+    return f"{shown}, and {len(names) - NAMED} more" if len(names) > NAMED else shown
 
 
 def boxes_sample(path: Path, rows: Sequence[tuple[int, Any, bool]], *, relative: bool = False) -> Sample:

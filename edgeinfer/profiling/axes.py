@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+MARGIN = 0.05  # of the values' range, on either side of it
+
 
 class Axis(NamedTuple):
     """Values `low` to `high` lie at `start` to `end`; evenly, or by their logarithm."""
@@ -48,10 +50,10 @@ class Axis(NamedTuple):
         return [value for value in values if self.low <= value <= self.high]
 
 
-def around(values: list[float], start: float, end: float, margin: float = 0.05) -> Axis:
+def around(values: list[float], start: float, end: float) -> Axis:
     """An axis that holds all values, with a margin; of one value, some room about it."""
     low, high = min(values), max(values)
-    room = (high - low) * margin or abs(high) * margin or 1.0
+    room = (high - low) * MARGIN or abs(high) * MARGIN or 1.0
     return Axis(low - room, high + room, start, end)
 
 
@@ -60,7 +62,7 @@ def spread(values: list[float], start: float, end: float) -> Axis:
     ordered = sorted(values)
     low, high, middle = ordered[0], ordered[-1], ordered[len(ordered) // 2]
     if low > 0 and high > 4 * middle:
-        return Axis(low * 0.95, high * 1.05, start, end, logarithmic=True)
+        return Axis(low * (1 - MARGIN), high * (1 + MARGIN), start, end, logarithmic=True)
     return around(values, start, end)
 
 

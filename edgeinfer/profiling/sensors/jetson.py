@@ -61,10 +61,10 @@ def _engine(fields: dict[str, float], found: re.Match[str] | None, load: str, cl
 class Tegrastats:
     """A running `tegrastats`; a reading is its newest line."""
 
-    def __init__(self, program: str, interval_s: float = PERIOD_S) -> None:
+    def __init__(self, program: str) -> None:
         self.unknown = {"board.power_w": "tegrastats names no input rail"}
         self._newest: dict[str, float] = {}
-        command = [program, "--interval", str(round(interval_s * 1e3))]
+        command = [program, "--interval", str(round(PERIOD_S * 1e3))]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self._thread = threading.Thread(target=self._listen, name="edgeinfer-tegrastats", daemon=True)
         self._thread.start()
