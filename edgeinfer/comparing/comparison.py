@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.comparing import beside, page
-from edgeinfer.profiling.report import aligned
+from edgeinfer.profiling.columns import aligned, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,16 +97,12 @@ def _row(model: Model) -> list[str]:
         facts["how"],
         facts["task"],
         f"{facts['parameters']:,}" if facts["parameters"] else "-",
-        _shown(facts["gflops"], 1),
-        _shown(scale, 1),
-        _shown(known.p50_ms if known else None, 2),
-        _shown(known.p99_ms if known else None, 2),
-        _shown(known.per_second if known else None, 1),
-        _shown(known.memory_mb if known else None, 0),
+        shown(facts["gflops"], 1),
+        shown(scale, 1),
+        shown(known.p50_ms if known else None, 2),
+        shown(known.p99_ms if known else None, 2),
+        shown(known.per_second if known else None, 1),
+        shown(known.memory_mb if known else None, 0),
         accuracy or "-",
         facts["license"] or "-",
     ]
-
-
-def _shown(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -17,7 +17,7 @@ from edgeinfer.comparing.compare import readable
 from edgeinfer.comparing.models import named
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.profiling.child import Failed
-from edgeinfer.profiling.report import aligned
+from edgeinfer.profiling.columns import aligned
 from edgeinfer.progress import silent
 from edgeinfer.spec import Boxes
 from edgeinfer.tuning.entrants import Entrant

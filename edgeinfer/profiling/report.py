@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeinfer.errors import UsageError
 from edgeinfer.profiling import context, page, trace
+from edgeinfer.profiling.columns import aligned, shown
 from edgeinfer.profiling.scenarios import particulars
 from edgeinfer.profiling.statistics import PERCENTILES, label, needed
 from edgeinfer.profiling.subject import BOUNDARIES
@@ -158,10 +159,10 @@ def _numbers(data: dict[str, Any]) -> str:
     for name, summary in data["summary"].items():
         rate, joules = summary["throughput_per_s"], summary["joules_per_inference"]
         energy = next(iter(joules.values())) if joules else None
-        spans = [_shown(summary["latency_ms"][place]) for place in places]
-        rows.append([name, str(summary["latency_ms"]["count"]), *spans, _shown(rate, 1), _shown(energy, 4)])
+        spans = [shown(summary["latency_ms"][place]) for place in places]
+        rows.append([name, str(summary["latency_ms"]["count"]), *spans, shown(rate, 1), shown(energy, 4)])
         for stage, facts in summary["stages_ms"].items():
-            rows.append([f"  {stage}", "", *(_shown(facts[place]) for place in places), "", ""])
+            rows.append([f"  {stage}", "", *(shown(facts[place]) for place in places), "", ""])
     return aligned(rows)
 
 
@@ -186,20 +187,3 @@ def _layers(found: dict[str, Any] | None) -> str:
     ]
     more = len(found["layers"]) - TOP
     return f"\n{aligned(rows)}" + (f"\nand {more} more" if more > 0 else "")
-
-
-def _shown(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def aligned(rows: list[list[str]]) -> str:
-    """Columns: the first to the left, the others to the right; those that hold nothing but `-` are left out."""
-    columns = [column for column in zip(*rows) if not set(column[1:]) <= {"-", ""}]
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for row in zip(*columns):
-        first, *others = (
-            cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths))
-        )
-        lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join(lines)

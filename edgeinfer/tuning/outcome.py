@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer import machine
 from edgeinfer.profiling import comparison, context
-from edgeinfer.profiling.report import aligned
+from edgeinfer.profiling.columns import aligned, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,10 +181,10 @@ def _line(row: Row, best: bool) -> list[str]:
         "*" if best else "",
         row.choice.name,
         f"{known.p50_ms:.2f}",
-        _shown(known.p99_ms, 2),
+        shown(known.p99_ms, 2),
         f"{known.per_second:.1f}",
-        _shown(known.memory_mb, 0),
-        _shown(known.joules, 3),
+        shown(known.memory_mb, 0),
+        shown(known.joules, 3),
         accuracy_words(row.accuracy),
         row.round if row.state != "failed" else f"{row.round}; then {row.reason}",
     ]
@@ -197,10 +197,6 @@ def accuracy_words(found: Comparison | None) -> str:
     if found.difference is not None:
         return f"{found.difference:+.2f} points"
     return f"{100 * found.agreement:.1f} % agree"
-
-
-def _shown(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _reverse(text: str) -> int:
