@@ -186,6 +186,8 @@ def _unwritable(target: Path, error: OSError) -> BundleError:
 
 def _sync_tree(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
+        if not path.is_file() and not path.is_dir():  # to open a pipe could take for ever
+            continue
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from edgeinfer import machine
+from edgeinfer import machine, regular
 
 
 def home() -> Path:
@@ -27,7 +27,7 @@ def path(kind: str, name: str) -> Path:
 def read(kind: str, name: str) -> bytes | None:
     """What `write` wrote, or None: the file begins with its own SHA-256, so that half a file is none."""
     try:
-        data = path(kind, name).read_bytes()
+        data = regular.content(path(kind, name))
     except OSError:
         return None
     return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import edgeinfer
-from edgeinfer import backends, ladder, machine, quota
+from edgeinfer import backends, ladder, machine, quota, regular
 from edgeinfer.bundle import SPEC_FILE, sha256_of
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.wholefile import whole
@@ -119,11 +119,11 @@ def read(bundle: Bundle, gpu: int | None = None) -> Plan | None:
     """The plan kept for this bundle, whether it holds or not; None without one. Raises EdgeInferError."""
     file = path(bundle, gpu)
     try:
-        data: Any = json.loads(file.read_text(encoding="utf-8"))
+        data: Any = json.loads(regular.content(file))
     except (FileNotFoundError, NotADirectoryError):  # system users have homes such as /dev/null
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(file, str(error)) from error
+        raise _damaged(file, getattr(error, "strerror", None) or str(error)) from error
     try:
         return _plan(data)
     except (TypeError, KeyError, AttributeError) as error:
@@ -196,6 +196,7 @@ def write(plan: Plan, bundle: Bundle, gpu: int | None = None) -> Path:
     """Keep it, in place of the one before. Raises EdgeInferError, OSError."""
     file = path(bundle, gpu)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    regular.check(file)
     with whole(file) as part:
         part.write_text(json.dumps({"schema": SCHEMA, **asdict(plan)}, indent=2) + "\n", encoding="utf-8")
     return file

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from edgeinfer import answers, given, gstreamer, naming, opencv, pictures
+from edgeinfer import answers, given, gstreamer, naming, opencv, pictures, regular
 from edgeinfer.arrivals import Arrivals
 from edgeinfer.errors import SourceError
 from edgeinfer.pictures import MAX_PIXELS
@@ -213,8 +213,7 @@ def check(path: Path) -> None:
 def _content(path: Path, max_pixels: int) -> bytes:
     try:
         # no format needs more: 16-bit samples with alpha, uncompressed, and metadata
-        with path.open("rb") as file:
-            return file.read(8 * max_pixels + (64 << 20))
+        return regular.content(path, 8 * max_pixels + (64 << 20))
     except OSError as error:
         raise _unreadable(path, error) from error
 

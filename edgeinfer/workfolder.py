@@ -61,7 +61,7 @@ def _sweep(target: Path) -> None:
 @contextmanager
 def _locked(folder: Path, writer: int) -> Iterator[None]:
     """The folder's lock while the block lasts; BlockingIOError if its writer lives."""
-    lock = os.open(folder, os.O_RDONLY)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # of anything else it could wait without end
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgeinfer import regular
 from edgeinfer.datasets import Dataset, Names, boxes_sample
 from edgeinfer.errors import DatasetError
 
@@ -41,7 +42,7 @@ def read(file: Path, labels: tuple[str, ...]) -> Dataset:
 
 def _content(file: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(regular.content(file))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{file} is not JSON: {error}", hint="export the annotations again") from error
     for key in KEYS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import regular
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.wholefile import whole
 
@@ -45,6 +46,6 @@ def keep(config: Any, file: Path) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return regular.content(file)
     except OSError:
         return b""
