@@ -20,7 +20,6 @@ from edgeinfer.errors import EdgeInferError
 from edgeinfer.wholefile import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from edgeinfer.bundle import Bundle
@@ -168,9 +167,7 @@ def _lacking(choice: Choice, bundle: Bundle) -> str:
     """What of this choice there is not, in words; empty if all is there."""
     if not bundle.spec.artifact(choice.artifact):
         return f"the bundle holds no {choice.artifact}"
-    known: Mapping[str, tuple[str, ...]] = (
-        getattr(backends.load(choice.backend), "settings", dict)() if choice.settings else {}
-    )
+    known = backends.settings(choice.backend) if choice.settings else {}
     for name, value in choice.settings.items():
         if value not in known.get(name, ()):
             return f"{choice.backend} has no setting {name} {value}"

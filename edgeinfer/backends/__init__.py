@@ -82,3 +82,10 @@ def load(name: str) -> type[Engine]:
         words = f"what backend {name} is made of cannot be imported: {type(error).__name__}: {error}"
         raise BackendUnavailable(words, hint="edgeinfer doctor says which library; install it again") from error
     return engine
+
+
+def settings(name: str) -> Mapping[str, tuple[str, ...]]:
+    """What the engine of this backend can be set to besides threads, the default first; empty if to nothing."""
+    ask: Any = getattr(load(name), "settings", dict)
+    found: Mapping[str, tuple[str, ...]] = ask()
+    return found

@@ -85,9 +85,9 @@ def _record(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> dict[str, A
             "runs": rung is _running(rungs, kept),
             "reason": str(rung.reason),
             "code": rung.code,
-            "facts": getattr(rung.reason, "facts", {}),
+            "facts": rung.reason.facts,
             "caveat": str(rung.caveat),
-            "caveat_code": getattr(rung.caveat, "code", ""),
+            "caveat_code": rung.caveat.code,
             "stage_by_stage": _uncaptured(rung),
         }
         for rung in rungs

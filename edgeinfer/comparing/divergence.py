@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # the relative difference from which tensors count as parted, by the less exact precision of the two
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 1e-1}
-
-
 # operators that compute nothing: what differs in their output differs in an input, however small a part of it
 MOVES = {"Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 

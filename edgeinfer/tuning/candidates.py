@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeinfer import backends, ladder, machine
 from edgeinfer.errors import BundleError
 from edgeinfer.plans import Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from edgeinfer.bundle import Bundle
 
@@ -38,7 +38,7 @@ def kinds(bundle: Bundle, gpu: int | None = None) -> list[Choice]:
         if not rung.reason:
             plain = Choice.of(rung)
             found.append(plain)
-            others = _settings(rung.backend).get(ARITHMETIC, ())[1:]
+            others = backends.settings(rung.backend).get(ARITHMETIC, ())[1:]
             found += [replace(plain, settings={ARITHMETIC: value}) for value in others]
     return found
 
@@ -49,7 +49,7 @@ def variants(kind: Choice, most: int, *, batches: bool) -> Iterator[Choice]:
     With `batches`, each with every batch up to `most`, the model's largest.
     """
     shapes = [replace(kind, threads=count) for count in (_threads() if _on_cpu(kind) else [0])]
-    for name, values in _settings(kind.backend).items():
+    for name, values in backends.settings(kind.backend).items():
         if name != ARITHMETIC:
             shapes += [replace(kind, settings={**kind.settings, name: value}) for value in values[1:]]
     sizes = [size for size in powers(most) if size != most] if batches else []
@@ -69,9 +69,3 @@ def _threads() -> list[int]:
 
 def _on_cpu(choice: Choice) -> bool:
     return backends.load(choice.backend).device == "cpu"
-
-
-def _settings(backend: str) -> Mapping[str, tuple[str, ...]]:
-    ask: Any = getattr(backends.load(backend), "settings", dict)
-    found: Mapping[str, tuple[str, ...]] = ask()
-    return found
