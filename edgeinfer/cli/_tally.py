@@ -11,6 +11,7 @@ from edgeinfer.cli import _tables
 from edgeinfer.devices import STAGES
 
 if TYPE_CHECKING:
+    from edgeinfer.composite import Composite
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.streams import Seen
 
@@ -58,7 +59,7 @@ class Tally:
         stages = [stage for stage in self._spans if stage != "total"] or STAGES
         return {stage: statistics.median(self._spans.get(stage, [0.0])) for stage in (*stages, "total")}
 
-    def table(self, model: Pipeline, errors: int) -> str:
+    def table(self, model: Pipeline | Composite, errors: int) -> str:
         """The closing lines of a run."""
         done = f"{_tables.counted(self.pictures, 'picture')}, {_tables.counted(errors, 'error')}"
         ran = f"{model.backend} {model.artifact}".strip() + (f" ({model.plan})" if model.plan else "")

@@ -6,20 +6,22 @@ import itertools
 import sys
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from edgeinfer import sources
 from edgeinfer.cli import INTERRUPTED, _choosing, _limits
 from edgeinfer.cli._faults import Faults
-from edgeinfer.errors import EdgeInferError, SourceError
+from edgeinfer.errors import SourceError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Generator, Iterable, Sequence
 
+    from edgeinfer.cascade import Cascade
     from edgeinfer.cli._tally import Tally
     from edgeinfer.pipeline import Pipeline
-    from edgeinfer.streams import Seen, Stream
+    from edgeinfer.streams import Model, Seen, Stream
+    from edgeinfer.tiling import Tiled
 
 
 class Output(Protocol):
@@ -100,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
     faults = Faults("source", "", alone=len(args.source) == 1 and not sources.many(args.source[0]))
     with ExitStack() as stack:
         outputs = _outputs(args, stack)
-        model = stack.enter_context(_model(args))
+        model = _model(args)
+        stack.callback(model.close)
         sights = stack.enter_context(closing(_sights(args, model, faults)))
         interrupted = _work(itertools.islice(sights, args.max_frames), outputs, tally)
         if not tally.pictures:
@@ -110,28 +113,23 @@ def run(args: argparse.Namespace) -> int:
     return INTERRUPTED if interrupted else 0
 
 
-def _model(args: argparse.Namespace) -> Pipeline:
+def _model(args: argparse.Namespace) -> Pipeline | Tiled | Cascade:
     """The bundle, with its classifier or on tiles where that was asked for: they are all called alike."""
+    from edgeinfer import cascade, tiling
     from edgeinfer.loading import load
 
     of_classifier = {"top": args.top} if args.classify else {}
     of_model = {name: getattr(args, name) for name in ("conf", "iou", "top") if name not in of_classifier}
     how = {**_choosing.chosen(args), "contexts": args.contexts, "build": args.build, "self_test": not args.no_self_test}
-    model: Any = load(args.bundle, **how, **of_model)
-    try:
-        if args.tile:
-            from edgeinfer.tiling import Tiled
-
-            model = Tiled(model, args.tile)
+    with ExitStack() as undo:
+        plain = undo.enter_context(load(args.bundle, **how, **of_model))
+        detector = tiling.Tiled(plain, args.tile) if args.tile else plain
+        model: Pipeline | Tiled | Cascade = detector
         if args.classify:
-            from edgeinfer.cascade import Cascade
-
             alike = {name: how[name] for name in ("threads", "plan", "device", "contexts")}
-            model = Cascade(model, load(args.classify, **alike, **of_classifier))
-    except EdgeInferError:
-        model.close()
-        raise
-    return cast("Pipeline", model)
+            model = cascade.Cascade(detector, load(args.classify, **alike, **of_classifier))
+        undo.pop_all()
+    return model
 
 
 def _outputs(args: argparse.Namespace, stack: ExitStack) -> list[Output]:
@@ -149,7 +147,7 @@ def _outputs(args: argparse.Namespace, stack: ExitStack) -> list[Output]:
     return outputs
 
 
-def _sights(args: argparse.Namespace, model: Pipeline, faults: Faults) -> Generator[Seen, None, None]:
+def _sights(args: argparse.Namespace, model: Model, faults: Faults) -> Generator[Seen, None, None]:
     """What is seen in every source; what cannot be read is noted, and the rest goes on.
 
     Cameras and streams are read at the same time, files one after the other.
