@@ -25,7 +25,7 @@ import numpy as np
 
 import edgeinfer
 from edgeinfer.cascade import Cascade
-from edgeinfer.devices._pictures import picture as checked
+from edgeinfer.devices.images import picture as checked
 from edgeinfer.spec import Batch
 from edgeinfer_export import graphs
 from edgeinfer_export.export import Options, export, write_bundle

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeinfer.composite import Composite
-from edgeinfer.devices._pictures import picture
+from edgeinfer.devices.images import picture
 from edgeinfer.errors import UsageError
 from edgeinfer.pipeline import check_several
 from edgeinfer.results import Classification, Detections
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgeinfer.devices._pictures import Picture
+    from edgeinfer.devices.images import Picture
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.tiling import Tiled
 

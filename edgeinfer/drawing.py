@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeinfer.devices._pictures import picture
+from edgeinfer.devices.images import picture
 from edgeinfer.results import Classification
 
 if TYPE_CHECKING:

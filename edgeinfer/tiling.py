@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edgeinfer.composite import Composite
-from edgeinfer.devices._pictures import picture
-from edgeinfer.devices._suppression import suppress
+from edgeinfer.devices.images import picture
+from edgeinfer.devices.suppression import suppress
 from edgeinfer.errors import InputError, UsageError
 from edgeinfer.pipeline import check_several
 from edgeinfer.results import Detections

@@ -6,7 +6,7 @@ import pytest
 
 import edgeinfer
 from edgeinfer.cascade import Cascade
-from edgeinfer.devices._pictures import picture
+from edgeinfer.devices.images import picture
 from edgeinfer.errors import InputError, UsageError
 from edgeinfer.results import Detections
 from edgeinfer.spec import Size

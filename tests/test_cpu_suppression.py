@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.devices import _decoding
-from edgeinfer.devices._suppression import BLOCK, MOST, ceiling, suppress
+from edgeinfer.devices.suppression import BLOCK, MOST, ceiling, suppress
 from edgeinfer.spec import Boxes
 from helpers import cases
 

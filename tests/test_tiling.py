@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import edgeinfer
 from edgeinfer import tiling
-from edgeinfer.devices._pictures import picture
+from edgeinfer.devices.images import picture
 from edgeinfer.errors import InputError, UsageError
 from edgeinfer.results import Detections
 from edgeinfer.spec import Size

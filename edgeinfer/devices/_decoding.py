@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgeinfer.devices._suppression import suppress
+from edgeinfer.devices.suppression import suppress
 from edgeinfer.errors import EngineError
 from edgeinfer.spec import Boxes
 

@@ -15,8 +15,8 @@ from edgeinfer.devices._resample import FILTERS, resampler, visible
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgeinfer.devices._pictures import Picture
     from edgeinfer.devices._resample import Resampler, RoundingResampler
+    from edgeinfer.devices.images import Picture
     from edgeinfer.spec import Placement, Preprocess
 
     Bytes = NDArray[np.uint8]

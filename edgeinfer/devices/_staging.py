@@ -18,7 +18,7 @@ import numpy as np
 from edgeinfer.devices import _resident, launch
 from edgeinfer.devices._driver import call
 from edgeinfer.devices._memory import Memory, Mirror
-from edgeinfer.devices._pictures import Picture, picture
+from edgeinfer.devices.images import Picture, picture
 from edgeinfer.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeinfer.devices import _decoding
-from edgeinfer.devices._pictures import picture
 from edgeinfer.devices._planes import Planes
 from edgeinfer.devices._stages import Stages
+from edgeinfer.devices.images import picture
 from edgeinfer.errors import InputError
 from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Boxes, TopK

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edgeinfer.devices._pixelvalues import pixel_values
-from edgeinfer.devices._suppression import APART, MOST, ceiling
+from edgeinfer.devices.suppression import APART, MOST, ceiling
 from edgeinfer.errors import InputError
 from edgeinfer.spec import Boxes, TopK
 
@@ -141,7 +141,7 @@ CLASS_ROW = np.dtype([("score", "f4"), ("class_id", "i4")])
 class Pixels(NamedTuple):
     """A picture in the GPU's memory: its address, bytes from row to row and from pixel to pixel.
 
-    `order` is the channel each of the model's channels is read from (`_pictures.Picture.order`). An NV12
+    `order` is the channel each of the model's channels is read from (`images.Picture.order`). An NV12
     picture's first plane is at `address`, with a step of 1; its second at `chroma`; its order is of blue
     green red.
     """

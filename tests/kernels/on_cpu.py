@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeinfer.devices import _pictures, launch
+from edgeinfer.devices import images, launch
 from edgeinfer.devices.launch import Pixels
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def address(array: np.ndarray) -> int:
 
 def pixels_of(image: np.ndarray, pixels: str, color: str) -> tuple[Pixels, Size]:
     """An image in memory, its rows at any pitch, as the kernels see it."""
-    one = _pictures.picture(image, pixels)
+    one = images.picture(image, pixels)
     pitch, step = image.strides[0], image.strides[1]
     if one.nv12:
         chroma = address(image) + one.size.height * pitch

@@ -18,7 +18,7 @@ import numpy as np
 from onnx import TensorProto
 
 import edgeinfer
-from edgeinfer.devices._suppression import APART, ceiling
+from edgeinfer.devices.suppression import APART, ceiling
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Boxes, TensorSpec
 from edgeinfer_export.graphs.ops import Graph, declare
