@@ -396,7 +396,8 @@ def test_ctrl_c_gives_a_partial_report(detector, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("INVALID, PARTIAL")
     record = json.loads(target.read_text())
     assert (record["valid"], record["partial"]) == (False, True)
-    assert len(record["samples"]["single-stream"]["latency_ms"]) == 20
+    # work goes on in a thread of its own until the signal is heard
+    assert len(record["samples"]["single-stream"]["latency_ms"]) == len(calls) >= 20
 
 
 def test_ctrl_c_while_layers_are_timed_keeps_what_was_measured(detector, monkeypatch):
