@@ -80,19 +80,16 @@ def titled(image: Image, lines: Sequence[str]) -> Image:
     row = pen.text + 2 * pen.pad
     bar = np.full((row * len(lines) + pen.pad, *image.shape[1:]), DARK, np.uint8)
     for place, line in enumerate(lines, 1):
-        _write(
-            bar, _fitted(_plain(line), image.shape[1] - 2 * pen.pad, pen), (pen.pad, row * place - pen.pad), LIGHT, pen
-        )
+        text = _fitted(_plain(line), image.shape[1] - 2 * pen.pad, pen)
+        _write(bar, text, (pen.pad, row * place - pen.pad), LIGHT, pen)
     return np.concatenate([bar, image])
 
 
 def stamped(image: Image, text: str) -> Image:
     """The picture itself, with this text on a plate in its lower right corner."""
-    import cv2
-
     pen = _pen(image)
     text = _fitted(_plain(text), image.shape[1] - 2 * pen.pad, pen)
-    across = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)[0][0] + 2 * pen.pad
+    across = _across(text, pen) + 2 * pen.pad
     height, width = image.shape[:2]
     _show(image, Plate(text, width - across, height - pen.text - 2 * pen.pad, width, height), DARK, pen)
     return image
@@ -179,12 +176,9 @@ def _plate(
 
     Always inside the `frame` (height, width); None where no label fits.
     """
-    import cv2
-
     height, width = frame
     text = _fitted(text, width - 2 * pen.pad, pen)
-    (letters, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)
-    across, down = letters + 2 * pen.pad, pen.text + 2 * pen.pad
+    across, down = _across(text, pen) + 2 * pen.pad, pen.text + 2 * pen.pad
     if not text or down > height:
         return None
     edge = pen.line // 2
@@ -209,17 +203,19 @@ def _show(canvas: Image, plate: Plate, color: Color, pen: Pen) -> None:
 
 def _fitted(text: str, room: int, pen: Pen) -> str:
     """The text, or as much of its start as fits with two dots."""
-    import cv2
-
-    def across(part: str) -> int:
-        return int(cv2.getTextSize(part, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)[0][0])
-
-    if across(text) <= room:
+    if _across(text, pen) <= room:
         return text
     for length in range(len(text) - 1, 0, -1):
-        if across(text[:length].rstrip() + "..") <= room:
+        if _across(text[:length].rstrip() + "..", pen) <= room:
             return text[:length].rstrip() + ".."
     return ""
+
+
+def _across(text: str, pen: Pen) -> int:
+    """How wide a text is, in pixels."""
+    import cv2
+
+    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)[0][0])
 
 
 def _write(canvas: Image, text: str, origin: tuple[int, int], color: Color, pen: Pen) -> None:
@@ -230,8 +226,6 @@ def _write(canvas: Image, text: str, origin: tuple[int, int], color: Color, pen:
 
 def _panel(canvas: Image, found: Classification) -> None:
     """The best classes with their scores as bars, on a darkened plate in the lower left corner."""
-    import cv2
-
     pen = _pen(canvas)
     height, width = canvas.shape[:2]
     pad, row = pen.text, round(pen.text * 2.1)
@@ -243,14 +237,13 @@ def _panel(canvas: Image, found: Classification) -> None:
     plate = canvas[max(0, top) :, :across]
     plate[:] = (plate * 0.28).astype(plate.dtype)
     room = across - 2 * pad
-    percent = cv2.getTextSize("100.0%", cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)[0][0]
+    percent = _across("100.0%", pen)
     for place, (score, label) in enumerate(rows):
         base = height - pad - row * (len(rows) - place) + pen.text
         color = color_of(int(found.class_ids[place]))
         _write(canvas, _fitted(label, room - percent - pad, pen), (pad, base), LIGHT, pen)
         number = f"{score * 100:.1f}%"
-        used = cv2.getTextSize(number, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)[0][0]
-        _write(canvas, number, (across - pad - used, base), LIGHT, pen)
+        _write(canvas, number, (across - pad - _across(number, pen), base), LIGHT, pen)
         top = base + pen.text // 3
         bar = canvas[top : top + max(2, pen.text // 4 + 1), pad : pad + room]
         bar[:] = TROUGH

@@ -64,10 +64,9 @@ def load(
     backend, or to the CPU quota of the process (`edgeinfer.quota`) where it has one; `contexts` is how many calls may
     run at the same time. On a GPU an engine must first find the bundle's golden samples, once on each machine, unless
     `self_test` is False. `build` "background": where no engine fits this GPU exactly, one is built while another
-    serves, and takes over when it is ready and tested. `device` "gpu:1" is
-    the second GPU in CUDA's order, "gpu" the first, and neither ever the CPU. An engine that had to
-    be passed by is logged as a warning. Raises BundleError, SpecError, BackendUnavailable, EngineError, DeviceError,
-    UsageError.
+    serves, and takes over when it is ready and tested. `device` "gpu:1" is the second GPU in CUDA's order, "gpu" the
+    first, and neither is ever the CPU. An engine that had to be passed by is logged as a warning. Raises BundleError,
+    SpecError, BackendUnavailable, EngineError, DeviceError, UsageError.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     given.check_whole("contexts", contexts, 1)
