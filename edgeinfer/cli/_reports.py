@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from edgeinfer.errors import UsageError
 from edgeinfer.wholefile import check_writable, whole
@@ -21,6 +22,11 @@ def check(*targets: str | Path | None) -> None:
     twice = next((target for target in named if named.count(target) > 1), None)
     if twice and not (Path(twice).exists() and not Path(twice).is_file()):
         raise UsageError(f"two reports would be written to {twice}", hint="give each a file of its own")
+
+
+def aside(target: str | Path | None) -> TextIO:
+    """Where the lines for people go: to stdout, or to stderr where the report takes stdout."""
+    return sys.stderr if str(target) == "-" else sys.stdout
 
 
 def write(target: str | Path | None, made: Callable[[], str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,14 +188,10 @@ def _targets(args: argparse.Namespace) -> tuple[Any, ...]:
 def _size(text: str) -> Size | None:
     if not text:
         return None
-    try:
+    with suppress(ValueError, SpecError):
         sides = [int(side) for side in text.split(",")]
-        return Size(sides[0], sides[-1]) if len(sides) <= 2 and max(sides) <= MAX_SIDE else _wrong_size(text)
-    except (ValueError, SpecError):
-        return _wrong_size(text)
-
-
-def _wrong_size(text: str) -> Size:
+        if len(sides) <= 2 and max(sides) <= MAX_SIDE:
+            return Size(sides[0], sides[-1])
     raise UsageError(
         f"--imgsz {text!r} is not H or H,W in pixels, {MAX_SIDE} at most",
         hint="for example --imgsz 640 or --imgsz 384,640",

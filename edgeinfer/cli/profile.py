@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     _reports.check(args.json, args.html, args.trace)
     with progress() as say:
         report = _against_each_other(args, say) if len(args.bundle) == 2 else _alone(args, say)
-    print(report.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
+    print(report.table(), file=_reports.aside(args.json), flush=True)
     for target, made in ((args.json, report.json), (args.html, report.html), (args.trace, report.trace)):
         _reports.write(target, made)
     return _code(report, args.fail_if_slower)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgeinfer import sources
-from edgeinfer.cli import INTERRUPTED, _choosing, _limits
+from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
 from edgeinfer.cli._faults import Faults
 from edgeinfer.errors import SourceError
 
@@ -97,7 +96,7 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli._tally import Tally
 
-    said = sys.stderr if args.json == "-" else sys.stdout
+    said = _reports.aside(args.json)
     tally = Tally(said)
     faults = Faults("source", "", alone=len(args.source) == 1 and not sources.many(args.source[0]))
     with ExitStack() as stack:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("images", "objective", "budget", "seconds", "device")
     with progress() as say:
         outcome = tune(bundle, **{name: getattr(args, name) for name in names}, say=say)
-    print(outcome.table(), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
+    print(outcome.table(), file=_reports.aside(args.json), flush=True)
     _reports.write(args.json, outcome.json)
     if outcome.partial:
         return INTERRUPTED

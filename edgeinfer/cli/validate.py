@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         report = _report(args, model, dataset, score, faults.count)
     indent = None if args.json == "-" else 2
     _reports.write(args.json, lambda: json.dumps(report, ensure_ascii=False, indent=indent) + "\n")
-    _print(report, score, sys.stderr if args.json == "-" else sys.stdout)
+    _print(report, score, _reports.aside(args.json))
     faults.check()
     return 0
 
