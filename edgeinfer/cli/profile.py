@@ -135,10 +135,7 @@ def _alone(args: argparse.Namespace, say: Say) -> Report:
     more = {"scenario": args.scenario, "latency_bound_ms": args.latency_bound, "layers": args.layers}
     report = profile(args.bundle[0], **_common(args), **more, say=say)
     if before and not report.partial:
-        found = comparison.compare(report.data, before.data)
-        names = list(report.data["samples"])
-        remark = comparison.apart(report.data, before.data)
-        report.data["comparison"] = comparison.record(found, names, before.data, remark)
+        report.compare(before)
     return report
 
 

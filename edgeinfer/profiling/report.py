@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeinfer.errors import UsageError
-from edgeinfer.profiling import context, page, trace
+from edgeinfer.profiling import comparison, context, page, trace
 from edgeinfer.profiling.columns import aligned, shown
 from edgeinfer.profiling.scenarios import particulars
 from edgeinfer.profiling.statistics import PERCENTILES, label, needed
@@ -54,6 +54,12 @@ class Report:
     def partial(self) -> bool:
         """Whether Ctrl-C ended it early."""
         return bool(self.data["partial"])
+
+    def compare(self, before: Report) -> None:
+        """Tell from now on what differs from a report of before."""
+        found = comparison.compare(self.data, before.data)
+        remark = comparison.apart(self.data, before.data)
+        self.data["comparison"] = comparison.record(found, list(self.data["samples"]), before.data, remark)
 
     def slower_than(self, limit: float) -> bool:
         """Whether the comparison shows a scenario to be slower by more than this share."""
