@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from edgeinfer.serve.limits import Limits
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.repository import Repository
+from edgeinfer.serve.running import DECODERS
 from edgeinfer.serve.versions import Options
 from helpers import bundles
 from helpers.patience import LONG_S, until
@@ -120,3 +121,55 @@ def test_the_gpu_whose_sensors_are_told_is_the_one_that_serves(monkeypatch, devi
     monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda *, gpu: [TemperatureOfGpu(gpu)])
     told = Metrics(Repository([], Options(device=device), Limits())).text()
     assert f"edgeinfer_gpu_temperature_celsius {degrees}\n".encode() in told
+
+
+# a service whose second version of a model never comes to the end of its opening, and which waits little at its end
+HANGING = """\
+import sys, time
+from dataclasses import replace
+from edgeinfer.cli import main, serve
+from edgeinfer.serve import versions
+bounds, opened = serve._bounds, versions.opened
+def hanging(number, *rest):
+    while number > 1:
+        print("it hangs", file=sys.stderr, flush=True)
+        time.sleep(1)
+    return opened(number, *rest)
+serve._bounds, versions.opened = lambda args: replace(bounds(args), drain=0.5), hanging
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+def test_a_new_version_that_hangs_as_it_is_opened_holds_up_neither_requests_nor_the_end(tmp_path):
+    bundle = bundles.classify_bundle(tmp_path / "namer")
+    with service(bundle, start=["-c", HANGING]) as running:
+        record = json.loads((bundle / "model.json").read_text())
+        record["provenance"]["license"] = "another"
+        (bundle / "model.json").write_text(json.dumps(record))
+        running.send("SIGHUP")
+        until(lambda: "it hangs" in running.log())
+        assert running.request("/v2/models/namer/ready")[0] == 200
+
+
+# a service one of whose sensors never answers, and which is tired of it soon
+SILENT = """\
+import sys, time
+from edgeinfer.cli import main
+from edgeinfer.profiling import sensors
+from edgeinfer.serve import service
+class Silent:
+    def read(self):
+        time.sleep(3600)
+sensors.here, service.SCRAPE_S = lambda **_: [Silent()], 0.1
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+def test_a_sensor_that_hangs_holds_up_neither_pictures_nor_the_end(tmp_path):
+    bundle = bundles.classify_bundle(tmp_path / "namer")
+    picture = cv2.imencode(".png", bundles.picture("red", 48, 64))[1].tobytes()
+    with service(bundle, start=["-c", SILENT]) as running:
+        scrapes = [running.request("/metrics") for _ in range(DECODERS + 1)]
+        assert {status for status, _, _ in scrapes} == {503}
+        assert b"sensor" in scrapes[0][2]
+        assert running.request("/v1/models/namer/predict", picture)[0] == 200

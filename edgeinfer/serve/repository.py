@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.serve import versions
+from edgeinfer.serve.aside import Aside
 from edgeinfer.serve.faces import FACES, IMAGE
 from edgeinfer.serve.refusals import INVALID, NOT_FOUND, UNAVAILABLE, Refusal
 from edgeinfer.serve.shelves import Shelves
@@ -91,6 +92,7 @@ class Repository:
         self._options, self._limits, self.device = options, limits, options.device
         self._shelves, self._looking, self._glancing = Shelves(paths), asyncio.Lock(), asyncio.Lock()
         self.models: dict[str, Model] = {}
+        self.aside = Aside()
         self._nameless: set[Path] = set()
         for folder in self._shelves.bundles():
             self._add(folder)
@@ -166,7 +168,7 @@ class Repository:
             digest, model.refused, model.waiting = model.digest(), model.files(), False
             try:
                 what = model.opened, digest, model.path, self._options, self._limits
-                version = await asyncio.to_thread(versions.opened, *what)
+                version = await self.aside.run(versions.opened, *what)
             except (EdgeInferError, OSError, MemoryError) as error:
                 model.reason = str(error) or type(error).__name__
                 model.state = "READY" if model.current else "UNAVAILABLE"
@@ -215,10 +217,10 @@ class Repository:
 
     async def _drop(self) -> None:
         """Let go the models whose bundles were taken from their shelf."""
-        gone = await asyncio.to_thread(self._lacking)
+        gone = await self.aside.run(self._lacking)
         if gone:
             await asyncio.sleep(GONE_S)
-            still = await asyncio.to_thread(self._lacking)
+            still = await self.aside.run(self._lacking)
             for model in (one for one in gone if one in still):
                 LOG.info("%s: its folder is gone, and it is unloaded", model.name)
                 del self.models[model.name]
@@ -231,7 +233,7 @@ class Repository:
     async def _coming(self) -> list[Path]:
         """Bundles that have come to their shelf, and are no models yet; one look at a time, however many ask."""
         async with self._glancing:
-            standing = await asyncio.to_thread(self._shelves.bundles)
+            standing = await self.aside.run(self._shelves.bundles)
         self._nameless &= set(standing)
         known = self._nameless.union(model.path for model in self.models.values())
         return [folder for folder in standing if folder not in known]
@@ -247,11 +249,11 @@ class Repository:
 
     async def _renew(self, model: Model) -> None:
         """Load what the folder holds if that is news, once it is whole: it may be on its way here, file by file."""
-        files = await asyncio.to_thread(model.news)
+        files = await self.aside.run(model.news)
         if not files:
             return
         try:
-            await asyncio.to_thread(model.check_whole)
+            await self.aside.run(model.check_whole)
         except (EdgeInferError, OSError) as error:
             model.refused, model.reason = files, f"not whole yet: {error}"
             if not model.waiting:
@@ -263,6 +265,7 @@ class Repository:
 
     async def close(self) -> None:
         """Finish and close everything."""
+        await self.aside.settle(self._limits.drain)
         for model in list(self.models.values()):
             async with model.lock:
                 await self._end(model, "the service has ended")
@@ -277,4 +280,4 @@ class Repository:
 
     async def _close(self, version: Version | None) -> None:
         if version:
-            await asyncio.to_thread(version.station.close, self._limits.drain)
+            await self.aside.run(version.station.close, self._limits.drain)

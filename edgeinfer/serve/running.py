@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edgeinfer.serve.versions import Options
 
 LOG = logging.getLogger("edgeinfer.serve")
-DECODERS = 4  # threads that decode pictures and answer scrapes
+DECODERS = 4  # threads that decode pictures
 CHECK_S = 0.5  # how often health is looked at
 
 
@@ -262,7 +262,7 @@ class Running:
         version = found.version
         version.station.suspect = False
         try:
-            await asyncio.to_thread(version.test)
+            await self._repository.aside.run(version.test)
         except EdgeInferError as error:
             version.fault = str(error)
             LOG.error("%s: version %d fails its self-test: %s", found.model.name, version.number, error)  # noqa: TRY400

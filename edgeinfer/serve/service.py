@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import edgeinfer
+from edgeinfer.serve.aside import Aside
 from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.memory import Memory
 from edgeinfer.serve.ranking import ranked
@@ -31,6 +32,7 @@ Answered = TypeVar("Answered")
 LOG = logging.getLogger("edgeinfer.serve")
 EXTENSIONS = ("classification", "binary_tensor_data", "model_repository", "statistics", "model_configuration")
 SHARED = "system_shared_memory"  # where it is open to requests
+SCRAPE_S = 10.0  # that a scrape may take: Prometheus waits no longer, unless told to
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Service:
         self.repository, self.limits, self.metrics = repository, limits, metrics
         self.ready, self._threads, self.memory = False, threads, Memory(limits.memory)
         self.cameras, self.regions = Cameras(()), Regions()
+        self._scraping = Aside()
+        self._scrape: asyncio.Future[bytes] | None = None
 
     async def infer(
         self,
@@ -175,6 +179,15 @@ class Service:
     async def off_loop(self, work: Callable[[], Any]) -> Any:
         """Run what takes long on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def exposition(self) -> bytes:
+        """What Prometheus is told: one look at a time, however many ask. Refusal if a sensor does not answer."""
+        if self._scrape is None or self._scrape.done():
+            self._scrape = asyncio.ensure_future(self._scraping.run(self.metrics.text))
+        looking = self._scrape
+        if not (await asyncio.wait((looking,), timeout=SCRAPE_S))[0]:
+            raise Refusal(UNAVAILABLE, f"a sensor of this machine did not answer within {SCRAPE_S:g} s")
+        return looking.result()
 
     def live(self) -> bool:
         """Whether no worker is stuck and every engine still passes its self-test."""

@@ -208,8 +208,7 @@ class Web:
             raise Refusal(FORBIDDEN, "the model repository is not open to requests; start with --manage")
 
     async def metrics(self, _: Request) -> Response:
-        text = await self._service.off_loop(self._service.metrics.text)
-        return Response(text, media_type="text/plain; version=0.0.4")
+        return Response(await self._service.exposition(), media_type="text/plain; version=0.0.4")
 
     async def openapi(self, _: Request) -> Response:
         return JSONResponse(openapi.document(self._service.about()["version"]))

@@ -1,0 +1,37 @@
+"""Work beside the event loop that holds up the end of the process for a while only: an engine may hang, or a disk."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future, wait
+from typing import Any, Callable, TypeVar
+
+T = TypeVar("T")
+
+
+class Aside:
+    """Gives each work a thread; asyncio's own ones would hold up the process until the last of them is done."""
+
+    def __init__(self) -> None:
+        self._running: set[Future[Any]] = set()
+
+    async def run(self, work: Callable[..., T], *given: Any) -> T:
+        """What `work` gives; it goes on when nobody waits for it any more."""
+        done: Future[T] = Future()
+        done.set_running_or_notify_cancel()  # a thread cannot be called back
+        self._running.add(done)
+        done.add_done_callback(self._running.discard)
+
+        def run() -> None:
+            try:
+                done.set_result(work(*given))
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                done.set_exception(error)
+
+        threading.Thread(target=run, name="aside", daemon=True).start()
+        return await asyncio.wrap_future(done)
+
+    async def settle(self, timeout: float) -> None:
+        """Wait so many seconds for what is still at work: the end would break it off within a library."""
+        await asyncio.to_thread(wait, [*self._running], timeout)
