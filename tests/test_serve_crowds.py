@@ -142,3 +142,24 @@ def test_a_client_that_stands_still_in_its_streams_does_not_keep_their_places(na
             assert until(answered)
         finally:
             watcher.kill()
+
+
+# a service that may have few files open
+POOR = """\
+import resource, sys
+from edgeinfer.cli import main
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+def test_a_service_without_files_to_spare_hangs_up_and_says_so_once(namer):
+    words = ["--connections", 500, "--slow", LONG_S]
+    with service(namer, *words, start=["-c", POOR]) as running, contextlib.ExitStack() as many:
+        late = [many.enter_context(connected(running.address)) for _ in range(200)][-1]
+        assert heard(late) == b""
+        until(lambda: "ulimit -n" in running.log())
+        assert running.log().count("ulimit -n") == 1
+        assert "Traceback" not in running.log()
+        many.close()
+        assert until(lambda: live(running.url)) == 200

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 CROWD = 32  # connections beyond the limit that are there to be told of it
 WAITING_BYTES = 16 * 1024  # that may lie in each buffer on the way to a reader: old pictures, if it is a slow one
+LOG = logging.getLogger("edgeinfer.serve")
+TOLD_S = 60.0  # between two lines of the log about connections that are hung up on
 CAMERAS = "/v1/cameras/"  # paths whose readers want the present, and no more of the past than must be
 NOT_SENT_LOW_WATER = 25  # TCP_NOTSENT_LOWAT of Linux, which the socket module names from Python 3.12 on
 
@@ -35,22 +41,54 @@ def prompt(limits: Limits, crowded: ASGIApp) -> type[asyncio.Protocol]:
 
 
 class Door(socket.socket):
-    """A TCP socket that, once it listens, hangs up on who comes while `most` are there, be it only to shake hands."""
+    """A TCP socket that, once it listens, hangs up on who comes while `most` are there, be it only to shake hands.
+
+    So it does while the process has no file to spare but the one it keeps for that: asyncio would try again, and tell
+    of it, some thousand times a second.
+    """
 
     def __init__(self, family: int, most: int) -> None:
         # the protocol is named because asyncio sends small answers at once only on what it knows to be TCP
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._most, self._inside = most, list[socket.socket]()
+        self._spare, self._told = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -TOLD_S
 
     def accept(self) -> tuple[socket.socket, Any]:
         """As of any socket; ConnectionAbortedError, which asyncio passes over, if there is no room."""
-        opened, address = super().accept()
+        try:
+            opened, address = super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._turn_away()
+            raise ConnectionAbortedError from error
         self._inside = [one for one in self._inside if one.fileno() >= 0]
         if len(self._inside) >= self._most:
             opened.close()
             raise ConnectionAbortedError
         self._inside.append(opened)
         return opened, address
+
+    def _turn_away(self) -> None:
+        """Take in who waits, in the place of the spare file, and hang up. OSError if that place is lost to others."""
+        if time.monotonic() - self._told >= TOLD_S:
+            self._told = time.monotonic()
+            LOG.error("connections are hung up on: all files that the process may have are open (ulimit -n)")
+        self._give_up_spare()
+        try:
+            super().accept()[0].close()
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_up_spare(self) -> None:
+        if self._spare >= 0:
+            os.close(self._spare)
+        self._spare = -1
+
+    def close(self) -> None:
+        """As of any socket."""
+        super().close()
+        self._give_up_spare()
 
 
 class Connection(H11Protocol):
