@@ -3,6 +3,8 @@
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -123,7 +125,7 @@ def test_the_gpu_whose_sensors_are_told_is_the_one_that_serves(monkeypatch, devi
     assert f"edgeinfer_gpu_temperature_celsius {degrees}\n".encode() in told
 
 
-# a service whose second version of a model never comes to the end of its opening, and which waits little at its end
+# a service whose version of this number never comes to the end of its opening, and which waits little at its end
 HANGING = """\
 import sys, time
 from dataclasses import replace
@@ -131,7 +133,7 @@ from edgeinfer.cli import main, serve
 from edgeinfer.serve import versions
 bounds, opened = serve._bounds, versions.opened
 def hanging(number, *rest):
-    while number > 1:
+    while number == {number}:
         print("it hangs", file=sys.stderr, flush=True)
         time.sleep(1)
     return opened(number, *rest)
@@ -142,13 +144,25 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 
 def test_a_new_version_that_hangs_as_it_is_opened_holds_up_neither_requests_nor_the_end(tmp_path):
     bundle = bundles.classify_bundle(tmp_path / "namer")
-    with service(bundle, start=["-c", HANGING]) as running:
+    with service(bundle, start=["-c", HANGING.format(number=2)]) as running:
         record = json.loads((bundle / "model.json").read_text())
         record["provenance"]["license"] = "another"
         (bundle / "model.json").write_text(json.dumps(record))
         running.send("SIGHUP")
         until(lambda: "it hangs" in running.log())
         assert running.request("/v2/models/namer/ready")[0] == 200
+
+
+def test_a_first_version_that_hangs_as_it_is_opened_does_not_hold_up_the_end(tmp_path):
+    bundle = bundles.classify_bundle(tmp_path / "namer")
+    line = [sys.executable, "-c", HANGING.format(number=1), bundle, "--port", "0", "--no-grpc"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as starting:
+        try:
+            assert starting.stderr.readline() == "it hangs\n"
+            starting.terminate()
+            assert starting.wait(LONG_S) == 0
+        finally:
+            starting.kill()
 
 
 # a service one of whose sensors never answers, and which is tired of it soon

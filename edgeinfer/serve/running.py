@@ -134,13 +134,16 @@ class Running:
         rpc = None
         try:
             rpc = await self._grpc()
-            await self._load()
-            if not self._stop.is_set():
+            loading, stopped = asyncio.ensure_future(self._load()), asyncio.ensure_future(self._stop.wait())
+            await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                loading.cancel()
+            else:
+                loading.result()
                 self.service.start_cameras()
                 self._announce(listening, rpc, secure=tls is not None)
                 tasks = (self._keep_well, self._beat, self._watch)
                 self._background += [asyncio.ensure_future(task()) for task in tasks]
-            stopped = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._end(server, serving, rpc)
