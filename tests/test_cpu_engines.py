@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,6 +189,24 @@ def test_openvino_keeps_to_float32_where_the_processor_would_rather_round(spec, 
 
     assert engine._model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     assert backends.load("ov").settings()["compute"][0] == "f32"
+
+
+def test_rows_that_openvino_leaves_as_columns_are_read_as_rows_in_any_batch(spec, tmp_path):
+    many, rows = Batch(1, 3), {"rows": (1024, 8), "again": (1024, 8), "again_columns": (8, 1024)}
+    outputs = tuple(TensorSpec(name, (many, *shape)) for name, shape in rows.items())
+    several = SimpleNamespace(inputs=(TensorSpec("images", (many, 3, 32, 32)),), outputs=outputs, batch=many)
+    path = networks.transposed(tmp_path / "net.onnx")
+    ours, theirs = (backends.load(name)(path, several, cpu.Device(spec)) for name in ("ov", "ort"))
+    for images in (3, 1, 2):
+        found, expected = (engine.run(noise(images, seed=images)) for engine in (ours, theirs))
+        assert found["rows"].strides[1] == 4 < found["again"].strides[1]
+        for name in rows:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_fetched_lies_row_by_row_whatever_the_engine_left(spec):
+    left = np.zeros((2, 8, 4), np.float32).transpose(0, 2, 1)
+    assert cpu.Device(spec).fetch({"rows": left}, 2)["rows"].flags.c_contiguous
 
 
 def wide(spec):

@@ -71,12 +71,17 @@ class Engine:
         if pinning == "off":
             config["ENABLE_CPU_PINNING"] = "NO"
         self._path, self._config = path, config
-        self._model = _compiled(path, spec, config)
+        self._model, self._orders = _compiled(path, spec, config)
         self._bind(spec, device)
 
     def _bind(self, spec: ModelSpec, device: Device) -> None:
         self._spec = spec
-        self._outputs = {tensor.name: device.empty(tensor.at(spec.batch.max), tensor.dtype) for tensor in spec.outputs}
+        self._outputs = {}
+        for tensor in spec.outputs:
+            shape = tensor.at(spec.batch.max)
+            order = self._orders.setdefault(tensor.name, tuple(range(len(shape))))
+            written = tuple(shape[order.index(axis)] for axis in range(len(order)))
+            self._outputs[tensor.name] = device.empty(written, tensor.dtype)
         self._request = self._model.create_infer_request()
         self._bound: tuple[int, ...] = ()
         self._views: Mapping[str, Any] = {}
@@ -94,7 +99,8 @@ class Engine:
 
     def fork(self, device: Device) -> Engine:
         twin = object.__new__(Engine)
-        twin._path, twin._config, twin._model = self._path, self._config, self._model
+        twin._path, twin._config = self._path, self._config
+        twin._model, twin._orders = self._model, self._orders
         twin._bind(self._spec, device)
         return twin
 
@@ -113,13 +119,15 @@ class Engine:
 
     def _rebind(self, inputs: Mapping[str, Any], images: int) -> None:
         """The request works in our memory: nothing is copied in or out."""
-        self._views = {name: output[:images] for name, output in self._outputs.items()}
-        for name, array in (*inputs.items(), *self._views.items()):
+        written = {name: output[:images] for name, output in self._outputs.items()}
+        for name, array in (*inputs.items(), *written.items()):
             self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        self._views = {name: array.transpose(self._orders[name]) for name, array in written.items()}
 
     def profile_layers(self, inputs: Mapping[str, Any]) -> list[Layer]:
         """What each layer takes, from the library's counters, in a model of its own; those it left out are not told."""
-        request = _compiled(self._path, self._spec, {**self._config, "PERF_COUNT": "YES"}).create_infer_request()
+        model, _ = _compiled(self._path, self._spec, {**self._config, "PERF_COUNT": "YES"})
+        request = model.create_infer_request()
         for name, array in inputs.items():
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         request.infer()
@@ -152,23 +160,50 @@ def _capabilities() -> frozenset[str]:
     return frozenset(_library().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
 
 
-def _compiled(path: Path, spec: ModelSpec, config: Mapping[str, str]) -> Any:
-    """The model, compiled for this CPU or taken from the cache. Raises EngineError."""
+def _compiled(path: Path, spec: ModelSpec, config: Mapping[str, str]) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """The model, compiled for this CPU or taken from the cache, and how to read outputs. Raises EngineError."""
     try:
         model = _library().read_model(path)
         _check(path, "input", spec.inputs, model.inputs)
         _check(path, "output", spec.outputs, model.outputs)
         _ovpairs.store_unsigned(model)
         _ovpairs.join_activations(model)
+        orders = _untransposed(model)
         batch = spec.batch
         if batch.open:
             rows = openvino.Dimension(batch.min, batch.max)
             model.reshape({tensor.name: [rows, *tensor.at(1)[1:]] for tensor in spec.inputs})
-        return _library().compile_model(model, DEVICE, {**config, **_kept()})
+        return _library().compile_model(model, DEVICE, {**config, **_kept()}), orders
     except EngineError:
         raise
     except Exception as error:
         raise EngineError(f"{path}: OpenVINO refused it: {error}", hint="export the bundle again") from error
+
+
+def _untransposed(model: Any) -> dict[str, tuple[int, ...]]:
+    """Take transpositions that end an openvino.Model out of it: the axes to read such outputs in, by their names.
+
+    Few rows of a detector's output are read, and one column before them: that costs less than to move all of it.
+    """
+    orders: dict[str, tuple[int, ...]] = {}
+    for result in model.get_results():
+        last = result.input_value(0)
+        order = _turning(last)
+        if order:
+            orders.update(dict.fromkeys(last.get_names(), order))
+            result.input(0).replace_source_output(last.get_node().input_value(0))
+            result.input_value(0).add_names(last.get_names())
+    return orders
+
+
+def _turning(value: Any) -> tuple[int, ...]:
+    """The axes of a transposition that only an output reads, and that leaves the batch first; empty if it is none."""
+    node = value.get_node()
+    if node.get_type_name() != "Transpose" or node.input_value(1).get_node().get_type_name() != "Constant":
+        return ()
+    readers = len(value.get_target_inputs()), len(node.input_value(0).get_target_inputs())
+    axes = tuple(node.input_value(1).get_node().data.tolist())
+    return axes if readers == (1, 1) and axes[0] == 0 else ()
 
 
 def _kept() -> dict[str, str]:

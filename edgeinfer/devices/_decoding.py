@@ -121,7 +121,8 @@ def _best(rows: Floats, scores: Floats, threshold: float) -> Found:
 
 def _yolov5(output: NDArray[Any], threshold: float, name: str) -> Found:
     """output (anchors, 5 + classes)."""
-    rows = output.take(_candidates(output[:, 4], threshold), axis=0).astype(np.float32, copy=False)
+    # not `take`, which copies all of an output that lies column by column
+    rows = output[_candidates(output[:, 4], threshold)].astype(np.float32, order="C", copy=False)
     _check(rows, name)
     return _best(rows, rows[:, 5:] * rows[:, 4:5], threshold)
 
@@ -136,6 +137,7 @@ def _yolov8(output: NDArray[Any], threshold: float, name: str) -> Found:
 
 def _end2end(output: NDArray[Any], threshold: float, name: str) -> Found:
     """output (boxes, 6): x1 y1 x2 y2 score class."""
+    # not `take`, which copies all of an output that lies column by column
     rows = output[_candidates(output[:, 4], threshold)].astype(np.float32)
     _check(rows, name)
     with np.errstate(invalid="ignore"):  # what no integer holds is no class either

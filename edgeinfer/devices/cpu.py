@@ -91,7 +91,7 @@ class Device:
 
     def fetch(self, outputs: Tensors, rows: int) -> dict[str, Any]:
         """Copies of the first `rows` rows."""
-        return {name: np.array(output[:rows]) for name, output in outputs.items()}
+        return {name: np.array(output[:rows], order="C") for name, output in outputs.items()}
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """An uninitialised array."""

@@ -114,6 +114,16 @@ def concatenated(path):
     return net.save(path, [("logits", TensorProto.FLOAT, [1, 32])])
 
 
+def transposed(path):
+    """A batch of any size: rows that are columns transposed at the end, once of columns that are given as well."""
+    net = Net()
+    for name in ("rows", "again"):
+        net.add("Reshape", net.conv("images", 3, 8), net.weight(np.array([0, 8, -1])), out=f"{name}_columns")
+        net.add("Transpose", f"{name}_columns", out=name, perm=[0, 2, 1])
+    shapes = {"rows": ["n", None, 8], "again": ["n", None, 8], "again_columns": ["n", 8, None]}
+    return net.save(path, [(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()], "n")
+
+
 def quantized_bias(path):
     """A convolution whose bias is int32 behind a DequantizeLinear, as onnxruntime's quantizer writes it."""
     net = Net()
