@@ -27,7 +27,7 @@ MAX_DEPTH = 16
 HEADS = "num_heads"
 # what a whole model says of its modules, beside their tensors
 SETTINGS = (
-    *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "ceil_mode"),
+    *("kernel_size", "stride", "padding", "output_padding", "dilation", "groups", "padding_mode", "ceil_mode"),
     *("eps", "negative_slope", HEADS, "area"),
 )
 

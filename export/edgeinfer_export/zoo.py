@@ -54,7 +54,7 @@ _ALL = (
     *(_yolo(f"yolov5{width}{depth}", YOLOV5) for depth in ("", "6") for width in "nsmlx"),
     *(_yolo(f"yolov5{width}-cls", YOLOV5) for width in "nsmlx"),
     *(_yolo(f"yolov5{width}{depth}u", ULTRALYTICS) for depth in ("", "6") for width in "nsmlx"),
-    *(_yolo(f"yolov3{pools}u", ULTRALYTICS) for pools in ("", "-spp")),
+    *(_yolo(f"yolov3{kind}u", ULTRALYTICS) for kind in ("", "-spp", "-tiny")),
     *(_yolo(f"yolov8{width}{task}", ULTRALYTICS) for task in ("", "-cls") for width in "nsmlx"),
     *(_yolo(f"yolov9{width}", ULTRALYTICS) for width in "tsmce"),
     *(_yolo(f"yolov10{width}", ULTRALYTICS) for width in "nsmblx"),

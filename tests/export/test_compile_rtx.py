@@ -227,8 +227,14 @@ def test_published_networks_compile_for_every_gpu(tmp_path, make, batch):
     assert engine.size_bytes > 4 * built.spec.provenance.parameters
 
 
-@pytest.mark.parametrize("name", ["yolov9e", "yolo11", "yolo12", "yolo26-end2end"])
-def test_attention_a_second_backbone_and_a_choice_of_the_best_compile_for_an_open_batch(tmp_path, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("yolov3-tiny", "yolov5-transformer", "yolov5-unused", "yolov6", "yolov8-ghost"),
+        *("yolov9e", "yolo11", "yolo12", "yolo26-end2end"),
+    ],
+)
+def test_blocks_of_every_family_compile_for_an_open_batch(tmp_path, name):
     golden = seeded.Golden(name)
     built = graphs.build(golden.checkpoint(), size=golden.size, batch=Batch(1, 4))
     (tmp_path / "model.onnx").write_bytes(built.model.SerializeToString())

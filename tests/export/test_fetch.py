@@ -206,7 +206,7 @@ def test_the_cache_follows_the_desktop_convention(monkeypatch, tmp_path):
 def test_known_names_are_complete():
     assert {"resnet18", "resnet50", "resnet50-v2", "resnet152", "yolov5n", "yolov5x6", "yolov5nu"} <= set(zoo.names())
     assert {"yolov8n", "yolo11x", "yolo26s", "yolov5s-cls", "yolov8n-cls", "yolo11n-cls"} <= set(zoo.names())
-    assert {"yolov3u", "yolov9t", "yolov9e", "yolo12n", "yolo12x"} <= set(zoo.names())
+    assert {"yolov3u", "yolov3-tinyu", "yolov9t", "yolov9e", "yolo12n", "yolo12x"} <= set(zoo.names())
     assert len(set(zoo.names())) == len(zoo.names())
     assert zoo.near("yolo11")[0].startswith("yolo11")
     assert zoo.find("yolov5s.pt") is zoo.find("yolov5s")

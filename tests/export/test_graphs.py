@@ -66,6 +66,7 @@ def test_only_operators_that_every_engine_takes():
     known = {"Conv", "Sigmoid", "Mul", "Add", "Sub", "Concat", "MaxPool", "Resize", "Reshape", "Transpose", "Split"}
     known |= {"Softmax", "ReduceSum", "Relu", "LeakyRelu", "HardSigmoid", "AveragePool", "GlobalAveragePool", "Flatten"}
     known |= {"MatMul", "ReduceMax", "TopK", "Tile", "GatherElements", "Unsqueeze", "Div", "Cast"}
+    known |= {"ConvTranspose", "DepthToSpace", "SpaceToDepth"}
     for name in seeded.names():
         golden = seeded.Golden(name)
         nodes = graphs.build(golden.checkpoint(), size=golden.size).model.graph.node
@@ -252,7 +253,11 @@ def test_tensors_alone_are_enough_for_yolov5(yolov5):
 
 
 @pytest.mark.parametrize(
-    "name", ["yolov5", "yolov5u", "yolov5-release-5", "yolov5-cls", "yolo11", "yolo26-end2end", "resnet-bottleneck"]
+    "name",
+    [
+        *("yolov5", "yolov5u", "yolov5-release-5", "yolov5-unused", "yolov5-transformer", "yolov5-cls", "yolov6"),
+        *("yolov8-ghost", "yolo11", "yolo26-end2end", "resnet-bottleneck"),
+    ],
 )
 def test_a_missing_tensor_is_named(name):
     golden = seeded.Golden(name)
@@ -284,6 +289,10 @@ def test_a_tensor_of_the_wrong_shape_is_named(yolov5):
         ("yolov9t", "model.4.cv2.0.m.0.cv1.conv2.conv.weight"),
         ("yolov9e", "model.11.conv.weight"),
         ("yolo26-end2end", "model.23.one2one_cv3.0.2.weight"),
+        ("yolov5-transformer", "model.8.m.tr.0.ma.in_proj_weight"),
+        ("yolov5-transformer", "model.8.m.tr.0.fc1.weight"),
+        ("yolov6", "model.11.weight"),
+        ("yolov8-ghost", "model.1.cv2.conv.weight"),
         ("yolov8-cls", "model.9.linear.weight"),
         ("resnet-basic", "conv1.weight"),
         ("resnet-bottleneck", "layer1.0.conv2.weight"),
@@ -410,7 +419,7 @@ def changed(yaml, index, row):
 
 HOSTILE_ROWS = {
     "code as a module": [-1, 1, "__import__('os').system('false')", [64]],
-    "a module nobody knows": [-1, 1, "GhostConv", [128, 3, 2]],
+    "a module nobody knows": [-1, 1, "RepC3", [128, 3, 2]],
     "code as an argument": [-1, 1, "Conv", ["__import__('os')", "exit()", 2]],
     "endless repeats": [-1, 10**9, "C3", [128]],
     "no repeats": [-1, 0, "C3", [128]],
@@ -486,7 +495,7 @@ def test_a_head_of_another_task_is_named_and_no_way_promised(head):
 
 def test_an_unknown_module_is_named_with_its_layer(yolov5):
     row = HOSTILE_ROWS["a module nobody knows"]
-    with pytest.raises(ExportError, match="layer 1: module GhostConv is not one of") as caught:
+    with pytest.raises(ExportError, match="layer 1: module RepC3 is not one of") as caught:
         graphs.build(yolov5.checkpoint(yaml=changed(yolov5.yaml, 1, row)), size=yolov5.size)
     assert "--via ultralytics" in caught.value.hint
 

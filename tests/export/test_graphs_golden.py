@@ -57,8 +57,9 @@ def test_half_precision_tensors_are_folded_in_double_precision():
     assert built[0].model.SerializeToString(deterministic=True) == built[1].model.SerializeToString(deterministic=True)
 
 
-def test_fused_tensors_give_the_same_output():
-    golden = seeded.Golden("yolov5")
+@pytest.mark.parametrize("name", ["yolov3-tiny", "yolov5", "yolov6", "yolov8-ghost", "yolov8-p6"])
+def test_fused_tensors_give_the_same_output(name):
+    golden = seeded.Golden(name)
     built = graphs.build(golden.checkpoint(tensors=fused(golden.tensors)), size=golden.size, batch=Batch(2, 2))
     np.testing.assert_allclose(run(built, golden.images), golden.output, rtol=0, atol=PIXELS)
 

@@ -48,7 +48,11 @@ def small(nodes, constants, shape=(1, 4)):
 
 
 @pytest.mark.parametrize(
-    "name", ["yolov5", "yolov5u", "yolov9e", "yolo11", "yolo12", "yolov5-resnet", "resnet-bottleneck"]
+    "name",
+    [
+        *("yolov3-tiny", "yolov5", "yolov5-transformer", "yolov5-unused", "yolov5u", "yolov6", "yolov8-ghost"),
+        *("yolov9e", "yolo11", "yolo12", "yolov5-resnet", "resnet-bottleneck"),
+    ],
 )
 @pytest.mark.parametrize("variant", ["runtime", "frames"])
 def test_float16_is_near_float32(name, variant):

@@ -66,7 +66,9 @@ def scale(model, name):
     return float(constants(model)[node.input[1]]) if node and node.op_type == "DequantizeLinear" else None
 
 
-@pytest.mark.parametrize("name", [*NAMES, "yolov9t", "yolo11", "yolo12"])
+@pytest.mark.parametrize(
+    "name", [*NAMES, "yolov3-tiny", "yolov5-transformer", "yolov6", "yolov8-ghost", "yolov9t", "yolo11", "yolo12"]
+)
 @pytest.mark.parametrize("flavor", quantize.FLAVORS)
 def test_int8_is_near_float32(quantized, name, flavor):
     one, models = quantized(name)

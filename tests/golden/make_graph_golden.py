@@ -44,6 +44,33 @@ RESNET_DETECTOR = {
     ],
 }
 
+# modules that YOLOv5 has and none of its own YAMLs reads
+UNUSED = {
+    "nc": 2,
+    "depth_multiple": 0.67,
+    "width_multiple": 1.0,
+    "anchors": 2,
+    "backbone": [
+        [-1, 1, "Contract", [2]],
+        [-1, 1, "CrossConv", [16, 3, 1, 1, 1.0, True]],
+        [-1, 1, "GhostBottleneck", [16, 3, 2]],
+        [-1, 3, "C3x", [16]],
+        [-1, 1, "C3SPP", [16, [3, 5]]],
+        [-1, 1, "nn.ZeroPad2d", [2]],
+        [-1, 1, "nn.MaxPool2d", [5, 1, 0]],
+    ],
+    "head": [
+        [-1, 1, "CrossConv", [16, 5, 1, 2, 1.0, True]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "DWConvTranspose2d", [8, 4, 2, 1]],
+        [-1, 1, "Conv", [32, 3, 2]],
+        [-1, 1, "Expand", [2]],
+        [[-1, 7], 1, "Concat", [1]],
+        [[12, 10], 1, "Detect", ["nc", "anchors"]],
+    ],
+}
+
+TINY = {"scales": {"t": [0.33, 0.125, 1024]}, "scale": "t"}
 # what the larger YOLO12 alone have, of fewer layers and channels
 LARGE = {"scales": {"l": [0.5, 0.25, 512]}, "scale": "l"}
 
@@ -74,7 +101,7 @@ def release3():
 
 def yolov5u():
     value = yaml.safe_load((originals.ULTRALYTICS / "cfg/models/v5/yolov5.yaml").read_text())
-    return value | {"nc": 3, "scales": {"t": [0.33, 0.125, 1024]}, "scale": "t"}
+    return value | {"nc": 3, **TINY}
 
 
 def ultralytics(file, **changes):
@@ -135,6 +162,12 @@ MODELS = {
     "yolov5-four-levels": (lambda: originals.yolov5(yolov5("hub/yolov5n6.yaml")), (64, 128), 1.42),
     "yolov5-release-5": (lambda: originals.yolov5(release5()), (64, 64), 1.35),
     "yolov5-release-3": (release3, (64, 64), 1.35),
+    "yolov3-tiny": (lambda: originals.yolov5(yolov5("hub/yolov3-tiny.yaml")), (64, 96), 1.42),
+    "yolov5-transformer": (lambda: originals.yolov5(yolov5("hub/yolov5s-transformer.yaml")), (64, 96), 1.3),
+    "yolov5-unused": (lambda: originals.yolov5(UNUSED), (32, 48), 1.35),
+    "yolov6": (lambda: originals.ultralytics(ultralytics("v6/yolov6.yaml", **TINY)), (64, 96), 1.42),
+    "yolov8-ghost": (lambda: originals.ultralytics(ultralytics("v8/yolov8-ghost.yaml", **TINY)), (64, 96), 1.42),
+    "yolov8-p6": (lambda: originals.ultralytics(ultralytics("v8/yolov8-p6.yaml", **TINY)), (64, 128), 1.42),
     "yolov5u": (lambda: originals.ultralytics(yolov5u()), (64, 96), 1.42),
     "yolov5-cls": (lambda: originals.yolov5_classifier(yolov5("yolov5n.yaml"), 7), (64, 64), 1.35),
     "yolov8-cls": (lambda: originals.ultralytics_classifier(ultralytics("v8/yolov8-cls.yaml", nc=7)), (64, 96), 1.42),

@@ -12,17 +12,21 @@ import numpy as np
 
 from edgeinfer.errors import ExportError
 from edgeinfer_export.graphs.ops import DAMAGED, LINEAR, Feature, Graph, Kernel
+from edgeinfer_export.graphs.weights import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeinfer_export.graphs.net import Net
+    from edgeinfer_export.graphs.ops import Array
     from edgeinfer_export.graphs.plan import Layer
 
 # channels of a head, where there are as many, and what they are many times of a key's
 HEAD, NARROWER = 64, 2
 # the same of area attention, and how many blocks of it follow each other
 AREA_HEAD, AREA_BLOCKS = 32, 2
+# heads of a transformer's attention
+TRANSFORMER_HEADS = 4
 
 
 def c2psa(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -77,6 +81,50 @@ def _a2c2f_part(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     return x
 
 
+def c3_tr(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """C3TR: C3 with a transformer in the place of its bottlenecks."""
+    return net.csp(path, x, lambda y: _transformer(net, layer, f"{path}.m", y))
+
+
+def _transformer(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """TransformerBlock: a linear layer for positions, attention, two linear layers, each added to what it reads.
+
+    Nothing is activated or normalised.
+    """
+    if x.channels % TRANSFORMER_HEADS:
+        raise layer.error(f"{x.channels} channels are not to be divided among {TRANSFORMER_HEADS} heads")
+    positions = net.graph.conv(f"{path}.linear", x, net.weights.linear(f"{path}.linear", x.channels))
+    x = net.graph.add(f"{path}.linear.shortcut", x, positions)
+    for block in (f"{path}.tr.{place}" for place in range(layer.repeats)):
+        x = net.graph.add(f"{block}.ma.shortcut", x, _multihead(net, block, x))
+        first, second = (_square(net, f"{block}.{name}.weight", x) for name in ("fc1", "fc2"))
+        fed = net.graph.conv(f"{block}.fc", x, _cellwise(second @ first, 0.0))
+        x = net.graph.add(f"{block}.fc.shortcut", x, fed)
+    return x
+
+
+def _multihead(net: Net, path: str, x: Feature) -> Feature:
+    """PyTorch's MultiheadAttention; its linear layers and those of queries, keys and values before it are one."""
+    net.declared.check(f"{path}.ma", num_heads=TRANSFORMER_HEADS)
+    own = net.weights.take(f"{path}.ma.in_proj_weight", 3 * x.channels, x.channels)
+    rows = [part @ _square(net, f"{path}.{name}.weight", x) for name, part in zip("qkv", np.split(own, 3), strict=True)]
+    bias = net.weights.take(f"{path}.ma.in_proj_bias", 3 * x.channels)
+    y = net.graph.conv(f"{path}.ma.qkv", x, _cellwise(np.concatenate(rows), bias))
+    names = net.graph.split(f"{path}.ma.split", y.name, 1, [x.channels] * 3)
+    side = x.channels // TRANSFORMER_HEADS
+    seen = _weighed(net.graph, f"{path}.ma", x, names, (TRANSFORMER_HEADS, side, side))
+    return net.graph.conv(f"{path}.ma.out_proj", seen, net.weights.linear(f"{path}.ma.out_proj", x.channels))
+
+
+def _square(net: Net, name: str, x: Feature) -> Array:
+    return net.weights.take(name, x.channels, x.channels)
+
+
+def _cellwise(weight: Array, bias: Array | float) -> Kernel:
+    """A linear layer (out, in) for each cell."""
+    return scaled(weight[:, :, None, None], bias)
+
+
 def _attention(net: Net, path: str, x: Feature, head: int, *, narrower: int = 1, areas: int = 1) -> Feature:
     """Each cell a mean of its area's values, weighed by its query and their keys, and a depthwise one of its near.
 
@@ -90,20 +138,26 @@ def _attention(net: Net, path: str, x: Feature, head: int, *, narrower: int = 1,
     y = net.graph.conv(f"{path}.qkv.conv", x, _by_kind(net, f"{path}.qkv", heads, key, value))
     y = net.act(f"{path}.qkv", y, LINEAR)
     names = net.graph.split(f"{path}.split", y.name, 1, [heads * key, heads * key, heads * value])
+    seen = _weighed(net.graph, path, x, names, (heads, key, value), areas=areas)
+    near = net.conv(f"{path}.pe", dataclasses.replace(x, name=names[2]), groups=x.channels, activation=LINEAR)
+    return net.conv(f"{path}.proj", net.graph.add(f"{path}.add", seen, near), activation=LINEAR)
+
+
+def _weighed(
+    graph: Graph, path: str, x: Feature, names: Sequence[str], sides: tuple[int, int, int], *, areas: int = 1
+) -> Feature:
+    """As `x`: by head, means of values. `names`: of queries, keys and values; `sides`: heads, a key's, a value's."""
+    heads, key, value = sides
+    cells = x.height * x.width // areas
     query, keys, values = (
-        _by_head(net.graph, f"{path}.{kind}", name, (heads, side, areas, x.height * x.width // areas))
+        _by_head(graph, f"{path}.{kind}", name, (heads, side, areas, cells))
         for kind, name, side in zip(("query", "key", "value"), names, (key, key, value), strict=True)
     )
-    mean = _attended(net.graph, path, query, keys, values, gain=key**-0.5)
+    mean = _attended(graph, path, query, keys, values, gain=key**-0.5)
     if areas > 1:
-        mean = _swapped(net.graph, f"{path}.mean", mean, (heads, areas, value, x.height * x.width // areas))
-    shape = net.graph.integers(f"{path}.joined.shape", 0, x.channels, x.height, x.width)
-    seen, near = (
-        dataclasses.replace(x, name=name)
-        for name in (net.graph.node("Reshape", f"{path}.joined", mean, shape), names[2])
-    )
-    near = net.conv(f"{path}.pe", near, groups=x.channels, activation=LINEAR)
-    return net.conv(f"{path}.proj", net.graph.add(f"{path}.add", seen, near), activation=LINEAR)
+        mean = _swapped(graph, f"{path}.mean", mean, (heads, areas, value, cells))
+    shape = graph.integers(f"{path}.joined.shape", 0, x.channels, x.height, x.width)
+    return dataclasses.replace(x, name=graph.node("Reshape", f"{path}.joined", mean, shape))
 
 
 def _attended(graph: Graph, path: str, query: str, keys: str, values: str, *, gain: float) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from math import gcd
 
 from edgeinfer.errors import ExportError
-from edgeinfer_export.graphs import attention, elan
+from edgeinfer_export.graphs import attention, elan, ghost, sides
 from edgeinfer_export.graphs.net import Net
 from edgeinfer_export.graphs.ops import LINEAR, RELU, Feature, Kernel
 from edgeinfer_export.graphs.plan import OTHER_WAY, Layer
@@ -53,15 +53,25 @@ def c3(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     return net.c3(path, x, repeats=layer.repeats, shortcut=layer.flag(1, True), groups=layer.integer(2, 1))
 
 
+def c3_spp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """C3SPP: C3 with SPP in the place of its bottlenecks."""
+    return net.csp(path, x, lambda y: spp(net, layer, f"{path}.m", y))
+
+
+def cross_conv(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """CrossConv: a convolution along the rows, then one along the columns."""
+    if layer.integer(2, 1) != 1:
+        raise layer.error("a stride is not supported")
+    return net.bottleneck(path, x, layer.flag(5, False), layer.integer(3, 1))
+
+
 def bottleneck_csp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """BottleneckCSP: two halves without activations of their own, joined, normalised and activated together.
 
     The batch norm of the whole is folded into the convolutions that give its halves. Which activation follows it
     differs between the releases and is in no YAML.
     """
-    y = net.conv(f"{path}.cv1", x)
-    for place in range(layer.repeats):
-        y = net.bottleneck(f"{path}.m.{place}", y, layer.flag(1, True), layer.integer(2, 1))
+    y = _bottlenecks(net, layer, path, net.conv(f"{path}.cv1", x), layer.flag(1, True))
     first = net.weights.take(f"{path}.cv3.weight", -1, y.channels, 1, 1)
     second = net.weights.take(f"{path}.cv2.weight", -1, x.channels, 1, 1)
     half, whole = len(first), len(first) + len(second)
@@ -71,6 +81,18 @@ def bottleneck_csp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     joined = net.graph.concat(f"{path}.concat", [y, x])
     act = net.declared.activation(f"{path}.act", None)
     return net.conv(f"{path}.cv4", net.graph.activate(path, joined, act))
+
+
+def _bottlenecks(net: Net, layer: Layer, path: str, x: Feature, shortcut: bool) -> Feature:
+    groups = layer.integer(2, 1)
+    return net.chain(path, x, layer.repeats, lambda part, y: net.bottleneck(part, y, shortcut, groups))
+
+
+def c2(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """C2: bottlenecks on one half of the channels of one convolution, joined with the other half."""
+    first, second = net.halves(path, net.conv(f"{path}.cv1", x))
+    first = _bottlenecks(net, layer, path, first, layer.flag(1, True))
+    return net.conv(f"{path}.cv2", net.graph.concat(f"{path}.concat", [first, second]))
 
 
 def c2f(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
@@ -155,23 +177,6 @@ def _resnet_block(net: Net, path: str, x: Feature, stride: int) -> Feature:
     return net.graph.activate(path, net.graph.add(f"{path}.add", y, x), RELU)
 
 
-def upsample(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
-    """nn.Upsample: size (None), factor, mode (nearest)."""
-    size, _, mode = (*layer.arguments, None, None, None)[:3]
-    factor = layer.integer(1, 0)
-    if size is not None or mode not in ("nearest", None) or not 1 <= factor <= 8:
-        raise layer.error(f"arguments {layer.arguments}: expected None, a whole factor up to 8, nearest")
-    return net.graph.upsample(path, x, factor)
-
-
-def max_pool(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
-    size = layer.integer(0, 0)
-    stride, pad = layer.integer(1, size), layer.integer(2, 0)
-    if not 1 <= size <= min(x.height, x.width) or stride < 1 or 2 * pad > size or len(layer.arguments) > 3:
-        raise layer.error(f"arguments {layer.arguments}: expected kernel, stride, padding")
-    return net.graph.max_pool(path, x, size, stride, pad)
-
-
 def concat(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
     if layer.integer(0, 1) != 1:
         raise layer.error("expected joining along the channels")
@@ -189,23 +194,36 @@ Block = Callable[[Net, Layer, str, Feature], Feature]
 REPEATING: dict[str, Block] = {
     "A2C2f": attention.a2c2f,
     "BottleneckCSP": bottleneck_csp,
-    "C3": c3,
+    "C2": c2,
+    "C2PSA": attention.c2psa,
     "C2f": c2f,
     "C2fCIB": c2f_cib,
+    "C3": c3,
+    "C3Ghost": ghost.c3_ghost,
+    "C3TR": attention.c3_tr,
+    # C3 whose kernels are no squares
+    "C3x": c3,
     "C3k2": c3k2,
-    "C2PSA": attention.c2psa,
 }
 SINGLE: dict[str, Block] = {
     "AConv": elan.aconv,
     "ADown": elan.adown,
     "Bottleneck": bottleneck,
+    "C3SPP": c3_spp,
     "CBLinear": elan.cb_linear,
+    "Contract": sides.contract,
     "Conv": conv,
+    "ConvTranspose2d": sides.conv_transpose,
+    "CrossConv": cross_conv,
     "DWConv": conv,
+    "DWConvTranspose2d": sides.conv_transpose,
     "ELAN1": elan.elan,
+    "Expand": sides.expand,
     "Focus": focus,
+    "GhostBottleneck": ghost.ghost_bottleneck,
+    "GhostConv": ghost.ghost_conv,
     "Identity": nothing,
-    "MaxPool2d": max_pool,
+    "MaxPool2d": sides.max_pool,
     "PSA": attention.psa,
     "RepNCSPELAN4": elan.elan,
     "ResNetLayer": resnet_layer,
@@ -214,11 +232,11 @@ SINGLE: dict[str, Block] = {
     "SPP": spp,
     "SPPELAN": elan.spp_elan,
     "SPPF": sppf,
-    "Upsample": upsample,
+    "Upsample": sides.upsample,
+    "ZeroPad2d": sides.zero_pad,
 }
 # modules that read several
 JOINING: dict[str, Callable[[Net, Layer, Sequence[Feature]], Feature]] = {"Concat": concat, "CBFuse": elan.cb_fuse}
-LAST = ("Classify", "Detect", "v10Detect")
 
 
 def block(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
@@ -226,8 +244,10 @@ def block(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
     if layer.module in JOINING:
         return JOINING[layer.module](net, layer, inputs)
     if layer.module not in {**REPEATING, **SINGLE}:
-        known = ", ".join(sorted({*REPEATING, *SINGLE, *JOINING, *LAST}))
-        raise ExportError(f"layer {layer.index}: module {layer.module} is not one of {known}", hint=OTHER_WAY)
+        raise ExportError(
+            f"layer {layer.index}: module {layer.module} is not one of those that are built before a head",
+            hint=OTHER_WAY,
+        )
     if len(inputs) != 1:
         raise layer.error(f"reads {len(inputs)} layers, expected one")
     x = inputs[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import ExportError
 from edgeinfer_export.graphs.ops import ACTIVATIONS, Activation
@@ -52,15 +52,15 @@ class Declared:
             raise ExportError(f"the batch norm {path} adds {value!r} to the variance", hint=OTHER_WAY)
         return value
 
-    def check(self, path: str, **built: int | str) -> None:
+    def check(self, path: str, **built: int | str | list[int]) -> None:
         """ExportError where the module is another than what is built of it, by the settings given in `built`."""
         module = self.modules.get(path)
         for name, value in built.items():
             said = module.settings.get(name, value) if module else value
             if said not in (value, [value, value]):
-                shown = "x".join(map(str, said)) if isinstance(said, list) else said
                 raise ExportError(
-                    f"layer {path} has {name} {shown}, where the architecture its tensors show has {value}",
+                    f"layer {path} has {name} {_shown(said)}, where the architecture its tensors show has "
+                    f"{_shown(value)}",
                     hint=OTHER_WAY,
                 )
 
@@ -69,3 +69,7 @@ class Declared:
         module = self.modules.get(path)
         said = module.settings.get("stride") if module else None
         return said[0] if isinstance(said, list) and said and type(said[0]) is int and said[0] > 0 else otherwise
+
+
+def _shown(setting: Any) -> str:
+    return "x".join(map(str, setting)) if isinstance(setting, list) else str(setting)

@@ -50,13 +50,12 @@ class Net:
         kernels = []
         for branch in self._branches(path):
             kernels.append(self.kernel(branch))
-            around = kernels[-1].weight.shape[2] // 2 if pad is None else pad
+            around = [*_around(kernels[-1], pad)]
             self.declared.check(
                 f"{branch}.conv", stride=stride, padding=around, groups=groups, dilation=1, padding_mode="zeros"
             )
         kernel = self.weights.added(path, kernels)
-        pad = kernel.weight.shape[2] // 2 if pad is None else pad
-        y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=pad, groups=groups)
+        y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=_around(kernel, pad), groups=groups)
         return self.act(path, y, activation)
 
     def _branches(self, path: str) -> list[str]:
@@ -109,12 +108,30 @@ class Net:
             parts.append(part(f"{path}.{place}", parts[-1]))
         return self.conv(f"{path}.{last}", self.graph.concat(f"{path}.concat", parts))
 
+    def chain(self, path: str, x: Feature, repeats: int, part: Callable[[str, Feature], Feature]) -> Feature:
+        """As many parts, each of which reads the one before it."""
+        for place in range(repeats):
+            x = part(f"{path}.m.{place}", x)
+        return x
+
     def c3k(self, path: str, x: Feature, *, shortcut: bool, groups: int) -> Feature:
         return self.c3(path, x, repeats=C3K_REPEATS, shortcut=shortcut, groups=groups)
 
     def c3(self, path: str, x: Feature, *, repeats: int, shortcut: bool, groups: int = 1) -> Feature:
         """C3, C3k and RepCSP: bottlenecks on one half of the channels, joined with the other half."""
-        y = self.conv(f"{path}.cv1", x)
-        for place in range(repeats):
-            y = self.bottleneck(f"{path}.m.{place}", y, shortcut, groups)
+
+        def inner(y: Feature) -> Feature:
+            return self.chain(path, y, repeats, lambda part, z: self.bottleneck(part, z, shortcut, groups))
+
+        return self.csp(path, x, inner)
+
+    def csp(self, path: str, x: Feature, inner: Callable[[Feature], Feature]) -> Feature:
+        """Cross stage partial: `inner` on one half of the channels, joined with the other half."""
+        y = inner(self.conv(f"{path}.cv1", x))
         return self.conv(f"{path}.cv3", self.graph.concat(f"{path}.concat", [y, self.conv(f"{path}.cv2", x)]))
+
+
+def _around(kernel: Kernel, pad: int | None) -> tuple[int, int]:
+    """Rows and columns of padding: by default half of the kernel's."""
+    rows, columns = kernel.weight.shape[2:]
+    return (rows // 2, columns // 2) if pad is None else (pad, pad)

@@ -95,7 +95,17 @@ class Graph:
         self._nodes.append(helper.make_node("Split", inputs, outputs, path, axis=axis))
         return outputs
 
-    def conv(self, path: str, x: Feature, kernel: Kernel, *, stride: int = 1, pad: int = 0, groups: int = 1) -> Feature:
+    def conv(
+        self,
+        path: str,
+        x: Feature,
+        kernel: Kernel,
+        *,
+        stride: int = 1,
+        pad: int | tuple[int, int] = 0,
+        groups: int = 1,
+    ) -> Feature:
+        """`pad`: rows above and below, columns left and right."""
         out, inner, *shape = kernel.weight.shape
         if inner * groups != x.channels:
             raise ExportError(
@@ -103,13 +113,42 @@ class Graph:
                 f"the layer before gives {x.channels}",
                 hint=DAMAGED,
             )
-        height, width = _slid(path, x, shape, stride, pad)
+        pads = [pad] * 4 if isinstance(pad, int) else [*pad, *pad]
+        height, width = _slid(path, x, shape, stride, pads)
         self.macs += kernel.weight.size * height * width
         weight = self.constant(f"{path}.weight", kernel.weight)
         bias = self.constant(f"{path}.bias", kernel.bias)
-        attributes = {"kernel_shape": shape, "strides": [stride] * 2, "pads": [pad] * 4, "group": groups}
+        attributes = {"kernel_shape": shape, "strides": [stride] * 2, "pads": pads, "group": groups}
         name = self.node("Conv", path, x.name, weight, bias, **attributes)
         return Feature(name, out, height, width)
+
+    def conv_transpose(
+        self, path: str, x: Feature, kernel: Kernel, *, stride: int, pad: int, groups: int = 1
+    ) -> Feature:
+        """The kernel's weight is (in, out / groups, height, width)."""
+        *_, rows, columns = kernel.weight.shape
+        height = (x.height - 1) * stride - 2 * pad + rows
+        width = (x.width - 1) * stride - 2 * pad + columns
+        if min(height, width) < 1:
+            raise _nothing_left(path, x)
+        self.macs += kernel.weight.size * x.height * x.width
+        weight = self.constant(f"{path}.weight", kernel.weight)
+        bias = self.constant(f"{path}.bias", kernel.bias)
+        attributes = {"kernel_shape": [rows, columns], "strides": [stride] * 2, "pads": [pad] * 4, "group": groups}
+        name = self.node("ConvTranspose", path, x.name, weight, bias, **attributes)
+        return Feature(name, len(kernel.bias), height, width)
+
+    def pad(self, path: str, x: Feature, pads: Sequence[int]) -> Feature:
+        """Zeros above, left, below and right: `pads` in ONNX's order.
+
+        A convolution that changes nothing: ONNX Runtime takes a Pad before a MaxPool for one of minus infinity.
+        """
+        top, left, below, right = pads
+        weight = self.constant(f"{path}.weight", np.ones((x.channels, 1, 1, 1), np.float32))
+        bias = self.constant(f"{path}.bias", np.zeros(x.channels, np.float32))
+        attributes = {"kernel_shape": [1, 1], "pads": list(pads), "group": x.channels}
+        name = self.node("Conv", path, x.name, weight, bias, **attributes)
+        return Feature(name, x.channels, x.height + top + below, x.width + left + right)
 
     def activate(self, path: str, x: Feature, activation: Activation) -> Feature:
         return dataclasses.replace(x, name=self._activated(path, x.name, activation))
@@ -141,7 +180,7 @@ class Graph:
 
     def max_pool(self, path: str, x: Feature, kernel: int, stride: int, pad: int) -> Feature:
         attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
-        height, width = _slid(path, x, [kernel] * 2, stride, pad)
+        height, width = _slid(path, x, [kernel] * 2, stride, [pad] * 4)
         return Feature(self.node("MaxPool", path, x.name, **attributes), x.channels, height, width)
 
     def average_pool(self, path: str, x: Feature, size: int, *, stride: int) -> Feature:
@@ -167,6 +206,17 @@ class Graph:
             nearest_mode="floor",
         )
         return Feature(name, x.channels, x.height * factor, x.width * factor)
+
+    def into_channels(self, path: str, x: Feature, size: int) -> Feature:
+        """Each square of `size` cells becomes one cell of as many times the channels, those of a place together."""
+        height, width = x.height // size, x.width // size
+        name = self.node("SpaceToDepth", path, x.name, blocksize=size)
+        return Feature(name, x.channels * size**2, height, width)
+
+    def into_cells(self, path: str, x: Feature, size: int) -> Feature:
+        """The reverse of `into_channels`."""
+        name = self.node("DepthToSpace", path, x.name, blocksize=size, mode="DCR")
+        return Feature(name, x.channels // size**2, x.height * size, x.width * size)
 
     def model(self, name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], producer: str) -> Any:
         """The finished model; the same calls give the same bytes."""
@@ -201,14 +251,17 @@ def _shape(x: Feature) -> str:
     return f"({x.channels}, {x.height}, {x.width})"
 
 
-def _slid(path: str, x: Feature, kernel: Sequence[int], stride: int, pad: int) -> tuple[int, int]:
+def _slid(path: str, x: Feature, kernel: Sequence[int], stride: int, pads: Sequence[int]) -> tuple[int, int]:
     """Height and width after a window was slid over `x`."""
-    height, width = (
-        (side + 2 * pad - size) // stride + 1 for side, size in zip((x.height, x.width), kernel, strict=True)
-    )
+    height = (x.height + pads[0] + pads[2] - kernel[0]) // stride + 1
+    width = (x.width + pads[1] + pads[3] - kernel[1]) // stride + 1
     if min(height, width) < 1:
-        raise ExportError(f"layer {path} leaves nothing of {_shape(x)}", hint="export at a larger size")
+        raise _nothing_left(path, x)
     return height, width
+
+
+def _nothing_left(path: str, x: Feature) -> ExportError:
+    return ExportError(f"layer {path} leaves nothing of {_shape(x)}", hint="export at a larger size")
 
 
 def declare(tensor: TensorSpec) -> Any:

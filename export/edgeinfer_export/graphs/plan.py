@@ -19,6 +19,9 @@ MAX_REPEATS = 100
 MAX_NUMBER = 65536
 OTHER_WAY = "give the ONNX file that the model's own code exports (Ultralytics' models: --via ultralytics)"
 HINT = f"the model's YAML is damaged or not a YOLO detector; {OTHER_WAY}"
+# modules whose third argument is a stride; those that enlarge, with the place of the factor and what it is by default
+STRIDING = ("Conv", "Conv2d", "DWConv", "GhostBottleneck", "GhostConv", "SCDown")
+ENLARGING = {"ConvTranspose2d": (2, 1), "DWConvTranspose2d": (2, 1), "Expand": (0, 2), "Upsample": (1, 1)}
 
 Argument = int | float | bool | str | None | tuple[int, ...]
 
@@ -81,14 +84,16 @@ class Plan:
 
 
 def _shrinks(layer: Layer) -> Fraction:
-    if layer.module in ("Conv", "DWConv", "Conv2d", "SCDown"):
+    if layer.module in STRIDING:
         return Fraction(max(1, layer.integer(2, 1))) ** layer.repeats
     if layer.module == "ResNetLayer":
         return Fraction(4 if layer.flag(3, False) else max(1, layer.integer(2, 1)))
     if layer.module == "MaxPool2d":
         return Fraction(max(1, layer.integer(1, layer.integer(0, 1))))
-    if layer.module == "Upsample":
-        return Fraction(1, max(1, layer.integer(1, 1)))
+    if layer.module in ENLARGING:
+        return Fraction(1, max(1, layer.integer(*ENLARGING[layer.module])))
+    if layer.module == "Contract":
+        return Fraction(max(1, layer.integer(0, 2)))
     return Fraction(2 if layer.module in ("AConv", "ADown", "Focus") else 1) ** layer.repeats
 
 

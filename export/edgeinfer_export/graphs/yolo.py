@@ -1,5 +1,5 @@
-"""YOLO models from a checkpoint's YAML and tensors: detectors with anchors (YOLOv5) and without (YOLOv3u, YOLOv5u,
-YOLOv8 to YOLO12, YOLO26), on other backbones too, and classifiers.
+"""YOLO models from a checkpoint's YAML and tensors: detectors with anchors (YOLOv3, YOLOv5) and without (YOLOv3u,
+YOLOv5u, YOLOv6, YOLOv8 to YOLO12, YOLO26), on other backbones too, and classifiers.
 """
 
 from __future__ import annotations
@@ -44,8 +44,16 @@ FAMILIES = {
     "C2f": "yolov8",
     "BottleneckCSP": "yolov5",
     "C3": "yolov5",
+    "C3Ghost": "yolov8",
     "Bottleneck": "yolov3",
+    "ZeroPad2d": "yolov3",
+    "ConvTranspose2d": "yolov6",
 }
+# families that were published both with anchors and, as u, without
+ANCHORED = ("yolov3", "yolov5")
+# what is in the names of their variants, by modules and by strides
+KINDS = {"GhostConv": "-ghost", "C3TR": "-transformer"}
+LEVELS = {(8, 16): "-p34", (4, 8, 16, 32): "-p2", (8, 16, 32, 64): "-p6", (8, 16, 32, 64, 128): "-p7"}
 
 
 def build(
@@ -134,24 +142,26 @@ def _grow(net: Net, wiring: plan.Plan, size: Size, layout: str) -> heads.Head:
 
 def _architecture(yaml: dict[str, Any], wiring: plan.Plan, head: heads.Head) -> str:
     """A family's usual name, for example yolov5s6u; a scale nobody published has no letter."""
-    family = _family(wiring, PurePath(str(yaml.get("yaml_file", ""))).name)
+    family = _family(wiring, PurePath(str(yaml.get("yaml_file", ""))).name, head)
     if not family:
         return "yolo"
-    deeper = "6" if len(head.strides) == 4 else ""
-    anchored = family in ("yolov3", "yolov5")
-    free = "-cls" if head.layout == "classes" else "u" if anchored and head.layout == "yolov8" else ""
+    levels = LEVELS.get(tuple(sorted(head.strides)), "")
+    deeper, levels = ("6", "") if family == "yolov5" and levels == "-p6" else ("", levels)
+    free = "-cls" if head.layout == "classes" else "u" if family in ANCHORED and head.layout == "yolov8" else ""
     stages = [
         layer.integer(4, 1) for layer in wiring.layers if layer.module == "ResNetLayer" and not layer.flag(3, False)
     ]
     backbone = {(): "", (3, 4, 6, 3): "-resnet50", (3, 4, 23, 3): "-resnet101"}.get(tuple(stages), "-resnet")
-    return f"{family}{_scale(yaml, wiring, family)}{deeper}{free}{backbone}"
+    modules = {layer.module for layer in wiring.layers}
+    kind = next((kind for module, kind in KINDS.items() if module in modules), "")
+    return f"{family}{_scale(yaml, wiring, family)}{deeper}{free}{kind}{backbone}{levels}"
 
 
 def _scale(yaml: dict[str, Any], wiring: plan.Plan, family: str) -> str:
     """What tells a family's sizes apart, as far as they were published: most have it in their YAML."""
     modules = {layer.module: layer for layer in wiring.layers}
     if family == "yolov3":
-        return "-spp" if "SPP" in modules else ""
+        return "-spp" if "SPP" in modules else "-tiny" if "ZeroPad2d" in modules else ""
     if family == "yolov9":
         return "e" if "CBFuse" in modules else WIDTHS.get(modules["SPPELAN"].integer(0, 0), "")
     multiples = (yaml.get("depth_multiple"), yaml.get("width_multiple"))
@@ -159,12 +169,15 @@ def _scale(yaml: dict[str, Any], wiring: plan.Plan, family: str) -> str:
     return scale if isinstance(scale, str) else ""
 
 
-def _family(wiring: plan.Plan, file: str) -> str:
+def _family(wiring: plan.Plan, file: str, head: heads.Head) -> str:
     """The first family that built of such blocks; empty for none.
 
     YOLO26 has YOLO11's: its detectors say more of SPPF, its classifiers differ in the name of the YAML's `file` alone.
+    YOLOv8 of ghost convolutions has YOLOv5's, without anchors.
     """
     modules = {layer.module: layer for layer in wiring.layers}
     family = next((family for module, family in FAMILIES.items() if module in modules), "")
+    if family == "yolov8" and head.layout == "yolov5":
+        return "yolov5"
     newer = len(modules["SPPF"].arguments) > 2 if "SPPF" in modules else file.startswith("yolo26")
     return "yolo26" if family == "yolo11" and newer else family
