@@ -146,13 +146,68 @@ def test_yolov9(compare, originals, tmp_path, scale):
     assert built.spec.provenance.architecture == f"yolov9{scale}"
 
 
-@pytest.mark.parametrize("name", ["yolov3", "yolov3-spp"])
+@pytest.mark.parametrize("name", ["yolov3", "yolov3-spp", "yolov3-tiny"])
+def test_yolov3_with_anchors(compare, originals, name):
+    built = compare.detector(name, originals.yolov5(f"hub/{name}.yaml"))
+    assert built.spec.provenance.architecture == name
+
+
+# a head's other wirings are in no name
+HUB = {
+    "p2": "yolov5l-p2",
+    "p34": "yolov5s-p34",
+    "p6": "yolov5l6",
+    "fpn": "yolov5l",
+    "bifpn": "yolov5l",
+    "panet": "yolov5l",
+}
+
+
+@pytest.mark.parametrize(("variant", "architecture"), HUB.items())
+def test_other_heads_of_yolov5(compare, originals, variant, architecture):
+    built = compare.detector(f"yolov5-{variant}", originals.yolov5(f"hub/yolov5-{variant}.yaml"))
+    assert built.spec.provenance.architecture == architecture
+
+
+@pytest.mark.parametrize("saved", ["state dict", "whole", "fused"])
+@pytest.mark.parametrize("name", ["yolov3-tiny", "yolov5s-ghost", "yolov5s-transformer"])
+def test_other_blocks_of_yolov5(compare, originals, tmp_path, name, saved):
+    model = originals.yolov5(f"hub/{name}.yaml", nc=7)
+    if saved == "fused":
+        model = model.fuse().eval()
+    stored = originals.whole(model, tmp_path / "whole.pt") if saved == "whole" else None
+    built = compare.detector(f"{name}, {saved}, 7 classes", model, stored=stored)
+    assert built.spec.provenance.architecture == name
+
+
+VARIANTS = [f"{family}{scale}{kind}" for family, kind in (("yolov6", ""), ("yolov8", "-ghost")) for scale in SCALES]
+VARIANTS += [
+    "yolov8n-ghost-p2",
+    "yolov8n-ghost-p6",
+    "yolov8n-p2",
+    "yolov8n-p6",
+    "yolov8m-p6",
+    "yolo26n-p2",
+    "yolo26n-p6",
+]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_yolov6_and_variants_of_yolov8_and_yolo26(compare, originals, tmp_path, name):
+    model = originals.ultralytics(f"{name}.yaml")
+    built = compare.detector(name, model, stored=originals.whole(model, tmp_path / "whole.pt"))
+    assert built.spec.provenance.architecture == name
+
+
+@pytest.mark.parametrize("name", ["yolov3", "yolov3-spp", "yolov3-tiny"])
 def test_yolov3u(compare, originals, name):
     built = compare.detector(f"{name}u", originals.ultralytics(f"{name}.yaml"))
     assert built.spec.provenance.architecture == f"{name}u"
 
 
-@pytest.mark.parametrize("name", ["yolo12n", "yolo12l", "yolov9t", "yolov9e"])
+@pytest.mark.parametrize(
+    "name", ["yolo12n", "yolo12l", "yolov9t", "yolov9e", "yolov3-tiny", "yolov6n", "yolov8n-ghost", "yolov8n-p6"]
+)
 def test_fused_layers_are_the_same_model(compare, originals, name):
     model = originals.ultralytics(f"{name}.yaml", nc=7)
     before = compare.detector(f"{name}, state dict, 7 classes", model)
