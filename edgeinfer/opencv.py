@@ -14,6 +14,7 @@ from edgeinfer.naming import SCHEMES
 OPEN_MS, READ_MS = 4_000, 2_000
 ADDRESS = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
 USUAL_FPS = 30.0
+MOST_FPS = 240.0  # containers and networks count in 1,000ths or 90,000ths of a second, and that is told for a rate
 
 
 def opened(name: str, shown: str) -> Any:
@@ -74,12 +75,21 @@ def rate(capture: Any, shown: str, max_pixels: int) -> float:
     """Frames a second, after a look at their size. Raises SourceError for larger ones."""
     import cv2
 
-    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    height, width = capture.get(cv2.CAP_PROP_FRAME_HEIGHT), capture.get(cv2.CAP_PROP_FRAME_WIDTH)
+    check_size(height, width, shown, max_pixels)
+    return plausible(float(capture.get(cv2.CAP_PROP_FPS)))
+
+
+def check_size(height: float, width: float, shown: str, max_pixels: int) -> None:
+    """SourceError for frames that are too large; a stream may change their size at any time."""
     if width * height > max_pixels:
         size = f"{width:.0f}x{height:.0f}"
         raise SourceError(f"{shown} has {size} pixels, more than the {max_pixels / 1e6:g} million allowed")
-    fps = float(capture.get(cv2.CAP_PROP_FPS))
-    return fps if 0 < fps <= 1000 else USUAL_FPS
+
+
+def plausible(fps: float) -> float:
+    """The frames a second that a source tells of; the usual number where it tells of none, or of its clock's ticks."""
+    return fps if 0 < fps <= MOST_FPS else USUAL_FPS
 
 
 def total(capture: Any) -> int:

@@ -258,7 +258,7 @@ def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
     """
     shown = naming.without_password(name)
     if name.startswith("gst:") and gstreamer.available():
-        yield from _pipeline(name, shown)
+        yield from _pipeline(name, shown, max_pixels)
         return
     opened_ns = time.monotonic_ns()
     capture, index = opencv.opened(name, shown), 0
@@ -272,6 +272,8 @@ def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
             taken, image = capture.retrieve()
             if not taken:
                 break
+            height, width = image.shape[:2]
+            opencv.check_size(height, width, shown, max_pixels)
             yield Frame(image, shown, index, captured_ns, fps, total=total, behind=arrivals.behind)
             index += 1
     finally:
@@ -286,7 +288,9 @@ def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
         LOG.warning("%s ends after %d of the %d frames it tells of: it may be cut short", shown, index, total)
 
 
-def _pipeline(name: str, shown: str) -> Iterator[Frame]:
+def _pipeline(name: str, shown: str, max_pixels: int) -> Iterator[Frame]:
     with gstreamer.playing(name[4:], shown) as opened:
         for index, (image, pixels, captured_ns) in enumerate(opened.frames(opencv.OPEN_MS)):
-            yield Frame(image, shown, index, captured_ns, opened.rate() or opencv.USUAL_FPS, pixels)
+            rows, width = image.shape[:2]
+            opencv.check_size(rows * 2 // 3 if pixels == "nv12" else rows, width, shown, max_pixels)
+            yield Frame(image, shown, index, captured_ns, opencv.plausible(opened.rate()), pixels)

@@ -1,7 +1,9 @@
 """`edgeinfer run` on cameras: several at once, what is kept of each, and how it ends."""
 
 import dataclasses
+import io
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 import edgeinfer
 from edgeinfer import cli, opencv, sources
 from edgeinfer.cli import _ending
+from edgeinfer.cli import run as verb
 from edgeinfer.cli._album import STAY_S, Album
 from edgeinfer.cli._faults import Faults
 from edgeinfer.cli._tally import Tally
@@ -145,6 +148,26 @@ def test_what_is_told_of_a_camera_names_it_without_its_password(detector, capsys
             opened.mode = "black"
             assert until(lambda: told("black pictures for ")).startswith(f"warning: {opened.address}: ")
     assert "secret" not in "".join(err)
+
+
+def test_what_a_camera_showed_before_the_disk_was_full_is_kept(detector, tmp_path, monkeypatch, capsys):
+    room = iter([10**9] * 5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, next(room, 1000)))
+    with camera() as opened:
+        assert run(detector, opened.address, "--save", tmp_path / "out", "--json", tmp_path / "r.jsonl") == 1
+    assert "the disk is full (0.0 MB left)\nhint: " in capsys.readouterr().err
+    (video,) = (tmp_path / "out").iterdir()
+    assert len(greys(video)) >= 5
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 5
+
+
+def test_ctrl_c_ends_cameras_as_such_also_where_a_file_was_seen_last(tmp_path):
+    def sights():
+        yield seen("camera:0", 0)
+        yield dataclasses.replace(seen("a.png", 1), live=False)
+        raise KeyboardInterrupt
+
+    assert verb._work(sights(), [], Tally(io.StringIO()))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

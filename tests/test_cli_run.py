@@ -295,6 +295,19 @@ def test_files_share_a_window_that_shows_large_pictures_whole(detector, photos, 
     assert screen.shown == [_window.TITLE] * 6
 
 
+def test_a_window_that_is_closed_while_another_camera_has_its_turn_ends_the_run(screen, monkeypatch):
+    nothing = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, int), (), Size(48, 64))
+    gone = []
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda title, _: float(title not in gone))
+    with _window.window() as opened:
+        for source in ("camera:0", "camera:1"):
+            frame = sources.Frame(bundles.picture(height=48, width=64), source, 0, 0, 10.0)
+            assert not opened.closed
+            gone += [title for title in screen.sizes if source not in title]  # while the other one is shown
+            opened.add(Seen(frame, nothing, Freshness(0, 0, 0, 0, 0), live=True))
+        assert opened.closed
+
+
 def test_each_camera_has_a_window_of_its_own(screen):
     nothing = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, int), (), Size(48, 64))
     with _window.window() as opened:

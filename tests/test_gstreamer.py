@@ -28,6 +28,23 @@ except SourceError as refused:
     error = f"{refused}; {refused.hint}"
 print(json.dumps([found, error]))
 """
+# whether each of the last frames counts as captured after the one before it was taken
+SET_BACK = """
+import json, time, types
+from edgeinfer import gstreamer, opencv, sources
+opencv.OPEN_MS = 100_000
+fresh, captured, back_ns, taken_ns = [], gstreamer.Playing._captured, 0, 0
+
+def shifted(playing, buffer):
+    return captured(playing, types.SimpleNamespace(pts=buffer.pts - back_ns))
+
+gstreamer.Playing._captured = shifted
+for frame in sources.frames("gst:videotestsrc is-live=true num-buffers=60"):
+    fresh.append(frame.captured_ns >= taken_ns)
+    taken_ns = time.monotonic_ns()
+    back_ns = 1_000_000_000 * (frame.index >= 45)
+print(json.dumps(fresh[-10:]))
+"""
 SMALL = "width=322,height=242,framerate=25/1"
 
 
@@ -63,6 +80,25 @@ def test_a_live_pipeline_gives_fresh_bgr_frames():
     assert moments[0] >= 0
     assert moments == sorted(moments)
     assert all(age_ms >= 0 for *_, (_, age_ms), _, _ in found)
+
+
+def test_time_stamps_that_are_set_back_make_no_frame_old():
+    done = subprocess.run(
+        [sys.executable, "-c", SET_BACK],
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=LONG_S,
+    )
+    assert json.loads(done.stdout) == [True] * 10
+
+
+def test_a_pipeline_may_change_its_size_and_its_rate_may_be_ticks():
+    part = "videotestsrc num-buffers=2 ! video/x-raw,format=NV12,framerate=1000/1,width={},height={} ! c."
+    found, error = read(f"concat name=c ! appsink {part.format(64, 48)} {part.format(96, 64)}")
+    assert error == ""
+    assert [(shape, fps) for _, _, fps, _, shape, _ in found] == [([48, 64, 3], 30.0)] * 2 + [([64, 96, 3], 30.0)] * 2
 
 
 @pytest.mark.parametrize("kind", ["BGR", "RGB", "BGRx", "NV12"])

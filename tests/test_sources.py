@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeinfer import gstreamer, naming, pictures, sources
+from edgeinfer import gstreamer, naming, opencv, pictures, sources
 from edgeinfer.errors import SourceError
 from helpers import bundles
 
@@ -369,6 +369,34 @@ def test_a_video_without_frames_is_an_error(video, monkeypatch):
 def test_a_video_above_the_limit_on_pixels_is_refused(video):
     with pytest.raises(SourceError, match=r"clip.avi has 64x48 pixels, more than the 0.001 million allowed"):
         list(sources.frames(video, max_pixels=1000))
+
+
+def test_a_stream_that_grows_above_the_limit_on_pixels_is_refused(monkeypatch):
+    double = capture(monkeypatch, 5)  # which tells of no size when it is opened
+    with pytest.raises(SourceError, match=r"cam/1 has 2x2 pixels, more than the 3e-06 million allowed"):
+        list(sources.frames("rtsp://cam/1", max_pixels=3))
+    assert double.released
+
+
+@pytest.mark.parametrize(("pixels", "rows"), [("bgr", 48), ("nv12", 72)])
+def test_the_limit_on_pixels_and_a_plausible_rate_hold_for_pipelines(monkeypatch, pixels, rows):
+    @contextlib.contextmanager
+    def playing(*_):
+        image = np.zeros((rows, 64, 3)[: 3 if pixels == "bgr" else 2], np.uint8)
+        yield types.SimpleNamespace(frames=lambda _: iter([(image, pixels, 1)]), rate=lambda: 90_000.0)
+
+    monkeypatch.setattr(gstreamer, "available", lambda: True)
+    monkeypatch.setattr(gstreamer, "playing", playing)
+    assert [frame.fps for frame in sources.frames("gst:it", max_pixels=48 * 64)] == [30.0]
+    with pytest.raises(SourceError, match=r"gst:it has 64x48 pixels, more than"):
+        list(sources.frames("gst:it", max_pixels=48 * 64 - 1))
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"), [(25.0, 25.0), (240.0, 240.0), (1000.0, 30.0), (90_000.0, 30.0), (0.0, 30.0), (-1.0, 30.0)]
+)
+def test_the_ticks_of_a_clock_are_not_taken_for_a_rate(told, meant):
+    assert opencv.plausible(told) == meant
 
 
 def test_a_stream_that_stops_is_an_error_and_its_password_stays_secret(monkeypatch):

@@ -78,9 +78,10 @@ class Album:
             self._videos.pop(next(iter(self._videos))).finish()
 
     def discard(self) -> None:
-        """Remove videos that are not complete."""
+        """Remove videos that are not complete; a camera's is, whatever ended it."""
         while self._videos:
-            self._videos.popitem()[1].discard()
+            _, video = self._videos.popitem()
+            (video.finish if video.live else video.discard)()
 
 
 class Video:
@@ -93,8 +94,8 @@ class Video:
         import cv2
 
         opencv.need_utf8(str(path))
-        self.path = path
-        self._live, self._fps, self._size = live, fps, (size.width, size.height)
+        self.path, self.live = path, live
+        self._fps, self._size = fps, (size.width, size.height)
         self._until = 0.0  # the moment that the video has come to, in seconds of the clock of captures
         self._last: Any = None
         self._stack = ExitStack()
@@ -110,7 +111,7 @@ class Video:
         import cv2
 
         self._need_room()
-        if self._live:
+        if self.live:
             for _ in range(self._missed(captured_ns / 1e9)):
                 self._writer.write(self._last)
         # a stream may change its size on the way, a file may not

@@ -43,7 +43,8 @@ class Window:
             cv2.resizeWindow(title, *(max(1, round(side * scale)) for side in image.shape[1::-1]))
         cv2.imshow(title, image)
         self.closed |= cv2.waitKey(1 if seen.frame.fps else STILL_MS) & 0xFF in QUIT_KEYS
-        self.closed |= cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) < 1
+        # each of them: whichever was closed would be opened again by its next picture
+        self.closed |= any(cv2.getWindowProperty(one, cv2.WND_PROP_VISIBLE) < 1 for one in self._titles)
 
 
 @contextmanager

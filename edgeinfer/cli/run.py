@@ -179,7 +179,7 @@ def _work(sights: Iterable[Seen], outputs: Sequence[Output], tally: Tally) -> bo
     moving = False
     try:
         for seen in sights:
-            moving = seen.live
+            moving = moving or seen.live
             for output in outputs:
                 output.add(seen)
             tally.add(seen)
