@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer import machine
+from edgeinfer.machine import ROOT
 
-ROOT = Path("/")
+if TYPE_CHECKING:
+    from pathlib import Path
+
 MOUNTS = "sys/fs/cgroup"
 # of a group: the limit, what is used, and the counter of file pages in it that make room when there is none
 LIMITS = (

@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgeinfer.devices import Device
+    from edgeinfer.devices import Device, Tensors
     from edgeinfer.spec import Artifact, ModelSpec
-
-    Tensors = Mapping[str, Any]
 
 
 class Layer(NamedTuple):

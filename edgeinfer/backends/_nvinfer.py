@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeinfer.backends._nvwords import Words
+    from edgeinfer.devices import Tensors
     from edgeinfer.spec import Artifact, ModelSpec
-
-    Tensors = Mapping[str, Any]
 
 ONE_CONTEXT = "this release gives an open batch one context, whose shape changes between calls"
 SET_OFF = "it was set off: graph off"

@@ -26,12 +26,10 @@ if "CUDAExecutionProvider" not in PROVIDERS:
     )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
+    from edgeinfer.devices import Tensors
     from edgeinfer.spec import Artifact, ModelSpec
-
-    Tensors = Mapping[str, Any]
 
 LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]': its CUDA and cuDNN must be of the versions it was built with"
 

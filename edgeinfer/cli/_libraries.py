@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeinfer import gstreamer
 from edgeinfer.cli import _machine, _remedies
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, probe
-from edgeinfer.machine import jetson_release, versions
+from edgeinfer.machine import ROOT, jetson_release, versions
 
 ORT = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 OPENCV = (
@@ -105,7 +105,7 @@ def opencv() -> list[Finding]:
         return [*findings, broken, *_pipelines([], "", shadowed=False)]
     reads = [name for name in ("FFMPEG", "GStreamer") if _built_with(built, name)]
     findings.append(Finding("opencv", OK, f"{version}, videos by {' and '.join(reads) or 'its own decoders'}"))
-    return findings + _pipelines(reads, file, shadowed=bool(jetson_release(_machine.ROOT) and installed))
+    return findings + _pipelines(reads, file, shadowed=bool(jetson_release(ROOT) and installed))
 
 
 def _built_with(information: str, name: str) -> bool:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import platform
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeinfer import machine, quota, verdicts
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding
 from edgeinfer.errors import BackendUnavailable
-from edgeinfer.machine import jetson_release, os_release, output, text
+from edgeinfer.machine import ROOT, jetson_release, os_release, output, text
 from edgeinfer.profiling.sensors.jetson import power_mode
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # what speeds inference up, newest last
 X86_FLAGS = ("avx2", "f16c", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 ARM_FLAGS = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
-ROOT = Path("/")
 LITTLE = 1e9  # bytes of memory
 
 

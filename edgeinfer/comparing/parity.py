@@ -23,17 +23,13 @@ from edgeinfer.spec import Boxes
 from edgeinfer.tuning.entrants import Entrant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from edgeinfer.comparing.divergence import Parting
+    from edgeinfer.comparing.divergence import Parting, Tensors
     from edgeinfer.comparing.models import Model
     from edgeinfer.progress import Say
     from edgeinfer.spec import TopK
-
-    Tensors = Mapping[str, NDArray[Any]]
 
 SCHEMA = 1
 

@@ -18,16 +18,15 @@ from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Boxes, TopK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from edgeinfer.devices import Tensors
     from edgeinfer.devices._kernels import Kernels
     from edgeinfer.devices._memory import Memory
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec, Placement
-
-    Tensors = Mapping[str, Any]
 
 
 class Gpu(Protocol):

@@ -16,14 +16,13 @@ from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Boxes, TopK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from edgeinfer.devices import Tensors
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec, Placement
-
-    Tensors = Mapping[str, Any]
 
 
 class Device:

@@ -22,14 +22,13 @@ from edgeinfer.devices._staging import Batch, Staging
 from edgeinfer.errors import DeviceLost, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from edgeinfer.devices import Tensors
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec, Placement
-
-    Tensors = Mapping[str, Any]
 
 _MARKS = 16  # marks that can be told apart at a time
 _HELD = 8  # rows of the input tensor that are remembered as tensors of their own

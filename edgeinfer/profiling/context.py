@@ -13,7 +13,8 @@ import edgeinfer
 from edgeinfer import machine, quota
 from edgeinfer.bundle import SPEC_FILE, sha256_of
 from edgeinfer.errors import BackendUnavailable
-from edgeinfer.profiling.sensors import ROOT, jetson, nvml
+from edgeinfer.machine import ROOT
+from edgeinfer.profiling.sensors import jetson, nvml
 
 if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeinfer.spec import Artifact, ModelSpec
+    from edgeinfer_export.compile import Progress
     from edgeinfer_export.targets import Target
-
-    # (engine and phase, steps done, steps in all)
-    Progress = Callable[[str, int, int], None]
 
 DEFAULTS = Options()
 

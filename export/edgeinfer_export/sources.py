@@ -14,15 +14,12 @@ from edgeinfer.spec import Size
 from edgeinfer_export import checkpoint, fetch, graphs, onnxsource, timmconfig, via, zoo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edgeinfer.spec import Provenance
     from edgeinfer_export.export import Options
+    from edgeinfer_export.fetch import Progress
     from edgeinfer_export.graphs import Built
     from edgeinfer_export.timmconfig import Config
     from edgeinfer_export.told import Told
-
-    Progress = Callable[[str, int, int], None]
 
 KINDS = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml)"
 # layouts of which a checkpoint may have a head each

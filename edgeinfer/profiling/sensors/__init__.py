@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 PERIOD_S = 0.2
 # what measures power, the most inclusive first
 METERS = ("board.power_w", "gpu.power_w", "cpu.package_power_w")
-ROOT = Path("/")
 
 
 class Probe(Protocol):

@@ -12,7 +12,8 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING
 
-from edgeinfer.profiling.sensors import PERIOD_S, ROOT
+from edgeinfer.machine import ROOT
+from edgeinfer.profiling.sensors import PERIOD_S
 
 if TYPE_CHECKING:
     from pathlib import Path

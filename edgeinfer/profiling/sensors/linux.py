@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgeinfer import machine, quota
-from edgeinfer.profiling.sensors import ROOT
+from edgeinfer.machine import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
