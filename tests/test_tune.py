@@ -335,6 +335,23 @@ def test_what_is_not_shown_to_be_faster_does_not_replace_the_usual_way():
     assert "nothing is shown to be better" in outcome.table()
 
 
+@pytest.mark.parametrize(
+    ("compared", "difference", "budget", "told"),
+    [(26, None, 1, True), (26, None, 4, False), (200, None, 1, False), (26, None, 0, False), (26, -2.0, 1, False)],
+)
+def test_who_is_judged_by_few_results_is_told_to_give_more_pictures(compared, difference, budget, told):
+    outcome = finished(20, 10)
+    outcome.choose()
+    outcome.budget = budget
+    lost = Row(Choice("ov", "int8"), accuracy=Comparison(3, compared, 0.8, difference))
+    lost.leave("over budget", "20.0 % of the results differ")
+    words = "26 results judge coarsely, one is 3.8 %: give more pictures, best with labels (--images)"
+
+    assert words not in outcome.table()
+    outcome.rows.append(lost)
+    assert (words in outcome.table()) is told
+
+
 def test_the_least_memory_wins_where_memory_is_the_objective():
     outcome = finished(10, 20, 30, objective="memory")
     outcome.choose()

@@ -10,7 +10,7 @@ from edgeinfer import accuracy
 from edgeinfer.errors import UsageError
 from edgeinfer.profiling.child import Failed
 from edgeinfer.tuning.entrants import Entrant
-from edgeinfer.tuning.outcome import Row
+from edgeinfer.tuning.outcome import OVER_BUDGET, Row
 
 if TYPE_CHECKING:
     from edgeinfer.accuracy import Comparison
@@ -50,7 +50,7 @@ class Budget:
         row.accuracy = accuracy.compare(self.dataset, self._truth, found)
         fault = over_budget(row.accuracy, self.points)
         if fault:
-            row.leave("over budget", fault)
+            row.leave(OVER_BUDGET, fault)
         return row
 
     def _answers(self, choice: Choice) -> list[Result | None]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeinfer.tuning.figures import Figures
 
 SCHEMA = 1
-DONE = "finalist"
+DONE, OVER_BUDGET = "finalist", "over budget"
 
 
 @dataclass(eq=False)
@@ -134,7 +134,7 @@ class Outcome:
     def _ordered(self) -> list[Row]:
         """Finalists first, the best of them on top; then by how far they came."""
         rest = [row for row in self.rows if row not in self.finalists]
-        far = {"": 0, "eliminated": 1, "over budget": 2, "failed": 3}
+        far = {"": 0, "eliminated": 1, OVER_BUDGET: 2, "failed": 3}
         return [*self.finalists, *sorted(rest, key=lambda row: (far.get(row.state, 0), _reverse(row.round)))]
 
     def table(self) -> str:
@@ -151,6 +151,7 @@ class Outcome:
     def _verdict(self) -> list[str]:
         lines = ["*: no other finalist is better in everything"] if self.finalists else []
         lines.append(f"accuracy against {self.reference} on {self.pictures}")
+        lines += self._coarse()
         lines += [f"in doubt: {doubt}" for doubt in self.doubts]
         if self.partial:
             lines.append("interrupted: partial, and no plan is kept")
@@ -159,6 +160,15 @@ class Outcome:
         else:
             lines += self._won()
         return lines
+
+    def _coarse(self) -> list[str]:
+        """That candidates left because of so few results that no budget above 0 could have been kept with a fault."""
+        left = [row.accuracy for row in self.rows if row.state == OVER_BUDGET and row.accuracy]
+        few = max((found.compared for found in left if found.difference is None), default=0)
+        if not few or not 0 < self.budget < 100 / few:
+            return []
+        share = f"{few} results judge coarsely, one is {100 / few:.1f} %"
+        return [f"{share}: give more pictures, best with labels (--images)"]
 
     def _won(self) -> list[str]:
         assert self.winner
