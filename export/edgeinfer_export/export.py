@@ -6,20 +6,15 @@ import dataclasses
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import edgeinfer
 from edgeinfer import modeljson
-from edgeinfer.bundle import SPEC_FILE, Bundle, check_writable, sha256_of, writing
+from edgeinfer.bundle import SPEC_FILE, check_writable, sha256_of, writing
 from edgeinfer.errors import ExportError
-from edgeinfer.golden import missing
-from edgeinfer.loading import load, with_thresholds
-from edgeinfer.pictures import encode
-from edgeinfer.results import Classification
-from edgeinfer.sources import picture, refuse
-from edgeinfer.spec import Artifact, Batch, Boxes, Expected, Golden, Size
+from edgeinfer.sources import refuse
+from edgeinfer.spec import Artifact, Batch, Size
 from edgeinfer_export import (
     calibration,
     enginefile,
@@ -32,6 +27,7 @@ from edgeinfer_export import (
     onnxgraph,
     quantize,
     ranges,
+    samples,
     sources,
     vendor,
 )
@@ -44,8 +40,6 @@ if TYPE_CHECKING:
     import onnx
 
     from edgeinfer.errors import SourceError
-    from edgeinfer.pipeline import Pipeline
-    from edgeinfer.results import Result
     from edgeinfer.sources import OnError
     from edgeinfer.spec import ModelSpec
     from edgeinfer_export.gate import Trial
@@ -53,10 +47,6 @@ if TYPE_CHECKING:
     from edgeinfer_export.targets import Target
 
 PLAIN = graphs.Variant()
-GOLDEN_PICTURES = 2
-# a golden sample's most findings, and the confidences tried until something is found
-GOLDEN_LIMIT = 20
-GOLDEN_SCORES = (0.25, 0.05, 0.01)
 
 
 @dataclass(frozen=True)
@@ -192,7 +182,7 @@ def write_bundle(
     with needed as pictures, writing(target) as folder:
         source = _write(model, folder, held)
         _describe(folder, spec, (source,))
-        golden = _golden_samples(folder, held)
+        golden = samples.recorded(folder, held)
         trials = _tried(model, spec, folder / source.file, pictures, options, on_error=on_error) if pictures else []
         if tell:
             for trial in trials:
@@ -203,7 +193,7 @@ def write_bundle(
         if not artifacts:
             raise _refusal(refused, "")
         others = [artifact for artifact in artifacts if artifact is not source]
-        golden = _found_by_all(folder, spec, golden, others)
+        golden = samples.found_by_all(folder, spec, golden, others)
         if source not in artifacts:
             (folder / source.file).unlink()
         _describe(folder, dataclasses.replace(spec, golden=golden), tuple(artifacts))
@@ -262,77 +252,3 @@ def write_engine(engine: enginefile.Engine, target: Path) -> Path:
         artifact = Artifact(file.name, "trt", engine.precision, sha256_of(file))
         modeljson.write(dataclasses.replace(engine.spec, artifacts=(artifact,)), folder / SPEC_FILE)
     return target
-
-
-def golden_files() -> tuple[str, ...]:
-    """The pictures of a bundle's golden samples."""
-    return tuple(f"golden/{place}.png" for place in range(GOLDEN_PICTURES))
-
-
-def _golden_samples(folder: Path, precision: str) -> tuple[Golden, ...]:
-    """Run the graph on the packaged pictures and record what it finds."""
-    (folder / "golden").mkdir()
-    samples = []
-    scores = _scores(Bundle.open(folder).spec)
-    with load(folder, backend="ort", precision=precision, conf=min(scores, default=None)) as pipeline:
-        for name, picture in zip(golden_files(), _pictures(), strict=True):
-            # encoded here and written by us: libpng tells the terminal, not the caller, that the disk is full
-            (folder / name).write_bytes(encode(picture, ".png"))
-            samples.append(_record(name, pipeline(picture), scores))
-    return tuple(samples)
-
-
-def _found_by_all(
-    folder: Path, spec: ModelSpec, golden: tuple[Golden, ...], artifacts: list[Artifact]
-) -> tuple[Golden, ...]:
-    """The samples less what an artifact does not find: the gate admitted it, and no engine made of it is broken for it.
-
-    A sample that would ask for nothing any more is left as it is.
-    """
-    lowest = min((sample.score for sample in golden), default=None) if isinstance(spec.decode, Boxes) else None
-    shown = with_thresholds(spec, conf=lowest, iou=None, limit=None, top=None)
-    for artifact in artifacts:
-        with gate.on_cpu(shown, folder / artifact.file) as pipeline:
-            golden = tuple(_less(folder, sample, pipeline, artifact.precision) for sample in golden)
-    return golden
-
-
-def _less(folder: Path, sample: Golden, pipeline: Pipeline, precision: str) -> Golden:
-    lost = missing(sample, pipeline(picture(folder / sample.image).image), precision)
-    found = tuple(item for item in sample.expect if item not in lost)
-    return dataclasses.replace(sample, expect=found or sample.expect)
-
-
-def _scores(spec: ModelSpec) -> tuple[float, ...]:
-    """The confidences to try; none for a classifier, and none below what a detector's own graph keeps."""
-    decode = spec.decode
-    if not isinstance(decode, Boxes):
-        return ()
-    if decode.where == "runtime":
-        return GOLDEN_SCORES
-    return *(score for score in GOLDEN_SCORES if score > decode.score), decode.score
-
-
-def _record(name: str, result: Result, scores: tuple[float, ...]) -> Golden:
-    if isinstance(result, Classification):
-        named = zip(result.class_ids.tolist(), result.scores.tolist(), strict=True)
-        return Golden(name, tuple(Expected(class_id, round(score, 5)) for class_id, score in named))
-    for least in scores:
-        found = result.above(least)
-        if len(found):
-            break
-    rows = zip(found.class_ids.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
-    # a box that lies beside the picture is clipped to a line, which overlaps with nothing, itself included
-    solid = [row for row in rows if min(row[2][2] - row[2][0], row[2][3] - row[2][1]) >= 1]
-    expect = [Expected(one, round(score, 5), tuple(round(side, 2) for side in box)) for one, score, box in solid]
-    return Golden(name, tuple(expect[:GOLDEN_LIMIT]), least)
-
-
-def _pictures() -> list[Any]:
-    """The packaged street scenes, (h, w, 3) uint8 BGR."""
-    import cv2
-    import numpy as np
-
-    assets = resources.files("edgeinfer_export") / "assets"
-    files = sorted(entry.name for entry in assets.iterdir() if entry.name.endswith(".jpg"))[:GOLDEN_PICTURES]
-    return [cv2.imdecode(np.frombuffer((assets / file).read_bytes(), np.uint8), cv2.IMREAD_COLOR) for file in files]

@@ -19,6 +19,7 @@ from edgeinfer_export import (
     heldout,
     onnxgraph,
     recipes,
+    samples,
     sources,
     targets,
     vendor,
@@ -168,7 +169,7 @@ def _with_forms(plan: Plan, precisions: tuple[str, ...], held: str, spec: ModelS
     """The plan with the files of these precisions, and the pictures they take; of a model without spec, uncounted."""
     artifacts = tuple(f"model.{held}.onnx" if one.precision == held else one.file for one in forms.forms(precisions))
     artifacts = tuple(dict.fromkeys(artifacts))
-    plan = dataclasses.replace(plan, artifacts=artifacts, files=(SPEC_FILE, *artifacts, *export.golden_files()))
+    plan = dataclasses.replace(plan, artifacts=artifacts, files=(SPEC_FILE, *artifacts, *samples.files()))
     made = {form.precision for form in forms.forms(precisions, but=held)}
     if not made:
         return plan
