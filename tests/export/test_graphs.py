@@ -382,9 +382,32 @@ def test_a_resnet_for_small_pictures_is_refused(resnet):
 
 
 def test_a_level_larger_than_the_picture_is_refused(yolov5):
-    rows = [[-1, 1, "Conv", [8, 6, 2, 2]], *[[-1, 1, "nn.Upsample", [None, 8, "nearest"]]] * 500]
+    rows = [[-1, 1, "Conv", [8, 6, 2, 2]], *[[-1, 1, "nn.Upsample", [None, 8, "nearest"]]] * 3]
     yaml = yolov5.yaml | {"backbone": rows, "head": [[[-1, -1, -1], 1, "Detect", [3]]]}
     with pytest.raises(ExportError, match="does not divide 64x96"):
+        graphs.build(yolov5.checkpoint(yaml=yaml), size=yolov5.size)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[-1, 100, "nn.Upsample", [None, 8, "nearest"]]] * 900,
+        [[-1, 100, "nn.ZeroPad2d", [32]]] * 900,
+        [[-1, 1, "nn.Upsample", [None, 8, "nearest"]], [-1, 1, "Contract", [8]]] * 450,
+        [[[-1] * 1000, 1, "Concat", [1]]] * 900,
+    ],
+    ids=["rows", "padding", "channels of cells", "channels"],
+)
+def test_what_grows_without_end_is_refused_at_its_layer(yolov5, rows):
+    """A number of so many digits that Python prints none would come of it."""
+    yaml = yolov5.yaml | {"depth_multiple": 1.0, "backbone": rows, "head": [[[-1, -1, -1], 1, "Detect", [3]]]}
+    with pytest.raises(ExportError, match=r"layer \d+ \(\w+\): gives more than 65536 channels, rows or columns"):
+        graphs.build(yolov5.checkpoint(yaml=yaml), size=yolov5.size)
+
+
+def test_strides_without_end_are_refused(yolov5):
+    yaml = yolov5.yaml | {"depth_multiple": 1.0, "backbone": [[-1, 100, "Conv", [64, 3, 60000]]] * 50}
+    with pytest.raises(ExportError, match="strides multiply to more than 1024"):
         graphs.build(yolov5.checkpoint(yaml=yaml), size=yolov5.size)
 
 

@@ -12,7 +12,7 @@ from edgeinfer.errors import ExportError
 from edgeinfer_export.graphs import attention, elan, ghost, sides
 from edgeinfer_export.graphs.net import Net
 from edgeinfer_export.graphs.ops import LINEAR, RELU, Feature, Kernel
-from edgeinfer_export.graphs.plan import OTHER_WAY, Layer
+from edgeinfer_export.graphs.plan import MAX_NUMBER, OTHER_WAY, Layer
 from edgeinfer_export.graphs.weights import scaled
 
 
@@ -242,7 +242,7 @@ JOINING: dict[str, Callable[[Net, Layer, Sequence[Feature]], Feature]] = {"Conca
 def block(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
     """The layer's output from the outputs it reads."""
     if layer.module in JOINING:
-        return JOINING[layer.module](net, layer, inputs)
+        return _bounded(layer, JOINING[layer.module](net, layer, inputs))
     if layer.module not in {**REPEATING, **SINGLE}:
         raise ExportError(
             f"layer {layer.index}: module {layer.module} is not one of those that are built before a head",
@@ -255,5 +255,12 @@ def block(net: Net, layer: Layer, inputs: Sequence[Feature]) -> Feature:
         return REPEATING[layer.module](net, layer, layer.path, x)
     for place in range(layer.repeats):
         path = f"{layer.path}.{place}" if layer.repeats > 1 else layer.path
-        x = SINGLE[layer.module](net, layer, path, x)
+        x = _bounded(layer, SINGLE[layer.module](net, layer, path, x))
+    return x
+
+
+def _bounded(layer: Layer, x: Feature) -> Feature:
+    """What a YAML enlarges again and again is in no tensor."""
+    if max(x.channels, x.height, x.width) > MAX_NUMBER:
+        raise layer.error(f"gives more than {MAX_NUMBER} channels, rows or columns")
     return x

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeinfer_export.graphs.ops import Kernel
-from edgeinfer_export.graphs.plan import MAX_NUMBER
 
 if TYPE_CHECKING:
     from edgeinfer_export.graphs.net import Net
@@ -42,8 +41,6 @@ def zero_pad(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     pads = layer.integers(0, ()) if isinstance(given, tuple) else (layer.integer(0, 0),) * 4
     if len(pads) != 4 or len(layer.arguments) != 1 or max(pads) > min(x.height, x.width):
         raise layer.error(f"arguments {layer.arguments}: expected cells on the left, right, above, below, up to a side")
-    if x.channels > MAX_NUMBER:
-        raise layer.error(f"reads {x.channels} channels, expected up to {MAX_NUMBER}")
     net.declared.check(path, padding=list(pads))
     left, right, above, below = pads
     return net.graph.pad(path, x, (above, left, below, right))

@@ -108,7 +108,7 @@ def _fitting(size: Size | None, stride: int, usual: dict[int, int]) -> Size:
     """The size to export at; ExportError when its sides are no multiples of the largest stride."""
     if stride > MAX_STRIDE:
         raise ExportError(
-            f"the model's YAML: strides multiply to {stride}, expected {MAX_STRIDE} at most", hint=plan.HINT
+            f"the model's YAML: strides multiply to more than {MAX_STRIDE}, the largest supported", hint=plan.HINT
         )
     if size is None:
         side = usual.get(stride, 640)
