@@ -205,9 +205,7 @@ def test_yolov3u(compare, originals, name):
     assert built.spec.provenance.architecture == f"{name}u"
 
 
-@pytest.mark.parametrize(
-    "name", ["yolo12n", "yolo12l", "yolov9t", "yolov9e", "yolov3-tiny", "yolov6n", "yolov8n-ghost", "yolov8n-p6"]
-)
+@pytest.mark.parametrize("name", ["yolo12n", "yolo12l", "yolov9t", "yolov9e", "yolov6n", "yolov8n-ghost", "yolov8n-p6"])
 def test_fused_layers_are_the_same_model(compare, originals, name):
     model = originals.ultralytics(f"{name}.yaml", nc=7)
     before = compare.detector(f"{name}, state dict, 7 classes", model)
