@@ -207,6 +207,50 @@ def file_speed(bundle, folder, rounds):
     return {**rows, "ratio": best / rates["bare engine"], "rounds": rounds}
 
 
+def decoded(path, *, converted):
+    """Frames of a video file that were decoded, and made BGR if `converted`."""
+    capture, count = cv2.VideoCapture(str(path)), 0
+    while capture.grab():
+        if converted:
+            capture.retrieve()
+        count += 1
+    capture.release()
+    return count
+
+
+def costs(bundle, folder, rounds):
+    """Milliseconds of processor time that each frame of a video file takes, alone and in the stream: the least of all
+    rounds, which take turns. Unlike rates they can be had on a machine that is busy with other things.
+    """
+    path = video(folder)
+    frames = [frame.image for frame in islice(edgeinfer.frames(path), 40)]
+    with edgeinfer.load(bundle, contexts=2, threads=1) as model:
+        device, engine = model.device, model.engine
+        tensors, placements = device.preprocess(frames[:1])
+        outputs = engine.run(tensors)
+
+        def streamed():
+            with edgeinfer.stream(path, model) as stream:
+                return sum(1 for _ in stream)
+
+        works = {
+            "decode": lambda: decoded(path, converted=False),
+            "decode, and convert": lambda: decoded(path, converted=True),
+            "preprocess": lambda: len([device.preprocess([image]) for image in frames]),
+            "engine": lambda: len([engine.run(tensors) for _ in frames]),
+            "postprocess": lambda: len([device.postprocess(outputs, placements) for _ in frames]),
+            "pipeline": lambda: len([model(image) for image in frames]),
+            "stream": streamed,
+        }
+        spans = {name: [] for name in works}
+        for _ in range(rounds):
+            for name, work in works.items():
+                start = time.process_time()
+                count = work()
+                spans[name].append(1e3 * (time.process_time() - start) / count)
+    return {f"{name} ms": min(values) for name, values in spans.items()}
+
+
 def cascade(detector, folder, rounds):
     """A picture with twenty boxes: the cascade beside its detector and one run of its classifier on twenty crops."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -258,7 +302,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=5, help="of the camera whose results' ages are taken")
     parser.add_argument("--memory-minutes", type=float, default=60)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help="one of ages, troubles, file, cascade, memory")
+    parser.add_argument("--only", help="one of ages, troubles, file, costs, cascade, memory")
     parser.add_argument("--json", type=Path, help="also write the numbers here; what is there of other parts stays")
     args = parser.parse_args()
     source = resources.files("edgeinfer_export") / "assets" / "pictograms.pt"
@@ -271,6 +315,7 @@ def main():
                 "ages": lambda: ages(model, args.minutes),
                 "troubles": lambda: troubles(model),
                 "file": lambda: file_speed(bundle, folder, args.rounds),
+                "costs": lambda: costs(bundle, folder, args.rounds),
                 "cascade": lambda: cascade(bundle, folder, args.rounds),
                 "memory": lambda: memory(model, args.memory_minutes),
             }
