@@ -57,6 +57,11 @@ def _told(address: str) -> str:
     return VIDEO if ends and (family == "video" or (end in VIDEOS and family != "multipart")) else STREAM
 
 
+def ask_again() -> None:
+    """Remember no answers: a camera that starts may show a picture at first."""
+    _told.cache_clear()
+
+
 def fetch(address: str, shown: str) -> bytes:
     """The bytes of a picture. SourceError, in which it is called `shown`, if it cannot be had within the limits."""
     data, late = bytearray(), time.monotonic() + FETCH_S

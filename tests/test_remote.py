@@ -141,7 +141,16 @@ def test_whoever_waits_for_cameras_is_told_of_a_file(detector, web):
     with edgeinfer.load(detector) as model, Stream([given], model, patient=True) as seen:
         told = until(lambda: (health := seen.health()[given]).reason.startswith("http") and health.reason)
     assert told == f"{address} is a picture, no camera or stream; trying again"
-    assert len(web.asked) == 1
+    assert {path for path, _ in web.asked} == {"/a.jpg"}
+
+
+def test_a_camera_that_shows_a_picture_while_it_starts_is_followed_later(detector, web):
+    with camera() as opened, edgeinfer.load(detector) as model:
+        address = web.put("/live", JPEG, content_type="image/jpeg")
+        with Stream([address], model, patient=True) as seen:
+            assert until(lambda: "is a picture" in seen.health()[address].reason)
+            web.put("/live", b"", location=opened.address)
+            assert next(iter(seen)).live
 
 
 @pytest.mark.parametrize(

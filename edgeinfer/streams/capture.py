@@ -124,6 +124,9 @@ class Capture(threading.Thread):
     def _put_all(self) -> None:
         kind = sources.on_web(self.source) if self.live else ""
         if kind in ("picture", "video"):
+            from edgeinfer import remote
+
+            remote.ask_again()
             raise SourceError(f"{naming.without_password(self.source)} is a {kind}, no camera or stream")
         found = sources.frames(self.source, max_pixels=self._max_pixels, on_error=self._on_error)
         with closing(found):
