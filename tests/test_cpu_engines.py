@@ -214,7 +214,7 @@ def wide(spec):
     return dataclasses.replace(spec, outputs=(TensorSpec("logits", (1, 32)),), labels=tuple(map(str, range(32))))
 
 
-@pytest.mark.parametrize("net", [networks.quantized, networks.concatenated])
+@pytest.mark.parametrize("net", [networks.quantized, networks.concatenated, networks.float_headed])
 def test_int8_graphs_run_in_int8_on_openvino_and_find_what_onnx_runtime_finds(spec, tmp_path, net):
     path = net(tmp_path / "net.onnx")
     engine, other = (opened(backend, path, wide(spec)) for backend in ("ov", "ort"))
@@ -227,6 +227,18 @@ def test_int8_graphs_run_in_int8_on_openvino_and_find_what_onnx_runtime_finds(sp
 @pytest.mark.parametrize("flavor", ["cpu", "trt", ""])
 def test_openvino_takes_int8_of_every_flavor(flavor):
     assert backends.load("ov").refuses(Artifact("net.onnx", "onnx", "int8", "0" * 64, flavor=flavor)) == ""
+
+
+def test_a_float32_convolution_is_given_its_silu_unrounded_and_clipped_values_as_they_are(tmp_path):
+    import openvino
+
+    from edgeinfer.backends import _ovpairs
+
+    model = openvino.Core().read_model(networks.float_headed(tmp_path / "net.onnx"))
+    _ovpairs.join_activations(model)
+    convolutions = [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
+    heads = [node for node in convolutions if list(node.input_value(1).get_shape())[2:] == [1, 1]]
+    assert sorted(bool(_ovpairs._pair(node.input_value(0).get_node())) for node in heads) == [False, True]
 
 
 def test_openvino_is_given_no_signed_activation(tmp_path):

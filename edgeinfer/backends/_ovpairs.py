@@ -22,9 +22,17 @@ _HIGHER = 128  # from int8 to uint8
 
 
 def join_activations(model: Any) -> int:
-    """Drop the pairs between convolutions and their SiLU from an openvino.Model in place; how many are whole now."""
+    """Drop the pairs between convolutions and their SiLU from an openvino.Model in place; how many are whole now.
+
+    Nor is a SiLU rounded for a convolution in float32, such as a head's: it would be turned to another layout and back.
+    """
     products = [node for node in model.get_ordered_ops() if node.get_type_name() == "Multiply"]
     whole = sum(_joined(node) for node in products if node.get_input_size() == 2)
+    for node in model.get_ordered_ops():
+        if node.get_type_name() in _CONVOLUTIONS and node.input_value(1).get_node().get_type_name() != "Multiply":
+            x = _exact(node.input(0))
+            if _activated(x.get_node()):
+                node.input(0).replace_source_output(x)
     model.validate_nodes_and_infer_types()
     return whole
 
@@ -111,6 +119,12 @@ def _convolved(value: Any) -> bool:
     if node.get_type_name() == "Add":
         node = node.input(0).get_source_output().get_node()
     return node.get_type_name() in _CONVOLUTIONS
+
+
+def _activated(product: Any) -> bool:
+    """Whether it is x * sigmoid(x)."""
+    kinds = {value.get_node().get_type_name() for value in product.input_values()}
+    return product.get_type_name() == "Multiply" and "Sigmoid" in kinds
 
 
 def _same(one: Any, other: Any) -> bool:

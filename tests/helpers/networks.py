@@ -124,6 +124,17 @@ def transposed(path):
     return net.save(path, [(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()], "n")
 
 
+def float_headed(path):
+    """A SiLU in 8 bits that a float32 convolution reads too, and what a clipping pair leaves of another."""
+    net = Net()
+    silu = net.quantize(_silu(net, net.quantized_conv("images", 3, 32)), 1 / 32)
+    clipped = net.quantize(net.conv("images", 3, 32), 1 / 1024)
+    heads = [net.conv(silu, 32, 32, 1), net.quantized_conv(silu, 32, 32), net.conv(clipped, 32, 32, 1)]
+    joined = net.add("Add", net.add("Add", *heads[:2]), heads[2])
+    net.add("Flatten", net.add("GlobalAveragePool", joined), out="logits")
+    return net.save(path, [("logits", TensorProto.FLOAT, [1, 32])])
+
+
 def quantized_bias(path):
     """A convolution whose bias is int32 behind a DequantizeLinear, as onnxruntime's quantizer writes it."""
     net = Net()
