@@ -149,6 +149,12 @@ def cpu() -> str:
     return found[1].strip() if found else text(ROOT / "proc/device-tree/model") or platform.machine()
 
 
+def sums_bytes() -> bool:
+    """Whether this processor adds products of 8 bits without overflow: x86 does with VNNI or AMX alone."""
+    found = re.search(r"^flags\s*:\s*(.*)$", text(ROOT / "proc/cpuinfo"), re.MULTILINE)
+    return not found or "vnni" in found[1] or "amx_int8" in found[1]
+
+
 def cores() -> int:
     """How many this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

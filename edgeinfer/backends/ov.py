@@ -6,7 +6,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import cache
+from edgeinfer import cache, machine
 from edgeinfer.backends import Layer, _ovpairs
 from edgeinfer.errors import BackendUnavailable, EngineError
 
@@ -90,6 +90,8 @@ class Engine:
     def refuses(cls, artifact: Artifact) -> str:
         if artifact.precision == "int8" and "INT8" not in _capabilities():
             return "OpenVINO has no int8 arithmetic for this CPU"
+        if artifact.flavor == "trt" and not machine.sums_bytes():
+            return "this CPU has no VNNI, without which OpenVINO's sums of 8 bits overflow: flavor cpu comes nearer"
         return ""
 
     @classmethod
