@@ -145,14 +145,19 @@ def system() -> str:
 
 def cpu() -> str:
     """The processor as Linux names it, else the board, else the architecture."""
-    found = re.search(r"^model name\s*:\s*(.*)$", text(ROOT / "proc/cpuinfo"), re.MULTILINE)
-    return found[1].strip() if found else text(ROOT / "proc/device-tree/model") or platform.machine()
+    return _told("model name") or text(ROOT / "proc/device-tree/model") or platform.machine()
 
 
 def sums_bytes() -> bool:
     """Whether this processor adds products of 8 bits without overflow: x86 does with VNNI or AMX alone."""
-    found = re.search(r"^flags\s*:\s*(.*)$", text(ROOT / "proc/cpuinfo"), re.MULTILINE)
-    return not found or "vnni" in found[1] or "amx_int8" in found[1]
+    flags = _told("flags")
+    return not flags or "vnni" in flags or "amx_int8" in flags
+
+
+def _told(name: str) -> str:
+    """What Linux says of the first processor under this name; empty where it says nothing."""
+    found = re.search(rf"^{name}\s*:\s*(.*)$", text(ROOT / "proc/cpuinfo"), re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def cores() -> int:
