@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-import json
-import logging
-import sys
-import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer import interruption
-from edgeinfer.cli import _choosing, _limits, _tables
+from edgeinfer.cli import _choosing, _limits, _log, _tables
 from edgeinfer.errors import BackendUnavailable, UsageError
 from edgeinfer.serve.limits import MIB, Limits
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
     from edgeinfer.serve.versions import Options
 
@@ -158,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         await service.run(lambda: stop.asked)
 
     # until the service hears signals itself: no exception may come while asyncio makes its loop
-    with _logged(as_json=args.log_json), interruption.noticed(patient=True) as stop:
+    with _log.written(as_json=args.log_json), interruption.noticed(patient=True) as stop:
         asyncio.run(serve())
     return 0
 
@@ -222,46 +216,3 @@ def _token(file: Path | None) -> str:
     if not token or not token.isascii() or any(letter.isspace() for letter in token):
         raise UsageError(f"--token-file {file} holds no token", hint="one line of ASCII letters without spaces")
     return token
-
-
-class _Plain(logging.Formatter):
-    """A line, whatever the names in it are."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        return _tables.line(super().formatMessage(record))
-
-
-class _Lines(logging.Formatter):
-    """A JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
-@contextmanager
-def _logged(*, as_json: bool) -> Iterator[None]:
-    """The service's log, and what its libraries say, goes to stderr, instead of the warning lines of other verbs."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines() if as_json else _Plain("%(asctime)s %(levelname)s %(message)s"))
-    root, own, uvicorn = map(logging.getLogger, (None, "edgeinfer", "uvicorn"))
-    before = [(one, one.handlers[:], one.level, one.propagate) for one in (root, own, uvicorn)]
-    root.handlers[:] = [handler]
-    own.handlers.clear()
-    own.setLevel(logging.INFO)
-    own.propagate = True
-    # bytes that are no request are the sender's fault, and no news: the sender is told
-    uvicorn.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, handlers, level, propagate in before:
-            logger.handlers[:], logger.propagate = handlers, propagate
-            logger.setLevel(level)

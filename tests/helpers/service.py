@@ -31,17 +31,22 @@ sys.exit(main(["serve", *sys.argv[2:]]))
 
 
 class Service:
-    """Addresses of a running service; `stderr` is its log so far."""
+    """Addresses of a running service, and its log so far; whoever holds `reading` keeps the log from being read."""
 
     def __init__(self, process):
-        self.process, self.lines = process, []
-        self._reader = threading.Thread(target=lambda: self.lines.extend(process.stderr), daemon=True)
+        self.process, self.lines, self.reading = process, [], threading.Lock()
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.told = process.stdout.readline()
         found = re.search(r"(https?://[^ ,\n]+)(?:, gRPC on (\S+))?", self.told)
         assert found, self.log()
         self.url, self.grpc = found.groups()
         self.address = self.url.partition("//")[2]
+
+    def _read(self):
+        for line in self.process.stderr:
+            with self.reading:
+                self.lines.append(line)
 
     def log(self):
         """What it has logged."""
