@@ -162,7 +162,7 @@ def _mapping(args: tuple[object, ...], spend: Spend) -> dict[Any, object]:
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise CheckpointError("an OrderedDict is not made from pairs")
-        put(built, pair[0], pair[1])
+        put(built, pair[0], pair[1], spend)
     return built
 
 
@@ -219,11 +219,18 @@ BUILDERS: dict[str, Builder] = {
 }
 
 SCALARS = (str, int, float, bool, bytes, type(None), Global, Record, StoredTensor)
+MAX_PLAIN = 1 << 60  # whole numbers below it are their own hashes
 
 
-def put(target: dict[Any, object], key: object, value: object) -> None:
-    """`target[key] = value` for keys that are cheap to hash: nested tuples could take for ever."""
+def put(target: dict[Any, object], key: object, value: object, spend: Spend) -> None:
+    """`target[key] = value` for keys that are cheap to hash: nested tuples could take for ever.
+
+    Of tuples, fractions and long numbers a file could have as many as it likes with one hash: each costs what it is
+    to tell it from all that are there.
+    """
     flat = key if isinstance(key, tuple) else (key,)
     if len(flat) > 16 or not all(isinstance(part, SCALARS) for part in flat):
         raise CheckpointError(f"a dictionary key is a {type(key).__name__} of other things")
+    if isinstance(key, (tuple, float)) or (isinstance(key, int) and abs(key) >= MAX_PLAIN):
+        spend(len(target))
     target[key] = value

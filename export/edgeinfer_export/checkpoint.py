@@ -186,16 +186,13 @@ def _from_safetensors(path: Path, data: mmap.mmap) -> Checkpoint:
     tensors, metadata = read_safetensors(data)
     short = naming(tensors)
     yaml = _json(metadata, "yaml")
-    names = _json(metadata, "names")
-    if isinstance(names, dict):
-        names = {int(place) if place.isdecimal() else place: label for place, label in names.items()}
     return Checkpoint(
         path=path,
         sha256=_digest(data),
         origin="safetensors",
         tensors={own: tensor for name, tensor in tensors.items() if (own := short.own(name))},
         yaml=yaml if isinstance(yaml, dict) else None,
-        labels=modeltree.labels_from(names),
+        labels=modeltree.labels_from(_json(metadata, "names")),
         strides=_numbers(_json(metadata, "stride")),
         license=_text(metadata.get("license")),
     )

@@ -68,7 +68,7 @@ def _facts(found: dict[str, Any]) -> Facts:
         name=_line(found.get("name")),
         architecture=_line(found.get("architecture")) or _described(found.get("description")),
         license=_line(found.get("license")),
-        labels=_labels(found.get("names")),
+        labels=modeltree.labels_from(found.get("names")),
         size=_size(found.get("imgsz")),
         batch=_batch(found.get("batch"), args.get("dynamic") is True),
         stride=_stride(found.get("stride")),
@@ -112,14 +112,6 @@ def _described(value: object) -> str:
     """`YOLOv8n` of `Ultralytics YOLOv8n model trained on coco.yaml`."""
     words = _line(value).split()
     return words[1] if len(words) > 2 and words[0] == "Ultralytics" and words[2] == "model" else ""
-
-
-def _labels(value: object) -> tuple[str, ...]:
-    """Names by place; JSON makes texts of the places."""
-    if isinstance(value, dict):
-        short = {key: int(key) for key in value if isinstance(key, str) and len(key) <= 7 and key.isdecimal()}
-        value = {short.get(key, key): name for key, name in value.items()}
-    return modeltree.labels_from(value)
 
 
 def _size(value: object) -> Size | None:

@@ -23,6 +23,7 @@ MAX_PARTS = 50_000  # modules and tensors; the largest YOLOv5 has about 2000
 MAX_VALUES = 50_000
 MAX_TEXT = 10_000
 MAX_DEPTH = 16
+MAX_DIGITS = 7  # of a class's number
 # what attention says of itself, though it has modules
 HEADS = "num_heads"
 # what a whole model says of its modules, beside their tensors
@@ -181,12 +182,21 @@ def labels(facts: dict[Any, object], top: dict[Any, object]) -> tuple[str, ...]:
 
 
 def labels_from(value: object) -> tuple[str, ...]:
-    """Class names from a list, or a dict of number -> name or name -> number; empty when they are none of these."""
+    """Class names from a list, or a dict of number -> name or name -> number; empty when they are none of these.
+
+    JSON makes texts of the numbers.
+    """
     held = entries(value)
     if held and all(isinstance(place, int) for place in held.values()):
         held = {place: name for name, place in held.items()}
+    else:
+        held = {_number(key): name for key, name in held.items()}
     if held and set(held) == set(range(len(held))):
         value = [held[place] for place in range(len(held))]
     if isinstance(value, (list, tuple)) and all(isinstance(label, str) for label in value):
         return tuple(plain(value))
     return ()
+
+
+def _number(key: object) -> object:
+    return int(key) if isinstance(key, str) and len(key) <= MAX_DIGITS and key.isdecimal() else key

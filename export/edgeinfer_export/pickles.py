@@ -142,7 +142,7 @@ class Machine:
         if not isinstance(entries, dict) or len(items) % 2:
             raise CheckpointError(f"the pickle sets {len(items)} keys and values of a {type(target).__name__}")
         for place in range(0, len(items), 2):
-            put(entries, items[place], items[place + 1])
+            put(entries, items[place], items[place + 1], self.spend)
 
     def reference(self, _argument: object) -> None:
         found = self.stack.pop()

@@ -63,12 +63,12 @@ def beside(weights: Path) -> Config | None:
         return None
     try:
         return _config(value["pretrained_cfg"], value)
-    except (KeyError, TypeError, ValueError, SpecError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, SpecError) as error:
         raise ExportError(f"{path} is timm's, but for its preprocessing: {error}", hint=OTHERWISE) from error
 
 
 def _config(facts: dict[str, Any], model: dict[str, Any]) -> Config:
-    """KeyError, TypeError, ValueError or SpecError where a fact is missing or makes no sense."""
+    """KeyError, TypeError, ValueError, OverflowError or SpecError where a fact is missing or makes no sense."""
     channels, height, width = facts["input_size"]
     interpolation = facts.get("interpolation") or ""
     crop, mode = float(facts["crop_pct"]), facts.get("crop_mode") or "center"

@@ -320,6 +320,12 @@ def test_a_tensor_that_is_not_finite_is_named(resnet):
         graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"conv1.weight": bad}))
 
 
+def test_a_number_that_signals_that_it_is_none_is_named_without_a_warning(resnet):
+    bad = np.full(resnet.tensors["conv1.weight"].shape, 0x7FA00000, np.uint32).view(np.float32)
+    with pytest.raises(ExportError, match=r"tensor conv1\.weight holds values that are not finite"):
+        graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"conv1.weight": bad}))
+
+
 def test_a_variance_below_zero_is_named(resnet):
     bad = np.full_like(resnet.tensors["bn1.running_var"], -1)
     with pytest.raises(ExportError, match=r"tensor bn1\.running_var holds -1, which is no variance"):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -253,6 +254,26 @@ def test_pairs_handed_out_many_times_are_counted(tmp_path):
     pairs = Writer().opcodes(([[i, i] for i in range(1000)],)) + b"q\x01"
     content = archive(b"\x80\x02" + pairs + (Writer().opcodes(ORDERED) + b"h\x01R") * 2000 + b".")
     assert "steps" in str(refused(tmp_path, content, UnsafeCheckpoint))
+
+
+MERSENNE = 2**61 - 1  # numbers that far apart have one hash
+KEYS = {
+    "numbers": b"".join(b"\x8a\x0b" + (place * MERSENNE).to_bytes(11, "little") + b"N" for place in range(3000)),
+    "fractions": b"".join(b"G" + struct.pack(">d", place) + b"N" for place in range(3000)),
+    "tuples": b"".join(b"J" + struct.pack("<i", place) + b"\x85N" for place in range(3000)),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_whose_hashes_a_file_may_choose_cost_as_much_as_telling_them_apart(tmp_path, name):
+    content = archive(b"\x80\x02}(" + KEYS[name] + b"u.")
+    assert "steps" in str(refused(tmp_path, content, UnsafeCheckpoint))
+
+
+def test_keys_that_are_plain_numbers_are_free(tmp_path):
+    names = {place: f"thing {place}" for place in range(30_000)}
+    (tmp_path / "many.pt").write_bytes(archive({**GOOD, "names": [], "history": names}))
+    assert checkpoint.read(tmp_path / "many.pt").yaml == {"nc": 1}
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,7 @@ def test_squashed_pictures_are_stretched(folder):
         ({"mean": [0.1, 0.2, 0.3]}, "mean and std is"),
         ({"crop_mode": "border"}, "crop_mode is border"),
         ({"crop_pct": 0}, "crop_pct is 0"),
+        ({"crop_pct": 10**400}, "too large"),
         ({"interpolation": "lanczos"}, "interpolation is lanczos"),
         ({"interpolation": "random"}, "interpolation is random"),
         ({"input_size": [1, 224, 224]}, "input_size is"),

@@ -70,7 +70,8 @@ class Weights:
             raise ExportError(f"tensor {name} is {found.dtype}, expected floating point", hint=QUANTISED)
         if not found.size:
             raise ExportError(f"tensor {name} is {tuple(found.shape)}: it holds no number", hint=DAMAGED)
-        value = np.asarray(found, np.float64)
+        with np.errstate(invalid="ignore"):  # of a signalling NaN NumPy warns besides
+            value = np.asarray(found, np.float64)
         if not np.isfinite(value).all():
             raise ExportError(
                 f"tensor {name} holds values that are not finite", hint="the training diverged, or the file is damaged"
