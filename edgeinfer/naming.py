@@ -16,7 +16,8 @@ VIDEOS = frozenset(
 )
 STREAMS = (".m3u8", ".mjpeg", ".mjpg", ".mpd")  # of addresses whose servers need not be asked
 WEB = ("http://", "https://")
-SCHEMES = ("rtsp://", "rtsps://", *WEB)
+RTSP = ("rtsp://", "rtsps://")
+SCHEMES = (*RTSP, *WEB)
 
 
 def addressed(source: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeinfer import answers, gstreamer
 from edgeinfer.errors import SourceError
-from edgeinfer.naming import SCHEMES
+from edgeinfer.naming import RTSP, SCHEMES
 
 # of a network stream: short, because a lost one is opened again; an answer may come later than a frame
 OPEN_MS, READ_MS = 4_000, 2_000
@@ -90,6 +90,15 @@ def check_size(height: float, width: float, shown: str, max_pixels: int) -> None
 def plausible(fps: float) -> float:
     """The frames a second that a source tells of; the usual number where it tells of none, or of its clock's ticks."""
     return fps if 0 < fps <= MOST_FPS else USUAL_FPS
+
+
+def stamp_ns(capture: Any, name: str) -> int:
+    """When the frame grabbed last was made, by the camera's own clock; 0 where the source does not tell."""
+    import cv2
+
+    # of motion JPEG over HTTP the frames are numbered, and that is told for a time
+    stamped = name.startswith((*RTSP, "camera:"))
+    return round(1e6 * capture.get(cv2.CAP_PROP_POS_MSEC)) if stamped else 0
 
 
 def total(capture: Any) -> int:

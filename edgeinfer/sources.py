@@ -268,7 +268,7 @@ def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
         total = opencv.total(capture) if ends else 0
         while capture.grab():
             read_ns = time.monotonic_ns()
-            captured_ns = read_ns if ends else arrivals.captured_ns(read_ns)
+            captured_ns = read_ns if ends else arrivals.captured_ns(read_ns, opencv.stamp_ns(capture, name))
             taken, image = capture.retrieve()
             if not taken:
                 break

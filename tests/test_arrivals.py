@@ -12,10 +12,13 @@ from edgeinfer.arrivals import CALM, STEADY, Arrivals
 TOLD_FPS = 25.0  # what FFmpeg says of motion JPEG, whatever comes
 
 
-def captured(reads_s, fps=TOLD_FPS, opened_s=0.0):
+def captured(reads_s, fps=TOLD_FPS, opened_s=0.0, stamps_s=None):
     """When each of the frames read at these moments counts as captured, in seconds."""
     arrivals = Arrivals(fps, round(opened_s * 1e9))
-    return np.array([arrivals.captured_ns(round(read_s * 1e9)) for read_s in reads_s]) / 1e9
+    stamped = zip(reads_s, np.zeros(len(reads_s)) if stamps_s is None else stamps_s, strict=True)
+    return (
+        np.array([arrivals.captured_ns(round(read_s * 1e9), round(stamp_s * 1e9)) for read_s, stamp_s in stamped]) / 1e9
+    )
 
 
 def test_one_long_wait_changes_the_pace_by_an_eighth_of_it():
@@ -106,9 +109,41 @@ def test_frames_as_they_are_made_are_soon_of_the_moment_again():
         assert late[1 + few :].max() < 1e-6
 
 
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=60), st.floats(0.1, 1000))
-def test_no_frame_is_captured_after_it_was_read_or_before_the_one_before(waits, fps):
-    reads = list(itertools.accumulate(waits))
-    found = captured(reads, fps)
+def test_a_stream_that_is_decoded_more_slowly_than_it_comes_is_as_late_as_its_time_stamps_say():
+    made = 100 + np.arange(300) / 30
+    reads = 0.1 + np.arange(300) * 0.05
+    late = reads - captured(reads, 30, stamps_s=made)
+    np.testing.assert_allclose(late, np.arange(300) * (0.05 - 1 / 30), rtol=0.03)
+
+
+def test_what_gathered_meanwhile_is_behind_until_it_is_read():
+    arrivals, read_s, behind = Arrivals(30, 0), 0.0, []
+    for made_s, decoding_s in zip(np.arange(400) / 30, np.repeat([0.01, 0.05, 0.01, 0.01], 100), strict=True):
+        read_s = max(made_s, read_s + decoding_s)
+        late_s = read_s - arrivals.captured_ns(round(read_s * 1e9), round((1 + made_s) * 1e9)) / 1e9
+        assert late_s == pytest.approx(read_s - made_s, abs=0.02)
+        behind.append(arrivals.behind)
+    assert behind == [False] * 200 + [True] * sum(behind) + [False] * (200 - sum(behind))
+    assert sum(behind) > 60
+
+
+@pytest.mark.parametrize("pace", [0.9995, 1.0005, 1.2])
+def test_a_camera_whose_clock_goes_wrong_is_not_late(pace):
+    made = np.arange(1, 20_000) / 30
+    late = made - captured(made, 30, stamps_s=pace * made)
+    assert late[1:].max() < 1e-6
+
+
+def test_a_clock_that_is_set_makes_no_frame_old():
+    made = np.arange(1, 400) / 30
+    stamps = 1000 + made + np.repeat([0, -20, 300], 133)
+    late = made - captured(made, 30, stamps_s=stamps)
+    assert late[1:].max() < 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 100)), min_size=1, max_size=60), st.floats(0.1, 1000))
+def test_no_frame_is_captured_after_it_was_read_or_before_the_one_before(frames, fps):
+    reads = list(itertools.accumulate(waited for waited, _ in frames))
+    found = captured(reads, fps, stamps_s=[stamp for _, stamp in frames])
     assert (found <= np.array(reads) + 1e-6).all()
     assert (np.diff(found) >= -1e-6).all()

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import os
 import pathlib
 import struct
@@ -422,6 +423,19 @@ def test_frames_of_a_stream_that_lay_in_a_buffer_are_not_called_new_and_those_of
     assert found[:10] == reads_ns[:10]
     # as if they had come in time after the tenth
     assert [round((late - found[9]) / 33e6) for late in found[10:]] == [1, 2]
+
+
+@pytest.mark.parametrize(("source", "apart_ms"), [("rtsp://cam/1", 33), ("http://cam/1.mjpg", 50)])
+def test_a_stream_that_is_read_more_slowly_than_it_comes_is_as_old_as_it_says(monkeypatch, source, apart_ms):
+    """Of motion JPEG the frames are numbered, which says nothing."""
+    read_ns, made_ms = itertools.count(10**9, 50_000_000), itertools.count(1000, 33)
+    monkeypatch.setattr(sources, "time", types.SimpleNamespace(monotonic_ns=lambda: next(read_ns)))
+    double = capture(monkeypatch, 30)
+    double.get = lambda what: next(made_ms) if what == cv2.CAP_PROP_POS_MSEC else 0.0
+    captured = []
+    with pytest.raises(SourceError, match="stopped after 30 frames"):
+        captured.extend(frame.captured_ns for frame in sources.frames(source))
+    assert captured[-1] - captured[0] == pytest.approx(29e6 * apart_ms, rel=0.01)
 
 
 def test_an_address_with_brackets_is_no_pattern():

@@ -143,6 +143,14 @@ def test_an_ill_camera_turns_red_and_green_again(model, mode, reason):
         reader.join()
 
 
+def test_a_frozen_picture_is_known_again_although_its_first_reader_drew_on_it():
+    vitals, image = Vitals(), np.full((48, 64, 3), 90, np.uint8)
+    assert vitals.saw(image, 1.0) == ""
+    frozen = image.copy()
+    cv2.rectangle(image, (8, 8), (24, 24), (0, 0, 255), 2)
+    assert vitals.saw(frozen, 2.0) == "repeated"
+
+
 def test_black_pictures_say_so(model):
     with camera() as opened:
         opened.mode = "black"
@@ -167,6 +175,22 @@ def test_a_camera_that_comes_back_goes_on_with_rising_numbers(model):
         after = [one.freshness.sequence for one in itertools.islice(sights, 3)]
         assert before + after == sorted({*before, *after})
         assert opened.connections == 2
+
+
+def test_a_camera_that_is_read_far_too_late_is_opened_again(model, monkeypatch):
+    opened = []
+
+    def frames(*_, **__):
+        opened.append(len(opened))
+        for place in range(20):
+            late_ns = 10_000_000_000 if len(opened) == 1 else 0
+            image = np.full((48, 64, 3), 10 * len(opened) + place, np.uint8)
+            yield sources.Frame(image, "camera:0", place, time.monotonic_ns() - late_ns, 30.0)
+
+    monkeypatch.setattr(sources, "frames", frames)
+    with stream("camera:0", model) as seen:
+        assert [one.freshness.sequence for one in seen][-1] < 32
+        assert seen.vitals()["camera:0"].reconnects == 1
 
 
 def test_a_camera_that_is_not_there_is_an_error(model):
@@ -379,7 +403,7 @@ def at(monkeypatch):
 
 @pytest.mark.parametrize(
     ("later", "reason"),
-    [(None, "no picture for 1.1 s"), (60, "the same picture for 1.1 s"), (0, "black pictures for 1.1 s")],
+    [(None, "no picture of the last 1.1 s"), (60, "the same picture for 1.1 s"), (0, "black pictures for 1.1 s")],
 )
 def test_a_second_without_a_new_picture_that_shows_something_is_ill(at, later, reason):
     vitals = Vitals()
@@ -392,6 +416,15 @@ def test_a_second_without_a_new_picture_that_shows_something_is_ill(at, later, r
     assert vitals.health() == (False, reason)
     vitals.saw(frame(90).image, 11.2)
     at(11.2)
+    assert vitals.health().well
+
+
+def test_a_picture_that_comes_late_is_ill_as_soon_as_it_comes(at):
+    vitals = Vitals()
+    at(20.0)
+    vitals.saw(frame(60).image, 18.5)
+    assert vitals.health() == (False, "no picture of the last 1.5 s")
+    vitals.saw(frame(70).image, 19.5)
     assert vitals.health().well
 
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from edgeinfer import lifetime, naming, sources
+from edgeinfer.arrivals import STEADY
 from edgeinfer.errors import EdgeInferError, SourceError
 from edgeinfer.pictures import MAX_PIXELS
 from edgeinfer.streams.inbox import Captured
@@ -20,15 +21,16 @@ if TYPE_CHECKING:
 
 BACK_OFF_S = (0.1, 0.25, 0.5, 1.0)  # the waits before trying again; the last one goes on
 STOP_S = 3.0  # how long to wait for a thread whose read is under way
+LATEST_S = 5.0  # a picture that is read so late comes sooner over a new connection
 
 
 class Capture(threading.Thread):
     """Puts one source's frames into the inbox until the source ends, fails for good, or the inbox closes.
 
-    A camera or stream, which is `live`, is opened again and again when it was lost. One that cannot be opened the first
-    time is an error, and one that comes to its own end is over, unless `patient`. A picture that came before is not put
-    in again. What may be a file on a web server counts as live until that has answered; who is patient waits for
-    nothing but cameras. Frames of what is live are called `shown`.
+    A camera or stream, which is `live`, is opened again and again when it was lost, or when its pictures are read far
+    too late. One that cannot be opened the first time is an error, and one that comes to its own end is over, unless
+    `patient`. A picture that came before is not put in again. What may be a file on a web server counts as live until
+    that has answered; who is patient waits for nothing but cameras. Frames of what is live are called `shown`.
     """
 
     def __init__(
@@ -118,8 +120,7 @@ class Capture(threading.Thread):
         except EdgeInferError:
             raise
         except Exception as error:  # of a library
-            shown = naming.without_password(self.source)
-            raise SourceError(f"{shown}: reading it failed: {type(error).__name__}: {error}") from error
+            raise SourceError(f"{self.shown}: reading it failed: {type(error).__name__}: {error}") from error
 
     def _put_all(self) -> None:
         kind = sources.on_web(self.source) if self.live else ""
@@ -127,14 +128,23 @@ class Capture(threading.Thread):
             from edgeinfer import remote
 
             remote.ask_again()
-            raise SourceError(f"{naming.without_password(self.source)} is a {kind}, no camera or stream")
+            raise SourceError(f"{self.shown} is a {kind}, no camera or stream")
         found = sources.frames(self.source, max_pixels=self._max_pixels, on_error=self._on_error)
         with closing(found):
             for frame in found:
                 self.vitals.connected(frame.fps)
-                fault = self.vitals.saw(frame.image, time.monotonic(), frame.pixels) if self.live else ""
+                fault = self.vitals.saw(frame.image, frame.captured_ns / 1e9, frame.pixels) if self.live else ""
                 if self._stopped.is_set() or not self._offer(frame, fault):
                     return
+                if self.live:
+                    self._check_late(frame)
+
+    def _check_late(self, frame: sources.Frame) -> None:
+        """SourceError for a frame so late that what lies in the buffer after it is not worth reading."""
+        late_s = time.monotonic() - frame.captured_ns / 1e9
+        # the first ones count from when the connection was begun
+        if late_s > LATEST_S and frame.index > STEADY and not frame.behind:
+            raise SourceError(f"{self.shown} is read {late_s:.0f} s late: it is decoded more slowly than it comes")
 
     def _offer(self, frame: sources.Frame, fault: str) -> bool:
         if fault == "repeated":

@@ -34,7 +34,8 @@ class Vitals:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._began = time.monotonic()
-        self._read = self._changed = self._lit = 0.0  # when a picture came, a new one, one that was not black
+        # when the newest picture was captured, the newest that differed from the one before, that was not black
+        self._shown = self._changed = self._lit = 0.0
         self._patience = PATIENCE_S
         self._lost = ""
         self._ended = self._dark = False
@@ -52,19 +53,19 @@ class Vitals:
         """Seconds without a new picture after which the source counts as ill."""
         return self._patience
 
-    def saw(self, image: NDArray[Any], now: float, pixels: str = "bgr") -> str:
-        """Note a picture that came at `now`; what is wrong with it: "repeated", "black" or nothing."""
+    def saw(self, image: NDArray[Any], captured_s: float, pixels: str = "bgr") -> str:
+        """Note a picture of that moment; what is wrong with it: "repeated", "black" or nothing."""
         repeated = _same(self._last, image)
-        self._last = image
         if not repeated:
+            self._last = image.copy()  # whoever gets the picture may draw on it
             self._dark = _black(image, pixels)
         with self._lock:
             self.pictures += 1
             self.repeated += repeated
-            self.reconnects += bool(self._lost and self._read)
-            self._read, self._lost = now, ""
-            self._changed = self._changed if repeated else now
-            self._lit = self._lit if self._dark else now
+            self.reconnects += bool(self._lost and self._shown)
+            self._shown, self._lost = captured_s, ""
+            self._changed = self._changed if repeated else captured_s
+            self._lit = self._lit if self._dark else captured_s
         return "repeated" if repeated else "black" if self._dark else ""
 
     def lost(self, reason: str) -> None:
@@ -85,10 +86,10 @@ class Vitals:
                 return Health(well=True)
             if self._lost:
                 return Health(well=False, reason=self._lost)
-            if not self._read:
+            if not self._shown:
                 return Health(well=False, reason=f"no picture yet, {now - self._began:.1f} s after the start")
             for since, told in (
-                (self._read, "no picture for"),
+                (self._shown, "no picture of the last"),
                 (self._lit, "black pictures for"),
                 (self._changed, "the same picture for"),
             ):
