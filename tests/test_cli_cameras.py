@@ -16,17 +16,27 @@ import pytest
 
 import edgeinfer
 from edgeinfer import cli, opencv, sources
-from edgeinfer.cli import _ending
+from edgeinfer.cli import _ending, _records
 from edgeinfer.cli import run as verb
-from edgeinfer.cli._album import STAY_S, Album
+from edgeinfer.cli._album import AHEAD_S, STAY_S, Album
 from edgeinfer.cli._faults import Faults
 from edgeinfer.cli._tally import Tally
 from edgeinfer.cli._watch import Watch
 from edgeinfer.results import Detections
 from edgeinfer.spec import Size
 from edgeinfer.streams import Freshness, Seen, Stream
+from helpers import bundles
 from helpers.camera import camera
 from helpers.patience import LONG_S, until
+
+SMALL_DISK = """
+import resource, signal, sys
+sys.dont_write_bytecode = True
+from edgeinfer.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+sys.exit(main(["run", *sys.argv[1:3], "--json", sys.argv[3]]))
+"""
 
 
 def run(*args):
@@ -88,6 +98,13 @@ def test_a_cameras_video_lasts_as_long_as_it_was_looked_at(tmp_path):
     slow = [seen("camera:0", place * 0.15, 50 + place) for place in range(41)]  # ten frames a second, it says
     ((_, found),) = kept(tmp_path, slow).items()
     assert len(found) == pytest.approx(61, abs=1)
+
+
+def test_a_camera_that_gives_more_frames_than_it_tells_is_not_slowed_down(tmp_path):
+    quick = [seen("camera:0", place / 60, place // 2) for place in range(300)]  # ten frames a second, it says
+    ((_, found),) = kept(tmp_path, quick).items()
+    assert len(found) == pytest.approx(10 * (5 + AHEAD_S), abs=1)
+    assert found[-1] > 140
 
 
 def test_a_camera_that_was_away_leaves_a_short_gap_and_hurries_nobody(tmp_path):
@@ -161,6 +178,39 @@ def test_what_a_camera_showed_before_the_disk_was_full_is_kept(detector, tmp_pat
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 5
 
 
+def test_lines_of_a_camera_that_the_disk_had_room_for_are_kept_whole(tmp_path):
+    """In a process of its own: a limit on the size of files is like a disk that is full, but for the signal."""
+    path = tmp_path / "r.jsonl"
+    with camera() as opened:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                SMALL_DISK,
+                str(bundles.detect_bundle(tmp_path / "bundle")),
+                opened.address,
+                str(path),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=LONG_S,
+            check=False,
+        )
+    assert done.returncode == 1, done.stderr
+    assert f"error: {path} cannot be written: File too large\nhint: " in done.stderr
+    *lines, end = path.read_text().split("\n")
+    assert end == ""
+    assert [json.loads(line)["index"] for line in lines] == sorted({json.loads(line)["index"] for line in lines})
+    assert 1000 < path.stat().st_size < 3000
+
+
+def test_a_second_ctrl_c_keeps_what_cameras_showed(tmp_path):
+    with pytest.raises(KeyboardInterrupt), _records.records(str(tmp_path / "r.jsonl")) as opened:
+        opened.add(seen("camera:0", 0))
+        raise KeyboardInterrupt
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
+
+
 def test_ctrl_c_ends_cameras_as_such_also_where_a_file_was_seen_last(tmp_path):
     def sights():
         yield seen("camera:0", 0)
@@ -173,7 +223,7 @@ def test_ctrl_c_ends_cameras_as_such_also_where_a_file_was_seen_last(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_camera_and_keeps_what_there_is(detector, tmp_path, number, code):
     out, lines = tmp_path / "out", tmp_path / "r.jsonl"
-    with camera() as opened:
+    with camera(fps=20) as opened:  # fewer than are told: none is left out of the video
         words = ("run", detector, opened.address, "--save", out, "--json", lines)
         line = [sys.executable, "-m", "edgeinfer", *map(str, words)]
         with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

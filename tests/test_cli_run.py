@@ -143,6 +143,16 @@ def test_annotated_pictures_keep_their_names_and_sizes(detector, photos, tmp_pat
     assert not np.array_equal(drawn, bundles.picture("red"))
 
 
+@pytest.mark.parametrize("name", ["red.png", "clip.mp4"])
+def test_a_pipe_in_the_place_of_a_saved_file_is_an_error_and_not_waited_for(
+    detector, photos, clip, tmp_path, name, capsys
+):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    assert run(detector, photos, clip, "--save", tmp_path / "out") == 1
+    assert f"error: {tmp_path}/out/{name} cannot be written: it is not a regular file" in capsys.readouterr().err
+
+
 def test_two_sources_of_one_name_are_both_kept(detector, photos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

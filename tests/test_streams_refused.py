@@ -176,7 +176,7 @@ def test_the_command_says_it_in_two_lines_and_leaves_nothing(detector, tmp_path)
 
 
 def test_a_camera_that_changes_its_size_is_drawn_and_saved_to_the_end(detector, tmp_path):
-    with camera(height=96, width=128) as opened:
+    with camera(fps=20, height=96, width=128) as opened:
         words = ("run", detector, opened.address, "--save", tmp_path / "out", "--max-frames", "40")
         line = [sys.executable, "-m", "edgeinfer", *map(str, words)]
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

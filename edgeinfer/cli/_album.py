@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import opencv, pictures, sources
+from edgeinfer import opencv, pictures, regular, sources
 from edgeinfer.errors import EdgeInferError, SourceError, UsageError
 from edgeinfer.spec import Size
 from edgeinfer.wholefile import unwritable, whole
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LEAST_FREE = 16 << 20  # bytes a disk must have for a video to go on
 STAY_S = 2.0  # how long a frame of a camera that shows nothing new stays in its video
+AHEAD_S = 0.5  # how far a video may be ahead of its camera: frames come unevenly, and some faster than is told
 LONGEST = 100  # characters of a camera in a file's name
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -42,7 +43,7 @@ class Album:
         if frame.fps:
             self._video(seen, image).add(image, frame.captured_ns)
             return
-        path = self.folder / self._name(seen)
+        path = self._path(seen)
         data = pictures.encode(image, path.suffix.lower())
         with whole(path) as part:
             part.write_bytes(data)
@@ -53,12 +54,12 @@ class Album:
         if place in self._videos and frame.index == 0 and not seen.live:
             self._videos.pop(place).finish()
         if place not in self._videos:
-            path, size = self.folder / self._name(seen), Size(*image.shape[:2])
-            self._videos[place] = Video(path, size, frame.fps, live=seen.live)
+            size = Size(*image.shape[:2])
+            self._videos[place] = Video(self._path(seen), size, frame.fps, live=seen.live)
         return self._videos[place]
 
-    def _name(self, seen: Seen) -> str:
-        """The source's own name, made different where two sources share one."""
+    def _path(self, seen: Seen) -> Path:
+        """The source's own name, made different where two sources share one; nothing but a file is written over."""
         frame, own = seen.frame, (seen.frame.source, seen.place)
         if seen.live:
             stem, suffix = re.sub(r"[^\w.-]+", "-", frame.source)[:LONGEST].strip("-"), ".mp4"
@@ -70,7 +71,12 @@ class Album:
         while self._names.setdefault(name, own) != own:
             copies += 1
             name = f"{stem}-{copies}{suffix}"
-        return name
+        path = self.folder / name
+        try:
+            regular.check(path)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return path
 
     def finish(self) -> None:
         """Give the videos their names."""
@@ -87,7 +93,8 @@ class Album:
 class Video:
     """An MPEG-4 file that gets its name when it is finished.
 
-    A camera's lasts as long as it was looked at: a frame stays until the next one, but no longer than `STAY_S`.
+    A camera's lasts as long as it was looked at: a frame stays until the next one, but no longer than `STAY_S`, and is
+    left out where the video would be ahead of the camera by more than `AHEAD_S`.
     """
 
     def __init__(self, path: Path, size: Size, fps: float, *, live: bool) -> None:
@@ -111,16 +118,19 @@ class Video:
         import cv2
 
         self._need_room()
-        if self.live:
-            for _ in range(self._missed(captured_ns / 1e9)):
-                self._writer.write(self._last)
+        missed = self._missed(captured_ns / 1e9) if self.live else 0
+        for _ in range(missed):
+            self._writer.write(self._last)
         # a stream may change its size on the way, a file may not
         self._last = image if image.shape[1::-1] == self._size else cv2.resize(image, self._size)
-        self._writer.write(self._last)
+        if missed >= 0:
+            self._writer.write(self._last)
 
     def _missed(self, captured_s: float) -> int:
-        """How many frames the video lacks until this one, which then is in it."""
+        """How many frames the video lacks until this one, which then is in it; -1 where it is ahead, and lacks none."""
         self._until = max(self._until, captured_s - STAY_S) if self._until else captured_s
+        if self._until > captured_s + AHEAD_S:
+            return -1
         missed = max(0, round((captured_s - self._until) * self._fps))
         self._until += (missed + 1) / self._fps
         return missed

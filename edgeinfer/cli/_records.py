@@ -6,51 +6,64 @@ What came from cameras until something failed is complete too.
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Callable
 
-from edgeinfer.errors import EdgeInferError
-from edgeinfer.wholefile import whole
+from edgeinfer.wholefile import unwritable, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import FileIO
 
     from edgeinfer.streams import Seen
 
 
 class Records:
-    """Writes each result as it comes."""
+    """Writes each result as it comes: a reader down the pipe sees every line at once."""
 
     closed = False
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self.live = stream, False
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write, self.live = write, False
 
     def add(self, seen: Seen) -> None:
         record = {"source": seen.frame.source, "index": seen.frame.index, **seen.result.to_dict()}
         if seen.live:
             self.live = True
             record["freshness"] = seen.freshness.to_dict()
-        # a reader down the pipe sees every line at once
-        print(json.dumps(record, ensure_ascii=False), file=self._stream, flush=True)
+        self._write(json.dumps(record, ensure_ascii=False))
 
 
 @contextmanager
 def records(target: str) -> Iterator[Records]:
     """Records to this file, or to stdout for `-`."""
     if target == "-":
-        yield Records(sys.stdout)
+        yield Records(partial(print, flush=True))
         return
     path, failure = Path(target), None
-    with whole(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-        opened = Records(stream)
+    with whole(path) as part, part.open("wb", buffering=0) as file:
+        opened = Records(partial(_append, path, file))
         try:
             yield opened
-        except EdgeInferError as error:
+        except BaseException as error:
             if not opened.live:
                 raise
             failure = error
     if failure:
         raise failure
+
+
+def _append(path: Path, file: FileIO, line: str) -> None:
+    """Add the line to the file that will be called `path`, or nothing of it where there is no room. EdgeInferError."""
+    data, size = f"{line}\n".encode(errors="backslashreplace"), 0
+    try:
+        while size < len(data):
+            size += file.write(data[size:])
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with suppress(OSError):  # of a pipe
+            file.truncate(file.tell() - size)
+        raise unwritable(path, error) from error
