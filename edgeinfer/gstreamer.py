@@ -22,7 +22,7 @@ LOOK_NS = 100_000_000  # how often a pipeline that gives no frame is asked wheth
 # what is put after a pipeline that has no appsink of its own
 ENDING = f"! videoconvert ! video/x-raw,format=BGR ! appsink name={SINK} sync=false max-buffers=2"
 FORMATS = {"BGR": "bgr", "RGB": "rgb", "BGRA": "bgr", "BGRx": "bgr", "NV12": "nv12"}
-OLDEST_S = 10.0  # a time stamp that says more is of another clock
+OLDEST_S = 10.0  # if the first time stamp says more, they are of another clock
 BACK_NS = 500_000_000  # as are all after one that is so much earlier than the one before
 
 
@@ -75,7 +75,7 @@ class Playing:
     def __init__(self, description: str, shown: str) -> None:
         self._gst, self._video = _library()
         self._shown = shown
-        self._stamp_ns, self._foreign = 0, False
+        self._stamp_ns, self._foreign = -1, False
         self._pipeline, self._sink = self._built(description)
         self._bus = self._pipeline.get_bus()
         self._pipeline.set_state(self._gst.State.PLAYING)
@@ -150,18 +150,23 @@ class Playing:
     def _captured(self, buffer: Any) -> int:
         """Monotonic nanoseconds of the frame's own time stamp, which is earlier than now by the decoder's delay.
 
-        Stamps that were set back are of another clock, too.
+        The stamps of what is not live count from its beginning, and those that were set back are of another clock.
         """
         now = time.monotonic_ns()
         clock = self._pipeline.get_clock()
         if clock is None or buffer.pts == self._gst.CLOCK_TIME_NONE:
             return now
+        age_ns: int = clock.get_time() - self._pipeline.get_base_time() - buffer.pts
+        if self._stamp_ns < 0:
+            self._foreign = age_ns > OLDEST_S * 1e9 or not self._live()
         self._foreign |= buffer.pts < self._stamp_ns - BACK_NS
         self._stamp_ns = buffer.pts
-        if self._foreign:
-            return now
-        age = clock.get_time() - self._pipeline.get_base_time() - buffer.pts
-        return now - age if 0 <= age <= OLDEST_S * 1e9 else now
+        return now if self._foreign else now - max(0, age_ns)
+
+    def _live(self) -> bool:
+        asked = self._gst.Query.new_latency()
+        # the sink itself waits for no clock, and says no
+        return bool(self._sink.get_static_pad("sink").peer_query(asked) and asked.parse_latency()[0])
 
     def rate(self) -> float:
         """Frames a second as the caps have it; 0 if they do not."""

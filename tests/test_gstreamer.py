@@ -45,6 +45,23 @@ for frame in sources.frames("gst:videotestsrc is-live=true num-buffers=60"):
     back_ns = 1_000_000_000 * (frame.index >= 45)
 print(json.dumps(fresh[-10:]))
 """
+# whether each frame is as old as it says at least, and whether it counts as of the moment; frames are taken slowly
+SLOWLY = """
+import json, sys, time
+from edgeinfer import gstreamer, opencv, sources
+opencv.OPEN_MS, gstreamer.OLDEST_S = 100_000, 1.0
+told, began_s, taken_ns = [], 0.0, 0
+for frame in sources.frames("gst:" + sys.argv[1]):
+    now_s = time.monotonic()
+    began_s = began_s or now_s
+    made_s = frame.index / 30
+    told.append([now_s - frame.captured_ns / 1e9 >= now_s - began_s - made_s, frame.captured_ns >= taken_ns])
+    taken_ns = time.monotonic_ns()
+    time.sleep(0.1)
+    if frame.index == 25:
+        break
+print(json.dumps(told))
+"""
 SMALL = "width=322,height=242,framerate=25/1"
 
 
@@ -92,6 +109,29 @@ def test_time_stamps_that_are_set_back_make_no_frame_old():
         timeout=LONG_S,
     )
     assert json.loads(done.stdout) == [True] * 10
+
+
+def slowly(pipeline):
+    done = subprocess.run(
+        [sys.executable, "-c", SLOWLY, pipeline],
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=LONG_S,
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_live_pipeline_that_is_read_slowly_is_as_late_as_its_time_stamps_say_however_late_that_is():
+    endless = "queue max-size-buffers=0 max-size-time=0 max-size-bytes=0"
+    assert [
+        old for old, _ in slowly(f"videotestsrc is-live=true ! video/x-raw,{SMALL.replace('25', '30')} ! {endless}")
+    ] == [True] * 26
+
+
+def test_a_pipeline_that_is_not_live_is_of_the_moment_however_slowly_it_is_read():
+    assert [new for _, new in slowly(f"videotestsrc ! video/x-raw,{SMALL}")] == [True] * 26
 
 
 def test_a_pipeline_may_change_its_size_and_its_rate_may_be_ticks():
