@@ -19,11 +19,12 @@ from edgeinfer.errors import BundleError, UsageError
 from edgeinfer.plans import Choice
 from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.samples import Samples
+from edgeinfer.profiling.sensors import Reading, Sensors
 from edgeinfer.spec import Artifact, Batch
 from edgeinfer.tuning import candidates, entrants
 from edgeinfer.tuning.budget import over_budget
-from edgeinfer.tuning.entrants import Entrant
-from edgeinfer.tuning.figures import Figures
+from edgeinfer.tuning.entrants import Entrant, Turn
+from edgeinfer.tuning.figures import Figures, figures
 from edgeinfer.tuning.outcome import Outcome, Row
 from edgeinfer.tuning.tune import tune
 from helpers import bundles, fake_gpu, fake_nvinfer
@@ -125,6 +126,16 @@ def test_the_winner_is_kept_and_holds(tuned, monkeypatch):
         assert report["winner"] in model.plan
 
 
+@pytest.mark.parametrize(("device", "joules"), [("cpu", 20.0 / 4), ("gpu", 80.0 / 4)])
+def test_energy_is_that_of_the_device_that_ran(device, joules):
+    class Ran:
+        turns = (Turn(Samples(0.0, [0.0, 0.5], [250.0, 250.0], {}, 4, 1.0), None),)
+
+    watch = Sensors([])
+    watch.readings = [Reading(0.5, {"gpu.power_w": 80.0, "cpu.package_power_w": 20.0})]
+    assert figures(Ran(), watch, device).joules == joules
+
+
 def test_energy_without_a_sensor_of_power_is_refused_before_anything_runs(detector, monkeypatch, capsys):
     monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda **_: [])
     assert cli.main(["tune", str(detector), "--objective", "energy"]) == 1
@@ -188,7 +199,7 @@ def test_what_is_asked_from_python_is_refused_in_the_same_words(detector, asked,
 @pytest.mark.parametrize("presses_before", [0, 3, 12], ids=["accuracy", "heats", "final"])
 def test_ctrl_c_keeps_no_plan_and_tells_what_there_is(detector, monkeypatch, capsys, presses_before):
     """Pressed when so many words have been heard from children."""
-    heard, hear = [], Entrant._heard
+    heard, hear = [], Entrant.heard
 
     def press(self, seconds):
         heard.append(self)
@@ -198,7 +209,7 @@ def test_ctrl_c_keeps_no_plan_and_tells_what_there_is(detector, monkeypatch, cap
 
     monkeypatch.setattr("edgeinfer.ladder.ORDER", ("ort",))
     monkeypatch.setattr(candidates, "variants", lambda kind, *_, **__: [dataclasses.replace(kind, threads=1), kind])
-    monkeypatch.setattr(Entrant, "_heard", press)
+    monkeypatch.setattr(Entrant, "heard", press)
     assert cli.main(["tune", str(detector), "--seconds", "1"]) == 130
     assert "interrupted: partial, and no plan is kept" in capsys.readouterr().out
     assert plans.read(Bundle.open(detector)) is None

@@ -38,14 +38,14 @@ class Child:
         assert self._process.stdout
         threading.Thread(target=_listen, args=(self._process.stdout, self._lines), daemon=True).start()
 
-    def _say(self, words: object) -> None:
+    def say(self, words: object) -> None:
         """A line for it to read."""
         try:
             print(words, file=self._process.stdin, flush=True)
         except OSError:
             raise self._ended() from None
 
-    def _heard(self, seconds: float | None = None) -> dict[str, Any]:
+    def heard(self, seconds: float | None = None) -> dict[str, Any]:
         """The next it says, which may take so long; None: as long as it likes."""
         try:
             line = self._lines.get(timeout=seconds)

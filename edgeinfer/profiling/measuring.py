@@ -92,6 +92,7 @@ class _Session:
     ) -> None:
         self._model, self._boundary, self._pictures = model, boundary, pictures
         self._asked, self._newborn, self._gpu, self._say = asked, newborn, gpu, say
+        self._children: list[int] = []
         self._origin = time.perf_counter()
 
     def _layers(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class _Session:
         runs: list[Run] = []
         found: dict[str, Any] = {}
         interrupted = False
-        watch = sensors.Sensors(sensors.here(gpu=self._gpu))
+        watch = sensors.Sensors(sensors.here(self._children, self._gpu))
         try:
             with watch:
                 self._scenarios(names, runs)
@@ -127,7 +128,7 @@ class _Session:
     def _run(self, name: str) -> Run:
         if name == "cold":
             self._say(f"cold: {cold.PROCESSES} processes or more")
-            samples, later = cold.issue(self._asked.seconds, self._newborn)
+            samples, later = cold.issue(self._asked.seconds, self._newborn, self._children)
             facts = {"sample": scenarios.NAMES[name], "issuer": "edgeinfer, a process each", "warm_up": None}
             return Run(name, samples, {**facts, "seconds": self._asked.seconds, **later})
         group = scenarios.group_of(name, self._model.group)
@@ -168,7 +169,7 @@ def assembled(
         verdict = judge(run.scenario, run.samples, window, facts["device_kind"])
         reasons += [f"{run.scenario}: {reason}" for reason in verdict.reasons]
         unchecked += verdict.unchecked
-        summary[run.scenario] = _summary(run, window)
+        summary[run.scenario] = _summary(run, window, facts["device_kind"])
     return Report(
         {
             "schema": SCHEMA,
@@ -197,12 +198,10 @@ def harness_ms(bundle: Bundle, pictures: PictureSet) -> float | None:
     return distribution(samples.latency_ms)["p50"]
 
 
-def _summary(run: Run, window: sensors.Window) -> dict[str, Any]:
+def _summary(run: Run, window: sensors.Window, device: str) -> dict[str, Any]:
     samples = run.samples
     stages = {name: distribution(spans) for name, spans in samples.stages_ms.items()}
-    joules, reason = _joules(samples, window)
-    if "interleaved" in run.facts:
-        joules, reason = None, "two models shared the machine, turn by turn"
+    joules, reason = _joules(run, window, device)
     return {
         "latency_ms": distribution(samples.latency_ms),
         "images": samples.images,
@@ -214,13 +213,17 @@ def _summary(run: Run, window: sensors.Window) -> dict[str, Any]:
     }
 
 
-def _joules(samples: Any, window: sensors.Window) -> tuple[dict[str, float] | None, str]:
+def _joules(run: Run, window: sensors.Window, device: str) -> tuple[dict[str, float] | None, str]:
     """Mean power while it ran over pictures a second, of each meter there is; it includes the idle machine's share."""
+    if run.scenario == "cold":
+        return None, "a process does more than its first inference"
+    if "interleaved" in run.facts:
+        return None, "two models shared the machine, turn by turn"
     found = {}
-    for name in sensors.METERS:
+    for name in sensors.METERS[device]:
         watts = window.values(name)
-        if watts and samples.throughput:
-            found[name] = sum(watts) / len(watts) / samples.throughput
+        if watts and run.samples.throughput:
+            found[name] = sum(watts) / len(watts) / run.samples.throughput
     return (found, "") if found else (None, "no sensor of power could be read during it")
 
 

@@ -210,5 +210,5 @@ def _flat(before: str, facts: dict[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += _flat(f"{before}{name} ", value)
         else:
-            rows.append((f"{before}{name}", "unknown" if value is None else str(value)))
+            rows.append((f"{before}{name}", "none known" if value is None else str(value)))
     return rows

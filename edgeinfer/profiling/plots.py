@@ -77,6 +77,7 @@ def timeline(starts: Sequence[float], latencies: Sequence[float], sensors: Seque
     origin = starts[0] if starts else 0.0
     times = [start - origin for start in starts]
     x = Axis(0, max([*times, 1e-3]), LEFT, WIDTH - RIGHT)
+    meanwhile = [_during(series, origin, x.high) for series in sensors]
     y = spread(list(latencies), 150, 24)
     parts = [_text(LEFT, 14, "latency, ms", "unit"), *_ticks_left(y, 4)]
     radius = 2 if len(times) < 300 else 1.3
@@ -85,23 +86,26 @@ def timeline(starts: Sequence[float], latencies: Sequence[float], sensors: Seque
         for place in _shown(latencies, MOST_POINTS)
     ]
     floor = 150
-    for series in sensors:
-        parts += _panel(series, origin, x, floor + 34)
+    for series in meanwhile:
+        parts += _panel(series, x, floor + 34)
         floor += 34 + (40 if series.values else 0)
     return _svg(floor + 30, "Latency over time, with sensor readings", [*parts, *_ticks_below(x, floor, "s")])
 
 
-def _panel(series: Series, origin: float, x: Axis, top: float) -> list[str]:
+def _during(series: Series, origin: float, seconds: float) -> Series:
+    """Its readings in the `seconds` from `origin` on, with times from there."""
+    pairs = [(at - origin, value) for at, value in zip(series.times, series.values) if 0 <= at - origin <= seconds]
+    times, values = [at for at, _ in pairs], [value for _, value in pairs]
+    return Series(series.name, times, values, series.reason or "not read meanwhile")
+
+
+def _panel(series: Series, x: Axis, top: float) -> list[str]:
     if not series.values:
         return [_text(LEFT, top - 6, f"{series.name}: {series.reason}", "unit")]
     y = around(series.values, top + 40, top)
-    inside = [
-        f"{x.place(at - origin)},{y.place(value)}"
-        for at, value in zip(series.times, series.values)
-        if x.low <= at - origin <= x.high
-    ]
+    points = [f"{x.place(at)},{y.place(value)}" for at, value in zip(series.times, series.values)]
     parts = [_text(LEFT, top - 6, series.name, "unit"), *_ticks_left(y, 2)]
-    return [*parts, f'<polyline class="line second" points="{" ".join(inside)}"/>']
+    return [*parts, f'<polyline class="line second" points="{" ".join(points)}"/>']
 
 
 def _shown(values: Sequence[float], most: int) -> list[int]:

@@ -41,12 +41,12 @@ class Rival(Child):
         super().__init__("edgeinfer.profiling._rival", {**asked, "bundle": str(bundle)})
 
     def wait_ready(self) -> None:
-        ready = self._heard()["ready"]
+        ready = self.heard()["ready"]
         self.context, self.warm_up = ready["context"], ready["warm_up"]
 
     def turn(self, seconds: float) -> None:
-        self._say(seconds)
-        self.turns.append(Samples(**self._heard()["samples"]))
+        self.say(seconds)
+        self.turns.append(Samples(**self.heard()["samples"]))
 
     def _ended(self) -> Failed:
         return Failed(f"the process of {self._bundle} {super()._ended()}")

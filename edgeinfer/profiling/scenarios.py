@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer.errors import BackendUnavailable, UsageError
 from edgeinfer.profiling import loop
 from edgeinfer.profiling.samples import STREAMS, Load
-from edgeinfer.profiling.server import Search
+from edgeinfer.profiling.server import PERCENTILE, Search
+from edgeinfer.profiling.statistics import needed
 
 if TYPE_CHECKING:
     from edgeinfer.profiling.samples import Issuer, Samples
@@ -140,5 +141,7 @@ def particulars(facts: dict[str, Any]) -> list[str]:
     if "latency_bound_ms" in facts:
         rate = facts["rate_per_s"]
         found = f"{rate:.1f} a second" if rate else "no rate"
-        words.append(f"{found} within {facts['latency_bound_ms']:.4g} ms at the 99th percentile")
+        count = facts["trials"][-1]["samples"]
+        doubt = f", as far as {count} samples tell" if rate and count < needed(PERCENTILE) else ""
+        words.append(f"{found} within {facts['latency_bound_ms']:.4g} ms at the 99th percentile{doubt}")
     return words

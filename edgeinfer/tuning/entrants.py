@@ -45,23 +45,23 @@ class Entrant(Child):
 
     def wait_ready(self) -> dict[str, Any]:
         """Once it has loaded and is warm: what it says about itself."""
-        facts: dict[str, Any] = self._heard(LOADING_S)["ready"]
+        facts: dict[str, Any] = self.heard(LOADING_S)["ready"]
         return facts
 
     def turn(self, seconds: float) -> Turn:
         """Let it work for so long."""
-        self._say(seconds)
-        said = self._heard(seconds + SILENCE_S)
+        self.say(seconds)
+        said = self.heard(seconds + SILENCE_S)
         self.turns.append(Turn(Samples(**said["samples"]), said["memory_mb"]))
         return self.turns[-1]
 
     def answers(self) -> list[Result | None]:
         """What it found in each picture."""
-        return [_result(record, self._bundle) for record in self._heard(self._work_s + SILENCE_S)["answers"]]
+        return [_result(record, self._bundle) for record in self.heard(self._work_s + SILENCE_S)["answers"]]
 
     def files(self) -> list[str]:
         """What it wrote."""
-        return [str(name) for name in self._heard(self._work_s + SILENCE_S)["files"]]
+        return [str(name) for name in self.heard(self._work_s + SILENCE_S)["files"]]
 
 
 def _result(record: dict[str, Any] | None, bundle: Bundle) -> Result | None:

@@ -39,14 +39,14 @@ class Figures:
         return {"samples": len(self.samples.latency_ms), **{name: getattr(self, name) for name in names}}
 
 
-def figures(entrant: Entrant, watch: Sensors | None = None) -> Figures | None:
-    """Of all its turns so far; None if not one call was done. `watch` was open meanwhile, for the power."""
+def figures(entrant: Entrant, watch: Sensors | None = None, device: str = "cpu") -> Figures | None:
+    """Of all its turns so far; None if not one call was done. `watch` was open meanwhile, for the power of `device`."""
     whole = joined([turn.samples for turn in entrant.turns])
     if not whole.latency_ms or whole.throughput is None:
         return None
     spans = distribution(whole.latency_ms)
     memory = [turn.memory_mb for turn in entrant.turns if turn.memory_mb is not None]
-    watts = _watts(entrant, watch) if watch else None
+    watts = _watts(entrant, watch, device) if watch else None
     return Figures(
         whole,
         median(whole.latency_ms),
@@ -57,10 +57,10 @@ def figures(entrant: Entrant, watch: Sensors | None = None) -> Figures | None:
     )
 
 
-def _watts(entrant: Entrant, watch: Sensors) -> float | None:
+def _watts(entrant: Entrant, watch: Sensors, device: str) -> float | None:
     """The mean of the first meter there is, over this candidate's turns; it includes the idle machine's share."""
     windows = [watch.between(turn.samples.origin, turn.samples.until) for turn in entrant.turns]
-    for name in METERS:
+    for name in METERS[device]:
         values = [value for window in windows for value in window.values(name)]
         if values:
             return sum(values) / len(values)

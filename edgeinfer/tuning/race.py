@@ -134,7 +134,7 @@ class Race:
     def _close(self, racing: Sequence[tuple[Row, Entrant]], watch: sensors.Sensors) -> None:
         turned = [(row, entrant) for row, entrant in racing if not row.state and entrant.turns]
         for row, entrant in turned:
-            row.figures, row.round = figures(entrant, watch), "final"
+            row.figures, row.round = figures(entrant, watch, row.device), "final"
             row.turns_ms = medians([turn.samples for turn in entrant.turns])
             if row.figures is None:
                 row.leave("failed", "not one call was done in its turns")

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeinfer import datasets, machine, plans
+from edgeinfer import backends, datasets, machine, plans
 from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
 from edgeinfer.loading import choose
@@ -70,7 +70,7 @@ def tune(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     baseline, reference = choose(opened, plan=False, device=device), candidates.reference(opened)
     dataset = _pictures(opened, images)
-    if objective == "energy" and not _has_power(asked.gpu or 0):
+    if objective == "energy" and not _has_power(backends.load(baseline.backend).device, asked.gpu or 0):
         raise BackendUnavailable(
             "no sensor of power can be read here", hint="edgeinfer profile says which, and why; or --objective latency"
         )
@@ -145,7 +145,7 @@ def _pictures(bundle: Bundle, images: str | Path | None) -> Dataset:
     return datasets.unlabelled(bundle.path, golden, bundle.spec.labels)
 
 
-def _has_power(gpu: int) -> bool:
+def _has_power(device: str, gpu: int) -> bool:
     with sensors.Sensors(sensors.here(gpu=gpu)) as watch:
         pass
-    return any(name.endswith("power_w") for reading in watch.readings for name in reading.fields)
+    return any(name in reading.fields for reading in watch.readings for name in sensors.METERS[device])

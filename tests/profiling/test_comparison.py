@@ -190,7 +190,7 @@ def test_a_file_that_is_no_report_is_one_error(tmp_path, text):
 
 @pytest.mark.usefixtures("ticking")
 def test_the_command_line_fails_when_it_became_slower(detector, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda **_: [])
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda *_: [])
     monkeypatch.setattr("edgeinfer.profiling.scenarios.WARM_UP_S", 0.02)
     target = tmp_path / "before.json"
     common = ["profile", str(detector), "--backend", "null", "--seconds", "0.3"]

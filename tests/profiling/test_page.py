@@ -117,9 +117,12 @@ def test_time_beside_the_stages_is_waiting():
 
 def test_what_a_scenario_found_is_told():
     report = made()
-    report.data["scenarios"]["single-stream"].update(rate_per_s=12.5, latency_bound_ms=40.0, trials=[])
+    trials = [{"samples": 662}]
+    report.data["scenarios"]["single-stream"].update(rate_per_s=12.5, latency_bound_ms=40.0, trials=trials)
     assert "12.5 a second within 40 ms at the 99th percentile" in Reader(report.html()).words
-    assert "; 12.5 a second within 40 ms at the 99th percentile" in report.table()
+    assert "; 12.5 a second within 40 ms at the 99th percentile\n" in report.table()
+    trials[-1]["samples"] = 661
+    assert "at the 99th percentile, as far as 661 samples tell" in report.table()
 
 
 def test_the_page_needs_nothing_else():
@@ -153,6 +156,15 @@ def test_a_thinned_timeline_keeps_the_slowest(latencies, most):
 def test_a_plot_of_one_sample_is_drawn():
     assert "<svg" in plots.distribution([5.0], {"p50": 5.0})
     assert "<svg" in plots.timeline([0.0], [5.0], [Series("cpu clock, MHz", [0.0], [2000.0])])
+
+
+def test_what_sensors_read_before_and_after_a_scenario_is_not_beneath_it():
+    clock = Series("cpu clock, MHz", [0.0, 2.0, 3.0, 9.0], [800.0, 2000.0, 2001.0, 5000.0])
+    drawn = plots.timeline([2.0, 3.0], [5.0, 5.0], [clock])
+    ticks = {float(tick) for tick in re.findall(r">([\d.]+)</text>", drawn)}
+    assert max(ticks) in range(2000, 2002)
+    unread = plots.timeline([4.0, 5.0], [5.0, 5.0], [clock])
+    assert "cpu clock, MHz: not read meanwhile" in unread
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 8))

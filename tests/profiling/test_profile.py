@@ -144,17 +144,32 @@ def test_a_cold_start_is_a_process_and_its_steps_are_the_whole(detector, capsys,
     assert data["reasons"][0] == "cold: too few samples: 2, and p50 needs 11; measure longer (--seconds)"
 
 
+def test_the_processes_of_a_cold_start_are_no_other_load_and_have_no_energy_each(detector, monkeypatch):
+    monkeypatch.setattr("edgeinfer.profiling.cold.PROCESSES", 2)
+    monkeypatch.setattr("edgeinfer.profiling.cold.IDLE_S", 0.01)
+    known = []
+
+    def here(children, _):
+        known.append(children)
+        return []
+
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", here)
+    summary = edgeinfer.profile(detector, scenario="cold", seconds=0.01).data["summary"]["cold"]
+    assert len(set(known[0])) == 2
+    assert summary["joules_reason"] == "a process does more than its first inference"
+
+
 def test_a_process_that_cannot_load_the_model_is_one_error(detector):
     (detector / "model.fp32.onnx").write_bytes(b"damaged")
     with pytest.raises(EngineError, match=r"in a new process: .*sha256"):
         asked = {"backend": "ort", "precision": "auto", "threads": 0, "plan": True, "device": "auto"}
-        cold.issue(1.0, {**asked, "source": [], "bundle": str(detector)})
+        cold.issue(1.0, {**asked, "source": [], "bundle": str(detector)}, [])
 
 
 def test_a_process_that_dies_is_one_error(detector, monkeypatch):
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
-    with pytest.raises(EngineError, match="a new process did not come to a result"):
-        cold.issue(1.0, {"bundle": str(detector)})
+    with pytest.raises(EngineError, match="in a new process: ended with code 1"):
+        cold.issue(1.0, {"bundle": str(detector)}, [])
 
 
 def test_the_layers_are_those_of_the_graph_with_shares_of_the_whole(detector, capsys):
@@ -234,7 +249,7 @@ def test_energy_is_mean_power_over_pictures_a_second(detector, monkeypatch):
 
         def read(self):
             reads.append(12.0)
-            return {"board.power_w": reads[-1]}
+            return {"gpu.power_w": 80.0, "board.power_w": reads[-1]}  # of a GPU that idles beside it
 
         def close(self):
             pass
@@ -246,7 +261,7 @@ def test_energy_is_mean_power_over_pictures_a_second(detector, monkeypatch):
         samples.elapsed_s = time.perf_counter() - samples.origin
         return samples
 
-    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda **_: [Meter()])
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda *_: [Meter()])
     monkeypatch.setattr(loop, "issue", issue_until_read)
     report = edgeinfer.profile(detector, scenario="paced", seconds=0.1, fps=50)
     summary = report.data["summary"]["paced"]
@@ -278,7 +293,7 @@ def test_too_few_samples_make_it_invalid_with_exit_code_3_and_the_first_line_say
 
 @pytest.mark.usefixtures("ticking")
 def test_a_quiet_machine_with_enough_samples_exits_with_0(detector, capsys, monkeypatch):
-    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda **_: [])
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda *_: [])
     assert run(detector, "--backend", "null", "--seconds", "0.3") == 0
     out = capsys.readouterr().out
     assert out.startswith("VALID")

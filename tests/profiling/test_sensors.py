@@ -1,6 +1,7 @@
 """Sensors on made-up system trees, and on this very machine."""
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +19,11 @@ TREE = {
     "sys/class/thermal/thermal_zone0/temp": "99000\n",
     "sys/class/thermal/thermal_zone1/type": "x86_pkg_temp\n",
     "sys/class/thermal/thermal_zone1/temp": "61500\n",
+    "sys/class/powercap/intel-rapl:0/name": "package-0\n",
     "sys/class/powercap/intel-rapl:0/energy_uj": "5000000\n",
     "sys/class/powercap/intel-rapl:0:0/energy_uj": "1000000\n",
+    "sys/class/powercap/intel-rapl:1/name": "psys\n",
+    "sys/class/powercap/intel-rapl:1/energy_uj": "9000000\n",
     "proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n",
     "proc/vmstat": "pgpgin 7\npswpin 100\npswpout 20\n",
     "proc/self/statm": "3000 1000 500 1 0 900 0\n",
@@ -77,6 +81,7 @@ def test_power_is_the_packages_energy_over_time(tree):
     probe = linux.Probe(tree.root)
     tree.pass_(10)
     tree("sys/class/powercap/intel-rapl:0/energy_uj", "155000000")
+    tree("sys/class/powercap/intel-rapl:1/energy_uj", "409000000")  # the whole platform, the package within
     assert probe.read()["cpu.package_power_w"] == pytest.approx(15.0)
     tree.pass_(10)
     tree("sys/class/powercap/intel-rapl:0/energy_uj", "7")  # the counter has wrapped around
@@ -130,6 +135,65 @@ def test_without_an_nvidia_driver_every_gpu_field_says_so():
     assert probe.read() == {}
     assert set(probe.unknown) == set(nvml.FIELDS)
     probe.close()
+
+
+@pytest.fixture
+def driver(monkeypatch, tmp_path):
+    """An NVML of one GPU, on which process 7 and this one have each taken a half; outside all containers."""
+    used = [SimpleNamespace(pid=pid, smUtil=50, timeStamp=1) for pid in (7, os.getpid())]
+    names = ("NVMLError", "NVMLError_NotFound")
+    library = SimpleNamespace(
+        **{name: type(name, (Exception,), {}) for name in names},
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda _: "gpu",
+        nvmlDeviceGetProcessUtilization=lambda *_: used,
+        NVML_CLOCK_SM=1,
+        NVML_CLOCK_MEM=2,
+        NVML_TEMPERATURE_GPU=0,
+        nvmlDeviceGetClockInfo=lambda _, kind: 1000 * kind,
+        nvmlDeviceGetTemperature=lambda *_: 55,
+        nvmlDeviceGetPowerUsage=lambda _: 62500,
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: 4,
+        nvmlDeviceGetUtilizationRates=lambda _: SimpleNamespace(gpu=99),
+        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(used=2_000_000_000),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(nvml, "NUMBERED", tmp_path / "pid")
+    nvml.NUMBERED.symlink_to(nvml.OUTSIDE)
+
+
+@pytest.mark.usefixtures("driver")
+def test_fields_of_a_gpu_have_their_units():
+    assert nvml.Probe().read() == {
+        "gpu.clock_mhz": 1000.0,
+        "gpu.memory_clock_mhz": 2000.0,
+        "gpu.temperature_c": 55.0,
+        "gpu.power_w": 62.5,
+        "gpu.throttle_bits": 4.0,
+        "gpu.load_percent": 99.0,
+        "gpu.memory_mb": 2000.0,
+        "gpu.other_percent": 50.0,
+    }
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_child_that_comes_later_is_no_other_user_of_the_gpu():
+    children = []
+    probe = nvml.Probe(children)
+    assert probe.read()["gpu.other_percent"] == 50.0
+    children.append(7)
+    assert probe.read()["gpu.other_percent"] == 0.0
+
+
+@pytest.mark.usefixtures("driver")
+def test_in_a_container_other_users_of_the_gpu_are_unknown():
+    nvml.NUMBERED.unlink()
+    nvml.NUMBERED.symlink_to("pid:[4026532500]")
+    probe = nvml.Probe()
+    assert "gpu.other_percent" not in probe.read()
+    assert "container" in probe.unknown["gpu.other_percent"]
 
 
 def test_sensors_read_on_while_they_are_open():

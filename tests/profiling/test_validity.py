@@ -42,13 +42,13 @@ def test_a_quiet_machine_is_valid_and_fully_checked(device):
 @pytest.mark.parametrize(
     ("changes", "device", "reason"),
     [
-        ({"cpu__throttled_count": 9.0}, "cpu", "the processor throttled 2 times"),
+        ({"cpu__throttled_count": 9.0}, "cpu", "the processor throttled"),
         (
             {"cpu__quota_stopped_ms": 250.0},
             "cpu",
             "the process's CPU quota stopped it for 220 ms: give it more, or use fewer threads (--threads)",
         ),
-        ({"board__throttled_count": 4.0}, "gpu", "the board throttled 4 times"),
+        ({"board__throttled_count": 4.0}, "gpu", "the board throttled"),
         ({"gpu__throttle_bits": float(0x60)}, "gpu", "the GPU throttled: software thermal, hardware thermal"),
         ({"cpu__clock_mhz": 1890.0}, "cpu", "the clock moved by 6%, from 1890 to 2000 MHz (cpu.clock_mhz)"),
         ({"gpu__clock_mhz": 1300.0}, "gpu", "the clock moved by 13%, from 1300 to 1500 MHz (gpu.clock_mhz)"),

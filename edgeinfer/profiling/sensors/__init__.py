@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PERIOD_S = 0.2
-# what measures power, the most inclusive first
-METERS = ("board.power_w", "gpu.power_w", "cpu.package_power_w")
+# what measures the power of a model that runs on this device, the most inclusive first
+METERS = {"cpu": ("board.power_w", "cpu.package_power_w"), "gpu": ("board.power_w", "gpu.power_w")}
 
 
 class Probe(Protocol):

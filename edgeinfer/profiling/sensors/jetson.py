@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 
     from edgeinfer.profiling.sensors import Probe
 
-# the rail into the whole board, or module, under the names it has had
-INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0", "VIN")
+# the rails that make up the whole board or module: its input, else those of AGX Orin (of which VIN_SYS_5V0 feeds the
+# memory's too) and of AGX Xavier, which have none
+WHOLE = (
+    ("VDD_IN",),
+    ("POM_5V_IN",),
+    ("VIN",),
+    ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
+    ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
+)
 _RAIL = re.compile(r"\b((?:VDD|VIN|POM|CV|GPU|CPU|SOC|SYS)[A-Z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?(?= |$)")
 _HEAT = re.compile(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b")
 _GPU = re.compile(r"\bGR3D_FREQ (?:(\d+)%)?(?:@\[?(\d+))?")
@@ -36,9 +43,9 @@ def parse(line: str) -> dict[str, float]:
     rails = {name: int(now) / 1e3 for name, now, _ in _RAIL.findall(line)}
     for name, watts in rails.items():
         fields[f"board.{name.lower()}_w"] = watts
-    whole = next((rails[name] for name in INPUT_RAILS if name in rails), None)
-    if whole is not None:
-        fields["board.power_w"] = whole
+    whole = next((names for names in WHOLE if rails.keys() >= set(names)), ())
+    if whole:
+        fields["board.power_w"] = sum(rails[name] for name in whole)
     heat = {name.lower(): float(value) for name, value in _HEAT.findall(line)}
     for name, value in heat.items():
         if value != _ABSENT_C:
@@ -63,7 +70,7 @@ class Tegrastats:
     """A running `tegrastats`; a reading is its newest line."""
 
     def __init__(self, program: str) -> None:
-        self.unknown = {"board.power_w": "tegrastats names no input rail"}
+        self.unknown = {"board.power_w": "tegrastats does not name the rails of the whole board"}
         self._newest: dict[str, float] = {}
         command = [program, "--interval", str(round(PERIOD_S * 1e3))]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

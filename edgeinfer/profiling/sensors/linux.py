@@ -41,9 +41,7 @@ class Probe:
             "cpu.clock_mhz", [self._cpu(cpu) / "cpufreq/scaling_cur_freq" for cpu in self._cpus]
         )
         self._zones = self._readable("cpu.temperature_c", self._thermal_zones())
-        self._energy = self._readable(
-            "cpu.package_power_w", sorted((root / "sys/class/powercap").glob("*rapl:?/energy_uj"))
-        )
+        self._energy = self._readable("cpu.package_power_w", self._packages())
         counters = [self._cpu(cpu) / "thermal_throttle" for cpu in self._cpus]
         throttles = [folder / f"{unit}_throttle_count" for folder in counters for unit in ("core", "package")]
         self._throttles = self._readable("cpu.throttled_count", throttles)
@@ -59,6 +57,11 @@ class Probe:
         named = {zone: machine.text(zone / "type") for zone in zones}
         of_cpu = [zone for zone, kind in named.items() if re.search(r"cpu|x86_pkg|soc|package", kind, re.IGNORECASE)]
         return [zone / "temp" for zone in of_cpu or zones]
+
+    def _packages(self) -> list[Path]:
+        """RAPL's counters of the packages. That of the whole platform, which laptops have beside them, holds theirs."""
+        zones = sorted((self._root / "sys/class/powercap").glob("*rapl:?"))
+        return [zone / "energy_uj" for zone in zones if machine.text(zone / "name") != "psys"]
 
     def _readable(self, field: str, paths: list[Path]) -> list[Path]:
         """Those of the files that can be read; where none can, the reason is kept."""

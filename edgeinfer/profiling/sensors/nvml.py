@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from edgeinfer import machine
@@ -11,6 +12,8 @@ from edgeinfer.errors import BackendUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# where processes are numbered: here, and on the machine itself (PROC_PID_INIT_INO in the Linux kernel's proc_ns.h)
+NUMBERED, OUTSIDE = Path("/proc/self/ns/pid"), "pid:[4026531836]"
 # of nvmlClocksEventReasons: software power cap, hardware slowdown, software and hardware thermal, power brake
 THROTTLES = {
     0x04: "power cap",
@@ -35,7 +38,7 @@ class Probe:
     """The GPU that CUDA gives this number, or nothing but reasons."""
 
     def __init__(self, children: Sequence[int] = (), gpu: int = 0) -> None:
-        self._own = {os.getpid(), *children}
+        self._children = children
         self.unknown: dict[str, str] = {}
         self._gpu: Any = None
         self._seen_us = 0
@@ -63,9 +66,12 @@ class Probe:
             "gpu.power_w": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
             "gpu.throttle_bits": lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
             "gpu.load_percent": lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
-            "gpu.other_percent": self._others,
             "gpu.memory_mb": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used / 1e6,
         }
+        if _own_numbers():
+            ways["gpu.other_percent"] = self._others
+        else:
+            self.unknown["gpu.other_percent"] = "in a container NVML names processes by their numbers outside"
         fields = {}
         for name, way in ways.items():
             try:
@@ -85,13 +91,21 @@ class Probe:
         newest: dict[int, int] = {}
         for entry in sorted(used, key=lambda entry: entry.timeStamp):
             newest[entry.pid] = entry.smUtil
-        # inside a container NVML names processes by their numbers outside
-        return float(sum(share for pid, share in newest.items() if pid not in self._own))
+        own = {os.getpid(), *self._children}
+        return float(sum(share for pid, share in newest.items() if pid not in own))
 
     def close(self) -> None:
         if self._gpu is not None:
             self._gpu = None
             self._nvml.nvmlShutdown()
+
+
+def _own_numbers() -> bool:
+    """Whether processes have the same numbers here as outside all containers, by which NVML names them."""
+    try:
+        return str(NUMBERED.readlink()) == OUTSIDE
+    except OSError:
+        return False
 
 
 def _chosen(nvml: Any, gpu: int) -> Any:
