@@ -247,9 +247,25 @@ def test_the_size_by_default_is_the_published_one(yolov5):
     assert graphs.build(four.checkpoint()).spec.preprocess.size == Size(1280, 1280)
 
 
-def test_tensors_alone_are_enough_for_yolov5(yolov5):
-    alone, told = (graphs.build(yolov5.checkpoint(**one), size=yolov5.size) for one in ({"yaml": None}, {}))
-    assert alone.model.graph == told.model.graph
+@pytest.mark.parametrize("name", ["yolov5", "yolov5-four-levels", "yolov5-transformer", "yolov5u"])
+def test_tensors_alone_are_enough_for_yolov5(name):
+    golden = seeded.Golden(name)
+    alone, told = (graphs.build(golden.checkpoint(**one), size=golden.size) for one in ({"yaml": None}, {}))
+    assert list(alone.model.graph.node) == list(told.model.graph.node)
+    assert list(alone.model.graph.initializer) == list(told.model.graph.initializer)
+    assert alone.notes == (f"seeded.pt {graphs.NO_YAML}",)
+
+
+def test_tensors_alone_that_are_wired_otherwise_say_what_they_were_taken_for(yolov5):
+    wider = np.pad(yolov5.tensors["model.20.cv1.conv.weight"], [(0, 0), (0, 8), (0, 0), (0, 0)])
+    for changed in ({"model.20.cv1.conv.weight": wider}, {"model.20.gate": wider}):
+        tensors = yolov5.tensors | changed
+        with pytest.raises(ExportError, match=r"model\.20\..*; seeded\.pt has no YAML: it is taken") as caught:
+            graphs.build(yolov5.checkpoint(yaml=None, tensors=tensors), size=yolov5.size)
+        assert "save the whole model" in caught.value.hint
+        with pytest.raises(ExportError, match=r"model\.20") as caught:
+            graphs.build(yolov5.checkpoint(tensors=tensors), size=yolov5.size)
+        assert "YAML" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from edgeinfer.devices import cpu
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Batch, TensorSpec
 from edgeinfer_export import graphs
+from edgeinfer_export.graphs import plan
 from edgeinfer_export.graphs.ops import Feature, Graph
 from edgeinfer_export.modeltree import Module
 from helpers import graphmodels, seeded
@@ -77,6 +78,17 @@ def test_variants_have_the_names_they_were_published_by(name, told, architecture
     assert built(name, yaml=yaml).spec.provenance.architecture == architecture
 
 
+def test_the_activation_of_convolutions_that_are_joined_is_followed():
+    modules = {"model.10.act": Module("ReLU", {})}
+    assert "model.10.relu" in {node.name for node in built("yolov5-unused", modules=modules).model.graph.node}
+
+
+@pytest.mark.parametrize(("row", "stride"), [(["nn.MaxPool2d", [2]], 128), (["nn.Upsample", [None, 2]], 8)])
+def test_a_row_that_repeats_changes_the_largest_stride_as_often(row, stride):
+    yaml = {"backbone": [[-1, 1, "Conv", [8, 3, 4]], [-1, 2, *row]], "head": [[-1, 1, "Conv", [8, 3, 8]]]}
+    assert plan.read(yaml).largest_stride() == stride
+
+
 @pytest.mark.parametrize(
     ("name", "path", "module", "message"),
     [
@@ -85,6 +97,8 @@ def test_variants_have_the_names_they_were_published_by(name, told, architecture
         ("yolov6", "model.11", Module("ConvTranspose2d", {"stride": [4, 4]}), "stride 4x4"),
         ("yolov3-tiny", "model.11", Module("ZeroPad2d", {"padding": [1, 0, 1, 0]}), "padding 1x0x1x0"),
         ("yolov5-unused", "model.1.cv1.conv", Module("Conv2d", {"padding": [1, 1]}), "padding 1x1, .* has 0x1"),
+        ("yolov5-unused", "model.8.cv2.conv", Module("Conv2d", {"stride": [2, 2]}), "stride 2x2, .* has 2x1"),
+        ("yolov5-unused", "model.10.m.1", Module("Conv2d", {"groups": 1}), "groups 1"),
         ("yolov8-ghost", "model.1.cv2.conv", Module("Conv2d", {"groups": 1}), "groups 1"),
     ],
 )
@@ -114,7 +128,10 @@ def test_a_module_that_says_otherwise_is_refused(name, path, module, message):
         ("yolov5-unused", 0, "Contract", [2, 2]),
         ("yolov5-unused", 11, "Expand", [3]),
         ("yolov5-unused", 11, "Expand", [0]),
-        ("yolov5-unused", 1, "CrossConv", [16, 3, 2]),
+        ("yolov5-unused", 1, "CrossConv", [16, 3, -2]),
+        ("yolov5-unused", 10, "MixConv2d", [32, 3, 2]),
+        ("yolov5-unused", 10, "MixConv2d", [32, [], 2]),
+        ("yolov5-unused", 10, "MixConv2d", [32, [1, 3, 5], 2, True, 1]),
         ("yolov5-unused", 4, "C3SPP", [16, [3, 4]]),
         ("yolov5-unused", 4, "C3SPP", [16]),
     ],
@@ -142,7 +159,8 @@ def test_cells_that_make_no_whole_squares_are_refused():
 
 def test_no_value_in_any_place_of_these_rows_escapes_as_another_error():
     odd = [None, -1, 0, 10**30, 1.5, float("inf"), "x", "nc", [], {}, [[-1]], [1] * 4, True]
-    for name, index in (("yolov5-unused", 0), ("yolov5-unused", 2), ("yolov5-unused", 9), ("yolov3-tiny", 11)):
+    rows = [("yolov5-unused", index) for index in (0, 2, 8, 9, 10)]
+    for name, index in (*rows, ("yolov3-tiny", 11)):
         yaml = seeded.Golden(name).yaml
         row = (yaml["backbone"] + yaml["head"])[index]
         for value in odd:

@@ -61,9 +61,9 @@ UNUSED = {
     ],
     "head": [
         [-1, 1, "CrossConv", [16, 5, 1, 2, 1.0, True]],
-        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "CrossConv", [16, 3, 2]],
         [-1, 1, "DWConvTranspose2d", [8, 4, 2, 1]],
-        [-1, 1, "Conv", [32, 3, 2]],
+        [-1, 1, "MixConv2d", [32, [1, 3, 5], 2]],
         [-1, 1, "Expand", [2]],
         [[-1, 7], 1, "Concat", [1]],
         [[12, 10], 1, "Detect", ["nc", "anchors"]],

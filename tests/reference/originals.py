@@ -30,7 +30,8 @@ def yolov5(cfg, nc=None):
     Conv.default_act = torch.nn.SiLU()
     model = DetectionModel(cfg if isinstance(cfg, dict) else YOLOV5 / "models" / cfg, nc=nc)
     model.model[-1].inplace = False
-    return _settled(model)
+    # of five levels, the last takes pictures of as many whole cells as two ways down make of it
+    return _settled(model, max(192, 2 * int(model.stride.max())))
 
 
 def disguised(model, activations):

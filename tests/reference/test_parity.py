@@ -169,6 +169,36 @@ def test_other_heads_of_yolov5(compare, originals, variant, architecture):
     assert built.spec.provenance.architecture == architecture
 
 
+def narrow(cfg):
+    """A YAML that has one width, at the depth and width of n."""
+    import yaml
+
+    return yaml.safe_load(cfg.read_text()) | {"depth_multiple": 0.33, "width_multiple": 0.25}
+
+
+def test_yolov5_with_five_levels(compare, originals):
+    model = originals.yolov5(narrow(originals.YOLOV5 / "models/hub/yolov5-p7.yaml"))
+    built = compare.detector("yolov5n-p7", model)
+    assert built.spec.provenance.architecture == "yolov5n-p7"
+    compare.detector("yolov5n-p7 from tensors alone", model, stored=originals.stored(model, yaml={}))
+
+
+@pytest.mark.parametrize("module", ["CrossConv", "MixConv2d"])
+@pytest.mark.parametrize("saved", ["state dict", "whole", "fused"])
+def test_blocks_that_no_yaml_of_yolov5_reads(compare, originals, tmp_path, module, saved):
+    value = narrow(originals.YOLOV5 / "models/yolov5s.yaml")
+    arguments = {"CrossConv": [3, 2], "MixConv2d": [[1, 3, 5], 2]}[module]
+    for part in ("backbone", "head"):
+        for row in value[part]:
+            if row[2] == "Conv" and row[3][1:] == [3, 2]:
+                row[2:] = [module, [row[3][0], *arguments]]
+    model = originals.yolov5(value)
+    if saved == "fused":
+        model = model.fuse().eval()
+    stored = originals.whole(model, tmp_path / "whole.pt") if saved == "whole" else None
+    compare.detector(f"yolov5n of {module}, {saved}", model, stored=stored)
+
+
 @pytest.mark.parametrize("saved", ["state dict", "whole", "fused"])
 @pytest.mark.parametrize("name", ["yolov3-tiny", "yolov5s-ghost", "yolov5s-transformer"])
 def test_other_blocks_of_yolov5(compare, originals, tmp_path, name, saved):
@@ -273,7 +303,9 @@ def test_a_batch_of_pictures_that_are_not_square(compare, originals, family, nam
     compare.detector(f"{family} {name}, 3 of 1-4, 192x320", model, (192, 320), 3, batch=Batch(1, 4))
 
 
-@pytest.mark.parametrize("cfg", ["yolov5n.yaml", "hub/yolov5n6.yaml"])
+@pytest.mark.parametrize(
+    "cfg", ["yolov5n.yaml", "hub/yolov5n6.yaml", "hub/yolov5s-ghost.yaml", "hub/yolov5s-transformer.yaml"]
+)
 def test_tensors_without_their_yaml(compare, originals, cfg):
     model = originals.yolov5(cfg)
     compare.detector(f"{cfg} from tensors alone", model, stored=originals.stored(model, yaml={}))

@@ -16,7 +16,8 @@ from edgeinfer.spec import Batch, Boxes, ModelSpec, Size
 from edgeinfer_export.graphs import frames, plan, resnet, suppress, wirings, yolo
 from edgeinfer_export.graphs.declared import Declared
 from edgeinfer_export.graphs.labels import Names
-from edgeinfer_export.graphs.weights import Weights
+from edgeinfer_export.graphs.ops import DAMAGED
+from edgeinfer_export.graphs.weights import NO_PLACE, Weights
 from edgeinfer_export.told import UNTOLD, Told
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 ONE = Batch(1, 1)
 NO_YAML = "has no YAML: it is taken to be wired as YOLOv5 since release 6.0, with SiLU as its activation"
+# what is wrong where a model is wired otherwise; then it is no fault of the file's
+MISFITS = (DAMAGED, plan.HINT, NO_PLACE)
+WHOLE = f"save the whole model with torch.save, which keeps its YAML; or {plan.OTHER_WAY}"
 TWO_HEADS = "has two heads: the one whose boxes are suppressed is taken, --layout end2end takes the other"
 CROPPED = (
     "gets its pictures resized and then cropped, where YOLOv5 crops and then resizes: "
@@ -70,7 +74,12 @@ def build(
     if yaml is None:
         raise _unknown(checkpoint)
     names, cut = Names(labels, checkpoint.labels), not checkpoint.yaml
-    graph, spec, head = yolo.build(yaml, weights, size, batch, names, said=said, layout=told.layout, cut=cut)
+    try:
+        graph, spec, head = yolo.build(yaml, weights, size, batch, names, said=said, layout=told.layout, cut=cut)
+    except ExportError as error:
+        if checkpoint.yaml or error.hint not in MISFITS:
+            raise
+        raise ExportError(f"{error}; {checkpoint.path.name} {NO_YAML}", hint=WHOLE) from error
     spec, notes = _as_trained(spec, head, checkpoint, told)
     built = _finished(graph, _named(spec, name), {"stride": str(max(head.strides))})
     return dataclasses.replace(built, notes=(*_left_out(checkpoint), *notes))

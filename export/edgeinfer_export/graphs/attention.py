@@ -174,7 +174,7 @@ def _attended(graph: Graph, path: str, query: str, keys: str, values: str, *, ga
 def _by_kind(net: Net, path: str, heads: int, key: int, value: int) -> Kernel:
     """The convolution to (heads, query key value) with all queries first, then all keys, then all values."""
     kernel = net.kernel(path)
-    net.declared.check(f"{path}.conv", stride=1, padding=0, groups=1)
+    net.declared.convolution(f"{path}.conv", 1, 0, 1)
     width = 2 * key + value
     if kernel.weight.shape != (heads * width, heads * value, 1, 1) or not key:
         raise ExportError(

@@ -5,13 +5,15 @@ Numbers of channels and sizes of kernels come from the tensors; so pruned models
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import gcd
+
+import numpy as np
 
 from edgeinfer.errors import ExportError
 from edgeinfer_export.graphs import attention, elan, ghost, sides
 from edgeinfer_export.graphs.net import Net
-from edgeinfer_export.graphs.ops import LINEAR, RELU, Feature, Kernel
+from edgeinfer_export.graphs.ops import LINEAR, RELU, SILU, Feature, Kernel
 from edgeinfer_export.graphs.plan import MAX_NUMBER, OTHER_WAY, Layer
 from edgeinfer_export.graphs.weights import scaled
 
@@ -59,28 +61,46 @@ def c3_spp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 
 
 def cross_conv(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
-    """CrossConv: a convolution along the rows, then one along the columns."""
-    if layer.integer(2, 1) != 1:
-        raise layer.error("a stride is not supported")
-    return net.bottleneck(path, x, layer.flag(5, False), layer.integer(3, 1))
+    """CrossConv: a convolution along the rows, then one along the columns; each strides along its own."""
+    return net.bottleneck(path, x, layer.flag(5, False), layer.integer(3, 1), max(1, layer.integer(2, 1)))
 
 
 def bottleneck_csp(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
     """BottleneckCSP: two halves without activations of their own, joined, normalised and activated together.
 
-    The batch norm of the whole is folded into the convolutions that give its halves. Which activation follows it
-    differs between the releases and is in no YAML.
+    Which activation follows differs between the releases and is in no YAML.
     """
     y = _bottlenecks(net, layer, path, net.conv(f"{path}.cv1", x), layer.flag(1, True))
-    first = net.weights.take(f"{path}.cv3.weight", -1, y.channels, 1, 1)
-    second = net.weights.take(f"{path}.cv2.weight", -1, x.channels, 1, 1)
-    half, whole = len(first), len(first) + len(second)
-    gain, offset = net.weights.norm(f"{path}.bn", whole, net.declared.epsilon(f"{path}.bn", net.epsilon))
-    y = net.graph.conv(f"{path}.cv3", y, scaled(first, 0.0, gain[:half], offset[:half]))
-    x = net.graph.conv(f"{path}.cv2", x, scaled(second, 0.0, gain[half:], offset[half:]))
-    joined = net.graph.concat(f"{path}.concat", [y, x])
     act = net.declared.activation(f"{path}.act", None)
+    joined = _normalised(net, path, {"cv3": (y, 1), "cv2": (x, 1)})
     return net.conv(f"{path}.cv4", net.graph.activate(path, joined, act))
+
+
+def mix_conv(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
+    """MixConv2d: convolutions of several sizes side by side, in as many groups as divide what they read and give."""
+    sizes = layer.integers(1, (1, 3))
+    if not sizes or len(layer.arguments) > 4:
+        raise layer.error(f"arguments {layer.arguments}: expected channels, sizes, a stride, how channels are shared")
+    parts = {f"m.{place}": (x, size) for place, size in enumerate(sizes)}
+    joined = _normalised(net, path, parts, max(1, layer.integer(2, 1)), grouped=True)
+    return net.graph.activate(path, joined, net.declared.activation(f"{path}.act", SILU))
+
+
+def _normalised(
+    net: Net, path: str, parts: Mapping[str, tuple[Feature, int]], stride: int = 1, *, grouped: bool = False
+) -> Feature:
+    """Convolutions, each of what it reads and of a size, joined; the batch norm of the whole is folded into them."""
+    weights = {name: net.weights.take(f"{path}.{name}.weight", -1, -1, size, size) for name, (_, size) in parts.items()}
+    ends = np.cumsum([len(weight) for weight in weights.values()])
+    norm = net.weights.norm(f"{path}.bn", int(ends[-1]), net.declared.epsilon(f"{path}.bn", net.epsilon))
+    made = []
+    for name, gain, offset in zip(parts, *(np.split(values, ends[:-1]) for values in norm), strict=True):
+        (x, size), weight = parts[name], weights[name]
+        groups = gcd(x.channels, len(weight)) if grouped else 1
+        net.declared.convolution(f"{path}.{name}", stride, size // 2, groups)
+        kernel = scaled(weight, 0.0, gain, offset)
+        made.append(net.graph.conv(f"{path}.{name}", x, kernel, stride=stride, pad=size // 2, groups=groups))
+    return net.graph.concat(f"{path}.concat", made)
 
 
 def _bottlenecks(net: Net, layer: Layer, path: str, x: Feature, shortcut: bool) -> Feature:
@@ -224,6 +244,7 @@ SINGLE: dict[str, Block] = {
     "GhostConv": ghost.ghost_conv,
     "Identity": nothing,
     "MaxPool2d": sides.max_pool,
+    "MixConv2d": mix_conv,
     "PSA": attention.psa,
     "RepNCSPELAN4": elan.elan,
     "ResNetLayer": resnet_layer,

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import ExportError
-from edgeinfer_export.graphs.ops import ACTIVATIONS, Activation
+from edgeinfer_export.graphs.ops import ACTIVATIONS, Activation, both
 from edgeinfer_export.graphs.plan import OTHER_WAY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edgeinfer_export.graphs.ops import Pair
     from edgeinfer_export.modeltree import Module
 
 MAX_SLOPE = 100.0
@@ -51,6 +52,10 @@ class Declared:
         if type(value) is not float or not 0 <= value < 1:
             raise ExportError(f"the batch norm {path} adds {value!r} to the variance", hint=OTHER_WAY)
         return value
+
+    def convolution(self, path: str, stride: Pair, pad: Pair, groups: int) -> None:
+        """ExportError where a convolution is another than what is built of it."""
+        self.check(path, stride=both(stride), padding=both(pad), groups=groups, dilation=1, padding_mode="zeros")
 
     def check(self, path: str, **built: int | str | list[int]) -> None:
         """ExportError where the module is another than what is built of it, by the settings given in `built`."""

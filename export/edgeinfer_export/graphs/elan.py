@@ -55,9 +55,9 @@ def spp_elan(net: Net, layer: Layer, path: str, x: Feature) -> Feature:
 def cb_linear(net: Net, layer: Layer, path: str, x: Feature) -> Parts:
     """CBLinear: a convolution whose channels are for several readers."""
     kernel, widths = net.weights.kernel(f"{path}.conv"), layer.integers(0, ())
-    size = kernel.weight.shape[2]
-    net.declared.check(f"{path}.conv", stride=1, padding=size // 2, groups=1, dilation=1, padding_mode="zeros")
-    y = net.graph.conv(f"{path}.conv", x, kernel, pad=size // 2)
+    pad = kernel.weight.shape[2] // 2
+    net.declared.convolution(f"{path}.conv", 1, pad, 1)
+    y = net.graph.conv(f"{path}.conv", x, kernel, pad=pad)
     if sum(widths) != y.channels or 0 in widths or len(layer.arguments) > 1:
         raise layer.error(f"arguments {layer.arguments}: expected the widths of {y.channels} channels' parts")
     names = net.graph.split(f"{path}.split", y.name, 1, widths)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from edgeinfer_export.graphs.declared import Declared
-    from edgeinfer_export.graphs.ops import Activation, Graph, Kernel
+    from edgeinfer_export.graphs.ops import Activation, Graph, Kernel, Pair
     from edgeinfer_export.graphs.weights import Weights
 
 # what a batch norm adds to the variance is in no state dict: YOLOv5 and Ultralytics set it after building a detector,
@@ -37,7 +37,7 @@ class Net:
         self,
         path: str,
         x: Feature,
-        stride: int = 1,
+        stride: Pair = 1,
         groups: int = 1,
         *,
         activation: Activation | None = None,
@@ -50,10 +50,7 @@ class Net:
         kernels = []
         for branch in self._branches(path):
             kernels.append(self.kernel(branch))
-            around = [*_around(kernels[-1], pad)]
-            self.declared.check(
-                f"{branch}.conv", stride=stride, padding=around, groups=groups, dilation=1, padding_mode="zeros"
-            )
+            self.declared.convolution(f"{branch}.conv", stride, _around(kernels[-1], pad), groups)
         kernel = self.weights.added(path, kernels)
         y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=_around(kernel, pad), groups=groups)
         return self.act(path, y, activation)
@@ -76,8 +73,9 @@ class Net:
         """The activation of a Conv: what the module says, or else what is given, or else the model's."""
         return self.graph.activate(path, x, self.declared.activation(f"{path}.act", activation or self.activation))
 
-    def bottleneck(self, path: str, x: Feature, shortcut: bool, groups: int = 1) -> Feature:
-        y = self.conv(f"{path}.cv2", self.conv(f"{path}.cv1", x), groups=groups)
+    def bottleneck(self, path: str, x: Feature, shortcut: bool, groups: int = 1, stride: int = 1) -> Feature:
+        """Two convolutions; the first strides along the rows, the second along the columns."""
+        y = self.conv(f"{path}.cv2", self.conv(f"{path}.cv1", x, (1, stride)), (stride, 1), groups)
         return self.graph.add(f"{path}.add", x, y) if shortcut and x.channels == y.channels else y
 
     def halves(self, path: str, x: Feature) -> list[Feature]:

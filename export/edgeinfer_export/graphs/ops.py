@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgeinfer.spec import Dim, TensorSpec
 
 Array = NDArray[Any]
+# down and across; one number for both
+Pair = int | tuple[int, int]
 
 # Taken by TensorRT 8.5 to 11, TensorRT-RTX, OpenVINO and every ONNX Runtime the package admits.
 OPSET = 17
@@ -101,8 +103,8 @@ class Graph:
         x: Feature,
         kernel: Kernel,
         *,
-        stride: int = 1,
-        pad: int | tuple[int, int] = 0,
+        stride: Pair = 1,
+        pad: Pair = 0,
         groups: int = 1,
     ) -> Feature:
         """`pad`: rows above and below, columns left and right."""
@@ -113,12 +115,12 @@ class Graph:
                 f"the layer before gives {x.channels}",
                 hint=DAMAGED,
             )
-        pads = [pad] * 4 if isinstance(pad, int) else [*pad, *pad]
-        height, width = _slid(path, x, shape, stride, pads)
+        strides, pads = both(stride), both(pad) * 2
+        height, width = _slid(path, x, shape, strides, pads)
         self.macs += kernel.weight.size * height * width
         weight = self.constant(f"{path}.weight", kernel.weight)
         bias = self.constant(f"{path}.bias", kernel.bias)
-        attributes = {"kernel_shape": shape, "strides": [stride] * 2, "pads": pads, "group": groups}
+        attributes = {"kernel_shape": shape, "strides": strides, "pads": pads, "group": groups}
         name = self.node("Conv", path, x.name, weight, bias, **attributes)
         return Feature(name, out, height, width)
 
@@ -180,7 +182,7 @@ class Graph:
 
     def max_pool(self, path: str, x: Feature, kernel: int, stride: int, pad: int) -> Feature:
         attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
-        height, width = _slid(path, x, [kernel] * 2, stride, [pad] * 4)
+        height, width = _slid(path, x, [kernel] * 2, [stride] * 2, [pad] * 4)
         return Feature(self.node("MaxPool", path, x.name, **attributes), x.channels, height, width)
 
     def average_pool(self, path: str, x: Feature, size: int, *, stride: int) -> Feature:
@@ -251,10 +253,15 @@ def _shape(x: Feature) -> str:
     return f"({x.channels}, {x.height}, {x.width})"
 
 
-def _slid(path: str, x: Feature, kernel: Sequence[int], stride: int, pads: Sequence[int]) -> tuple[int, int]:
+def both(pair: Pair) -> list[int]:
+    """Along rows and columns."""
+    return [pair, pair] if isinstance(pair, int) else [*pair]
+
+
+def _slid(path: str, x: Feature, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int]) -> tuple[int, int]:
     """Height and width after a window was slid over `x`."""
-    height = (x.height + pads[0] + pads[2] - kernel[0]) // stride + 1
-    width = (x.width + pads[1] + pads[3] - kernel[1]) // stride + 1
+    height = (x.height + pads[0] + pads[2] - kernel[0]) // strides[0] + 1
+    width = (x.width + pads[1] + pads[3] - kernel[1]) // strides[1] + 1
     if min(height, width) < 1:
         raise _nothing_left(path, x)
     return height, width

@@ -20,7 +20,7 @@ MAX_NUMBER = 65536
 OTHER_WAY = "give the ONNX file that the model's own code exports (Ultralytics' models: --via ultralytics)"
 HINT = f"the model's YAML is damaged or not a YOLO detector; {OTHER_WAY}"
 # modules whose third argument is a stride; those that enlarge, with the place of the factor and what it is by default
-STRIDING = ("Conv", "Conv2d", "DWConv", "GhostBottleneck", "GhostConv", "SCDown")
+STRIDING = ("Conv", "Conv2d", "CrossConv", "DWConv", "GhostBottleneck", "GhostConv", "MixConv2d", "SCDown")
 ENLARGING = {"ConvTranspose2d": (2, 1), "DWConvTranspose2d": (2, 1), "Expand": (0, 2), "Upsample": (1, 1)}
 
 Argument = int | float | bool | str | None | tuple[int, ...]
@@ -75,7 +75,7 @@ class Plan:
         for layer in self.layers:
             # of several layers read, those that differ are brought to the last one's
             before = found[layer.sources[-1]] if layer.sources[-1] >= 0 else Fraction(1)
-            found.append(before * _shrinks(layer))
+            found.append(before * _shrinks(layer) ** layer.repeats)
         return tuple(found)
 
     def largest_stride(self) -> int:
@@ -85,7 +85,7 @@ class Plan:
 
 def _shrinks(layer: Layer) -> Fraction:
     if layer.module in STRIDING:
-        return Fraction(max(1, layer.integer(2, 1))) ** layer.repeats
+        return Fraction(max(1, layer.integer(2, 1)))
     if layer.module == "ResNetLayer":
         return Fraction(4 if layer.flag(3, False) else max(1, layer.integer(2, 1)))
     if layer.module == "MaxPool2d":
@@ -94,7 +94,7 @@ def _shrinks(layer: Layer) -> Fraction:
         return Fraction(1, max(1, layer.integer(*ENLARGING[layer.module])))
     if layer.module == "Contract":
         return Fraction(max(1, layer.integer(0, 2)))
-    return Fraction(2 if layer.module in ("AConv", "ADown", "Focus") else 1) ** layer.repeats
+    return Fraction(2 if layer.module in ("AConv", "ADown", "Focus") else 1)
 
 
 def read(yaml: dict[str, Any]) -> Plan:

@@ -194,7 +194,7 @@ class _Net:
     def _conv(self, path: str, norm: str, x: Feature, stride: int = 1, groups: int = 1) -> Feature:
         kernel = self.weights.kernel(path, norm, self.said.epsilon(norm, EPSILON))
         pad = kernel.weight.shape[2] // 2
-        self.said.check(path, stride=stride, padding=pad, groups=groups, dilation=1, padding_mode="zeros")
+        self.said.convolution(path, stride, pad, groups)
         return self.graph.conv(path, x, kernel, stride=stride, pad=pad, groups=groups)
 
     def _relu(self, path: str, x: Feature) -> Feature:

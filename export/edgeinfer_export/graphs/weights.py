@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # tensors that are no part of inference: counters of training, and values kept beside what they are made from
 IGNORED = (".num_batches_tracked", ".anchor_grid", ".stride")
 NOT_LEARNED = (".running_mean", ".running_var", ".anchors")
+NO_PLACE = f"the architecture is not one edgeinfer builds itself: {OTHER_WAY}"
 QUANTISED = "export the checkpoint from before quantisation"
 
 
@@ -136,5 +137,5 @@ class Weights:
             more = f" and {len(others)} more" if others else ""
             raise ExportError(
                 f"tensor {first}{more} has no place in the model described",
-                hint=f"the architecture is not one edgeinfer builds itself: {OTHER_WAY}",
+                hint=NO_PLACE,
             )

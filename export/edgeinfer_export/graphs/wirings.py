@@ -1,4 +1,4 @@
-"""What checkpoints without a YAML are: YOLOv5 since release 6.0, told by its layer numbers."""
+"""What checkpoints without a YAML are: YOLOv5 since release 6.0, told by numbers of layers and names of tensors."""
 
 from __future__ import annotations
 
@@ -11,31 +11,46 @@ if TYPE_CHECKING:
     from edgeinfer.spec import Size
     from edgeinfer_export.graphs.weights import Weights
 
-# number of levels by the number of the Detect layer, and the repeats of the backbone's C3 at depth 1
-LEVELS = {24: 3, 33: 4}
+# number of levels by the number of the Detect layer
+LEVELS = {24: 3, 33: 4, 42: 5}
 # the number of a classifier's Classify layer
 CLASSIFY = 9
-REPEATS = (3, 6, 9, 3, 3)
+# what may stand in the place of these modules, and a tensor that it alone has; where it repeats its parts
+OTHERS = {
+    "Conv": {"GhostConv": "cv1.conv.weight"},
+    "C3": {"C3Ghost": "m.0.conv.0.cv1.conv.weight", "C3TR": "m.linear.weight"},
+}
+REPEATED = {"C3": "m.", "C3Ghost": "m.", "C3TR": "m.tr."}
 
 
 def recognise(weights: Weights) -> dict[str, Any] | None:
-    """A YAML for YOLOv5 or YOLOv5u with three or four levels, or YOLOv5's classifier; None for tensors of others.
+    """A YAML for YOLOv5 or YOLOv5u of three to five levels, or YOLOv5's classifier; None for tensors of others.
 
-    It says what is the same in all of them; widths are in the tensors, and all were trained with SiLU.
+    Blocks, widths and depths are in the tensors; all were trained with SiLU.
     """
     if "model.0.conv.weight" not in weights or weights.shape("model.0.conv.weight")[2:] != (6, 6):
         return None
-    deep = sum(f"model.4.m.{place}.cv1.conv.weight" in weights for place in range(99))
-    depth = {"depth_multiple": deep / REPEATS[1] or 1.0}
     for detect, levels in LEVELS.items():
         if any(f"model.{detect}.{name}.weight" in weights for name in ("m.0", "cv2.0.0.conv")):
-            return depth | _detector(levels)
-    return depth | _classifier() if f"model.{CLASSIFY}.linear.weight" in weights else None
+            return _as_stored(weights, _detector(levels))
+    if f"model.{CLASSIFY}.linear.weight" in weights:
+        # the first layers of a detector, and Classify instead of the next
+        return _as_stored(weights, [*_detector(3)[:CLASSIFY], [-1, 1, "Classify", []]])
+    return None
 
 
-def _classifier() -> dict[str, Any]:
-    """The first layers of a detector, and Classify instead of the next."""
-    return {"backbone": _detector(3)["backbone"][:CLASSIFY], "head": [[-1, 1, "Classify", []]]}
+def _as_stored(weights: Weights, rows: list[Any]) -> dict[str, Any]:
+    """The rows with the blocks that the tensors show, as often repeated as they are there."""
+    for index, row in enumerate(rows):
+        path = f"model.{index}."
+        for module, tensor in OTHERS.get(row[2], {}).items():
+            if f"{path}{tensor}" in weights:
+                row[2] = module
+        if row[2] in REPEATED:
+            parts = f"{path}{REPEATED[row[2]]}"
+            places = {name[len(parts) :].partition(".")[0] for name in weights if name.startswith(parts)}
+            row[1] = max(1, len(places))
+    return {"backbone": rows, "head": []}
 
 
 def classified(size: Size) -> Preprocess:
@@ -45,24 +60,19 @@ def classified(size: Size) -> Preprocess:
     return Preprocess(size, fit="resize-crop", scale=scale, mean=mean, std=std, resize=longest)
 
 
-def _detector(levels: int) -> dict[str, Any]:
-    backbone: list[Any] = [[-1, 1, "Conv", [0, 6, 2, 2]]]
-    for repeats in REPEATS[: levels + 1]:
-        backbone += [[-1, 1, "Conv", [0, 3, 2]], [-1, repeats, "C3", [0]]]
-    backbone.append([-1, 1, "SPPF", [0, 5]])
-    return {"backbone": backbone, "head": _neck(levels, len(backbone))}
-
-
-def _neck(levels: int, first: int) -> list[Any]:
-    """Up the pyramid, down again, and Detect on what the way down passes; `first` is the number of its first layer."""
-    rows: list[Any] = []
+def _detector(levels: int) -> list[Any]:
+    """Down the pyramid, up, down again, and Detect on what the last way passes."""
+    rows: list[Any] = [[-1, 1, "Conv", [0, 6, 2, 2]]]
+    for _ in range(levels + 1):
+        rows += [[-1, 1, "Conv", [0, 3, 2]], [-1, 1, "C3", [0]]]
+    rows.append([-1, 1, "SPPF", [0, 5]])
     laterals = []
     for level in range(levels - 1):
-        laterals.append(first + len(rows))
+        laterals.append(len(rows))
         rows += [[-1, 1, "Conv", [0, 1, 1]], [-1, 1, "Upsample", [None, 2, "nearest"]]]
-        rows += [[[-1, 2 * (levels - level)], 1, "Concat", [1]], [-1, 3, "C3", [0, False]]]
-    seen = [first + len(rows) - 1]
+        rows += [[[-1, 2 * (levels - level)], 1, "Concat", [1]], [-1, 1, "C3", [0, False]]]
+    seen = [len(rows) - 1]
     for lateral in reversed(laterals):
-        rows += [[-1, 1, "Conv", [0, 3, 2]], [[-1, lateral], 1, "Concat", [1]], [-1, 3, "C3", [0, False]]]
-        seen.append(first + len(rows) - 1)
+        rows += [[-1, 1, "Conv", [0, 3, 2]], [[-1, lateral], 1, "Concat", [1]], [-1, 1, "C3", [0, False]]]
+        seen.append(len(rows) - 1)
     return [*rows, [seen, 1, "Detect", []]]
