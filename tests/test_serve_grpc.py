@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
 from edgeinfer.serve import contents, messages
+from edgeinfer.serve.limits import Limits
 from edgeinfer.serve.refusals import Refusal
 from helpers import bundles
 from helpers.patience import LONG_S, until
@@ -145,7 +146,10 @@ def test_what_is_no_message_is_refused(served, data):
 
 raws = st.lists(st.sampled_from([0, 1, 127, 128, 300, 16383, 16384, 70000]).map(bytes), max_size=3)
 texts = st.text(max_size=5)
-inputs = st.builds(pb.ModelInferRequest.InferInputTensor, name=texts, shape=st.lists(st.integers(-3, 1 << 40)))
+whole = st.lists(st.integers(0, 1 << 31))
+typed = st.builds(pb.InferTensorContents, int64_contents=whole, fp32_contents=whole, uint_contents=whole)
+sides = st.lists(st.integers(-3, 1 << 40))
+inputs = st.builds(pb.ModelInferRequest.InferInputTensor, name=texts, shape=sides, contents=typed)
 requests = st.builds(
     pb.ModelInferRequest,
     model_name=texts,
@@ -157,8 +161,9 @@ requests = st.builds(
 
 @given(requests)
 def test_a_message_is_split_as_protobuf_reads_it(made):
-    head, raw = contents.split(made.SerializeToString())
+    head, raw, count = contents.split(made.SerializeToString(), Limits())
     assert [bytes(one) for one in raw] == list(made.raw_input_contents)
+    assert count == sum(len(one.shape) + sum(len(of) for _, of in one.contents.ListFields()) for one in made.inputs)
     del made.raw_input_contents[:]
     assert head.SerializeToString() == made.SerializeToString()
 
@@ -167,7 +172,7 @@ def test_a_message_is_split_as_protobuf_reads_it(made):
 @settings(max_examples=300)
 def test_any_bytes_are_split_or_refused(data):
     try:
-        head, raw = contents.split(data)
+        head, raw, _ = contents.split(data, Limits())
     except Refusal:
         return
     theirs = pb.ModelInferRequest.FromString(data)
@@ -177,9 +182,37 @@ def test_any_bytes_are_split_or_refused(data):
 
 def test_a_message_of_too_many_fields_is_refused():
     few, many = (pb.ModelInferRequest(raw_input_contents=[b"x"] * count) for count in (999, 1000))
-    assert len(contents.split(few.SerializeToString())[1]) == 999
+    assert len(contents.split(few.SerializeToString(), Limits())[1]) == 999
     with pytest.raises(Refusal, match="it has 1000 fields or more"):
-        contents.split(many.SerializeToString())
+        contents.split(many.SerializeToString(), Limits())
+
+
+Input, Output = pb.ModelInferRequest.InferInputTensor, pb.ModelInferRequest.InferRequestedOutputTensor
+MANY = {f"{place}": pb.InferParameter(bool_param=True) for place in range(1000)}
+FILLING = {
+    "a shape": {"inputs": [Input(shape=range(11))]},
+    "integers": {"inputs": [Input(contents=pb.InferTensorContents(int64_contents=range(11)))]},
+    "floats": {"inputs": [Input(contents=pb.InferTensorContents(fp32_contents=range(11)))]},
+    "texts": {"inputs": [Input(contents=pb.InferTensorContents(bytes_contents=[b""] * 1000))]},
+    "parameters of an input": {"inputs": [Input(parameters=MANY)]},
+    "parameters of an output": {"outputs": [Output(parameters=MANY)]},
+}
+
+
+@pytest.mark.parametrize("case", sorted(FILLING))
+def test_what_would_take_more_room_in_memory_than_in_its_message_is_refused_before_it_is_read(case):
+    made = pb.ModelInferRequest(**FILLING[case])
+    with pytest.raises(Refusal, match=r"more than the 10 values allowed|it has 1000 fields or more"):
+        contents.split(made.SerializeToString(), Limits(values=10))
+
+
+def test_a_message_of_a_small_call_is_refused_if_it_is_none_or_not_small(served):
+    with grpc.insecure_channel(served.grpc) as channel:
+        for call in ("ModelReady", "RepositoryModelLoad"):
+            for data, code in ((b"\xff", "INVALID_ARGUMENT"), (bytes(2 << 20), "RESOURCE_EXHAUSTED")):
+                with pytest.raises(grpc.RpcError) as caught:
+                    channel.unary_unary(PATH.replace("ModelInfer", call))(data)
+                assert (caught.value.code().name, f"{call}Request" in caught.value.details()) == (code, True)
 
 
 @given(texts, raws)

@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from edgeinfer.serve import tensors
 from edgeinfer.serve.limits import Limits
+from edgeinfer.serve.refusals import Refusal
 from edgeinfer.serve.tally import Ran, Tally
 from edgeinfer.spec import Batch
 from helpers import bundles
@@ -361,3 +362,15 @@ def test_every_request_to_a_model_is_counted_however_it_ends(tmp_path):
         if sample.name == "edgeinfer_requests_total"
     }
     assert counted == {"ok": 1, "invalid": refused}
+
+
+def test_elements_of_bytes_are_not_looked_for_without_end():
+    few, many = (struct.pack("<I", 0) * count for count in (tensors.MOST_ELEMENTS, tensors.MOST_ELEMENTS + 1))
+    assert len(tensors.from_raw("x", "BYTES", [tensors.MOST_ELEMENTS], few).data) == tensors.MOST_ELEMENTS
+    with pytest.raises(Refusal, match="more than the 16384 BYTES elements allowed"):
+        tensors.from_raw("x", "BYTES", [1], many)
+
+
+def test_no_more_of_a_shape_is_looked_at_than_a_shape_may_have():
+    with pytest.raises(Refusal, match="is not a list of sizes"):
+        tensors.checked_shape("x", "FP32", range(1 << 40))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Callable
 import grpc
 import numpy as np
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 
 from edgeinfer.errors import ServiceError
 from edgeinfer.serve import contents, messages, probes, ranking, tensors
 from edgeinfer.serve.guard import bears
-from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, UNAUTHENTICATED, Refusal, told
+from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, TOO_LARGE, UNAUTHENTICATED, Refusal, told
 from edgeinfer.serve.regions import whole
 from edgeinfer.serve.service import Request
 from edgeinfer.serve.spans import PARAMETERS, Span
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     Call = Callable[[Any], Awaitable[Any]]
 
 IDLE_S = 60.0  # without a call before a connection is given up: clients make another one when they have one
-SPARE = 1 << 20  # bytes of a message beside the tensors
+SPARE = 1 << 20  # bytes of a message beside the tensors, or of one that has none
 # where typed contents of each datatype stand
 CONTENTS = {
     "FP32": "fp32_contents",
@@ -128,13 +129,12 @@ class Calls:
         }
         found = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._answered(name, call),
-                request_deserializer=messages.message(f"{name}Request").FromString,
+                self._answered(name, _reading(messages.message(f"{name}Request"), call)),
                 response_serializer=messages.message(f"{name}Response").SerializeToString,
             )
             for name, call in calls.items()
         }
-        # these two take and give messages as bytes: see contents
+        # these two read and write messages themselves: see contents
         found["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._answered("ModelInfer", self.infer))
         found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return found
@@ -144,23 +144,24 @@ class Calls:
         request, response = (
             messages.message(name, messages.HEALTH) for name in ("HealthCheckRequest", "HealthCheckResponse")
         )
-        how = {"request_deserializer": request.FromString, "response_serializer": response.SerializeToString}
+        written = response.SerializeToString
 
         async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
             await self._admit("Watch", context)
             async for status in health.watch(request):
                 yield status
 
+        check = self._answered("Check", _reading(request, health.check))
         return {
-            "Check": grpc.unary_unary_rpc_method_handler(self._answered("Check", health.check), **how),
-            "Watch": grpc.unary_stream_rpc_method_handler(watch, **how),
+            "Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=written),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, request.FromString, written),
         }
 
     def _answered(self, name: str, call: Call) -> Any:
-        async def answer(request: Any, context: Any) -> Any:
+        async def answer(data: bytes, context: Any) -> Any:
             try:
                 self._need_token(name, context)
-                return await call(request)
+                return await call(data)
             except Exception as error:  # noqa: BLE001 - the client is told, and the log
                 found = told(error, name)
                 hint = ((RETRY, str(1000 * RETRY_AFTER_S)),) if found.again else ()
@@ -177,9 +178,9 @@ class Calls:
             try:
                 with self._service.memory.share() as take:
                     take(len(data))
-                    request, raw = contents.split(data)
+                    request, raw, count = contents.split(data, self._service.limits)
                     identity = request.id
-                    head, outputs = _answer(await self._asked(request, raw))
+                    head, outputs = _answer(await self._asked(request, raw, count))
                 head.parameters[FINAL].bool_param = True
                 yield contents.streamed(head, outputs)
             except Exception as error:  # noqa: BLE001 - the client is told, and the log
@@ -232,19 +233,16 @@ class Calls:
         """The protocol's inference call, message to message; answers are raw contents."""
         with self._service.memory.share() as take:
             take(len(data))
-            return contents.response(*_answer(await self._asked(*contents.split(data))))
+            return contents.response(*_answer(await self._asked(*contents.split(data, self._service.limits))))
 
-    def _asked(self, request: Any, raw: Sequence[Buffer]) -> Awaitable[Answer]:
-        """The service's answer to a ModelInferRequest and its raw contents."""
+    def _asked(self, request: Any, raw: Sequence[Buffer], count: int) -> Awaitable[Answer]:
+        """The service's answer to a ModelInferRequest, its raw contents, and so many numbers beside them."""
 
         def parsed() -> Request:
             return _request(request, raw, self._service.regions)
 
         async def read(_: Any) -> Request:
-            typed = [given.contents for given in request.inputs if given.HasField("contents")]
-            values = sum(len(getattr(one, field)) for one in typed for field in CONTENTS.values())
-            tensors.check_few(values, self._service.limits)
-            return await self._service.off_loop(parsed) if values > tensors.PIECE else parsed()
+            return await self._service.off_loop(parsed) if count > tensors.PIECE else parsed()
 
         return self._service.infer(request.model_name, request.model_version, read)
 
@@ -288,6 +286,22 @@ class Calls:
     async def unregister_cuda(self, _: Any) -> Any:
         self._service.regions.cuda()
         return messages.message("CudaSharedMemoryUnregisterResponse")()
+
+
+def _reading(kind: Any, call: Call) -> Call:
+    """A call that takes a small message of this kind, as one that takes its bytes. Refusal if they are none."""
+
+    async def answer(data: bytes) -> Any:
+        name = kind.DESCRIPTOR.name
+        if len(data) > SPARE:
+            raise Refusal(TOO_LARGE, f"the {name} is more than the {SPARE} bytes allowed")
+        try:
+            request = kind.FromString(data)
+        except DecodeError as error:
+            raise Refusal(INVALID, f"the message is no {name}: {str(error)[:100]}") from error
+        return await call(request)
+
+    return answer
 
 
 def _filled(name: str, record: dict[str, Any]) -> Any:
@@ -339,20 +353,19 @@ def _parameters(given: Any, what: str, *known: str) -> dict[str, Any]:
 def _shared(given: Any, span: Span) -> Tensor:
     if given.HasField("contents"):
         raise Refusal(INVALID, f"input {given.name[:100]!r} has contents, and more in shared memory")
-    return tensors.in_span(given.name, given.datatype, list(given.shape), span)
+    return tensors.in_span(given.name, given.datatype, given.shape, span)
 
 
 def _input(given: Any, raw: Buffer | None) -> Tensor:
-    shape = list(given.shape)
     if raw is None:
-        return _typed(given, shape)
+        return _typed(given)
     if given.HasField("contents"):
         raise Refusal(INVALID, f"input {given.name[:100]!r} has both contents and raw_input_contents")
-    return tensors.from_raw(given.name, given.datatype, shape, raw)
+    return tensors.from_raw(given.name, given.datatype, given.shape, raw)
 
 
-def _typed(given: Any, shape: list[int]) -> Tensor:
-    tensors.checked_shape(given.name, given.datatype, shape)
+def _typed(given: Any) -> Tensor:
+    shape = tensors.checked_shape(given.name, given.datatype, given.shape)
     field = CONTENTS.get(given.datatype)
     if field is None:
         raise Refusal(INVALID, f"input {given.name[:100]!r}: {given.datatype} goes into raw_input_contents")

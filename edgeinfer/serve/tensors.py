@@ -23,6 +23,8 @@ BYTES = "BYTES"
 DTYPES = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 PIECE = 16384  # values that are written as JSON, or taken from a message, at a time
+MOST_SIDES = 8  # of a shape
+MOST_ELEMENTS = 16384  # of BYTES in binary data: each is found behind the one before it
 _LENGTH = struct.Struct("<I")
 
 Buffer = Union[bytes, memoryview]
@@ -57,10 +59,11 @@ def checked_shape(name: str, datatype: str, shape: Sequence[Any]) -> tuple[int, 
     """The shape, once it and the datatype are found to make sense; Refusal names the field."""
     if datatype != BYTES and datatype not in DTYPES:
         raise Refusal(INVALID, f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DTYPES)}, {BYTES}")
-    whole = all(isinstance(side, int) and not isinstance(side, bool) and 0 <= side < 1 << 31 for side in shape)
-    if not whole or len(shape) > 8:
-        raise Refusal(INVALID, f"input {name!r}: shape {str(list(shape))[:100]} is not a list of sizes")
-    return tuple(shape)
+    sides = shape[: MOST_SIDES + 1]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and 0 <= side < 1 << 31 for side in sides)
+    if not whole or len(sides) > MOST_SIDES:
+        raise Refusal(INVALID, f"input {name!r}: shape {str(list(sides))[:100]} is not a list of sizes")
+    return tuple(sides)
 
 
 def from_raw(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> Tensor:
@@ -92,6 +95,8 @@ def _elements(name: str, data: Buffer) -> list[bytes]:
     elements: list[bytes] = []
     at, view = 0, memoryview(data)
     while at < len(view):
+        if len(elements) == MOST_ELEMENTS:
+            raise Refusal(TOO_LARGE, f"input {name!r}: more than the {MOST_ELEMENTS} BYTES elements allowed")
         end = at + _LENGTH.size
         if end <= len(view):
             end += _LENGTH.unpack_from(view, at)[0]
