@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer import answers, gstreamer
 from edgeinfer.errors import SourceError
-from edgeinfer.naming import RTSP, SCHEMES
+from edgeinfer.naming import SCHEMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 # of a network stream: short, because a lost one is opened again; an answer may come later than a frame
 OPEN_MS, READ_MS = 4_000, 2_000
@@ -17,8 +25,28 @@ USUAL_FPS = 30.0
 MOST_FPS = 240.0  # containers and networks count in 1,000ths or 90,000ths of a second, and that is told for a rate
 
 
-def opened(name: str, shown: str) -> Any:
+class Taken(NamedTuple):
+    """A picture (h, w, 3) uint8 BGR, the monotonic time it was there to be read, and the time it tells of itself.
+
+    That is when it was made by the camera's own clock, or is shown in its video.
+    """
+
+    image: NDArray[np.uint8]
+    read_ns: int
+    stamp_ns: int
+
+
+@contextmanager
+def opened(name: str, shown: str) -> Iterator[Any]:
     """OpenCV's capture of a camera, a pipeline, a stream or a video, called `shown` in errors. Raises SourceError."""
+    capture = _capture(name, shown)
+    try:
+        yield capture
+    finally:
+        capture.release()
+
+
+def _capture(name: str, shown: str) -> Any:
     import cv2
 
     need_utf8(name)
@@ -92,13 +120,18 @@ def plausible(fps: float) -> float:
     return fps if 0 < fps <= MOST_FPS else USUAL_FPS
 
 
-def stamp_ns(capture: Any, name: str) -> int:
-    """When the frame grabbed last was made, by the camera's own clock; 0 where the source does not tell."""
+def taken(capture: Any, shown: str, max_pixels: int) -> Iterator[Taken]:
+    """Its pictures, until it gives none. Raises SourceError for one that is too large."""
     import cv2
 
-    # of motion JPEG over HTTP the frames are numbered, and that is told for a time
-    stamped = name.startswith((*RTSP, "camera:"))
-    return round(1e6 * capture.get(cv2.CAP_PROP_POS_MSEC)) if stamped else 0
+    while capture.grab():
+        read_ns, stamp_ns = time.monotonic_ns(), round(1e6 * capture.get(cv2.CAP_PROP_POS_MSEC))
+        given, image = capture.retrieve()
+        if not given:
+            return
+        height, width = image.shape[:2]
+        check_size(height, width, shown, max_pixels)
+        yield Taken(image, read_ns, stamp_ns)
 
 
 def total(capture: Any) -> int:

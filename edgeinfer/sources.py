@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WHOLE = 0.95  # of the frames that a video tells of, which some containers only estimate
+STAMPED = (
+    *naming.RTSP,
+    "camera:",
+)  # whose frames tell when they were made; those of motion JPEG over HTTP are numbered
 
 LOG = logging.getLogger(__name__)
 
@@ -34,8 +38,8 @@ class Frame:
 
     image (h, w, 3) uint8 BGR, or as `pixels` says; `source` is the file or stream it came from, as given;
     `index` counts from 0 in it (in a folder or pattern: among its files); `captured_ns` is monotonic time; `fps` is 0
-    for a still picture; `total` is how many frames a video says it has, 0 where that is not known; a camera's frame is
-    `behind` if it lay in a buffer, so that a newer one is to be had at once.
+    for a still picture; `total` is how many frames a video says it has, 0 where that is not known, and `shown_ns` when
+    in it this one is shown; a camera's frame is `behind` if it lay in a buffer: a newer one is to be had at once.
     """
 
     image: NDArray[np.uint8]
@@ -45,6 +49,7 @@ class Frame:
     fps: float = 0.0
     pixels: str = "bgr"
     total: int = 0
+    shown_ns: int = 0
     behind: bool = False
 
     def bgr(self) -> NDArray[np.uint8]:
@@ -81,8 +86,12 @@ def frames(
     kind = on_web(name)
     if kind == "picture":
         yield _fetched(name, max_pixels)
+    elif kind == "video":
+        yield from _video(name, max_pixels)
+    elif name.startswith("gst:") and gstreamer.available():
+        yield from _pipeline(name, max_pixels)
     elif naming.addressed(name):
-        yield from _stream(name, max_pixels, ends=kind == "video")
+        yield from _camera(name, max_pixels)
     elif many(name):
         for index, path in enumerate(files(name)):
             try:
@@ -179,7 +188,7 @@ def _file(path: Path, index: int, max_pixels: int) -> Iterator[Frame]:
     elif not start:
         raise SourceError(f"{path} is empty", hint="copy the file again")
     else:
-        yield from _stream(str(path), max_pixels, ends=True)
+        yield from _video(str(path), max_pixels)
 
 
 def _start_of(path: Path) -> bytes:
@@ -251,44 +260,40 @@ def leave_out(faults: Sequence[SourceError], total: int, on_error: OnError) -> N
         on_error(fault)
 
 
-def _stream(name: str, max_pixels: int, *, ends: bool) -> Iterator[Frame]:
-    """Frames of a camera or stream, or of a video, which `ends`; it is released when this is closed.
+def _video(name: str, max_pixels: int) -> Iterator[Frame]:
+    """Frames of a video, here or on a web server."""
+    shown, count, shown_ns = naming.without_password(name), 0, 0
+    with opencv.opened(name, shown) as capture:
+        fps, total = opencv.rate(capture, shown, max_pixels), opencv.total(capture)
+        for image, read_ns, shown_ns in opencv.taken(capture, shown, max_pixels):
+            yield Frame(image, shown, count, read_ns, fps, total=total, shown_ns=shown_ns)
+            count += 1
+    if not count:
+        hint = "convert it to H.264 with ffmpeg"
+        raise SourceError(f"{shown} has no frames that OpenCV can decode", hint=hint)
+    # where frames have no rate of their own, only time tells
+    if count < WHOLE * total and shown_ns < WHOLE * total / fps * 1e9:
+        LOG.warning("%s ends after %d of the %d frames it tells of: it may be cut short", shown, count, total)
+
+
+def _camera(name: str, max_pixels: int) -> Iterator[Frame]:
+    """Frames of a camera or stream, whose end is a SourceError; it is released when this is closed.
 
     OpenCV before 4.13 gives the last picture for ever where a stream changes its size within a connection.
     """
-    shown = naming.without_password(name)
-    if name.startswith("gst:") and gstreamer.available():
-        yield from _pipeline(name, shown, max_pixels)
-        return
-    opened_ns = time.monotonic_ns()
-    capture, index = opencv.opened(name, shown), 0
-    try:
+    shown, count, began_ns = naming.without_password(name), 0, time.monotonic_ns()
+    with opencv.opened(name, shown) as capture:
         fps = opencv.rate(capture, shown, max_pixels)
-        arrivals = Arrivals(fps, opened_ns)
-        total = opencv.total(capture) if ends else 0
-        while capture.grab():
-            read_ns = time.monotonic_ns()
-            captured_ns = read_ns if ends else arrivals.captured_ns(read_ns, opencv.stamp_ns(capture, name))
-            taken, image = capture.retrieve()
-            if not taken:
-                break
-            height, width = image.shape[:2]
-            opencv.check_size(height, width, shown, max_pixels)
-            yield Frame(image, shown, index, captured_ns, fps, total=total, behind=arrivals.behind)
-            index += 1
-    finally:
-        capture.release()
-    if not ends:
-        hint = "check the device or the network, and run again"
-        raise SourceError(f"{shown} stopped after {index} frames", hint=hint)
-    if index == 0:
-        hint = "convert it to H.264 with ffmpeg"
-        raise SourceError(f"{shown} has no frames that OpenCV can decode", hint=hint)
-    if index < WHOLE * total:
-        LOG.warning("%s ends after %d of the %d frames it tells of: it may be cut short", shown, index, total)
+        arrivals = Arrivals(fps, began_ns)
+        for image, read_ns, stamp_ns in opencv.taken(capture, shown, max_pixels):
+            captured_ns = arrivals.captured_ns(read_ns, stamp_ns if name.startswith(STAMPED) else 0)
+            yield Frame(image, shown, count, captured_ns, fps, behind=arrivals.behind)
+            count += 1
+    raise SourceError(f"{shown} stopped after {count} frames", hint="check the device or the network, and run again")
 
 
-def _pipeline(name: str, shown: str, max_pixels: int) -> Iterator[Frame]:
+def _pipeline(name: str, max_pixels: int) -> Iterator[Frame]:
+    shown = naming.without_password(name)
     with gstreamer.playing(name[4:], shown) as opened:
         for index, (image, pixels, captured_ns) in enumerate(opened.frames(opencv.OPEN_MS)):
             rows, width = image.shape[:2]

@@ -18,7 +18,7 @@ import edgeinfer
 from edgeinfer import cli, opencv, sources
 from edgeinfer.cli import _ending, _records
 from edgeinfer.cli import run as verb
-from edgeinfer.cli._album import AHEAD_S, STAY_S, Album
+from edgeinfer.cli._album import AHEAD_S, STAY_S, STILL_S, Album
 from edgeinfer.cli._faults import Faults
 from edgeinfer.cli._tally import Tally
 from edgeinfer.cli._watch import Watch
@@ -98,6 +98,18 @@ def test_a_cameras_video_lasts_as_long_as_it_was_looked_at(tmp_path):
     slow = [seen("camera:0", place * 0.15, 50 + place) for place in range(41)]  # ten frames a second, it says
     ((_, found),) = kept(tmp_path, slow).items()
     assert len(found) == pytest.approx(61, abs=1)
+
+
+def test_the_frames_of_a_video_stay_as_long_as_in_it_and_none_is_left_out(tmp_path):
+    shown_s = [*np.arange(10) / 10, *range(1, 6), 5.01, 5.02, 5.03, 9999]
+    frames = []
+    for place, when in enumerate(shown_s):
+        one = seen("x.avi", 0, 10 * place)
+        frame = dataclasses.replace(one.frame, index=place, shown_ns=int(1e9 * when))
+        frames.append(dataclasses.replace(one, frame=frame, live=False))
+    ((_, found),) = kept(tmp_path, frames).items()
+    assert len(found) == pytest.approx(10 * (5.3 + STILL_S), abs=2)
+    assert len({round(grey / 10) for grey in found}) == len(frames)
 
 
 def test_a_camera_that_gives_more_frames_than_it_tells_is_not_slowed_down(tmp_path):

@@ -312,6 +312,7 @@ def test_a_video_gives_its_frames_and_rate(video):
     frames = list(sources.frames(video))
     assert [frame.index for frame in frames] == [0, 1, 2, 3]
     assert {frame.fps for frame in frames} == {12.5}
+    assert [frame.shown_ns for frame in frames] == [0, 80_000_000, 160_000_000, 240_000_000]
     assert frames[0].image.shape == (48, 64, 3)
 
 
@@ -411,8 +412,9 @@ def test_frames_of_a_stream_that_lay_in_a_buffer_are_not_called_new_and_those_of
     reads_ns = [*(place * 33_000_000 for place in range(1, 11)), 2_000_000_000, 2_001_000_000]
 
     def captured_ns(source):
-        moments = iter([0, *reads_ns])
-        monkeypatch.setattr(sources, "time", types.SimpleNamespace(monotonic_ns=lambda: next(moments)))
+        moments = iter(reads_ns)
+        monkeypatch.setattr(sources, "time", types.SimpleNamespace(monotonic_ns=lambda: 0))
+        monkeypatch.setattr(opencv, "time", types.SimpleNamespace(monotonic_ns=lambda: next(moments)))
         capture(monkeypatch, len(reads_ns))
         with contextlib.suppress(SourceError):  # of a stream that has ended
             for frame in sources.frames(source):
@@ -429,7 +431,8 @@ def test_frames_of_a_stream_that_lay_in_a_buffer_are_not_called_new_and_those_of
 def test_a_stream_that_is_read_more_slowly_than_it_comes_is_as_old_as_it_says(monkeypatch, source, apart_ms):
     """Of motion JPEG the frames are numbered, which says nothing."""
     read_ns, made_ms = itertools.count(10**9, 50_000_000), itertools.count(1000, 33)
-    monkeypatch.setattr(sources, "time", types.SimpleNamespace(monotonic_ns=lambda: next(read_ns)))
+    for module in (sources, opencv):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic_ns=lambda: next(read_ns)))
     double = capture(monkeypatch, 30)
     double.get = lambda what: next(made_ms) if what == cv2.CAP_PROP_POS_MSEC else 0.0
     captured = []
@@ -450,6 +453,19 @@ def test_a_video_that_was_cut_short_is_told(video, caplog):
     video.write_bytes(data[: data.rindex(b"00dc", 0, data.index(b"idx1"))])
     assert 1 <= len(list(sources.frames(video))) < 4
     assert f"{video} ends after 3 of the 4 frames it tells of: it may be cut short" in caplog.text
+
+
+def test_a_video_whose_frames_have_no_rate_of_their_own_is_not_called_cut_short(video, monkeypatch, caplog):
+    double = capture(monkeypatch, 10)
+    told = {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_FRAME_COUNT: 300.0}
+    double.get = lambda what: 1000.0 * (9 - double.left) if what == cv2.CAP_PROP_POS_MSEC else told.get(what, 0.0)
+    assert [frame.shown_ns // 10**9 for frame in sources.frames(video)] == list(range(10))
+    assert "cut short" in caplog.text
+    caplog.clear()
+    told[cv2.CAP_PROP_FPS] = 32.0  # nine seconds are more than 0.95 of what it tells of now
+    double.left = 10
+    assert len(list(sources.frames(video))) == 10
+    assert caplog.text == ""
 
 
 def test_a_password_in_a_pipeline_is_not_shown():

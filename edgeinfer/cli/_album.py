@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from edgeinfer.streams import Seen
 
 LEAST_FREE = 16 << 20  # bytes a disk must have for a video to go on
-STAY_S = 2.0  # how long a frame of a camera that shows nothing new stays in its video
+STAY_S = 2.0  # how long a frame of a camera that shows nothing new stays in its video,
+STILL_S = 60.0  # and one of a video whose next frame is shown later: a longer time is of a wrong clock
 AHEAD_S = 0.5  # how far a video may be ahead of its camera: frames come unevenly, and some faster than is told
 LONGEST = 100  # characters of a camera in a file's name
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -41,7 +42,7 @@ class Album:
     def add(self, seen: Seen) -> None:
         frame, image = seen.frame, seen.result.draw(seen.frame.bgr())
         if frame.fps:
-            self._video(seen, image).add(image, frame.captured_ns)
+            self._video(seen, image).add(image, frame.captured_ns if seen.live else frame.shown_ns)
             return
         path = self._path(seen)
         data = pictures.encode(image, path.suffix.lower())
@@ -93,8 +94,8 @@ class Album:
 class Video:
     """An MPEG-4 file that gets its name when it is finished.
 
-    A camera's lasts as long as it was looked at: a frame stays until the next one, but no longer than `STAY_S`, and is
-    left out where the video would be ahead of the camera by more than `AHEAD_S`.
+    It lasts as long as its source, or as a camera was looked at: a frame stays until the next one, but not for ever.
+    All frames of a video are in it, and those of a camera that do not put it ahead by more than `AHEAD_S`.
     """
 
     def __init__(self, path: Path, size: Size, fps: float, *, live: bool) -> None:
@@ -103,7 +104,7 @@ class Video:
         opencv.need_utf8(str(path))
         self.path, self.live = path, live
         self._fps, self._size = fps, (size.width, size.height)
-        self._until = 0.0  # the moment that the video has come to, in seconds of the clock of captures
+        self._until = 0.0  # the moment that the video has come to, in seconds of its source's clock
         self._last: Any = None
         self._stack = ExitStack()
         self._part = self._stack.enter_context(whole(path))
@@ -113,12 +114,12 @@ class Video:
             self.discard()
             raise EdgeInferError(f"{path} cannot be written by OpenCV", hint="check free space and permissions")
 
-    def add(self, image: NDArray[np.uint8], captured_ns: int) -> None:
-        """The next frame; `captured_ns` of a camera's says how long the one before was the newest."""
+    def add(self, image: NDArray[np.uint8], moment_ns: int) -> None:
+        """The next frame, and when it was captured or is shown."""
         import cv2
 
         self._need_room()
-        missed = self._missed(captured_ns / 1e9) if self.live else 0
+        missed = self._missed(moment_ns / 1e9)
         for _ in range(missed):
             self._writer.write(self._last)
         # a stream may change its size on the way, a file may not
@@ -126,12 +127,13 @@ class Video:
         if missed >= 0:
             self._writer.write(self._last)
 
-    def _missed(self, captured_s: float) -> int:
+    def _missed(self, moment_s: float) -> int:
         """How many frames the video lacks until this one, which then is in it; -1 where it is ahead, and lacks none."""
-        self._until = max(self._until, captured_s - STAY_S) if self._until else captured_s
-        if self._until > captured_s + AHEAD_S:
+        stay_s = STAY_S if self.live else STILL_S
+        self._until = max(self._until, moment_s - stay_s) if self._until else moment_s
+        if self.live and self._until > moment_s + AHEAD_S:
             return -1
-        missed = max(0, round((captured_s - self._until) * self._fps))
+        missed = max(0, round((moment_s - self._until) * self._fps))
         self._until += (missed + 1) / self._fps
         return missed
 
