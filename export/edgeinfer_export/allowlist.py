@@ -88,10 +88,7 @@ class Record:
 
 def refuse(path: str) -> UnsafeCheckpoint:
     """The error for a name that has no business in a checkpoint."""
-    return UnsafeCheckpoint(
-        f"the file asks for {path}, which no model needs; nothing was run",
-        hint="do not load this file with PyTorch; if you trust its author, ask for model.state_dict() or safetensors",
-    )
+    return UnsafeCheckpoint(f"the file asks for {path}, which no model needs; nothing was run")
 
 
 def mentioned(module: object, name: object) -> Global:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeinfer import sources
 from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import ExportError, SourceError
-from edgeinfer_export import precision, quantize
+from edgeinfer_export import onnxgraph, precision, quantize
 from edgeinfer_export.forms import Ranges
 from edgeinfer_export.ranges import Histogram
 
@@ -52,20 +52,13 @@ def observe(model: Any, spec: ModelSpec, tensors: Iterable[str], pictures: Itera
 
     Memory does not grow with the number of pictures, and little with that of tensors. Raises ExportError.
     """
-    import onnxruntime
-
     wanted = set(tensors)
     order = [*(value.name for value in model.graph.input), *(name for node in model.graph.node for name in node.output)]
     names = [name for name in order if name in wanted]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     probed, outputs = _probed(model, names)
     try:
-        session = onnxruntime.InferenceSession(
-            probed.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
+        session = onnxgraph.session(probed)
     except Exception as error:
-        # the library's errors have no common class
         raise ExportError(f"calibration: ONNX Runtime refused the model: {error}", hint="export it again") from error
     device, seen = Device(spec), {name: Histogram() for name in names}
     for picture in pictures:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.bundle import SPEC_FILE
-from edgeinfer.errors import CheckpointError
+from edgeinfer.errors import CheckpointError, UnsafeCheckpoint
 from edgeinfer.spec import Size
 from edgeinfer_export import modeltree
 from edgeinfer_export.allowlist import Record
@@ -22,6 +22,9 @@ from edgeinfer_export.torchfiles import LEGACY_TEXT, TorchFile, read_legacy, rea
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# where nothing better is known
+AGAIN = "download or copy the file again, or save it again with torch.save(model.state_dict(), path)"
+DISTRUST = "do not load this file with PyTorch; if you trust its author, ask for model.state_dict() or safetensors"
 MAX_STRIDES = 16
 MAX_LICENSE = 200
 MAX_TRAINED = 8192  # pixels of an input's side: beyond all that is trained
@@ -70,7 +73,8 @@ def read(path: str | Path) -> Checkpoint:
             return _from_torch(path, data, read_legacy(data))
         raise _unknown(data)
     except CheckpointError as error:
-        raise type(error)(f"{path.name}: {error}", hint=error.hint) from error
+        usual = DISTRUST if isinstance(error, UnsafeCheckpoint) else AGAIN
+        raise type(error)(f"{path.name}: {error}", hint=error.hint or usual) from error
 
 
 def _check_file(path: Path) -> None:
@@ -88,7 +92,7 @@ def _mapped(path: Path) -> mmap.mmap:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except ValueError as error:
-        raise CheckpointError("the file is empty", hint="download or copy it again") from error
+        raise CheckpointError("the file is empty") from error
     except OSError as error:
         hint = "check its permissions, and the disk it is on"
         raise CheckpointError(f"the file cannot be opened: {error.strerror}", hint=hint) from error

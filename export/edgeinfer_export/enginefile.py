@@ -57,7 +57,9 @@ def read(path: Path, options: Options) -> Engine:
     except OSError as error:
         raise ExportError(f"{path} cannot be opened: {error.strerror}", hint=READABLE) from error
     facts = metadata.read(value, path.name) if value is not None else metadata.Facts()
-    missing = _missing(facts, options, told_precision=isinstance((value or {}).get("args"), dict))
+    args = (value or {}).get("args")
+    _check_asked(path.name, facts, options, args if isinstance(args, dict) else {})
+    missing = _missing(facts, options, told_precision=isinstance(args, dict))
     if missing:
         found = "says nothing of its" if value is not None else "is a plain TensorRT plan, which does not say its"
         raise ExportError(f"{path.name} {found} {', '.join(missing)}", hint=f"say it: {' '.join(missing.values())}")
@@ -97,6 +99,22 @@ def _prefix(path: Path) -> tuple[dict[str, Any] | None, int]:
     return {str(key): item for key, item in value.items()}, start
 
 
+def _check_asked(name: str, facts: Facts, options: Options, args: dict[str, Any]) -> None:
+    """ExportError where another engine is asked for than the one that the prefix tells of."""
+    batch, built = options.batch, facts.batch
+    within = batch and built and built.min <= batch.min <= batch.max <= built.max
+    asked, held = (f"{len(labels)} classes" if labels else "" for labels in (options.labels, facts.labels))
+    rows = (
+        ("--imgsz", options.size, "" if args.get("dynamic") is True else facts.size),
+        ("--batch", batch, "" if within else built),
+        ("--labels", asked, held),
+        ("--precision", ",".join(options.precisions), facts.precision if args else ""),
+    )
+    for flag, wish, fact in rows:
+        if wish and fact and wish != fact:
+            raise ExportError(f"{name} holds {fact}, and {flag} {wish} was asked for", hint=f"leave {flag} out")
+
+
 def _missing(facts: Facts, options: Options, *, told_precision: bool) -> dict[str, str]:
     """What neither the prefix nor the user says, with the flags that do."""
     task = facts.task in ("detect", "classify")
@@ -104,7 +122,7 @@ def _missing(facts: Facts, options: Options, *, told_precision: bool) -> dict[st
         "layout": (bool(options.told.layout) or task, f"--layout {'|'.join(layouts.LAYOUTS)}"),
         "input size": (bool(options.size or facts.size), "--imgsz H,W"),
         "class names": (bool(options.labels or facts.labels), "--labels FILE"),
-        "precision": (bool(options.precisions) or told_precision, "--precision fp16"),
+        "precision": (len(options.precisions) == 1 or told_precision, "--precision fp16"),
     }
     if facts.task and not task:
         raise ExportError(f"its task is {facts.task}, expected detect or classify", hint=layouts.OTHER)

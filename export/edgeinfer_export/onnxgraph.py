@@ -210,27 +210,31 @@ def _read_by(node: Any) -> Iterator[str]:
             yield from (value.name for value in graph.output)
 
 
-def measured(model: Any, where: str, batches: set[int]) -> dict[str, tuple[int, ...]]:
-    """The outputs' shapes for one picture, found by running black pictures; the batch must come out as it went in."""
+def session(model: Any) -> Any:
+    """The model in ONNX Runtime on the CPU, silent; its errors have no common class, and name the node."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # without its fallback, which would print
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
+
+
+def measured(model: Any, where: str, batches: set[int]) -> dict[str, tuple[int, ...]]:
+    """The outputs' shapes for one picture, found by running black pictures; the batch must come out as it went in."""
     value = image_input(model, where)
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
     kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     found: dict[int, dict[str, tuple[int, ...]]] = {}
     try:
-        # without its fallback, which would print
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
-        names = [output.name for output in session.get_outputs()]
+        running = session(model)
+        names = [output.name for output in running.get_outputs()]
         for batch in sorted(batches):
-            outputs = session.run(names, {value.name: np.zeros((batch, *dims), kind)})
+            outputs = running.run(names, {value.name: np.zeros((batch, *dims), kind)})
             found[batch] = {name: np.shape(output) for name, output in zip(names, outputs, strict=True)}
     except Exception as error:
-        # the library's errors have no common class; they name the node
         raise ExportError(f"{where}: ONNX Runtime cannot run it: {_first_line(error)}", hint=AGAIN) from error
     return _consistent(found, where)
 

@@ -46,17 +46,12 @@ class Machine:
                 if opcode.name == "STOP":
                     break
                 if opcode.name not in STEPS:
-                    raise UnsafeCheckpoint(
-                        f"the pickle uses the opcode {opcode.name}, which PyTorch does not write",
-                        hint="do not load this file with PyTorch",
-                    )
+                    raise UnsafeCheckpoint(f"the pickle uses the opcode {opcode.name}, which PyTorch does not write")
                 STEPS[opcode.name](self, argument)
             return self.stack.pop()
         except (ValueError, IndexError, KeyError, DeprecationWarning) as error:
             # the warning: a text opcode with an odd escape, where the caller has made warnings errors
-            raise CheckpointError(
-                f"the pickle is damaged: {type(error).__name__}", hint="download or copy the file again"
-            ) from error
+            raise CheckpointError(f"the pickle is damaged: {type(error).__name__}") from error
 
     def spend(self, steps: int) -> None:
         """Count work against the budget."""

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import CheckpointError
-from edgeinfer_export.storages import ENCODINGS, Storage, numbers, whole
+from edgeinfer_export.storages import ENCODINGS, MAX_DIMENSIONS, Storage, numbers, whole
 from edgeinfer_export.tensornames import short_name
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_HEADER = 4 << 20
-MAX_DIMENSIONS = 16
-AGAIN = "download or copy the file again"
 DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -54,11 +52,11 @@ def read_safetensors(data: mmap.mmap) -> tuple[dict[str, NDArray[Any]], dict[str
     for name, entry in sorted(header.items(), key=_offset):
         first, last, shape, storage = _place(name, entry, len(data) - begin)
         if first != end:
-            raise CheckpointError(f"tensor {name!r} starts at {first}, where the one before ends at {end}", hint=AGAIN)
+            raise CheckpointError(f"tensor {name!r} starts at {first}, where the one before ends at {end}")
         tensors[name] = numbers(data, begin + first, storage).reshape(shape)
         end = last
     if begin + end != len(data):
-        raise CheckpointError(f"{len(data) - begin - end} bytes lie behind the last tensor", hint=AGAIN)
+        raise CheckpointError(f"{len(data) - begin - end} bytes lie behind the last tensor")
     return tensors, metadata  # type: ignore[return-value]
 
 
@@ -66,8 +64,7 @@ def _header(data: mmap.mmap) -> tuple[dict[str, Any], int]:
     size = int.from_bytes(data[:8], "little")
     if size > min(MAX_HEADER, len(data) - 8):
         raise CheckpointError(
-            f"the header claims {size} bytes, the file holds {len(data) - 8} and {MAX_HEADER} is the limit",
-            hint=AGAIN,
+            f"the header claims {size} bytes, the file holds {len(data) - 8} and {MAX_HEADER} is the limit"
         )
     try:
         header = json.loads(data[8 : 8 + size], object_pairs_hook=_unique)

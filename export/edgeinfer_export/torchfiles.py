@@ -46,7 +46,7 @@ class TorchFile:
         kept = f"{storage.key}:{storage.dtype}"
         if kept not in self._read:
             if storage.key not in self.places:
-                raise CheckpointError(f"the file has no storage {storage.key!r}", hint="download or copy it again")
+                raise CheckpointError(f"the file has no storage {storage.key!r}")
             start, size = self.places[storage.key]
             if storage.size_bytes > size:
                 raise UnsafeCheckpoint(
@@ -61,9 +61,7 @@ def read_zip(data: mmap.mmap) -> TorchFile:
     try:
         members = _members(data)
     except DAMAGED as error:
-        raise CheckpointError(
-            f"the zip archive is cut off or damaged: {error}", hint="download or copy it again"
-        ) from error
+        raise CheckpointError(f"the zip archive is cut off or damaged: {error}") from error
     prefix = _archive_root(members)
     start, size = members[f"{prefix}data.pkl"]
     if size > MAX_PICKLE:
@@ -160,13 +158,10 @@ def _places(data: mmap.mmap, keys: list[Any], storages: dict[str, Storage]) -> d
         storage = storages.get(key) if isinstance(key, str) else None
         header = data[start : start + 8]
         if storage is None or key in places or len(header) < 8:
-            raise CheckpointError("the list of storages is damaged or cut off", hint="download or copy the file again")
+            raise CheckpointError("the list of storages is damaged or cut off")
         size = int.from_bytes(header, "little", signed=True) * storage.itemsize
         if size != storage.size_bytes or start + 8 + size > len(data):
-            raise CheckpointError(
-                f"storage {key!r} needs {storage.size_bytes} bytes, {len(data) - start - 8} are left",
-                hint="download or copy the file again",
-            )
+            raise CheckpointError(f"storage {key!r} needs {storage.size_bytes} bytes, {len(data) - start - 8} are left")
         places[key] = (start + 8, size)
         start += 8 + size
     return places

@@ -136,6 +136,35 @@ def test_a_file_cut_after_its_prefix_is_an_error(tmp_path):
         export(written(tmp_path, plan=b""), tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"precisions": ("fp32",)}, "holds fp16, and --precision fp32 was asked for"),
+        ({"precisions": ("fp16", "int8")}, "holds fp16, and --precision fp16,int8 was"),
+        ({"batch": Batch(1, 16)}, "holds 1-8, and --batch 1-16 was"),
+        ({"labels": ("cat",)}, "holds 2 classes, and --labels 1 classes was"),
+    ],
+)
+def test_an_engine_is_what_it_was_built_as(tmp_path, asked, message):
+    with pytest.raises(ExportError, match=message) as caught:
+        export(written(tmp_path), tmp_path / "out", Options(**asked))
+    assert caught.value.hint.startswith("leave --")
+
+
+def test_the_size_of_an_engine_is_open_where_it_was_built_so(tmp_path):
+    assert Bundle.open(export(written(tmp_path), tmp_path / "out", Options(size=Size(64, 64)))).spec.preprocess.size
+    fixed = {**METADATA, "args": {"half": True}}
+    with pytest.raises(ExportError, match="holds 64x96, and --imgsz 64x64 was asked for"):
+        export(written(tmp_path, fixed), tmp_path / "other", Options(size=Size(64, 64), batch=Batch(8, 8)))
+
+
+def test_a_plain_plan_has_one_precision(tmp_path):
+    file = tmp_path / "best.engine"
+    file.write_bytes(PLAN)
+    with pytest.raises(ExportError, match="does not say its precision"):
+        export(file, tmp_path / "out", Options(**{**TOLD, "precisions": ("fp32", "fp16")}))
+
+
 def test_what_changes_a_graph_is_refused_for_an_engine(tmp_path, capsys):
     words = ["export", str(written(tmp_path)), "-o", str(tmp_path / "out"), "--nms", "graph"]
 

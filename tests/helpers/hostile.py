@@ -33,4 +33,5 @@ def refused(tmp_path, content, expected=CheckpointError, memory=None):
         tracemalloc.stop()
     assert str(caught.value).startswith("hostile.pt: ")
     assert len(str(caught.value)) < 600
+    assert caught.value.hint
     return caught.value

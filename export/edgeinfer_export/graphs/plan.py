@@ -20,7 +20,7 @@ MAX_NUMBER = 65536
 OTHER_WAY = "give the ONNX file that the model's own code exports (Ultralytics' models: --via ultralytics)"
 HINT = f"the model's YAML is damaged or not a YOLO detector; {OTHER_WAY}"
 # modules whose third argument is a stride; those that enlarge, with the place of the factor and what it is by default
-STRIDING = ("Conv", "Conv2d", "CrossConv", "DWConv", "GhostBottleneck", "GhostConv", "MixConv2d", "SCDown")
+STRIDING = ("Conv", "CrossConv", "DWConv", "GhostBottleneck", "GhostConv", "MixConv2d", "SCDown")
 ENLARGING = {"ConvTranspose2d": (2, 1), "DWConvTranspose2d": (2, 1), "Expand": (0, 2), "Upsample": (1, 1)}
 
 Argument = int | float | bool | str | None | tuple[int, ...]

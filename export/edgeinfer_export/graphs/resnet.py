@@ -26,7 +26,6 @@ INPUT, OUTPUT = "input", "logits"
 EPSILON = 1e-5
 USUAL = Size(224, 224)
 SCALE, MEAN, STD = NORMALIZE["imagenet"]
-UNKNOWN = "only ImageNet's ResNets are built from tensors; export the model to .onnx with PyTorch, and that file here"
 DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (1, 1, 1, 1)): 10,
     (True, (1, 1, 1, 1)): 14,
@@ -182,9 +181,9 @@ class _Net:
         shape = self.weights.sides("conv1.0.weight" if self.deep else "conv1.weight")
         if shape[2:] != ((3, 3) if self.deep else (7, 7)):
             # CIFAR's ResNets have the same names, another stride and no pool
-            raise ExportError(f"tensor conv1.weight is {shape}, expected a 7x7 kernel", hint=UNKNOWN)
+            raise ExportError(f"tensor conv1.weight is {shape}, expected a 7x7 kernel", hint=OTHER_WAY)
         if shape[1] != x.channels:
-            raise ExportError(f"the model takes pictures of {shape[1]} channels, expected 3", hint=UNKNOWN)
+            raise ExportError(f"the model takes pictures of {shape[1]} channels, expected 3", hint=OTHER_WAY)
         if not self.deep:
             return self._relu("conv1", self._conv("conv1", "bn1", x, 2))
         x = self._relu("conv1.0", self._conv("conv1.0", "conv1.1", x, 2))
