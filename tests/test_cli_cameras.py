@@ -1,7 +1,6 @@
 """`edgeinfer run` on cameras: several at once, what is kept of each, and how it ends."""
 
 import dataclasses
-import io
 import json
 import shutil
 import signal
@@ -223,13 +222,18 @@ def test_a_second_ctrl_c_keeps_what_cameras_showed(tmp_path):
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
 
 
-def test_ctrl_c_ends_cameras_as_such_also_where_a_file_was_seen_last(tmp_path):
-    def sights():
+def test_ctrl_c_beside_a_camera_keeps_what_that_showed_and_no_part_of_a_video(detector, tmp_path, monkeypatch, capsys):
+    def sights(*_):
         yield seen("camera:0", 0)
-        yield dataclasses.replace(seen("a.png", 1), live=False)
+        yield dataclasses.replace(seen("a.avi", 1, place=1), live=False)
         raise KeyboardInterrupt
 
-    assert verb._work(sights(), [], Tally(io.StringIO()))
+    monkeypatch.setattr(verb, "_sights", sights)
+    out, lines = tmp_path / "out", tmp_path / "r.jsonl"
+    assert run(detector, "camera:0", "a.avi", "--save", out, "--json", lines) == 130
+    assert "2 pictures, 0 errors" in capsys.readouterr().out
+    assert [path.name for path in out.iterdir()] == ["camera-0.mp4"]
+    assert len(lines.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

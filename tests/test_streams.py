@@ -278,6 +278,13 @@ def test_a_picture_and_a_folder_are_sources_too(model, tmp_path):
         assert sorted(one.frame.source for one in seen) == sorted(str(tmp_path / f"{n}.png") for n in ("a", "a", "b"))
 
 
+def test_a_file_is_well_until_it_cannot_be_read(model, clip, tmp_path):
+    with stream([clip, tmp_path / "no.png"], model) as seen:
+        next(iter(seen))
+        assert seen.health()[str(clip)].well
+        assert eventually(lambda: "does not exist" in seen.health()[str(tmp_path / "no.png")].reason)
+
+
 def test_a_stream_needs_a_source(model):
     with pytest.raises(UsageError, match="at least one source"):
         Stream([], model)

@@ -19,10 +19,10 @@ RECENT = 10_000  # pictures whose times are kept: a camera may run for months
 
 
 class Tally:
-    """Counts as the run goes, and tells it line by line to `said`."""
+    """Counts as the run goes, and tells it line by line to `said`; `live` once a camera was among the sources."""
 
     def __init__(self, said: TextIO) -> None:
-        self.pictures = 0
+        self.pictures, self.live = 0, False
         self._said = said
         self._spans: dict[str, deque[float]] = {}
         self._unfinished = False
@@ -30,7 +30,7 @@ class Tally:
     def add(self, seen: Seen) -> None:
         """Count a result and print its line."""
         frame, result = seen.frame, seen.result
-        self.pictures += 1
+        self.pictures, self.live = self.pictures + 1, self.live or seen.live
         total = sum(result.timings_ms.values())
         for stage, span in {**result.timings_ms, "total": total}.items():
             self._spans.setdefault(stage, deque(maxlen=RECENT)).append(span)

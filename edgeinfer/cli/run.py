@@ -99,17 +99,23 @@ def run(args: argparse.Namespace) -> int:
     said = _reports.aside(args.json)
     tally = Tally(said)
     faults = Faults("source", "", alone=len(args.source) == 1 and not sources.many(args.source[0]))
-    with ExitStack() as stack:
-        outputs = _outputs(args, stack)
-        model = _model(args)
-        stack.callback(model.close)
-        sights = stack.enter_context(closing(_sights(args, model, faults)))
-        interrupted = _work(itertools.islice(sights, args.max_frames), outputs, tally)
-        if not tally.pictures:
-            faults.check()
+    code = 0
+    try:
+        with ExitStack() as stack:
+            outputs = _outputs(args, stack)
+            model = _model(args)
+            stack.callback(model.close)
+            sights = stack.enter_context(closing(_sights(args, model, faults)))
+            _work(itertools.islice(sights, args.max_frames), outputs, tally)
+            if not tally.pictures:
+                faults.check()
+    except KeyboardInterrupt:
+        if not tally.live:  # there is no other end of a camera
+            raise
+        code = INTERRUPTED
     print(tally.table(model, faults.count), file=said)
     faults.check()
-    return INTERRUPTED if interrupted else 0
+    return code
 
 
 def _model(args: argparse.Namespace) -> Pipeline | Tiled | Cascade:
@@ -174,19 +180,11 @@ def _told(stream: Stream) -> AbstractContextManager[object]:
     return Watch(stream) if stream.live else nullcontext()
 
 
-def _work(sights: Iterable[Seen], outputs: Sequence[Output], tally: Tally) -> bool:
-    """Hand every result on; True when the user stopped a camera or stream."""
-    moving = False
-    try:
-        for seen in sights:
-            moving = moving or seen.live
-            for output in outputs:
-                output.add(seen)
-            tally.add(seen)
-            if any(output.closed for output in outputs):
-                break
-    except KeyboardInterrupt:
-        if not moving:
-            raise
-        return True
-    return False
+def _work(sights: Iterable[Seen], outputs: Sequence[Output], tally: Tally) -> None:
+    """Hand every result on."""
+    for seen in sights:
+        for output in outputs:
+            output.add(seen)
+        tally.add(seen)
+        if any(output.closed for output in outputs):
+            break

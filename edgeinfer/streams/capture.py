@@ -62,8 +62,8 @@ class Capture(threading.Thread):
             if self.live:
                 self._follow()
             else:
+                self.vitals.nothing_due()
                 self._read()
-                self.vitals.ended()
         except SourceError as error:
             self.vitals.lost(str(error))
             self._tell(error)
@@ -108,7 +108,7 @@ class Capture(threading.Thread):
                 told = str(error)
             else:
                 if not self._patient:
-                    self.vitals.ended()
+                    self.vitals.nothing_due()
                     return
             tries = tries + 1 if self._sequence == before else 0
             self.vitals.lost(f"{told}; trying again")

@@ -38,7 +38,7 @@ class Vitals:
         self._shown = self._changed = self._lit = 0.0
         self._patience = PATIENCE_S
         self._lost = ""
-        self._ended = self._dark = False
+        self._due, self._dark = True, False
         self._last: NDArray[Any] | None = None
         # since the start: pictures that came, those that were like the one before, connections made anew
         self.pictures = self.repeated = self.reconnects = 0
@@ -73,19 +73,17 @@ class Vitals:
         with self._lock:
             self._lost = reason
 
-    def ended(self) -> None:
-        """A file came to its end: it stays as well as it was."""
+    def nothing_due(self) -> None:
+        """It is a file, or came to its end: only what was lost is wrong with it."""
         with self._lock:
-            self._ended = True
+            self._due = False
 
     def health(self) -> Health:
         """How the source is now."""
         now = time.monotonic()
         with self._lock:
-            if self._ended and not self._lost:
-                return Health(well=True)
-            if self._lost:
-                return Health(well=False, reason=self._lost)
+            if self._lost or not self._due:
+                return Health(well=not self._lost, reason=self._lost)
             if not self._shown:
                 return Health(well=False, reason=f"no picture yet, {now - self._began:.1f} s after the start")
             for since, told in (
