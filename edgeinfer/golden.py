@@ -47,24 +47,30 @@ def check(pipeline: Pipeline, bundle: Bundle, precision: str = "fp32") -> list[G
 
 def compare(golden: Golden, result: Result, precision: str) -> GoldenReport:
     """Whether a result has all that was recorded, within the tolerance of `precision`."""
-    lost = missing(golden, result, precision)
+    lost, count = missing(golden, result, precision), len(_due(golden, result, precision))
     if not lost:
-        return GoldenReport(golden.image, True, f"{len(golden.expect)} of {len(golden.expect)} found")
+        return GoldenReport(golden.image, True, f"{count} of {count} found")
     first = lost[0]
     label = result.labels[first.class_id] if first.class_id < len(result.labels) else str(first.class_id)
-    detail = f"{len(lost)} of {len(golden.expect)} not found, first: {label} {first.score:.2f} {list(first.box)}"
+    detail = f"{len(lost)} of {count} not found, first: {label} {first.score:.2f} {list(first.box)}"
     return GoldenReport(golden.image, False, detail)
 
 
 def missing(golden: Golden, result: Result, precision: str) -> list[Expected]:
     """What was recorded that a result does not have, within the tolerance of `precision`."""
     score, overlap = TOLERANCE[precision]
+    due = _due(golden, result, precision)
     if isinstance(result, Classification):
         found = {int(one): float(other) for other, one in zip(result.scores, result.class_ids)}
-        return [item for item in golden.expect if abs(found.get(item.class_id, -1.0) - item.score) > score]
-    # what lies nearer to the confidence than engines may differ can fall below it
-    due = [item for item in golden.expect if item.score - score >= golden.score]
+        return [item for item in due if abs(found.get(item.class_id, -1.0) - item.score) > score]
     return [item for item in due if not _found(item, result, score, overlap)]
+
+
+def _due(golden: Golden, result: Result, precision: str) -> list[Expected]:
+    """What must be found: a box that lies nearer to the confidence than engines may differ can fall below it."""
+    score, _ = TOLERANCE[precision]
+    classes = isinstance(result, Classification)
+    return [item for item in golden.expect if classes or item.score - score >= golden.score]
 
 
 def _found(item: Expected, result: Detections, score: float, overlap: float) -> bool:

@@ -145,18 +145,20 @@ def system() -> str:
 
 def cpu() -> str:
     """The processor as Linux names it, else the board, else the architecture."""
-    return _told("model name") or text(ROOT / "proc/device-tree/model") or platform.machine()
+    return (
+        field(text(ROOT / "proc/cpuinfo"), "model name") or text(ROOT / "proc/device-tree/model") or platform.machine()
+    )
 
 
 def sums_bytes() -> bool:
     """Whether this processor adds products of 8 bits without overflow: x86 does with VNNI or AMX alone."""
-    flags = _told("flags")
+    flags = field(text(ROOT / "proc/cpuinfo"), "flags")
     return not flags or "vnni" in flags or "amx_int8" in flags
 
 
-def _told(name: str) -> str:
-    """What Linux says of the first processor under this name; empty where it says nothing."""
-    found = re.search(rf"^{name}\s*:\s*(.*)$", text(ROOT / "proc/cpuinfo"), re.MULTILINE)
+def field(table: str, name: str) -> str:
+    """What a table of Linux, such as /proc/cpuinfo, first says under this name; empty where it says nothing."""
+    found = re.search(rf"^{name}\s*:\s*(.*)$", table, re.MULTILINE)
     return found[1].strip() if found else ""
 
 

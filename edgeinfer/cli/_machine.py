@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgeinfer import machine, quota, verdicts
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding
 from edgeinfer.errors import BackendUnavailable
-from edgeinfer.machine import ROOT, jetson_release, os_release, output, text
+from edgeinfer.machine import ROOT, field, jetson_release, os_release, output, text
 from edgeinfer.profiling.sensors.jetson import power_mode
 
 if TYPE_CHECKING:
@@ -21,18 +21,13 @@ ARM_FLAGS = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
 LITTLE = 1e9  # bytes of memory
 
 
-def _field(table: str, name: str) -> str:
-    found = re.search(rf"^{name}\s*:\s*(.*)$", table, re.MULTILINE | re.IGNORECASE)
-    return found[1].strip() if found else ""
-
-
 def processor(root: Path = ROOT) -> list[Finding]:
     """Model, cores this process may use, and the instructions that matter."""
     table = text(root / "proc/cpuinfo")
-    flags = set((_field(table, "flags") or _field(table, "Features")).split())
+    flags = set((field(table, "flags") or field(table, "Features")).split())
     useful = [flag for flag in (*X86_FLAGS, *ARM_FLAGS) if flag in flags]
-    model = _field(table, "model name") or text(root / "proc/device-tree/model") or platform.processor()
-    facts = f"{model or platform.machine()}, {quota.cores(root)}"
+    model = field(table, "model name") or text(root / "proc/device-tree/model") or platform.machine()
+    facts = f"{model}, {quota.cores(root)}"
     if not useful and platform.machine() in {"x86_64", "AMD64"} and flags:
         return [Finding("processor", NOTE, f"{facts}, without AVX2", "expect a fraction of the usual speed")]
     return [Finding("processor", OK, f"{facts}, {' '.join(useful) or platform.machine()}")]
@@ -69,7 +64,7 @@ def gpu(root: Path = ROOT) -> list[Finding]:
     driver = re.search(r"Kernel Module\D*([\d.]+)", text(root / "proc/driver/nvidia/version"))
     cards = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
     if driver:
-        names = ", ".join(_field(text(card), "Model") for card in cards) or "no GPU"
+        names = ", ".join(field(text(card), "Model") for card in cards) or "no GPU"
         return [Finding("gpu", OK if cards else NOTE, f"{names}, driver {driver[1]}")]
     if _on_bus(root) and not jetson_release(root):
         remedy = "install it: sudo ubuntu-drivers install, or nvidia.com/drivers"

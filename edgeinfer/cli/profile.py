@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     giving.add_argument(
         "--json", metavar="FILE|-", help="everything as one JSON object, raw samples too; with - to stdout alone"
     )
-    giving.add_argument("--html", metavar="FILE", type=_page, help="a page with plots that needs nothing else")
+    giving.add_argument("--html", metavar="FILE", help="a page with plots that needs nothing else")
     giving.add_argument("--trace", metavar="FILE", type=Path, help="the first frames, for ui.perfetto.dev")
     comparing = parser.add_argument_group("comparing")
     comparing.add_argument("--compare", metavar="FILE", type=Path, help="with a report of before, that --json wrote")
@@ -97,12 +97,6 @@ def _scenarios(text: str) -> list[str]:
 def _share(text: str) -> float:
     """`5%`, or a share such as 0.05."""
     return _limits.above_zero(text[:-1]) / 100 if text.endswith("%") else _limits.above_zero(text)
-
-
-def _page(text: str) -> Path:
-    if not text.endswith(".html"):
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in .html")
-    return Path(text)
 
 
 def run(args: argparse.Namespace) -> int:

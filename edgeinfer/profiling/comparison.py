@@ -64,13 +64,13 @@ def compare(this: dict[str, Any], other: dict[str, Any]) -> list[Difference]:
 
 
 def apart(this: dict[str, Any], other: dict[str, Any]) -> str:
-    """The remark on two reports that were not taken side by side: what their contexts differ in, besides the time."""
+    """The remark on two reports not taken side by side: in what their contexts differ, and an `other` not valid."""
     here, there = _facts(this["context"]), _facts(other["context"])
     names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
     differing = [
         f"{name} is {here.get(name) or 'unknown'} here, {there.get(name) or 'unknown'} there" for name in names
     ]
-    return "; ".join([APART, *differing])
+    return "; ".join([APART, *differing, *([] if other["valid"] else ["that report is not valid"])])
 
 
 def _facts(context: dict[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import platform
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgeinfer
-from edgeinfer import machine, quota
+from edgeinfer import machine, plans, quota
 from edgeinfer.bundle import SPEC_FILE, sha256_of
 from edgeinfer.errors import BackendUnavailable
 from edgeinfer.machine import ROOT
@@ -19,19 +18,8 @@ from edgeinfer.profiling.sensors import jetson, nvml
 if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle
 
-LIBRARIES = (
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "cuda-bindings",
-    "opencv-python-headless",
-    "opencv-python",
-    "mlcommons-loadgen",
-    "nvidia-ml-py",
-)
+# besides those that a plan is tied to
+LIBRARIES = ("numpy", "cuda-bindings", "mlcommons-loadgen", "nvidia-ml-py")
 
 
 def describe(bundle: Bundle, gpu: int = 0, root: Path = ROOT) -> dict[str, Any]:
@@ -45,7 +33,7 @@ def describe(bundle: Bundle, gpu: int = 0, root: Path = ROOT) -> dict[str, Any]:
         "device": _device(gpu, root),
         "power": _power(root),
         "system": _system(root),
-        "libraries": machine.versions(*LIBRARIES),
+        "libraries": machine.versions(*plans.LIBRARIES, *LIBRARIES),
     }
 
 
@@ -57,14 +45,14 @@ def place(facts: dict[str, Any]) -> list[str]:
 
 
 def _device(ordinal: int, root: Path) -> dict[str, Any]:
-    table, limit = machine.text(root / "proc/cpuinfo"), quota.here(root)
-    model = re.search(r"^model name\s*:\s*(.*)$", table, re.MULTILINE)
+    processor = machine.field(machine.text(root / "proc/cpuinfo"), "model name")
+    limit = quota.here(root)
     board = machine.text(root / "proc/device-tree/model")
     gpu = nvml.facts(ordinal) or _cuda(ordinal)
     memory = quota.memory(root)
     return {
         "board": board or None,
-        "cpu": model[1] if model else platform.processor() or platform.machine(),
+        "cpu": processor or platform.machine(),
         "cores": machine.cores(),
         "quota_cpus": limit.cpus if limit else None,
         "memory_mb": round(memory.total / 1e6) if memory else None,

@@ -146,8 +146,7 @@ def _compared(found: dict[str, Any] | None) -> str:
     if found is None:
         return ""
     items = "".join(f"<li><b>{escape(words)}</b></li>" for words in found["words"])
-    doubt = "" if found["with"]["valid"] else " That report is not valid."
-    return f"<section><h2>Compared</h2><ul>{items}</ul><p>{escape(found['remark'])}.{doubt}</p></section>"
+    return f"<section><h2>Compared</h2><ul>{items}</ul><p>{escape(found['remark'])}.</p></section>"
 
 
 def _rival(data: dict[str, Any]) -> list[str]:

@@ -173,11 +173,7 @@ def _numbers(data: dict[str, Any]) -> str:
 
 
 def _compared(found: dict[str, Any] | None) -> list[str]:
-    if found is None:
-        return []
-    other = found["with"]
-    doubt = "" if other["valid"] else "; that report is not valid"
-    return [*(f"compared: {words}" for words in found["words"]), f"compared: {found['remark']}{doubt}"]
+    return [f"compared: {words}" for words in (*found["words"], found["remark"])] if found else []
 
 
 def _layers(found: dict[str, Any] | None) -> str:

@@ -155,6 +155,7 @@ def test_what_two_reports_differ_in_besides_the_time_is_told():
         "power mode is 15W here, unknown there",
         "numpy is unknown here, 2.0 there",
     ]
+    assert apart(report([1.0]), {**report([1.0]), "valid": False}) == f"{APART}; that report is not valid"
 
 
 def test_what_cannot_be_compared_is_said_before_it_is_measured():

@@ -205,7 +205,6 @@ def test_the_page_is_written_beside_the_json(detector, tmp_path):
     page = (tmp_path / "r.html").read_text()
     assert "colors-detect on ort" in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["detector", "r.html", "r.json"]
-    assert run(detector, "--html", tmp_path / "r.txt") == 2
 
 
 def test_json_goes_to_stdout_alone_if_asked(detector, capsys, tmp_path, monkeypatch):
