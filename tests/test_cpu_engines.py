@@ -204,9 +204,13 @@ def test_rows_that_openvino_leaves_as_columns_are_read_as_rows_in_any_batch(spec
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_fetched_lies_row_by_row_whatever_the_engine_left(spec):
-    left = np.zeros((2, 8, 4), np.float32).transpose(0, 2, 1)
-    assert cpu.Device(spec).fetch({"rows": left}, 2)["rows"].flags.c_contiguous
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64"])
+@pytest.mark.parametrize("shape", [(2, 8, 4), (1, 85, 2520), (3, 1, 5), (2, 5, 1), (1, 1, 1), (2, 3, 4, 5), (2, 6)])
+def test_what_is_fetched_lies_row_by_row_whatever_the_engine_left(spec, shape, dtype):
+    left = np.random.default_rng(0).random(shape).astype(dtype).swapaxes(1, -1)
+    found = cpu.Device(spec).fetch({"rows": left}, len(left))["rows"]
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, left)
 
 
 def wide(spec):

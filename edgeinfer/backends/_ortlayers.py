@@ -17,14 +17,14 @@ _SUFFIX = "_kernel_time"
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8"}
 
 
-def profiled(path: Path, options: Any, providers: Sequence[str], inputs: Mapping[str, Any]) -> list[Layer]:
+def profiled(model: Path | bytes, options: Any, providers: Sequence[str], inputs: Mapping[str, Any]) -> list[Layer]:
     """Run the model in a session of its own with the profiler on; milliseconds a run, in the order they ran."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="edgeinfer-layers-") as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "ort")
-        session = onnxruntime.InferenceSession(path, options, providers=list(providers))
+        session = onnxruntime.InferenceSession(model, options, providers=list(providers))
         for _ in range(1 + RUNS):
             session.run(None, dict(inputs))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

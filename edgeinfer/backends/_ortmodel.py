@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgeinfer.spec import ModelSpec
@@ -29,10 +30,10 @@ def failures() -> tuple[type[Exception], ...]:
     return (RuntimeError, ValueError, MemoryError, *own)
 
 
-def check(path: Path, spec: ModelSpec, session: Any) -> None:
-    """The file's tensors must be those the spec declares: names, dtypes, ranks and fixed sizes. Raises EngineError."""
-    _check(path, "input", spec.inputs, session.get_inputs())
-    _check(path, "output", spec.outputs, session.get_outputs())
+def check(path: Path, spec: ModelSpec, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """What a session tells must be what the spec declares: names, dtypes, ranks and fixed sizes. Raises EngineError."""
+    _check(path, "input", spec.inputs, inputs)
+    _check(path, "output", spec.outputs, outputs)
 
 
 def _check(path: Path, kind: str, declared: Any, found: Any) -> None:

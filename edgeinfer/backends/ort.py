@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.backends import _ortmodel
+from edgeinfer.backends import _ortmodel, _orttail
+from edgeinfer.backends._orttail import Tail
 from edgeinfer.errors import BackendUnavailable, EngineError
 
 try:
@@ -41,22 +42,47 @@ class Engine:
         execution: str = "sequential",
         spinning: str = "on",
     ) -> None:
-        self._configure = partial(_options, threads, execution, spinning)
-        try:
-            self._session = onnxruntime.InferenceSession(path, self._configure(), providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise EngineError(f"{path}: ONNX Runtime refused it: {error}", hint="export the bundle again") from error
-        _ortmodel.check(path, spec, self._session)
-        self._path = path
+        self._path, self._configure = path, partial(_options, threads, execution, spinning)
+        self._session, self._tail = self._opened(spec)
         self._bind(spec, device)
+
+    def _opened(self, spec: ModelSpec) -> tuple[Any, Tail | None]:
+        """A session of the model, if possible without its tail."""
+        shorter = self._shorter(spec)
+        if shorter:
+            session = self._session_of(shorter[0])
+            found = shorter[1].among(session.get_outputs())
+            if found:
+                _ortmodel.check(self._path, spec, session.get_inputs(), found[0])
+                return session, found[1]
+        session = self._session_of(self._path)
+        _ortmodel.check(self._path, spec, session.get_inputs(), session.get_outputs())
+        return session, None
+
+    def _shorter(self, spec: ModelSpec) -> tuple[bytes, Tail] | None:
+        # of several pictures the parts do not lie in a row
+        return _orttail.read(self._path, joining=spec.batch.max == 1)
+
+    def _session_of(self, model: bytes | Path) -> Any:
+        try:
+            return onnxruntime.InferenceSession(model, self._configure(), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            what = f"{self._path}: ONNX Runtime refused it: {error}"
+            raise EngineError(what, hint="export the bundle again") from error
 
     def _bind(self, spec: ModelSpec, device: Device) -> None:
         """Own outputs for the largest batch: without them the library maps fresh pages every run."""
         self._spec = spec
-        self._outputs = {tensor.name: device.empty(tensor.at(spec.batch.max), tensor.dtype) for tensor in spec.outputs}
+        self._tails = {tensor.name: Tail(tensor.name, (tensor.name,)) for tensor in spec.outputs}
+        if self._tail:
+            self._tails[self._tail.output] = self._tail
+        self._outputs = {
+            tensor.name: device.empty(self._tails[tensor.name].lying(tensor.at(spec.batch.max)), tensor.dtype)
+            for tensor in spec.outputs
+        }
         self._binding = self._session.io_binding()
         self._bound: tuple[int, ...] = ()
-        self._views: Mapping[str, Any] = {}
+        self._views: dict[str, Any] = {}
 
     @classmethod
     def refuses(cls, artifact: Artifact) -> str:
@@ -70,7 +96,8 @@ class Engine:
 
     def fork(self, device: Device) -> Engine:
         twin = object.__new__(Engine)
-        twin._session, twin._path, twin._configure = self._session, self._path, self._configure
+        twin._session, twin._tail = self._session, self._tail
+        twin._path, twin._configure = self._path, self._configure
         twin._bind(self._spec, device)
         return twin
 
@@ -92,15 +119,20 @@ class Engine:
         self._binding.clear_binding_outputs()
         for name, tensor in inputs.items():
             self._binding.bind_input(name, "cpu", 0, tensor.dtype.type, tensor.shape, tensor.ctypes.data)
-        self._views = {name: output[:images] for name, output in self._outputs.items()}
-        for name, view in self._views.items():
-            self._binding.bind_output(name, "cpu", 0, view.dtype.type, view.shape, view.ctypes.data)
+        self._views = {}
+        for name, output in self._outputs.items():
+            tail, written = self._tails[name], output[:images]
+            self._views[name] = tail.view(written)
+            for part, array in tail.apart(written).items():
+                self._binding.bind_output(part, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
     def profile_layers(self, inputs: Mapping[str, Any]) -> list[Layer]:
         """What each node takes, from ONNX Runtime's own profiler."""
         from edgeinfer.backends import _ortlayers
 
-        return _ortlayers.profiled(self._path, self._configure(), self._session.get_providers(), inputs)
+        shorter = self._tail and self._shorter(self._spec)
+        model = shorter[0] if shorter else self._path
+        return _ortlayers.profiled(model, self._configure(), self._session.get_providers(), inputs)
 
     def close(self) -> None:
         self._session = self._binding = None

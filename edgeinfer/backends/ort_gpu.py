@@ -49,7 +49,7 @@ class Engine:
         self._path, self._spec, self._device, self._threads = path, spec, device, threads
         with device.context.alone():
             self._session = self._opened()
-        _ortmodel.check(path, spec, self._session)
+        _ortmodel.check(path, spec, self._session.get_inputs(), self._session.get_outputs())
         largest = spec.batch.max
         self._outputs = {tensor.name: device.empty(tensor.at(largest), tensor.dtype) for tensor in spec.outputs}
         self._binding = self._session.io_binding()

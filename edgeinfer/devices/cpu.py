@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import cv2  # noqa: TID253 - as all this device does
 import numpy as np
 
 from edgeinfer.devices import _decoding
@@ -90,7 +91,7 @@ class Device:
 
     def fetch(self, outputs: Tensors, rows: int) -> dict[str, Any]:
         """Copies of the first `rows` rows."""
-        return {name: np.array(output[:rows], order="C") for name, output in outputs.items()}
+        return {name: _in_rows(output[:rows]) for name, output in outputs.items()}
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """An uninitialised array."""
@@ -109,3 +110,14 @@ class Device:
         self._inputs.clear()
         self._tensor = np.empty(0, self._tensor.dtype)
         self._planes.close()
+
+
+def _in_rows(output: NDArray[Any]) -> NDArray[Any]:
+    """A copy that lies row by row; of rows that are columns OpenCV makes it several times as fast as NumPy."""
+    result: NDArray[Any] = np.empty(output.shape, output.dtype)
+    if output.ndim == 3 and output.dtype == np.float32 and output.transpose(0, 2, 1).flags.c_contiguous:
+        for columns, rows in zip(output.transpose(0, 2, 1), result):
+            cv2.transpose(columns, dst=rows)
+    else:
+        result[...] = output
+    return result
