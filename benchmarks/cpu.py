@@ -72,18 +72,18 @@ def wide_detector():
 
 
 def as_yolov8(built):
-    """The same detector as Ultralytics reads it: (n, 4 + classes, 25200), scores multiplied out."""
+    """The same detector as Ultralytics reads and writes it: (n, 4 + classes, 25200), scores multiplied out."""
     graph, (output,) = built.model.graph, built.spec.outputs
+    (rows,) = graph.node.pop().input  # of the last transposition
     classes = output.shape[2] - 5
     cuts = onnx.helper.make_tensor("cuts", onnx.TensorProto.INT64, [3], [4, 1, classes])
     graph.initializer.append(cuts)
     node = onnx.helper.make_node
     graph.node.extend(
         [
-            node("Split", [output.name, "cuts"], ["boxes", "objectness", "classes"], axis=2),
+            node("Split", [rows, "cuts"], ["boxes", "objectness", "classes"], axis=1),
             node("Mul", ["objectness", "classes"], ["scores"]),
-            node("Concat", ["boxes", "scores"], ["rows"], axis=2),
-            node("Transpose", ["rows"], ["columns"], perm=[0, 2, 1]),
+            node("Concat", ["boxes", "scores"], ["columns"], axis=1),
         ]
     )
     shape = (1, 4 + classes, output.shape[1])

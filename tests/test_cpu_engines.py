@@ -12,7 +12,7 @@ import pytest
 from edgeinfer import backends, load, machine, modeljson
 from edgeinfer.devices import cpu
 from edgeinfer.errors import EngineError
-from edgeinfer.spec import Artifact, Batch, TensorSpec
+from edgeinfer.spec import Artifact, Batch, Boxes, TensorSpec
 from helpers import bundles, networks
 
 BACKENDS = ("ort", "ov")
@@ -194,7 +194,8 @@ def test_openvino_keeps_to_float32_where_the_processor_would_rather_round(spec, 
 def test_rows_that_openvino_leaves_as_columns_are_read_as_rows_in_any_batch(spec, tmp_path):
     many, rows = Batch(1, 3), {"rows": (1024, 8), "again": (1024, 8), "again_columns": (8, 1024)}
     outputs = tuple(TensorSpec(name, (many, *shape)) for name, shape in rows.items())
-    several = SimpleNamespace(inputs=(TensorSpec("images", (many, 3, 32, 32)),), outputs=outputs, batch=many)
+    images, decode = TensorSpec("images", (many, 3, 32, 32)), Boxes("end2end")
+    several = SimpleNamespace(inputs=(images,), outputs=outputs, batch=many, decode=decode)
     path = networks.transposed(tmp_path / "net.onnx")
     ours, theirs = (backends.load(name)(path, several, cpu.Device(spec)) for name in ("ov", "ort"))
     for images in (3, 1, 2):

@@ -10,11 +10,12 @@ from onnx import TensorProto
 
 from edgeinfer import backends
 from edgeinfer.backends import _orttail
-from edgeinfer.spec import Batch, TensorSpec
+from edgeinfer.spec import Batch, Boxes, TensorSpec
 from helpers import networks
 
 CELLS = 256  # of a 16 x 16 map
 MANY = Batch(1, 3)
+KINDS = ("Transpose", "Concat")
 
 
 def saved(path, build, shapes, batch=1):
@@ -79,10 +80,10 @@ STAY = {
 }
 
 
-def opened(path, shapes, batch=1):
+def opened(path, shapes, batch=1, layout="yolov5"):
     inputs = (TensorSpec("images", (batch, 3, networks.SIDE, networks.SIDE)),)
     outputs = tuple(TensorSpec(name, (batch, *shape)) for name, shape in shapes.items())
-    spec = SimpleNamespace(inputs=inputs, outputs=outputs, batch=inputs[0].batch)
+    spec = SimpleNamespace(inputs=inputs, outputs=outputs, batch=inputs[0].batch, decode=Boxes(layout))
     # what is not written stays NaN
     device = SimpleNamespace(empty=lambda shape, dtype: np.full(shape, np.nan, dtype))
     return backends.load("ort")(path, spec, device)
@@ -144,6 +145,13 @@ def test_parts_whose_sizes_are_not_told_are_joined_by_onnx_runtime(tmp_path):
     check_equal(engine, path, 1)
 
 
+def test_columns_of_which_each_is_read_are_turned_by_onnx_runtime(tmp_path):
+    build, shapes, *_ = ENDS["turned"]
+    path = saved(tmp_path / "net.onnx", build, shapes)
+    assert opened(path, shapes, layout="end2end").run(noise(1))["output0"].strides[2] > 4
+    assert opened(path, shapes, layout="yolov8").run(noise(1))["output0"].strides[2] == 4
+
+
 def usual(folder):
     build, shapes, *_ = ENDS["joined, then turned"]
     return saved(folder / "net.onnx", build, shapes), shapes
@@ -165,7 +173,7 @@ def test_axes_are_read_whether_they_are_packed_or_not(tmp_path):
     assert loose.count(numbers) == 1
     # a zero of two bytes, so that the message around them stays as long
     packed = loose.replace(numbers, b"\x42\x04\x80\x00\x02\x01", 1)
-    one, other = (_orttail.without(memoryview(data), joining=True) for data in (loose, packed))
+    one, other = (_orttail.without(memoryview(data), KINDS) for data in (loose, packed))
     assert one
     assert other
     assert one == other
@@ -184,5 +192,5 @@ def test_a_damaged_model_is_left_to_onnx_runtime(tmp_path):
         for place in chance.integers(0, len(data), 5):
             data[place] = chance.integers(256)
         path.write_bytes(data)
-        found = _orttail.read(path, joining=True)
+        found = _orttail.read(path, KINDS)
         assert found is None or isinstance(found[0], bytes)

@@ -10,6 +10,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from edgeinfer.errors import BackendUnavailable
+from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,3 +88,8 @@ def settings(name: str) -> Mapping[str, tuple[str, ...]]:
     ask: Any = getattr(load(name), "settings", dict)
     found: Mapping[str, tuple[str, ...]] = ask()
     return found
+
+
+def reads_rows(spec: ModelSpec) -> bool:
+    """Whether of what a model says of each box little is read but a column: its rows may then lie as columns."""
+    return isinstance(spec.decode, Boxes) and spec.decode.layout != "yolov8"

@@ -15,7 +15,7 @@ import numpy as np
 from edgeinfer.protobuf import before, fields, varint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -84,26 +84,26 @@ class _Node(NamedTuple):
     numbers: dict[str, tuple[int, ...]]  # its attributes that are integers
 
 
-def read(path: Path, *, joining: bool) -> tuple[bytes, Tail] | None:
+def read(path: Path, kinds: Collection[str]) -> tuple[bytes, Tail] | None:
     """The model in a file `without` its tail; None if it has none, is large, or is no model."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > LARGEST:
                 return None
-            return without(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), joining=joining)
+            return without(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), kinds)
     except (OSError, ValueError, IndexError):
         return None  # ONNX Runtime says what is wrong with it
 
 
-def without(data: memoryview, *, joining: bool) -> tuple[bytes, Tail] | None:
-    """The model without a transposition that ends it and, where `joining` is to go too, a concatenation before that.
+def without(data: memoryview, kinds: Collection[str]) -> tuple[bytes, Tail] | None:
+    """The model without a Transpose that ends it and without a Concat before that, if these `kinds` may go.
 
     None if it does not end so. Raises ValueError or IndexError if the bytes are no ONNX model.
     """
     (graph,) = (field for field in fields(data, 0, len(data)) if field.number == _GRAPH)
     content = [*fields(data, graph.start, graph.end)]
     outputs = {_texts(data, field, _NAME)[0]: field for field in content if field.number == _OUTPUT}
-    tail, gone = _tail(data, [field for field in content if field.number == _NODE], joining)
+    tail, gone = _tail(data, [field for field in content if field.number == _NODE], kinds)
     names = [*outputs, *tail.parts]
     if not gone or tail.output not in outputs or len({*names}) < len(names):
         return None
@@ -113,12 +113,12 @@ def without(data: memoryview, *, joining: bool) -> tuple[bytes, Tail] | None:
     return b"".join((*head, *rest, data[graph.end :])), tail
 
 
-def _tail(data: memoryview, nodes: Sequence[Field], joining: bool) -> tuple[Tail, list[Field]]:
+def _tail(data: memoryview, nodes: Sequence[Field], kinds: Collection[str]) -> tuple[Tail, list[Field]]:
     """What the last nodes do, and which they are."""
     output = ",".join(_node(data, nodes[-1]).gives)
     tail, gone = Tail(output, (output,)), []
     for field in reversed(nodes):
-        longer = _longer(tail, _node(data, field), joining)
+        longer = _longer(tail, _node(data, field), kinds)
         if not longer:
             break
         tail = longer
@@ -126,14 +126,14 @@ def _tail(data: memoryview, nodes: Sequence[Field], joining: bool) -> tuple[Tail
     return tail, gone
 
 
-def _longer(tail: Tail, node: _Node, joining: bool) -> Tail | None:
+def _longer(tail: Tail, node: _Node, kinds: Collection[str]) -> Tail | None:
     """The tail with this node before it; None if it belongs to none."""
     axes = node.numbers.get("perm", ())
-    if node.gives != tail.parts:
+    if node.op not in kinds or node.gives != tail.parts:
         return None
-    if node.op == "Transpose" and tail.parts == (tail.output,) and axes[:1] == (0,):
+    if node.op == "Transpose" and tail.parts == (tail.output,) and len(axes) > 1 and axes[0] == 0:
         return Tail(tail.output, node.reads, axes)
-    if node.op == "Concat" and joining and node.numbers.get("axis") == (1,):
+    if node.op == "Concat" and node.numbers.get("axis") == (1,):
         return Tail(tail.output, node.reads, tail.axes)
     return None
 

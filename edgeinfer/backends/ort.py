@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.backends import _ortmodel, _orttail
+from edgeinfer.backends import _ortmodel, _orttail, reads_rows
 from edgeinfer.backends._orttail import Tail
 from edgeinfer.errors import BackendUnavailable, EngineError
 
@@ -51,6 +51,7 @@ class Engine:
         shorter = self._shorter(spec)
         if shorter:
             session = self._session_of(shorter[0])
+            session._model_bytes = None  # noqa: SLF001 - kept for providers to fall back to, of which there are none
             found = shorter[1].among(session.get_outputs())
             if found:
                 _ortmodel.check(self._path, spec, session.get_inputs(), found[0])
@@ -60,8 +61,9 @@ class Engine:
         return session, None
 
     def _shorter(self, spec: ModelSpec) -> tuple[bytes, Tail] | None:
-        # of several pictures the parts do not lie in a row
-        return _orttail.read(self._path, joining=spec.batch.max == 1)
+        # of several pictures the parts would not lie in a row
+        kinds = {"Transpose": reads_rows(spec), "Concat": spec.batch.max == 1}
+        return _orttail.read(self._path, [kind for kind, may in kinds.items() if may])
 
     def _session_of(self, model: bytes | Path) -> Any:
         try:

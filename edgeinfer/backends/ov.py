@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import cache, machine
-from edgeinfer.backends import Layer, _ovpairs
+from edgeinfer.backends import Layer, _ovpairs, reads_rows
 from edgeinfer.errors import BackendUnavailable, EngineError
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _compiled(path: Path, spec: ModelSpec, config: Mapping[str, str]) -> tuple[A
         _check(path, "output", spec.outputs, model.outputs)
         _ovpairs.store_unsigned(model)
         _ovpairs.join_activations(model)
-        orders = _untransposed(model)
+        orders = _untransposed(model) if reads_rows(spec) else {}
         batch = spec.batch
         if batch.open:
             rows = openvino.Dimension(batch.min, batch.max)
@@ -183,10 +183,7 @@ def _compiled(path: Path, spec: ModelSpec, config: Mapping[str, str]) -> tuple[A
 
 
 def _untransposed(model: Any) -> dict[str, tuple[int, ...]]:
-    """Take transpositions that end an openvino.Model out of it: the axes to read such outputs in, by their names.
-
-    Few rows of a detector's output are read, and one column before them: that costs less than to move all of it.
-    """
+    """Take transpositions that end an openvino.Model out of it: the axes to read such outputs in, by their names."""
     orders: dict[str, tuple[int, ...]] = {}
     for result in model.get_results():
         last = result.input_value(0)

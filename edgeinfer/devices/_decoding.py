@@ -95,8 +95,8 @@ def _take(found: Found, places: NDArray[np.intp]) -> Found:
 
 def _candidates(scores: NDArray[Any], threshold: float) -> NDArray[np.intp]:
     """Places above the threshold, and of NaN, which fails every comparison; a later check reports it."""
-    # the copy first: comparing numbers that lie apart costs more than both; and NumPy compares float16 in float16
-    single = scores.astype(np.float32)
+    # numbers that lie apart are copied: comparing them costs more than both; and NumPy compares float16 in float16
+    single = np.ascontiguousarray(scores, np.float32)
     return np.flatnonzero(~(single <= np.float32(threshold)))
 
 
