@@ -445,6 +445,25 @@ def test_a_camera_of_one_frame_a_second_has_more_patience(at):
     assert not vitals.health().well
 
 
+def test_a_slow_camera_that_tells_a_quick_rate_has_more_patience_too(at):
+    vitals = Vitals()
+    vitals.connected(25.0)
+    for second in range(10, 14):
+        vitals.saw(frame(10 * second).image, float(second))
+    at(15.4)
+    assert vitals.health().well
+    at(15.6)
+    assert not vitals.health().well
+
+
+def test_one_long_wait_gives_no_more_patience(at):
+    vitals = Vitals()
+    for place, second in enumerate([10.0, 10.1, 10.2, 10.3, 15.0, 15.1]):
+        vitals.saw(frame(10 * place).image, second)
+    at(16.2)
+    assert not vitals.health().well
+
+
 def captures():
     return [thread for thread in threading.enumerate() if thread.name.startswith("capture")]
 

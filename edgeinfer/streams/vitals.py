@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATIENCE_S = 1.0  # without a new picture, or with black ones only, before a source counts as ill
-INTERVALS = 2.5  # but no fewer than so many of the source's own frame intervals
+INTERVALS = 2.5  # but no fewer than so many of the source's own frame intervals,
+RECENT = 5  # as it tells them, or as most of the last so many were
 STEP = 8  # every so many rows and columns are looked at first
 BLACK = 16, 6.0  # the brightest sample and the mean of what counts as black, 0-255
 
@@ -36,7 +37,7 @@ class Vitals:
         self._began = time.monotonic()
         # when the newest picture was captured, the newest that differed from the one before, that was not black
         self._shown = self._changed = self._lit = 0.0
-        self._patience = PATIENCE_S
+        self._told_s, self._intervals_s = 0.0, (0.0,) * RECENT
         self._lost = ""
         self._due, self._dark = True, False
         self._last: NDArray[Any] | None = None
@@ -45,13 +46,12 @@ class Vitals:
 
     def connected(self, fps: float) -> None:
         """The source was opened and gives so many frames a second (0: unknown)."""
-        with self._lock:
-            self._patience = max(PATIENCE_S, INTERVALS / fps) if fps else PATIENCE_S
+        self._told_s = 1 / fps if fps else 0.0
 
     @property
     def patience(self) -> float:
         """Seconds without a new picture after which the source counts as ill."""
-        return self._patience
+        return max(PATIENCE_S, INTERVALS * max(self._told_s, sorted(self._intervals_s)[RECENT // 2]))
 
     def saw(self, image: NDArray[Any], captured_s: float, pixels: str = "bgr") -> str:
         """Note a picture of that moment; what is wrong with it: "repeated", "black" or nothing."""
@@ -63,6 +63,8 @@ class Vitals:
             self.pictures += 1
             self.repeated += repeated
             self.reconnects += bool(self._lost and self._shown)
+            if self._shown:
+                self._intervals_s = (*self._intervals_s[1:], captured_s - self._shown)
             self._shown, self._lost = captured_s, ""
             self._changed = self._changed if repeated else captured_s
             self._lit = self._lit if self._dark else captured_s
@@ -91,7 +93,7 @@ class Vitals:
                 (self._lit, "black pictures for"),
                 (self._changed, "the same picture for"),
             ):
-                if now - since > self._patience:
+                if now - since > self.patience:
                     return Health(well=False, reason=f"{told} {now - max(since, self._began):.1f} s")
             return Health(well=True)
 
