@@ -22,8 +22,10 @@ from edgeinfer.comparing.divergence import Side
 from edgeinfer.comparing.models import Model, named
 from edgeinfer.errors import BundleError, SourceError, UsageError
 from edgeinfer.plans import Choice
+from edgeinfer.profiling.validity import Verdict
 from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Size
+from edgeinfer.tuning import figures
 from edgeinfer.tuning.entrants import Entrant
 from helpers import bundles, networks
 
@@ -112,14 +114,18 @@ def test_models_of_different_tasks_are_not_held_against_each_other():
     assert agreement.agreements([said(boxes()), said(None, task="classify")]) == []
 
 
-def test_a_picture_is_seen_side_by_side_and_told_as_table_json_and_page(detector, classifier, photos, tmp_path, capsys):
+def test_a_picture_is_seen_side_by_side_and_told_as_table_json_and_page(
+    detector, classifier, photos, tmp_path, capsys, monkeypatch
+):
     """A detector in two ways, beside a classifier."""
+    monkeypatch.setattr(figures, "judge", lambda *_: Verdict(["the clock moved"], []))
     save, page, record = tmp_path / "out", tmp_path / "page.html", tmp_path / "all.json"
     words = [str(detector), f"{detector}@ov", str(classifier), str(photos), "--seconds", "0.2"]
     assert cli.main(["compare", *words, "--save", str(save), "--html", str(page), "--json", str(record)]) == 0
     out = capsys.readouterr().out
     assert "colors-detect (ort model.fp32.onnx) and colors-detect #2 (ov model.fp32.onnx): 2 of 2 objects" in out
     assert "CC0-1.0" in out
+    assert "times in doubt: the clock moved" in out
 
     data = json.loads(record.read_text())
     assert [(model["name"], model["backend"], model["task"]) for model in data["models"]] == [
@@ -129,6 +135,7 @@ def test_a_picture_is_seen_side_by_side_and_told_as_table_json_and_page(detector
     ]
     assert all(model["p50_ms"] > 0 and model["memory_mb"] > 10 and model["bytes"] > 100 for model in data["models"])
     assert [one["share"] for one in data["agreements"]] == [1.0]
+    assert data["doubts"] == ["the clock moved"]
     seen = {image["source"]: image["results"] for image in data["images"]}
     green = seen[str(photos / "green.png")]
     assert [green[0]["detections"][0]["label"], green[2]["classes"][0]["label"]] == ["green", "green"]
@@ -178,7 +185,7 @@ def test_a_model_that_fails_is_told_and_the_rest_is_compared(detector, classifie
 )
 def test_ctrl_c_tells_what_there_is(detector, photos, tmp_path, monkeypatch, capsys, presses_before, answered, timed):
     """Pressed when so many words have been heard from children."""
-    heard, hear = [], Entrant._heard
+    heard, hear = [], Entrant.heard
 
     def press(self, seconds):
         heard.append(self)
@@ -186,7 +193,7 @@ def test_ctrl_c_tells_what_there_is(detector, photos, tmp_path, monkeypatch, cap
             os.kill(os.getpid(), signal.SIGINT)
         return hear(self, seconds)
 
-    monkeypatch.setattr(Entrant, "_heard", press)
+    monkeypatch.setattr(Entrant, "heard", press)
     save, record = tmp_path / "out", tmp_path / "all.json"
     words = [str(detector), str(detector), str(photos), "--seconds", "0.1"]
     assert cli.main(["compare", *words, "--save", str(save), "--json", str(record)]) == 130

@@ -321,7 +321,7 @@ def finished(*spans, objective="latency"):
     outcome = Outcome(None, objective, 1.0, "pictures")
     for place, span in enumerate(spans):
         turns = [span * (1 + 0.01 * (turn % 3)) for turn in range(10)]
-        known = Figures(Samples(0.0), span, None, 1e3 / span, 100.0 - place)
+        known = Figures(20, span, None, 1e3 / span, 100.0 - place)
         accuracy = Comparison(1, 1, 1.0)
         row = Row(Choice("ort", f"{place}"), "finalist", figures=known, turns_ms=turns, accuracy=accuracy)
         outcome.finalists.append(row)

@@ -7,15 +7,16 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Callable
 
-from edgeinfer import sources
+from edgeinfer import backends, machine, sources
 from edgeinfer.comparing.agreement import agreements
 from edgeinfer.comparing.comparison import Comparison
 from edgeinfer.comparing.models import named
 from edgeinfer.errors import UsageError
+from edgeinfer.profiling import sensors
 from edgeinfer.profiling.child import Failed
 from edgeinfer.progress import silent
 from edgeinfer.tuning.entrants import Entrant
-from edgeinfer.tuning.figures import figures
+from edgeinfer.tuning.figures import doubts, figures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from edgeinfer.comparing.models import Model
     from edgeinfer.progress import Say
 
-TURNS = 5
+SCENARIO, TURNS = "single-stream", 5
 # the most pictures that models are timed on: they lie in each one's memory
 TIMED = 8
 
@@ -48,17 +49,16 @@ def compare(
     if not 0 < seconds < float("inf"):
         raise UsageError(f"seconds {seconds} is not a finite number above 0")
     pictures = readable(source, on_error)
-    models = named(list(bundles), plan=plan, device=device)
-    interrupted = False
+    found = Comparison(named(list(bundles), plan=plan, device=device), pictures)
     try:
-        for model in models:
+        for model in found.models:
             say(f"results of {model.title}")
             _answer(model, pictures)
-        step = -(-len(pictures) // TIMED)
-        _time([model for model in models if not model.fault], pictures[::step], seconds, say)
+        _time(found, seconds, device, say)
     except KeyboardInterrupt:
-        interrupted = True
-    return Comparison(models, agreements(models), pictures, interrupted)
+        found.partial = True
+    found.agreements = agreements(found.models)
+    return found
 
 
 def readable(source: str | Path, on_error: sources.OnError) -> list[Path]:
@@ -78,26 +78,36 @@ def _answer(model: Model, pictures: Sequence[Path]) -> None:
         model.fault = str(failure)
 
 
-def _time(models: Sequence[Model], pictures: Sequence[Path], seconds: float, say: Say) -> None:
+def _time(found: Comparison, seconds: float, device: str, say: Say) -> None:
     """Each in a process of its own, in turns of random order: what drifts meets all alike."""
+    pictures = found.pictures[:: -(-len(found.pictures) // TIMED)]
     with ExitStack() as stack:
         running: list[tuple[Model, Entrant]] = []
-        for model in models:
-            say(f"loading {model.title}")
-            entrant = Entrant(model.bundle, model.choice, "turns", pictures, model.device, scenario="single-stream")
-            stack.callback(entrant.close)
-            running.append((model, entrant))
-            _unless_failed(model, entrant.wait_ready)
-        chance = random.Random(0)  # noqa: S311 - an order, no secret
+        for model in found.models:
+            if not model.fault:
+                say(f"loading {model.title}")
+                entrant = Entrant(model.bundle, model.choice, "turns", pictures, device, scenario=SCENARIO)
+                stack.callback(entrant.close)
+                running.append((model, entrant))
+                _unless_failed(model, entrant.wait_ready)
+        probes = sensors.here([entrant.pid for _, entrant in running], machine.ordinal(device) or 0)
+        watch = stack.enter_context(sensors.Sensors(probes))
         try:
-            for turn in range(TURNS):
-                say(f"turn {turn + 1} of {TURNS}")
-                for model, entrant in chance.sample(running, len(running)):
-                    if not model.fault:
-                        _unless_failed(model, partial(entrant.turn, seconds / TURNS))
+            _turns(running, seconds, say)
         finally:
             for model, entrant in running:
                 model.figures = figures(entrant)
+            kinds = {backends.load(model.choice.backend).device for model, _ in running}
+            found.doubts = doubts([one for _, one in running], watch, SCENARIO, "gpu" if "gpu" in kinds else "cpu")
+
+
+def _turns(running: Sequence[tuple[Model, Entrant]], seconds: float, say: Say) -> None:
+    chance = random.Random(0)  # noqa: S311 - an order, no secret
+    for turn in range(TURNS):
+        say(f"turn {turn + 1} of {TURNS}")
+        for model, entrant in chance.sample(running, len(running)):
+            if not model.fault:
+                _unless_failed(model, partial(entrant.turn, seconds / TURNS))
 
 
 def _unless_failed(model: Model, work: Callable[[], object]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.comparing import beside, page
@@ -20,13 +20,17 @@ HEAD = ["model", "runs as", "task", "parameters", "GFLOPs", "file MB", "p50 ms",
 TAIL = ["accuracy", "licence"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Comparison:
-    """What each model found in each of `pictures`, and how far those of one task agree; all so far if `partial`."""
+    """What each model found in each of `pictures`, and how far those of one task agree; all so far if `partial`.
+
+    `doubts` are what speaks against the times.
+    """
 
     models: list[Model]
-    agreements: list[Agreement]
     pictures: list[Path]
+    agreements: list[Agreement] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     partial: bool = False
 
     @property
@@ -38,6 +42,7 @@ class Comparison:
         return {
             "schema": SCHEMA,
             "partial": self.partial,
+            "doubts": self.doubts,
             "models": [_facts(model) for model in self.models],
             "agreements": [agreement.to_dict() for agreement in self.agreements],
             "images": [
@@ -59,6 +64,7 @@ class Comparison:
         return [
             *(agreement.words() for agreement in self.agreements),
             *(["p99 -: too few samples for it; more with --seconds"] if few else []),
+            *(f"times in doubt: {doubt}" for doubt in self.doubts),
             *self.faults,
             *(["interrupted: partial, what has no numbers here was not measured"] if self.partial else []),
         ]

@@ -1,17 +1,19 @@
-"""What was measured of one candidate."""
+"""What was measured of candidates that take turns, and what speaks against the numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.profiling.samples import joined
 from edgeinfer.profiling.sensors import METERS
 from edgeinfer.profiling.statistics import distribution
+from edgeinfer.profiling.validity import judge
 
 if TYPE_CHECKING:
-    from edgeinfer.profiling.samples import Samples
+    from collections.abc import Sequence
+
     from edgeinfer.profiling.sensors import Sensors
     from edgeinfer.tuning.entrants import Entrant
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 class Figures:
     """Milliseconds a call (`p99_ms` None where samples are too few), pictures a second, MB, joules a picture."""
 
-    samples: Samples
+    samples: int
     p50_ms: float
     p99_ms: float | None
     per_second: float
@@ -35,8 +37,7 @@ class Figures:
         return float("inf") if value is None else value
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("p50_ms", "p99_ms", "per_second", "memory_mb", "joules")
-        return {"samples": len(self.samples.latency_ms), **{name: getattr(self, name) for name in names}}
+        return asdict(self)
 
 
 def figures(entrant: Entrant, watch: Sensors | None = None, device: str = "cpu") -> Figures | None:
@@ -48,7 +49,7 @@ def figures(entrant: Entrant, watch: Sensors | None = None, device: str = "cpu")
     memory = [turn.memory_mb for turn in entrant.turns if turn.memory_mb is not None]
     watts = _watts(entrant, watch, device) if watch else None
     return Figures(
-        whole,
+        len(whole.latency_ms),
         median(whole.latency_ms),
         spans["p99"],
         whole.throughput,
@@ -65,3 +66,13 @@ def _watts(entrant: Entrant, watch: Sensors, device: str) -> float | None:
         if values:
             return sum(values) / len(values)
     return None
+
+
+def doubts(entrants: Sequence[Entrant], watch: Sensors, scenario: str, device: str) -> list[str]:
+    """What speaks against the numbers of those that took turns, judged by the one with the fewest samples."""
+    runs = [joined([turn.samples for turn in entrant.turns]) for entrant in entrants if entrant.turns]
+    if not runs:
+        return []
+    window = watch.between(min(run.origin for run in runs), max(run.until for run in runs))
+    fewest = min(runs, key=lambda run: len(run.latency_ms))
+    return judge(scenario, fewest, window, device).reasons

@@ -12,9 +12,8 @@ from edgeinfer import machine
 from edgeinfer.profiling import sensors
 from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.samples import medians
-from edgeinfer.profiling.validity import judge
 from edgeinfer.tuning.entrants import Entrant
-from edgeinfer.tuning.figures import figures
+from edgeinfer.tuning.figures import doubts, figures
 from edgeinfer.tuning.outcome import DONE, Row
 
 if TYPE_CHECKING:
@@ -141,14 +140,5 @@ class Race:
             else:
                 row.state = DONE
                 self.finalists.append(row)
-        if turned:
-            ends = [(entrant.turns[0].samples.origin, entrant.turns[-1].samples.until) for _, entrant in turned]
-            window = watch.between(min(start for start, _ in ends), max(end for _, end in ends))
-            self.doubts = self._doubts(window)
-
-    def _doubts(self, window: sensors.Window) -> list[str]:
-        """What speaks against the final's numbers, judged by the finalist with the fewest samples."""
-        known = [row.figures.samples for row in self.finalists if row.figures]
-        fewest = min(known, key=lambda samples: len(samples.latency_ms), default=None)
-        device = self.finalists[0].device if known else "cpu"
-        return judge(self.scenario, fewest, window, device).reasons if fewest else []
+        device = turned[0][0].device if turned else "cpu"
+        self.doubts = doubts([entrant for _, entrant in turned], watch, self.scenario, device)
