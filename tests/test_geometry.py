@@ -37,9 +37,10 @@ def test_a_box_survives_the_way_to_the_model_and_back(fit, frame, source):
 def test_a_box_beyond_the_picture_is_clipped_to_it(frame, source):
     placement = Preprocess(frame).place(source)
 
-    found = placement.to_source(np.array([[-9e5, -9e5, 9e5, 9e5]], np.float32))
+    found = placement.to_source(np.array([[-9e5, -9e5, 9e5, 9e5], [-9e5] * 4, [9e5] * 4], np.float32))
 
-    assert found.tolist() == [[0, 0, source.width, source.height]]
+    whole = [0, 0, source.width, source.height]
+    assert found.tolist() == [whole, [0] * 4, whole[2:] * 2]
 
 
 @given(frame=frames, source=sizes)

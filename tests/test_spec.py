@@ -50,6 +50,16 @@ CLASSIFY = ModelSpec(
     decode=TopK(2),
     labels=("cat", "dog"),
 )
+SUPPRESSED = dataclasses.replace(
+    DETECT,
+    decode=Boxes("yolov5", limit=20, where="graph"),
+    outputs=(
+        TensorSpec("num_dets", (Batch(1, 8), 1), "int32"),
+        TensorSpec("boxes", (Batch(1, 8), 20, 4)),
+        TensorSpec("scores", (Batch(1, 8), 20)),
+        TensorSpec("classes", (Batch(1, 8), 20), "int32"),
+    ),
+)
 
 
 def changed(spec, path, value):
@@ -62,7 +72,7 @@ def changed(spec, path, value):
     return tree
 
 
-@pytest.mark.parametrize("spec", [DETECT, CLASSIFY], ids=["detect", "classify"])
+@pytest.mark.parametrize("spec", [DETECT, CLASSIFY, SUPPRESSED], ids=["detect", "classify", "suppressed"])
 def test_a_spec_survives_being_written_and_read(spec, tmp_path):
     modeljson.write(spec, tmp_path / "model.json")
 
@@ -108,21 +118,40 @@ def test_an_unknown_key_is_refused_by_name_at_every_level(path):
         (("inputs",), [], "needs inputs"),
         (("inputs", 0, "shape"), [1, 3, 64, 64], "is not the preprocess's"),
         (("inputs", 0, "shape", 0), ["batch", 8, 1], "batch 8-1"),
+        (("inputs", 0, "shape", 0), ["batch", 0, 8], "batch 0-8"),
+        (("inputs", 0, "shape", 0), ["batch", 1, 1025], "batch 1-1025 is not within 1-1024"),
+        (("inputs", 0, "shape", 1), ["batch", 1, 3], "dimension 1 is Batch"),
+        (("inputs", 0, "name"), "", "a tensor has no name"),
         (("inputs", 0, "dtype"), "float64", "dtype 'float64'"),
         (("outputs", 0, "shape"), [1, 378, 9], "does not fit yolov5 with 2 labels"),
+        (("outputs", 0, "shape"), [1, 378], "does not fit yolov5 with 2 labels"),
+        (("outputs", 0, "shape", 1), 0, "dimension 1 is 0"),
         (("preprocess", "height"), True, "height must be int, got True"),
         (("preprocess", "height"), 0, "below 1 pixel"),
+        (("preprocess", "width"), 16385, "size 64x16385 is above 16384"),
         (("preprocess", "pad"), 256, "pad 256"),
+        (("preprocess", "pad"), -1, "pad -1"),
+        (("preprocess", "color"), "hsv", "color 'hsv'"),
+        (("preprocess", "interpolation"), "nearest", "interpolation 'nearest'"),
+        (("preprocess", "where"), "cloud", "preprocess: where 'cloud'"),
+        (("preprocess", "scale"), 0, "above 0"),
         (("preprocess", "std"), [1, 1, 0], "above 0"),
         (("preprocess", "mean"), [1, 1], "three numbers"),
         (("preprocess", "fit"), "squeeze", "fit 'squeeze'"),
         (("preprocess", "resize"), 256, "resize goes with"),
         (("decode", "kind"), "masks", "kind 'masks'"),
         (("decode", "score"), 1.5, "score 1.5"),
+        (("decode", "score"), -0.1, "score -0.1"),
+        (("decode", "iou"), 1.5, "iou 1.5"),
+        (("decode", "iou"), -0.1, "iou -0.1"),
+        (("decode", "limit"), 0, "limit 0"),
+        (("decode", "limit"), 30001, "limit 30001"),
+        (("decode", "where"), "cloud", "decode: where 'cloud'"),
         (("decode", "layout"), "ssd", "layout 'ssd'"),
         (("labels",), ["a", 3], "must be str, got 3"),
         (("labels",), [], "needs labels"),
         (("artifacts", 0, "sha256"), "xyz", "sha256"),
+        (("artifacts", 0, "sha256"), "ab" * 31, "64 hexadecimal digits"),
         (("artifacts", 1, "file"), "model.fp32.onnx", "share a file"),
         (("golden", 0, "expect", 0, "score"), "high", "score must be float"),
     ],
@@ -130,6 +159,88 @@ def test_an_unknown_key_is_refused_by_name_at_every_level(path):
 def test_a_wrong_value_is_refused_with_what_was_found(path, value, message):
     with pytest.raises(SpecError, match=message):
         modeljson.from_json(changed(DETECT, path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("decode", "k"), 0, "k 0 is not within 1-10000"),
+        (("decode", "k"), 10001, "k 10001"),
+        (("decode", "activation"), "relu", "activation 'relu'"),
+        (("preprocess", "resize"), 223, "resize 223 is below the crop's 224"),
+        (("preprocess", "width"), 257, "resize 256 is below the crop's 257"),
+        (("preprocess", "fit"), "stretch", "resize goes with"),
+    ],
+)
+def test_a_wrong_value_of_a_classifier_is_refused_with_what_was_found(path, value, message):
+    with pytest.raises(SpecError, match=message):
+        modeljson.from_json(changed(CLASSIFY, path, value))
+
+
+def test_mean_and_std_of_the_same_wrong_length_are_refused_too():
+    with pytest.raises(SpecError, match="three numbers each"):
+        Preprocess(Size(64, 96), mean=(0.0,), std=(1.0,))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("outputs",), modeljson.to_json(SUPPRESSED)["outputs"][:1]),
+        (("outputs",), modeljson.to_json(SUPPRESSED)["outputs"][:3]),
+        (("outputs", 0, "shape"), [1, 2]),
+        (("outputs", 1, "shape"), [1]),
+        (("outputs", 1, "shape"), [1, 20, 5]),
+        (("outputs", 2, "shape"), [1, 21]),
+        (("outputs", 3, "shape"), [1, 20, 1]),
+        (("decode", "limit"), 21),
+    ],
+)
+def test_a_model_that_suppresses_its_boxes_itself_needs_four_outputs_with_room_for_all(path, value):
+    with pytest.raises(SpecError, match=r"are not number \(1\), boxes \(rows, 4\), scores \(rows\), classes \(rows\)"):
+        modeljson.from_json(changed(SUPPRESSED, path, value))
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "values"),
+    [
+        (DETECT, ("inputs", 0, "shape", 0), [["batch", 1, 1], ["batch", 1, 1024]]),
+        (DETECT, ("preprocess", "pad"), [0, 255]),
+        (DETECT, ("decode", "score"), [0, 1]),
+        (DETECT, ("decode", "iou"), [0, 1]),
+        (DETECT, ("decode", "limit"), [1, 30000]),
+        (CLASSIFY, ("decode", "k"), [1, 10000]),
+        (CLASSIFY, ("preprocess", "resize"), [224]),
+    ],
+)
+def test_the_least_and_the_most_of_a_range_are_taken(spec, path, values):
+    for value in values:
+        assert modeljson.to_json(modeljson.from_json(changed(spec, path, value)))
+
+
+def test_a_frame_may_have_sides_of_up_to_16384_pixels():
+    assert Preprocess(Size(1, 16384)).size.width == 16384
+
+
+def test_what_model_json_leaves_out_is_what_its_documentation_says():
+    tree = modeljson.to_json(DETECT)
+    tree["preprocess"] = {"fit": "letterbox", "height": 64, "width": 96}
+    tree["decode"] = {"kind": "boxes", "layout": "yolov5"}
+    for key in ("provenance", "artifacts", "golden"):
+        del tree[key]
+    spec = modeljson.from_json(tree)
+
+    plain = {"mean": (0, 0, 0), "std": (1, 1, 1), "scale": 255, "pad": 114, "color": "rgb", "resize": 0}
+    assert spec.preprocess == Preprocess(Size(64, 96), "letterbox", **plain, interpolation="linear", where="runtime")
+    assert spec.decode == Boxes("yolov5", 0.25, 0.45, 300, class_agnostic=False, where="runtime")
+    assert (spec.provenance, spec.artifacts, spec.golden) == (Provenance(), (), ())
+    assert modeljson.from_json(changed(CLASSIFY, ("decode",), {"kind": "topk"})).decode == TopK(5, "softmax")
+
+
+def test_a_batch_of_one_size_is_a_number_and_no_range():
+    assert [(str(one), one.open, one.dim) for one in (Batch(4, 4), Batch(1, 8))] == [
+        ("4", False, 4),
+        ("1-8", True, Batch(1, 8)),
+    ]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../b", "", ".", "a\\b", "a\0b", "a//b"])
