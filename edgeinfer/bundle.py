@@ -62,7 +62,7 @@ class Bundle:
         """The path of a file of this bundle; BundleError if it is missing or lies outside."""
         path = self.path / name
         try:
-            inside = path.resolve(strict=True).is_relative_to(self.path.resolve(strict=True))
+            inside = path.resolve(strict=True).is_relative_to(self.path.resolve())
         except PermissionError as error:
             raise _unreadable(path, error) from error
         except (OSError, RuntimeError):
@@ -215,7 +215,7 @@ def _put(fresh: Path, target: Path) -> None:
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two folders in one step (Linux renameat2); False where the system cannot."""
     try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:
         return False
     return int(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE)) == 0

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import onnx
 import pytest
@@ -39,7 +40,7 @@ def test_what_is_not_a_bundle_is_refused_with_the_command_that_makes_one(tmp_pat
 
     with pytest.raises(BundleError, match=message) as caught:
         Bundle.open(tmp_path / name)
-    assert "edgeinfer export" in caught.value.hint
+    assert caught.value.hint == "make one: edgeinfer export CHECKPOINT -o DIR"
 
 
 def test_who_names_something_near_a_bundle_is_told_the_bundle(detector, tmp_path):
@@ -68,8 +69,9 @@ def test_a_changed_artifact_is_refused(detector):
 def test_a_missing_golden_image_is_refused(detector):
     (detector / "golden" / "0.png").unlink()
 
-    with pytest.raises(BundleError, match=r"golden/0\.png is missing"):
+    with pytest.raises(BundleError, match=r"golden/0\.png is missing") as refused:
         Bundle.open(detector).verify()
+    assert refused.value.hint == "export colors-detect again"
 
 
 def test_a_link_out_of_the_bundle_is_refused(detector, tmp_path):
@@ -77,8 +79,9 @@ def test_a_link_out_of_the_bundle_is_refused(detector, tmp_path):
     (detector / "model.fp32.onnx").rename(outside)
     (detector / "model.fp32.onnx").symlink_to(outside)
 
-    with pytest.raises(BundleError, match="not a file inside the bundle"):
+    with pytest.raises(BundleError, match="not a file inside the bundle") as refused:
         Bundle.open(detector).verify()
+    assert refused.value.hint == "export colors-detect again"
 
 
 def with_external_data(folder, location):
@@ -167,7 +170,16 @@ def test_a_failed_write_leaves_the_old_bundle_and_nothing_else(detector):
     assert names(detector.parent) == ["detector"]
 
 
-def test_a_write_replaces_the_whole_bundle(detector):
+class NoExchange:
+    """A C library without renameat2."""
+
+    def __init__(self, _):
+        pass
+
+
+@pytest.mark.parametrize("library", [bundle_module.ctypes.CDLL, NoExchange], ids=["exchange", "none"])
+def test_a_write_replaces_the_whole_bundle(detector, monkeypatch, library):
+    monkeypatch.setattr(bundle_module.ctypes, "CDLL", library)
     with writing(detector) as fresh:
         (fresh / "new").write_text("x")
 
@@ -175,19 +187,61 @@ def test_a_write_replaces_the_whole_bundle(detector):
     assert names(detector.parent) == ["detector"]
 
 
-def test_a_folder_with_other_files_is_never_replaced(tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
+def test_the_old_bundle_is_there_until_the_new_one_is(detector, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    if not bundle_module._exchange(tmp_path / "one", tmp_path / "two"):
+        pytest.skip("this file system cannot exchange two folders")
+    monkeypatch.setattr(Path, "rename", None)
+    with writing(detector) as fresh:
+        (fresh / "new").touch()
+    assert names(detector) == ["new"]
 
-    with pytest.raises(BundleError, match=r"holds other files, but no model\.json"), writing(tmp_path):
-        pass
-    assert names(tmp_path) == ["thesis.tex"]
+
+def test_a_bundle_appears_where_it_was_meant_to_though_the_program_went_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with writing(Path("not/yet/there")) as fresh:
+        (fresh / "model.json").touch()
+        monkeypatch.chdir("/")
+    assert names(tmp_path / "not/yet") == ["there"]
 
 
-def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
+def test_a_place_that_no_bundle_can_take_is_refused_with_another_and_left_as_it_is(tmp_path):
     (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for name, message, hint in (
+        ("file", "exists and is not a folder", "choose another -o DIR"),
+        ("folder", "holds other files, but no model.json", "choose another -o DIR"),
+        ("link", "is a link, which would be replaced", f"say -o {tmp_path / 'folder'}"),
+        ("file/bundle", "cannot be written", "check free space and permissions, then run again"),
+    ):
+        with pytest.raises(BundleError, match=message) as refused, writing(tmp_path / name):
+            pass
+        assert refused.value.hint == hint
+    assert names(tmp_path) == ["file", "folder", "link"]
+    assert names(tmp_path / "folder") == ["thesis.tex"]
 
-    with pytest.raises(BundleError, match="cannot be written"), writing(tmp_path / "file" / "bundle"):
-        pass
+
+def test_an_empty_folder_becomes_the_bundle(tmp_path):
+    with writing(tmp_path) as fresh:
+        (fresh / "model.json").touch()
+    assert names(tmp_path) == ["model.json"]
+
+
+def test_all_of_a_bundle_is_on_the_disk_before_it_takes_its_place_and_the_place_after_that(tmp_path, monkeypatch):
+    target, before, after = tmp_path / "bundle", set(), set()
+
+    def fsync(handle):
+        (after if target.exists() else before).add(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with writing(target) as fresh:
+        (fresh / "golden").mkdir()
+        (fresh / "golden" / "0.png").touch()
+    assert before == {one.stat().st_ino for one in (target, target / "golden", target / "golden/0.png")}
+    assert after == {tmp_path.stat().st_ino}
 
 
 WRITER = """
@@ -299,7 +353,7 @@ def test_a_folder_that_the_system_holds_is_told_as_a_mount_point(tmp_path, monke
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("closed", ["", "model.json", "model.fp32.onnx"])
+@pytest.mark.parametrize("closed", ["", "model.json", "model.fp32.onnx", "golden"])
 def test_a_bundle_that_may_not_be_read_is_called_so(detector, closed):
     root = os.geteuid() == 0
     for folder in detector.parents if root else ():
