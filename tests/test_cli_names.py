@@ -11,7 +11,7 @@ import cv2
 import pytest
 
 from edgeinfer import cli
-from edgeinfer.bundle import Bundle
+from edgeinfer.bundle import Bundle, writing
 from edgeinfer.errors import BundleError
 from helpers import bundles
 
@@ -91,7 +91,10 @@ def test_a_video_is_not_saved_in_a_folder_whose_name_crashes_opencv(detector, ph
     assert list((photo.parent / LATIN).iterdir()) == []
 
 
-def test_a_bundle_in_a_folder_whose_name_is_not_utf8_is_refused(detector, photo):
+def test_a_bundle_in_a_folder_whose_name_is_not_utf8_is_neither_read_nor_written(detector, photo):
     bundle = Path(shutil.move(detector, photo.parent / LATIN))
-    with pytest.raises(BundleError, match="is not UTF-8 text"):
+    with pytest.raises(BundleError, match="is not UTF-8 text") as refused:
         Bundle.open(bundle)
+    assert refused.value.hint == "rename it, or run in a locale of UTF-8"
+    with pytest.raises(BundleError, match="is not UTF-8 text"), writing(bundle):
+        pass

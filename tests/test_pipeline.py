@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeinfer import frames, golden, load, profile, stream
+from edgeinfer import frames, golden, lanes, load, profile, stream
 from edgeinfer.bundle import Bundle
 from edgeinfer.cascade import Cascade
 from edgeinfer.errors import EdgeInferError, InputError, SpecError, UsageError
@@ -17,7 +17,7 @@ from edgeinfer.sources import Frame
 from edgeinfer.spec import Expected, Golden, Size
 from edgeinfer.tiling import Grid, Tiled
 from helpers import bundles
-from helpers.patience import LONG_S
+from helpers.patience import LONG_S, until
 
 COLORS = ("red", "green", "blue")
 
@@ -128,7 +128,8 @@ def test_a_closed_pipeline_says_so(detector):
         model(bundles.picture())
 
 
-def test_a_caller_that_waits_while_the_pipeline_closes_is_told(detector):
+def test_a_caller_that_waits_while_the_pipeline_closes_is_told_before_the_call_it_waits_for_ends(detector, monkeypatch):
+    monkeypatch.setattr(lanes, "LOOK_S", 2 * LONG_S)
     model = load(detector)
     outcome = []
 
@@ -138,17 +139,54 @@ def test_a_caller_that_waits_while_the_pipeline_closes_is_told(detector):
         except InputError as error:
             outcome.append(str(error))
 
-    waiter, closer = threading.Thread(target=call), threading.Thread(target=model.close)
+    waiter, closer = (threading.Thread(target=one, daemon=True) for one in (call, model.close))
 
     def meanwhile(_):
         waiter.start()
+        until(lambda: model._lanes._changed._waiters)
         closer.start()
+        waiter.join(LONG_S)
+        assert outcome == ["the pipeline is closed"]
 
     model._lanes.leased(meanwhile)
-    waiter.join(LONG_S)
     closer.join(LONG_S)
-    assert outcome in ([], ["the pipeline is closed"])
-    assert not waiter.is_alive()
+    assert not closer.is_alive()
+
+
+WAITING = {
+    "call": lambda model, _: model(bundles.picture()),
+    "close": lambda model, _: model.close(),
+    "swap": lambda model, other: model.swap(other),
+    "be swapped": lambda model, other: other.swap(model),
+}
+
+
+@pytest.mark.parametrize("what", WAITING.values(), ids=WAITING)
+def test_who_waits_for_a_call_goes_on_when_it_ends_and_not_at_the_next_look(detector, monkeypatch, what):
+    monkeypatch.setattr(lanes, "LOOK_S", 2 * LONG_S)
+    with load(detector) as model, load(detector) as other:
+        waiter = threading.Thread(target=what, args=(model, other), daemon=True)
+        model._lanes.leased(lambda _: waiter.start() or until(lambda: model._lanes._changed._waiters))
+        waiter.join(LONG_S)
+        assert not waiter.is_alive()
+
+
+def test_who_waits_for_a_lane_gets_one_that_takes_over_while_the_call_before_still_runs(detector, monkeypatch):
+    monkeypatch.setattr(lanes, "LOOK_S", 2 * LONG_S)
+    found = []
+    with load(detector) as model, load(detector) as other:
+        waiter = threading.Thread(target=lambda: found.append(model(bundles.picture())), daemon=True)
+        swapper = threading.Thread(target=model.swap, args=(other,), daemon=True)
+
+        def meanwhile(_):
+            waiter.start()
+            until(lambda: model._lanes._changed._waiters)
+            swapper.start()
+            waiter.join(LONG_S)
+            assert len(found) == 1
+
+        model._lanes.leased(meanwhile)
+        swapper.join(LONG_S)
 
 
 def test_lanes_are_swapped_under_concurrent_calls_without_a_failed_or_mixed_one(detector, classifier):
