@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
+from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from edgeinfer.serve.limits import Limits
@@ -71,6 +74,43 @@ def test_a_picture_that_gives_nan_is_an_error_and_makes_the_engine_suspect(tmp_p
         status, _, body = running.request("/v1/models/root/predict", (bundle / "golden" / "0.png").read_bytes())
         assert (status, "NaN" in json.loads(body)["error"]) == (500, True)
         until(lambda: health(running) == [503, 503])
+
+
+# a service whose engines fail, as no library of theirs says, for as long as a file stands
+BROKEN = """\
+import sys
+from pathlib import Path
+from edgeinfer.backends import ort
+from edgeinfer.cli import main
+gate, run = Path(sys.argv[1]), ort.Engine.run
+def broken(engine, inputs):
+    if gate.exists():
+        raise RuntimeError("broken")
+    return run(engine, inputs)
+ort.Engine.run = broken
+sys.exit(main(["serve", *sys.argv[2:]]))
+"""
+
+
+def test_an_engine_that_fails_in_a_way_nobody_knows_turns_health_red(tmp_path):
+    bundle, gate = bundles.classify_bundle(tmp_path / "namer"), tmp_path / "gate"
+    with service(bundle, start=["-c", BROKEN, str(gate)]) as running:
+        gate.touch()
+        with pytest.raises(InferenceServerException, match="the model failed: RuntimeError"):
+            ask(running, "namer", BLUE)
+        until(lambda: health(running, "models/namer/ready") == [503, 503, 503])
+
+
+def test_a_bundle_whose_engine_fails_in_a_way_nobody_knows_stops_no_other(tmp_path):
+    first, second = (bundles.classify_bundle(tmp_path / name) for name in ("first", "second"))
+    gate = tmp_path / "gate"
+    gate.touch()
+    once = BROKEN.replace("        raise", "        gate.unlink()\n        raise")
+    with service(first, second, start=["-c", once, str(gate)]) as running:
+        rows = json.loads(running.request("/v1/models")[2])["models"]
+        assert [(row["name"], row["state"]) for row in rows] == [("first", "UNAVAILABLE"), ("second", "READY")]
+        assert rows[0]["reason"] == "RuntimeError: broken"
+    assert "RuntimeError: broken" in running.log()
 
 
 def test_a_stuck_worker_turns_health_red_and_starves_the_watchdog(tmp_path):
@@ -163,6 +203,56 @@ def test_a_first_version_that_hangs_as_it_is_opened_does_not_hold_up_the_end(tmp
             assert starting.wait(LONG_S) == 0
         finally:
             starting.kill()
+
+
+# a service that, as long as a file stands, does not come beyond a function, and has another file say so
+SLOW = """\
+import sys, time
+from pathlib import Path
+from edgeinfer import pictures
+from edgeinfer.cli import main
+from edgeinfer.serve import versions
+gate, step = Path(sys.argv[1]), {step}
+def slow(*given):
+    while gate.exists():
+        gate.with_name("there").touch()
+        time.sleep(0.01)
+    return step(*given)
+{step} = slow
+sys.exit(main(["serve", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize(("version", "status"), [("", 200), ("/versions/1", 404)])
+def test_a_picture_whose_version_is_replaced_while_it_is_decoded_goes_to_the_next_unless_it_asked(
+    tmp_path, version, status
+):
+    bundle, gate = bundles.classify_bundle(tmp_path / "namer"), tmp_path / "gate"
+    picture = cv2.imencode(".png", bundles.picture("red"))[1].tobytes()
+    asked = f"/v2/models/namer.image{version}/infer", picture, {"Inference-Header-Content-Length": "0"}
+    start = ["-c", SLOW.format(step="pictures.decode"), str(gate)]
+    with service(bundle, "--manage", start=start) as running, ThreadPoolExecutor() as threads:
+        gate.touch()
+        answer = threads.submit(running.request, *asked)
+        until((tmp_path / "there").exists)
+        assert running.request("/v2/repository/models/namer/load", b"")[0] == 200
+        gate.unlink()
+        assert answer.result()[0] == status
+
+
+@pytest.mark.parametrize("step", ["versions.digest", "versions.opened"])
+def test_a_load_holds_up_nobody_and_goes_on_when_its_client_has_gone(tmp_path, step):
+    bundle, gate = bundles.classify_bundle(tmp_path / "namer"), tmp_path / "gate"
+    start = ["-c", SLOW.format(step=step), str(gate)]
+    with service(bundle, "--manage", start=start) as running, grpc.insecure_channel(running.grpc) as channel:
+        gate.touch()
+        load = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
+        call = load.future(pb.RepositoryModelLoadRequest(model_name="namer").SerializeToString())
+        until((tmp_path / "there").exists)
+        call.cancel()
+        assert health(running, "models/namer/ready") == [200, 200, 200]
+        gate.unlink()
+        until(lambda: b'edgeinfer_model_version{model="namer"} 2.0' in running.request("/metrics")[2])
 
 
 # a service one of whose sensors never answers, and which is tired of it soon

@@ -11,6 +11,7 @@ import threading
 import urllib.parse
 import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -304,6 +305,21 @@ def test_requests_share_the_memory_they_may_fill_whichever_way_they_come(folder,
         # there is room again
         assert client.infer("patient.image", [item]).as_numpy("labels")[0] == b"red"
         assert held[0].as_numpy("labels")[0] == b"red"
+
+
+def test_pictures_count_by_their_pixels(folder, gate):
+    file = file_of(1000, 1000)  # 3 MB
+    with service(folder / "patient", "--max-memory-mb", 8, gate=gate) as running:
+        asking, _ = busy(running, gate)
+        with ThreadPoolExecutor() as threads:
+            held = [threads.submit(running.request, "/v1/models/patient/predict", file) for _ in range(2)]
+            until(lambda: depth(running) == 2)
+            status, _, body = running.request("/v1/models/patient/predict", file)
+            gate.unlink()
+            assert (status, "too many large requests" in json.loads(body)["error"]) == (503, True)
+            assert [one.result()[0] for one in held] == [200, 200]
+        asking.join()
+        assert running.request("/v1/models/patient/predict", file)[0] == 200
 
 
 def test_nobody_waits_longer_than_the_service_allows(folder, gate):

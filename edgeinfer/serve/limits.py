@@ -12,14 +12,14 @@ class Limits:
     """Sizes in bytes, times in seconds.
 
     `queue` counts the waiting requests of one model; `delay` is how long the first request of a batch waits for
-    others (0: a batch is what came while the one before it ran); `memory` holds for all request bodies together.
-    `age` is how old the newest result of a camera may be before it counts as ill, `viewers` how many may watch the
-    cameras together. `values` are those of a request, or of its answer, that are no binary data, each of which is a
-    Python object for a while.
+    others (0: a batch is what came while the one before it ran); `memory` holds for all request bodies, and the
+    pictures decoded from them, together. `age` is how old the newest result of a camera may be before it counts as ill,
+    `viewers` how many may watch the cameras together. `values` are those of a request, or of its answer, that are no
+    binary data, each of which is a Python object for a while.
     """
 
     body: int = 64 * MIB
-    memory: int = 256 * MIB
+    memory: int = 512 * MIB
     head: int = 16 * 1024
     values: int = 8 << 20
     pixels: int = 50_000_000

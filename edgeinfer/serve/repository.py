@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.serve import versions
@@ -60,17 +60,22 @@ class Model:
         files = self.files()
         return files if files != self.refused else ()
 
+    def look(self) -> tuple[str, versions.State]:
+        """What the folder holds now: its digest, and the state of its files."""
+        return self.digest(), self.files()
+
     def check_whole(self) -> None:
         """EdgeInferError or OSError if the folder does not hold all that its model.json names."""
         versions.check_whole(self.path, self._classify)
 
 
 class Found(NamedTuple):
-    """What a model's name in a request means."""
+    """What a model's name in a request means; `asked` is the version that it asked for, if it did."""
 
     model: Model
     suffix: str
     version: Version
+    asked: str = ""
 
     @property
     def face(self) -> Face:
@@ -131,7 +136,7 @@ class Repository:
             raise Refusal(
                 NOT_FOUND, f"model {name!r} has no version {version[:20]!r}; {model.current.number} is served"
             )
-        return Found(model, name[len(model.name) :], model.current)
+        return Found(model, name[len(model.name) :], model.current, version)
 
     def served(self) -> list[Found]:
         """Every face of every model that has a version."""
@@ -155,8 +160,11 @@ class Repository:
     async def load(self, name: str) -> None:
         """Open the folder beside the running version, test it, and switch; Refusal keeps the running one.
 
-        The folder may have come since the shelves were looked at.
+        The folder may have come since the shelves were looked at. It goes on when nobody waits for it any more.
         """
+        await asyncio.shield(self._load(name))
+
+    async def _load(self, name: str) -> None:
         if not self._known(name):
             async with self._looking:
                 await self._meet()
@@ -165,26 +173,31 @@ class Repository:
             if not model.current:
                 model.state = "LOADING"
             model.opened += 1
-            digest, model.refused, model.waiting = model.digest(), model.files(), False
+            digest, model.refused = await self.aside.run(model.look)
+            model.waiting = False
             try:
                 what = model.opened, digest, model.path, self._options, self._limits
                 version = await self.aside.run(versions.opened, *what)
-            except (EdgeInferError, OSError, MemoryError) as error:
-                model.reason = str(error) or type(error).__name__
-                model.state = "READY" if model.current else "UNAVAILABLE"
-                kept = f"; version {model.current.number} stays" if model.current else ""
-                LOG.error("%s: version %d is refused: %s%s", model.name, model.opened, model.reason, kept)  # noqa: TRY400
-                raise Refusal(INVALID, f"model {model.name!r}: {model.reason}{kept}") from error
-            dropped = model.previous
-            model.current, model.previous = version, model.current
+            except Exception as error:  # noqa: BLE001 - whoever asked is told, and the log
+                self._refuse(model, error)
+            dropped, model.previous, model.current = model.previous, model.current, version
             model.state, model.reason, model.refused, model.left = "READY", "", (), ""
             LOG.info("%s: version %d is served, %s", model.name, version.number, version)
-            if not self._options.keep and model.previous is not None:
-                dropped, model.previous = model.previous, None
             await self._close(dropped)
 
+    def _refuse(self, model: Model, error: Exception) -> NoReturn:
+        model.reason = versions.cause(error)
+        model.state = "READY" if model.current else "UNAVAILABLE"
+        kept = f"; version {model.current.number} stays" if model.current else ""
+        known = isinstance(error, (EdgeInferError, OSError, MemoryError))
+        LOG.error("%s: version %d is refused: %s%s", model.name, model.opened, model.reason, kept, exc_info=not known)
+        raise Refusal(INVALID, f"model {model.name!r}: {model.reason}{kept}") from error
+
     async def unload(self, name: str) -> None:
-        """Stop serving a model; what waits is finished."""
+        """Stop serving a model; what waits is finished, though nobody waits for it any more."""
+        await asyncio.shield(self._unload(name))
+
+    async def _unload(self, name: str) -> None:
         model = self.model(name)
         async with model.lock:
             if model.current:
@@ -224,8 +237,7 @@ class Repository:
             for model in (one for one in gone if one in still):
                 LOG.info("%s: its folder is gone, and it is unloaded", model.name)
                 del self.models[model.name]
-                async with model.lock:
-                    await self._end(model, "its folder is gone")
+                await self._finish(model, "its folder is gone")
 
     def _lacking(self) -> list[Model]:
         return [model for model in list(self.models.values()) if self._shelves.lacks(model.path)]
@@ -267,8 +279,12 @@ class Repository:
         """Finish and close everything."""
         await self.aside.settle(self._limits.drain)
         for model in list(self.models.values()):
-            async with model.lock:
-                await self._end(model, "the service has ended")
+            with suppress(asyncio.TimeoutError):  # an engine hangs as it is opened
+                await asyncio.wait_for(self._finish(model, "the service has ended"), self._limits.drain)
+
+    async def _finish(self, model: Model, reason: str) -> None:
+        async with model.lock:
+            await self._end(model, reason)
 
     async def _end(self, model: Model, reason: str) -> None:
         """Finish and close the model's versions."""

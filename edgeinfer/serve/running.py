@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import uvicorn
 
-from edgeinfer.errors import EdgeInferError, ServiceError, UsageError
+from edgeinfer.errors import ServiceError, UsageError
 from edgeinfer.serve import notify, web
 from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.connections import CROWD, Door, prompt
@@ -26,9 +26,10 @@ from edgeinfer.serve.refusals import Refusal
 from edgeinfer.serve.regions import Regions
 from edgeinfer.serve.repository import Repository
 from edgeinfer.serve.service import Service
+from edgeinfer.serve.versions import cause
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
     from pathlib import Path
 
     from edgeinfer.serve.cameras import Mount
@@ -119,7 +120,7 @@ class Running:
         self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
         self.service.cameras, self.service.regions = Cameras(mounts), Regions(allowed=guard.shared)
         self._stop = asyncio.Event()
-        self._background: list[asyncio.Task[None]] = []
+        self._background: set[asyncio.Task[None]] = set()
 
     async def run(self, asked: Callable[[], bool] = lambda: False) -> None:
         """Serve until SIGTERM or SIGINT, or not at all where one was `asked` for before. Raises ServiceError."""
@@ -142,8 +143,8 @@ class Running:
                 loading.result()
                 self.service.start_cameras()
                 self._announce(listening, rpc, secure=tls is not None)
-                tasks = (self._keep_well, self._beat, self._watch)
-                self._background += [asyncio.ensure_future(task()) for task in tasks]
+                for task in (self._keep_well, self._beat, self._watch):
+                    self._begin(task())
             await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._end(server, serving, rpc)
@@ -190,7 +191,13 @@ class Running:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._background.append(asyncio.ensure_future(self._reload())))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._reload()))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have this go on until its end, or that of the service."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _load(self) -> None:
         """Open every model; what is refused is told and left out.
@@ -266,9 +273,10 @@ class Running:
         version.station.suspect = False
         try:
             await self._repository.aside.run(version.test)
-        except EdgeInferError as error:
-            version.fault = str(error)
-            LOG.error("%s: version %d fails its self-test: %s", found.model.name, version.number, error)  # noqa: TRY400
+        except Exception as error:  # noqa: BLE001 - the log is told
+            version.fault = cause(error)
+            told = "%s: version %d fails its self-test: %s"
+            LOG.error(told, found.model.name, version.number, version.fault)  # noqa: TRY400
         else:
             LOG.warning("%s: version %d was suspect and passes its self-test", found.model.name, version.number)
 

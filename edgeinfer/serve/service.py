@@ -148,28 +148,34 @@ class Service:
     async def _answer(
         self, found: Found, accept: Callable[[], Work], limit: float, *, slow: bool = False, seated: bool = False
     ) -> tuple[Any, Found]:
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + limit
+        """What the model makes of the work that `accept` gives, within so many seconds; `slow` if that gives pixels."""
+        ends = asyncio.get_running_loop().time() + limit
         try:
-            if slow:
-                found.version.station.check_room()
-                work = await asyncio.wait_for(loop.run_in_executor(self._threads, accept), limit)
+            if not slow:
+                return await self._turn(found, accept(), ends, seated=seated), found
+            found.version.station.check_room()
+            with self.memory.share() as take:
+                work = await asyncio.wait_for(self.off_loop(accept), limit)
+                take(work.data.nbytes)
                 # pictures suit every version, and another may have taken over meanwhile
-                found = self.repository.find(found.name)
-            else:
-                work = accept()
-            job = Job(work, loop.create_future(), self.metrics.noting(found), seated=seated)
-            found.version.station.submit(job)
-            clock = loop.call_at(ends, _expire, job.answer)
-            try:
-                return await job.answer, found
-            except (asyncio.CancelledError, asyncio.TimeoutError):
-                found.version.station.withdraw(job)
-                raise
-            finally:
-                clock.cancel()
+                found = self.repository.find(found.name, found.asked)
+                return await self._turn(found, work, ends), found
         except asyncio.TimeoutError:
             raise Refusal(TIMEOUT, f"no answer within {limit:g} s") from None
+
+    async def _turn(self, found: Found, work: Work, ends: float, *, seated: bool = False) -> Any:
+        """Wait in the queue of the version found; TimeoutError once the loop's clock says `ends`."""
+        loop = asyncio.get_running_loop()
+        job = Job(work, loop.create_future(), self.metrics.noting(found), seated=seated)
+        found.version.station.submit(job)
+        clock = loop.call_at(ends, _expire, job.answer)
+        try:
+            return await job.answer
+        except (asyncio.CancelledError, asyncio.TimeoutError):
+            found.version.station.withdraw(job)
+            raise
+        finally:
+            clock.cancel()
 
     def _count(self, found: Found, came: int, outcome: str) -> None:
         """Count a request once its answer is on its way, and before the event loop takes the next one."""

@@ -26,7 +26,7 @@ State = tuple[tuple[Path, int, int, int], ...]
 
 
 class Options(NamedTuple):
-    """How bundles are opened; `keep` holds the version before the running one ready for `rollback`.
+    """How bundles are opened.
 
     `classify` is the classifier that says more of what is in the boxes of every detector; it is opened as
     `edgeinfer run --classify` opens it.
@@ -39,7 +39,6 @@ class Options(NamedTuple):
     contexts: int = 1
     conf: float | None = None
     iou: float | None = None
-    keep: bool = True
     classify: Path | None = None
 
 
@@ -98,6 +97,12 @@ class Version:
         golden = sum(len(half.bundle.spec.golden) for half in self.halves)
         tested = f"{golden} golden samples passed" if golden else "it has no golden samples"
         return f"{self.runs_on}, {tested}"
+
+
+def cause(error: Exception) -> str:
+    """Why a version cannot be served, in a line; an engine may fail in ways nobody foresaw."""
+    own = isinstance(error, (EdgeInferError, OSError))
+    return str(error) if own else f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def digest(folder: Path, classify: Path | None) -> str:
