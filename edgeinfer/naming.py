@@ -9,11 +9,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-VIDEOS = frozenset(
-    f".{name}"
-    for names in ("3gp avi flv h264 h265 hevc m2ts m4v", "mjpeg mjpg mkv mov mp4 mpeg", "mpg mts ogv ts webm wmv")
-    for name in names.split()
-)
+VIDEOS = (".3gp", ".avi", ".flv", ".h264", ".h265", ".hevc", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4")
+VIDEOS += (".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
 STREAMS = (".m3u8", ".mjpeg", ".mjpg", ".mpd")  # of addresses whose servers need not be asked
 WEB = ("http://", "https://")
 RTSP = ("rtsp://", "rtsps://")

@@ -15,6 +15,7 @@ import edgeinfer
 from edgeinfer import naming, opencv, sources
 from edgeinfer.errors import SourceError, UsageError
 from edgeinfer.streams import Stream, stream
+from edgeinfer.streams.capture import STOP_S, Capture
 from edgeinfer.streams.inbox import READ_AHEAD, Captured, Inbox
 from edgeinfer.streams.vitals import Vitals
 from helpers import bundles
@@ -231,6 +232,15 @@ def test_closing_from_another_thread_ends_the_iteration(model):
     with camera() as opened, stream(opened.address, model) as seen:
         threading.Timer(0.3, seen.close).start()
         assert all(one.live for one in seen)
+
+
+def test_closing_waits_for_many_sources_no_longer_than_for_one(model, monkeypatch):
+    waited = []
+    opened = Stream(["camera:97"] * 4, model)
+    monkeypatch.setattr("edgeinfer.streams.time", types.SimpleNamespace(monotonic=lambda: sum(waited)))
+    monkeypatch.setattr(Capture, "join", lambda _, timeout: waited.append(timeout))
+    opened.close()
+    assert waited == [STOP_S, 0, 0, 0]
 
 
 def test_two_cameras_get_equal_turns(model):

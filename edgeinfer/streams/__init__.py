@@ -147,7 +147,9 @@ class Stream:
     def __iter__(self) -> Iterator[Seen]:
         while not self._closed:
             if self._ready:
-                yield from self._handed(*self._ready.popleft())
+                seen = self._seen(*self._ready.popleft())
+                if seen:
+                    yield seen
                 continue
             self._start()
             if not self._running:
@@ -182,16 +184,17 @@ class Stream:
             results += self._model.batch([frame.image for frame in alike], pixels=pixels)
         return results
 
-    def _handed(self, captured: Captured, result: Result) -> Iterator[Seen]:
+    def _seen(self, captured: Captured, result: Result) -> Seen | None:
+        """What is handed over, with its age at this moment; None for what is too old."""
         age_ms = (time.monotonic_ns() - captured.frame.captured_ns) / 1e6
         camera = captured.camera
         if captured.live and self._max_age_ms and age_ms > self._max_age_ms:
             self._late[camera] += 1 + captured.dropped
-            return
+            return None
         dropped, self._late[camera] = captured.dropped + self._late[camera], 0
         queue_ms = max(0.0, age_ms - sum(result.timings_ms.values()))
         shown = captured.frame.captured_ns, age_ms, queue_ms, captured.sequence, dropped, captured.fault
-        yield Seen(captured.frame, result, Freshness(*shown), captured.live, camera)
+        return Seen(captured.frame, result, Freshness(*shown), captured.live, camera)
 
     def _raise(self) -> None:
         """The first error that ended a source, once everything else is done."""
@@ -206,8 +209,9 @@ class Stream:
             capture.stop()
         self._inbox.close()
         self._pool.shutdown(wait=True)
+        end_s = time.monotonic() + STOP_S
         for capture in self._captures:
-            capture.join(STOP_S)
+            capture.join(max(0.0, end_s - time.monotonic()))
 
     def __enter__(self) -> Stream:
         return self
