@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-VIDEOS = (".3gp", ".avi", ".flv", ".h264", ".h265", ".hevc", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4")
-VIDEOS += (".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+RAW = (".h264", ".h265", ".hevc", ".mjpeg", ".mjpg")  # videos without a container
+MPEG = (".3gp", ".m2ts", ".m4v", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts")
+VIDEOS = (*RAW, *MPEG, ".avi", ".flv", ".mkv", ".ogv", ".webm", ".wmv")
 STREAMS = (".m3u8", ".mjpeg", ".mjpg", ".mpd")  # of addresses whose servers need not be asked
 WEB = ("http://", "https://")
 RTSP = ("rtsp://", "rtsps://")
