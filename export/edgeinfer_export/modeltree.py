@@ -19,10 +19,13 @@ EMA_KEYS = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model")
 MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
 LABEL_KEYS = ("names", "classes", "class_names", "class_to_idx")
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AutoShape", "DetectMultiBackend")
+MOST_WRAPPERS = 4  # round a model
 MAX_PARTS = 50_000  # modules and tensors; the largest YOLOv5 has about 2000
 MAX_VALUES = 50_000
 MAX_TEXT = 10_000
+LINE = 64  # characters of a text that count as a value
 MAX_DEPTH = 16
+MOST_SIDES = 4
 MAX_DIGITS = 7  # of a class's number
 # what attention says of itself, though it has modules
 HEADS = "num_heads"
@@ -51,14 +54,15 @@ def entries(value: object) -> dict[Any, object]:
 def payload(root: object) -> tuple[object, bool]:
     """The model in a checkpoint, as a module record or a state dict, and whether it is the averaged (EMA) one."""
     averaged = False
-    for _ in range(4):
+    for _ in range(MOST_WRAPPERS):
         held = entries(root)
         keys = [key for key in (*EMA_KEYS, *MODEL_KEYS) if _is_model(held.get(key))]
         if is_module(root) or not keys:
             break
         root, averaged = held[keys[0]], averaged or keys[0] in EMA_KEYS
-    while is_module(root) and _class_name(root) in WRAPPERS:
-        children = [child for child in _table(root, "_modules").values() if is_module(child)]
+    for _ in range(MOST_WRAPPERS):
+        inside = _table(root, "_modules") if _class_name(root) in WRAPPERS else {}
+        children = [child for child in inside.values() if is_module(child)]
         if len(children) != 1:
             break
         root = children[0]
@@ -135,7 +139,17 @@ def modules(model: object) -> dict[str, Module]:
 
 def _settings(module: object) -> dict[str, Any]:
     held = _attributes(module)
-    return {name: plain(held[name]) for name in SETTINGS if name in held}
+    return {name: _setting(held[name]) for name in SETTINGS if name in held}
+
+
+def _setting(value: object) -> Any:
+    """A number, a word, or one for each side; of anything else the type: many layers may share one long list."""
+    sides = value if isinstance(value, (list, tuple)) and len(value) <= MOST_SIDES else (value,)
+    if all(
+        len(side) <= LINE if isinstance(side, str) else isinstance(side, (int, float, type(None))) for side in sides
+    ):
+        return plain(value)
+    return type(value).__name__
 
 
 def _attributes(module: object) -> dict[Any, object]:
@@ -161,8 +175,10 @@ def _plain(value: object, left: list[int], depth: int) -> Any:
         return [_plain(item, left, depth - 1) for item in value]
     if isinstance(value, dict) or (isinstance(value, Record) and value.entries):
         held = {key: item for key, item in entries(value).items() if isinstance(key, (str, int, float))}
+        left[0] -= len(entries(value)) - len(held)
         return {_plain(key, left, depth): _plain(item, left, depth - 1) for key, item in held.items()}
     if isinstance(value, str):
+        left[0] -= len(value) // LINE
         return _text(value)
     if value is None or isinstance(value, (bool, int, float)):
         return value

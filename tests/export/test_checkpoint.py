@@ -267,6 +267,12 @@ def test_class_names_in_the_metadata_of_safetensors_are_json(tmp_path, told):
     assert found.labels == ("bus", "car")
 
 
+def test_as_many_classes_as_any_data_set_has_are_read(tmp_path):
+    told = json.dumps({place: f"thing {place}" for place in range(21_843)})
+    found = read(tmp_path, safetensors({"__metadata__": {"names": told}, "fc.weight": entry()}, bytes(8)))
+    assert len(found.labels) == 21_843
+
+
 def test_a_place_of_more_digits_than_python_reads_is_no_place(tmp_path):
     told = json.dumps({"9" * 5000: "bus"})
     found = read(tmp_path, safetensors({"__metadata__": {"names": told}, "fc.weight": entry()}, bytes(8)))

@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -189,11 +190,12 @@ def doubled_modules(times=60):
     return {"parts": made, "model": Raw(b"h" + bytes([times]))}
 
 
-def nested_in_itself():
-    inner = module("m.M", children={"a": Raw(b"h\x00")})
-    return Raw(Writer().opcodes(New(inner.origin)) + b"q\x00" + Writer().opcodes(inner.state) + b"b")
+def nested_in_itself(origin):
+    inner = module(origin, children={"a": Raw(b"h\xff")})
+    return Raw(Writer().opcodes(New(inner.origin)) + b"q\xff" + Writer().opcodes(inner.state) + b"b")
 
 
+SOME_TEXT = Raw(b"X\x10\x27\x00\x00" + b"a" * 10_000 + b"q\x01")
 LONG_TEXT = Raw(b"X\x00\x00\x10\x00" + b"a" * MIB + b"q\x01")
 WIDE = Raw(b"](" + b"N" * 999 + b"eq\x01")
 BOMBS = {
@@ -203,8 +205,14 @@ BOMBS = {
     "tuples as a key": {**GOOD, "extra": Raw(b"}" + doubled(b"\x86").opcodes + b"Ns")},
     "tuples as a shape": {"w": Tensor(WEIGHT, shape=(doubled(b"\x86"), 1))},
     "modules": doubled_modules(),
-    "a module in itself": nested_in_itself(),
+    "a module in itself": nested_in_itself("m.M"),
+    "a wrapper in itself": nested_in_itself("torch.nn.parallel.DataParallel"),
     "one long text as many labels": {**GOOD, "names": [LONG_TEXT] + [Raw(b"h\x01")] * 999},
+    "keys that are no numbers or texts, thousands of times": {
+        **GOOD,
+        "yaml": [Raw(b"}(" + b"".join(b"cm\nM\n)\x81N" for _ in range(9999)) + b"uq\xff"), *[Raw(b"h\xff")] * 9999],
+    },
+    "a text that may be as long, thousands of times": {**GOOD, "yaml": [SOME_TEXT] + [Raw(b"h\x01")] * 9999},
     "one long text as a tensor's name": {"model": {LONG_TEXT: Tensor(WEIGHT)}},
     "one long text as many names": {**GOOD, "x": [LONG_TEXT, *[Raw(b"h\x01h\x01\x93")] * 999]},
 }
@@ -213,6 +221,21 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_shared_parts_do_not_multiply(tmp_path, name):
     refused(tmp_path, archive(BOMBS[name]), memory=40 * MIB)
+
+
+def test_what_many_layers_say_at_length_is_not_listed(tmp_path):
+    wide = Raw(b"](" + b"N" * 10_000 + b"eq\xfe")
+    conv = Raw(Writer().opcodes(module("torch.nn.Conv2d", stride=wide)) + b"q\xff")
+    layers = {str(place): Raw(b"h\xff") for place in range(1, 1000)}
+    whole = module("m.M", parameters={"w": Tensor(WEIGHT)}, children={"0": conv, **layers})
+    (tmp_path / "wide.pt").write_bytes(archive(whole))
+    tracemalloc.start()
+    try:
+        found = checkpoint.read(tmp_path / "wide.pt")
+        assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+    finally:
+        tracemalloc.stop()
+    assert {module.settings["stride"] for module in found.modules.values()} == {"list"}
 
 
 LEVELS = 100_000
