@@ -15,7 +15,7 @@ import pytest
 
 import edgeinfer
 from edgeinfer import cli, opencv, sources
-from edgeinfer.cli import _ending, _records
+from edgeinfer.cli import _album, _ending, _records
 from edgeinfer.cli import run as verb
 from edgeinfer.cli._album import AHEAD_S, STAY_S, STILL_S, Album
 from edgeinfer.cli._faults import Faults
@@ -57,10 +57,9 @@ def greys(path):
 
 def kept(folder, frames):
     """What an album in this folder has of these frames, by file."""
-    album = Album(folder)
-    for one in frames:
-        album.add(one)
-    album.finish()
+    with _album.album(folder, []) as album:
+        for one in frames:
+            album.add(one)
     return {path.name: greys(path) for path in folder.iterdir()}
 
 
@@ -129,9 +128,8 @@ def test_the_size_of_a_video_is_that_of_the_picture_whatever_the_pixels_are(tmp_
     one = seen("gst:pipeline", 0)
     nv12 = np.full((72, 64), 128, np.uint8)
     frame = sources.Frame(nv12, "gst:pipeline", 0, 10**9, 10.0, "nv12")
-    album = Album(tmp_path)
-    album.add(Seen(frame, one.result, one.freshness, live=True))
-    album.finish()
+    with _album.album(tmp_path, []) as album:
+        album.add(Seen(frame, one.result, one.freshness, live=True))
     (path,) = tmp_path.iterdir()
     assert next(sources.frames(path)).image.shape == (48, 64, 3)
 
@@ -213,6 +211,19 @@ def test_lines_of_a_camera_that_the_disk_had_room_for_are_kept_whole(tmp_path):
     assert end == ""
     assert [json.loads(line)["index"] for line in lines] == sorted({json.loads(line)["index"] for line in lines})
     assert 1000 < path.stat().st_size < 3000
+
+
+def test_what_a_run_that_was_killed_left_is_removed_by_the_next(detector, tmp_path):
+    out, line = tmp_path / "out", [sys.executable, "-m", "edgeinfer", "run", detector]
+    with camera() as opened:
+        with subprocess.Popen([*line, opened.address, "--save", out], stdout=subprocess.PIPE, text=True) as process:
+            assert opened.address in process.stdout.readline()
+            process.kill()
+        (left,) = out.iterdir()
+        assert left.name.startswith(".")
+        with _album.album(out, []):
+            assert not left.exists()
+    assert list(out.iterdir()) == []
 
 
 def test_a_second_ctrl_c_keeps_what_cameras_showed(tmp_path):

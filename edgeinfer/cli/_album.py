@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import opencv, pictures, regular, sources
+from edgeinfer import opencv, pictures, regular, sources, workfolder
 from edgeinfer.errors import EdgeInferError, SourceError, UsageError
 from edgeinfer.spec import Size
-from edgeinfer.wholefile import unwritable, whole
+from edgeinfer.wholefile import unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,8 +34,8 @@ class Album:
 
     closed = False
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.folder, self._work = folder, work  # what is not whole yet is at work
         self._names: dict[str, tuple[str, int]] = {}  # what has each: a source at its place
         self._videos: dict[int, Video] = {}  # by the places of their sources, each of which has one at a time
 
@@ -45,9 +45,12 @@ class Album:
             self._video(seen, image).add(image, frame.captured_ns if seen.live else frame.shown_ns)
             return
         path = self._path(seen)
-        data = pictures.encode(image, path.suffix.lower())
-        with whole(path) as part:
+        part, data = self._work / path.name, pictures.encode(image, path.suffix.lower())
+        try:
             part.write_bytes(data)
+            part.replace(path)
+        except OSError as error:
+            raise unwritable(path, error) from error
 
     def _video(self, seen: Seen, image: NDArray[np.uint8]) -> Video:
         """The video of this camera, or of the file that this source has come to."""
@@ -55,8 +58,8 @@ class Album:
         if place in self._videos and frame.index == 0 and not seen.live:
             self._videos.pop(place).finish()
         if place not in self._videos:
-            size = Size(*image.shape[:2])
-            self._videos[place] = Video(self._path(seen), size, frame.fps, live=seen.live)
+            path, size = self._path(seen), Size(*image.shape[:2])
+            self._videos[place] = Video(path, self._work / path.name, size, frame.fps, live=seen.live)
         return self._videos[place]
 
     def _path(self, seen: Seen) -> Path:
@@ -85,33 +88,31 @@ class Album:
             self._videos.pop(next(iter(self._videos))).finish()
 
     def discard(self) -> None:
-        """Remove videos that are not complete; a camera's is, whatever ended it."""
+        """Leave out videos that are not complete; a camera's is, whatever ended it."""
         while self._videos:
             _, video = self._videos.popitem()
-            (video.finish if video.live else video.discard)()
+            (video.finish if video.live else video.release)()
 
 
 class Video:
-    """An MPEG-4 file that gets its name when it is finished.
+    """An MPEG-4 file, a `part` until it gets its name when it is finished.
 
     It lasts as long as its source, or as a camera was looked at: a frame stays until the next one, but not for ever.
     All frames of a video are in it, and those of a camera that do not put it ahead by more than `AHEAD_S`.
     """
 
-    def __init__(self, path: Path, size: Size, fps: float, *, live: bool) -> None:
+    def __init__(self, path: Path, part: Path, size: Size, fps: float, *, live: bool) -> None:
         import cv2
 
         opencv.need_utf8(str(path))
-        self.path, self.live = path, live
+        self.path, self._part, self.live = path, part, live
         self._fps, self._size = fps, (size.width, size.height)
         self._until = 0.0  # the moment that the video has come to, in seconds of its source's clock
         self._last: Any = None
-        self._stack = ExitStack()
-        self._part = self._stack.enter_context(whole(path))
         # the one codec that OpenCV's wheels and every system's build can write
-        self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), fps, self._size)
+        self._writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), fps, self._size)
         if not self._writer.isOpened():
-            self.discard()
+            self.release()
             raise EdgeInferError(f"{path} cannot be written by OpenCV", hint="check free space and permissions")
 
     def add(self, image: NDArray[np.uint8], moment_ns: int) -> None:
@@ -146,29 +147,32 @@ class Video:
             )
 
     def finish(self) -> None:
-        self._writer.release()
-        self._stack.close()
+        """Give it its name. Raises EdgeInferError."""
+        self.release()
+        try:
+            self._part.replace(self.path)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
-    def discard(self) -> None:
+    def release(self) -> None:
+        """Write no more."""
         self._writer.release()
-        self._part.unlink(missing_ok=True)
-        self._stack.pop_all()
 
 
 @contextmanager
 def album(folder: Path, names: Sequence[str]) -> Iterator[Album]:
     """An album in this folder, made if need be; UsageError if a source lies there and would be overwritten."""
     kept_apart(folder, names)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    opened = Album(folder)
-    try:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            work = stack.enter_context(workfolder.beside(folder / "unfinished"))
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        opened = Album(folder, work)
+        stack.callback(opened.discard)
         yield opened
         opened.finish()
-    finally:
-        opened.discard()
 
 
 def kept_apart(folder: Path, names: Sequence[str]) -> None:
