@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -32,3 +33,15 @@ def without_password(name: str) -> str:
     """The source as it may be shown: without the user and the password in it, which may hold an @ themselves."""
     shown = re.sub(r"(\w+://)[^/\s]*@", r"\1", name)
     return re.sub(r"(-pw=)(\"[^\"]*\"|\S+)", r"\1***", shown)  # of GStreamer's elements
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names of which no two are the same: "camera:0", "camera:0 (2)"."""
+    told: list[str] = []
+    for name in names:
+        own, copies = name, 1
+        while own in told:
+            copies += 1
+            own = f"{name} ({copies})"
+        told.append(own)
+    return told

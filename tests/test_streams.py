@@ -108,6 +108,21 @@ def test_a_result_older_than_the_limit_is_not_given(detector, model, monkeypatch
         assert next(iter(seen)).freshness.age_ms >= 150
 
 
+def test_that_no_result_is_young_enough_is_told_once(model, monkeypatch, caplog):
+    def frames(*_, **__):
+        for place in range(250):
+            old = dataclasses.replace(frame(place), captured_ns=time.monotonic_ns() - 2_000_000_000)
+            yield dataclasses.replace(old, index=0)
+
+    monkeypatch.setattr(sources, "frames", frames)
+    with stream("camera:0", model, max_age_ms=1000) as seen:
+        assert list(seen) == []
+    (told,) = caplog.messages
+    assert re.fullmatch(
+        r"camera:0: no result of the last 100 pictures was younger than 1000 ms: this is \d+ ms old", told
+    )
+
+
 def test_frozen_pictures_are_never_given_again_and_turn_health_red(model):
     with camera() as opened, stream(opened.address, model) as seen:
         sights = iter(seen)

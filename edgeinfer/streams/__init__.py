@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from collections import deque
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from edgeinfer.results import Result
     from edgeinfer.sources import Frame, OnError
     from edgeinfer.streams.vitals import Health, Vitals
+
+LOG = logging.getLogger(__name__)
+
+MANY = 100  # pictures in a row of which no result was given, because all were too old, are worth a warning
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,8 @@ class Stream:
         given.check_number("max_age_ms", max_age_ms)
         self._model, self._max_age_ms = model, max_age_ms
         given_names = [str(name) for name in names]
-        self._names = told_apart(given_names)
-        self.names = told_apart([naming.without_password(name) for name in given_names])
+        self._names = naming.told_apart(given_names)
+        self.names = naming.told_apart([naming.without_password(name) for name in given_names])
         self._inbox = Inbox(len(names))
         self._captures = [
             Capture(place, name, shown, self._inbox, patient=patient, max_pixels=max_pixels, on_error=on_error)
@@ -189,7 +194,10 @@ class Stream:
         age_ms = (time.monotonic_ns() - captured.frame.captured_ns) / 1e6
         camera = captured.camera
         if captured.live and self._max_age_ms and age_ms > self._max_age_ms:
-            self._late[camera] += 1 + captured.dropped
+            before, self._late[camera] = self._late[camera], self._late[camera] + 1 + captured.dropped
+            if before < MANY <= self._late[camera]:
+                told = self.names[camera], MANY, self._max_age_ms, age_ms
+                LOG.warning("%s: no result of the last %d pictures was younger than %g ms: this is %.0f ms old", *told)
             return None
         dropped, self._late[camera] = captured.dropped + self._late[camera], 0
         queue_ms = max(0.0, age_ms - sum(result.timings_ms.values()))
@@ -218,18 +226,6 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def told_apart(names: Sequence[str]) -> list[str]:
-    """Names of which no two are the same: "camera:0", "camera:0 (2)"."""
-    told: list[str] = []
-    for name in names:
-        own, copies = name, 1
-        while own in told:
-            copies += 1
-            own = f"{name} ({copies})"
-        told.append(own)
-    return told
 
 
 def _let_go(captures: Sequence[Capture]) -> None:
