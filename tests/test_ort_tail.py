@@ -6,10 +6,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from edgeinfer import backends
 from edgeinfer.backends import _orttail
+from edgeinfer.errors import EngineError
 from edgeinfer.spec import Batch, Boxes, TensorSpec
 from helpers import networks
 
@@ -132,6 +133,35 @@ def test_what_cannot_be_left_out_is_not(tmp_path, build, shapes):
     engine = opened(path, shapes)
     assert [value.name for value in engine._session.get_outputs()] == [*shapes]
     check_equal(engine, path, 1)
+
+
+def wrong(net, attribute, values):
+    """Gives the last node that has this attribute other numbers."""
+    node = next(node for node in reversed(net.nodes) if any(one.name == attribute for one in node.attribute))
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute(attribute, values))
+
+
+BROKEN = {
+    "axes that there are not": lambda net, *parts: (turned(net, joined(net, *parts)), wrong(net, "perm", [0, 9, 1])),
+    "an axis twice": lambda net, *parts: (turned(net, joined(net, *parts)), wrong(net, "perm", [0, 1, 1])),
+    "too few axes": lambda net, *parts: (turned(net, joined(net, *parts)), wrong(net, "perm", [0, 1])),
+    "parts of several types": lambda net, one, *_: joined(
+        net, one, net.add("Cast", one, to=TensorProto.DOUBLE), out="output0"
+    ),
+    "parts that do not fit": lambda net, one, *_: joined(
+        net, one, net.weight(np.ones((1, 2, 3), np.float32)), out="output0"
+    ),
+    "parts of other ranks": lambda net, one, *_: joined(net, one, net.weight(np.ones(4, np.float32)), out="output0"),
+}
+
+
+@pytest.mark.parametrize("build", BROKEN.values(), ids=BROKEN)
+def test_a_tail_that_is_not_right_is_one_clear_error(tmp_path, monkeypatch, build):
+    monkeypatch.setattr(onnx.checker, "check_model", lambda _: None)
+    path = saved(tmp_path / "net.onnx", build, {"output0": (CELLS, 9)})
+    with pytest.raises(EngineError, match=r"net\.onnx: "):
+        opened(path, {"output0": (CELLS, 9)})
 
 
 def test_parts_whose_sizes_are_not_told_are_joined_by_onnx_runtime(tmp_path):

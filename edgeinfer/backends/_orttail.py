@@ -51,18 +51,15 @@ class Tail(NamedTuple):
     def among(self, values: Sequence[Any]) -> tuple[list[Any], Tail] | None:
         """What ONNX Runtime tells of the shortened model's outputs -> that of the model's, and this with its sizes.
 
-        None if a size is not known.
+        None if it cannot be told that the parts fit.
         """
         parts = [value for value in values if value.name in self.parts]
-        sizes = [part.shape[1] for part in parts]
-        shape = [*parts[0].shape]
-        if len(parts) > 1:
-            if not all(isinstance(size, int) for size in sizes):
-                return None
-            shape[1] = sum(sizes)
+        shape = parts[0].shape if len(parts) == 1 else _together(parts)
+        if not shape or len(self.axes) not in (0, len(shape)):
+            return None
         whole = Value(self.output, [shape[axis] for axis in self.axes] or shape, parts[0].type)
         others = [value for value in values if value not in parts]
-        return [*others, whole], self._replace(sizes=tuple(sizes[:-1]))
+        return [*others, whole], self._replace(sizes=tuple(part.shape[1] for part in parts[:-1]))
 
     def lying(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the parts have together, when the output has this one."""
@@ -75,6 +72,16 @@ class Tail(NamedTuple):
     def view(self, whole: Array) -> Array:
         """The output."""
         return whole.transpose(self.axes) if self.axes else whole
+
+
+def _together(parts: Sequence[Any]) -> list[Any]:
+    """The shape of parts that lie along axis 1; empty if it is not told, or they do not lie so."""
+    sizes = [size for part in parts for size in part.shape[1:2]]
+    around = [(part.type, part.shape[:1], part.shape[2:]) for part in parts]
+    if not all(isinstance(size, int) for size in sizes) or any(one != around[0] for one in around):
+        return []
+    _, first, rest = around[0]
+    return [*first, sum(sizes), *rest]
 
 
 class _Node(NamedTuple):
@@ -131,11 +138,16 @@ def _longer(tail: Tail, node: _Node, kinds: Collection[str]) -> Tail | None:
     axes = node.numbers.get("perm", ())
     if node.op not in kinds or node.gives != tail.parts:
         return None
-    if node.op == "Transpose" and tail.parts == (tail.output,) and len(axes) > 1 and axes[0] == 0:
+    if node.op == "Transpose" and tail.parts == (tail.output,) and _turns(axes):
         return Tail(tail.output, node.reads, axes)
     if node.op == "Concat" and node.numbers.get("axis") == (1,):
         return Tail(tail.output, node.reads, tail.axes)
     return None
+
+
+def _turns(axes: Sequence[int]) -> bool:
+    """Whether these are all axes in another order, the pictures' first."""
+    return len(axes) > 1 and axes[0] == 0 and sorted(axes) == [*range(len(axes))]
 
 
 def _node(data: memoryview, field: Field) -> _Node:
