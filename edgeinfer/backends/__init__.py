@@ -58,7 +58,10 @@ class Engine(Protocol):
         """Another context over the same weights, with tensors on `device` (another lane's)."""
 
     def run(self, inputs: Tensors) -> Tensors:
-        """Inputs by name -> outputs by name, memory owned by the engine and valid until its next run."""
+        """Inputs by name -> outputs by name, memory owned by the engine and valid until its next run.
+
+        On the CPU an output may be a view of memory in another order, if it `reads_rows`.
+        """
 
     def close(self) -> None:
         """Free what it holds; calling it twice is harmless."""
