@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from edgeinfer.cli._tables import line
 from edgeinfer.progress import silent
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def progress() -> Iterator[Say]:
 
     def say(words: str) -> None:
         nonlocal text, since
-        text, since = words, time.monotonic()
+        text, since = line(words), time.monotonic()
         show()
 
     def tick() -> None:

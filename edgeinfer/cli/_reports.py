@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from edgeinfer.cli._tables import printable
 from edgeinfer.errors import UsageError
 from edgeinfer.wholefile import check_writable, whole
 
@@ -27,6 +28,11 @@ def check(*targets: str | Path | None) -> None:
 def aside(target: str | Path | None) -> TextIO:
     """Where the lines for people go: to stdout, or to stderr where the report takes stdout."""
     return sys.stderr if str(target) == "-" else sys.stdout
+
+
+def tell(text: str, target: str | Path | None) -> None:
+    """Lines for people, beside a report that goes to `target`: names in them come from files."""
+    print("\n".join(map(printable, text.split("\n"))), file=aside(target), flush=True)
 
 
 def write(target: str | Path | None, made: Callable[[], str]) -> None:

@@ -14,7 +14,7 @@ MOST_WORDS = 5
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "  ") -> str:
     """Rows of cells as lines; the columns in `right` are numbers. What steers a terminal is left out."""
-    rows = [["".join(filter(str.isprintable, cell)) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for row in rows:
@@ -25,9 +25,14 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str 
     return "\n".join(lines)
 
 
+def printable(text: str) -> str:
+    """Without what steers a terminal, the end of a line too."""
+    return "".join(filter(str.isprintable, text))
+
+
 def line(text: str) -> str:
     """On one line and without what steers a terminal: names in messages come from files, and need not be UTF-8."""
-    return "".join(filter(str.isprintable, " ".join(text.encode(errors="backslashreplace").decode().split())))
+    return printable(" ".join(text.encode(errors="backslashreplace").decode().split()))
 
 
 def counted(number: int, word: str) -> str:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     faults, how = Faults(), {"plan": not args.no_plan, "device": args.device}
     with progress() as say:
         found = compare(args.bundle, args.source, seconds=args.seconds, **how, say=say, on_error=faults.add)
-    print(found.table(), file=_reports.aside(args.json), flush=True)
+    _reports.tell(found.table(), args.json)
     _reports.write(args.json, found.json)
     _reports.write(args.html, found.html)
     if found.partial:
@@ -82,7 +82,7 @@ def _parity(args: argparse.Namespace) -> int:
     faults, how = Faults(), {"plan": not args.no_plan, "device": args.device}
     with progress() as say:
         found = parity(args.bundle, args.source, **how, say=say, on_error=faults.add)
-    print(found.table(), file=_reports.aside(args.json), flush=True)
+    _reports.tell(found.table(), args.json)
     _reports.write(args.json, found.json)
     if found.partial:
         return INTERRUPTED

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     _reports.check(args.json, args.html, args.trace)
     with progress() as say:
         report = _against_each_other(args, say) if len(args.bundle) == 2 else _alone(args, say)
-    print(report.table(), file=_reports.aside(args.json), flush=True)
+    _reports.tell(report.table(), args.json)
     for target, made in ((args.json, report.json), (args.html, report.html), (args.trace, report.trace)):
         _reports.write(target, made)
     return _code(report, args.fail_if_slower)

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("images", "objective", "budget", "seconds", "device")
     with progress() as say:
         outcome = tune(bundle, **{name: getattr(args, name) for name in names}, say=say)
-    print(outcome.table(), file=_reports.aside(args.json), flush=True)
+    _reports.tell(outcome.table(), args.json)
     _reports.write(args.json, outcome.json)
     if outcome.partial:
         return INTERRUPTED

@@ -183,6 +183,17 @@ def test_the_layers_are_those_of_the_graph_with_shares_of_the_whole(detector, ca
     assert [layer["ms"] for layer in rows] == sorted((layer["ms"] for layer in rows), reverse=True)
 
 
+def test_no_name_from_a_bundle_steers_the_terminal(detector, capsys, monkeypatch):
+    layer = {"name": "\x1b[2Jconv", "kind": "Conv", "precision": "fp32", "ms": 1.0, "share": 1.0}
+    monkeypatch.setattr(layers, "record", lambda *_: {"layers": [layer]})
+    model = json.loads((detector / "model.json").read_text())
+    (detector / "model.json").write_text(json.dumps({**model, "name": "\x1b]0;colors\x07"}))
+    run(detector, "--seconds", "0.05", "--layers")
+    out = capsys.readouterr().out
+    assert "[2Jconv" in out
+    assert not [char for char in out if not char.isprintable() and char != "\n"]
+
+
 def test_a_backend_without_a_profiler_says_so(detector, capsys):
     run(detector, "--backend", "null", "--seconds", "0.05", "--layers")
     assert "layers: this backend does not time its layers" in capsys.readouterr().out
