@@ -18,6 +18,7 @@ from edgeinfer import cli, modeljson
 from edgeinfer.bundle import sha256_of
 from edgeinfer.comparing import agreement, divergence
 from edgeinfer.comparing.compare import compare
+from edgeinfer.comparing.comparison import Comparison
 from edgeinfer.comparing.divergence import Side
 from edgeinfer.comparing.models import Model, named
 from edgeinfer.errors import BundleError, SourceError, UsageError
@@ -112,6 +113,16 @@ def test_classifiers_agree_by_their_first_class_and_by_the_classes_in_common():
 
 def test_models_of_different_tasks_are_not_held_against_each_other():
     assert agreement.agreements([said(boxes()), said(None, task="classify")]) == []
+
+
+def test_what_a_bundle_says_of_its_accuracy_is_short(detector):
+    spec = modeljson.read(detector / "model.json")
+    known = {"images": 22.0, "agreement": 0.9177, "map_delta": -0.7733, "error.boxes": 0.0089}
+    artifacts = (dataclasses.replace(spec.artifacts[0], accuracy=known),)
+    modeljson.write(dataclasses.replace(spec, artifacts=artifacts), detector / "model.json")
+    *_, accuracy, licence = Comparison(named([str(detector)]), []).rows()[1]
+
+    assert (accuracy, licence) == ("91.8 % agree, -0.77 points", "CC0-1.0")
 
 
 def test_a_picture_is_seen_side_by_side_and_told_as_table_json_and_page(

@@ -97,7 +97,6 @@ def _result(model: Model, place: int) -> dict[str, Any] | None:
 def _row(model: Model) -> list[str]:
     facts, known = model.facts(), model.figures
     scale = facts["bytes"] / 1e6 if facts["bytes"] else None
-    accuracy = ", ".join(f"{name} {value:g}" for name, value in facts["accuracy"].items())
     return [
         model.name,
         facts["how"],
@@ -109,6 +108,13 @@ def _row(model: Model) -> list[str]:
         shown(known.p99_ms if known else None, 2),
         shown(known.per_second if known else None, 1),
         shown(known.memory_mb if known else None, 0),
-        accuracy or "-",
+        _accuracy(facts["accuracy"]),
         facts["license"] or "-",
     ]
+
+
+def _accuracy(known: dict[str, float]) -> str:
+    """What the bundle says of a file beside float32: `91.8 % agree, -0.77 points`."""
+    share = [f"{100 * known['agreement']:.1f} % agree"] if "agreement" in known else []
+    points = [f"{value:+.2f} points" for name, value in known.items() if name.endswith("_delta")]
+    return ", ".join(share + points) or "-"

@@ -16,7 +16,8 @@ PICTURES, QUALITY = 12, 85
 EXTRA = """main{max-width:1400px}img{max-width:100%;height:auto;border-radius:6px}.wide{overflow-x:auto}
 .wide table{table-layout:auto;width:auto;min-width:100%}
 .wide td,.wide th{width:auto;max-width:none;white-space:nowrap;overflow-wrap:normal}
-.wide td,.wide th{padding-right:18px;text-align:left}"""
+.wide td,.wide th{padding-right:18px;text-align:left}
+@media(max-width:600px){section{overflow-x:auto}img{max-width:none;width:240vw}}"""
 
 
 def render(comparison: Comparison) -> str:
