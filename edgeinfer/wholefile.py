@@ -15,23 +15,32 @@ if TYPE_CHECKING:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses in the block is an EdgeInferError about this path, except a pipe that nobody reads."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        hint = "check the path, free space and permissions"
+        raise EdgeInferError(f"{path} cannot be written: {error.strerror or error}", hint=hint) from error
+
+
+@contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A hidden file beside `path` that takes its name when the block ends well, and goes otherwise.
 
     Something that is not a regular file (`/dev/null`, a named pipe) is written as it stands.
     """
-    regular = not path.exists() or path.is_file()
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}") if regular else path
-    try:
-        yield part
-        if regular:
+    with writing(path):
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        try:
+            yield part
             part.replace(path)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        if regular:
+        finally:
             # where nothing can be written nothing can be removed either, which is not what went wrong
             with suppress(OSError):
                 part.unlink()
@@ -39,13 +48,11 @@ def whole(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """Raise what `whole(path)` would, as far as that shows without writing: to be asked before long work."""
-    try:
+    with writing(path):
         if path.exists() and not path.is_file() and not path.is_dir():
             _check_access(path, os.W_OK)
         else:
             _check_file(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
 
 
 def _check_file(path: Path) -> None:
@@ -73,10 +80,3 @@ def _check_access(path: Path, mode: int) -> None:
 
 def _fault(number: int, path: Path) -> OSError:
     return OSError(number, os.strerror(number), str(path))
-
-
-def unwritable(path: Path, error: OSError) -> EdgeInferError:
-    """What to say when the system refuses to write."""
-    return EdgeInferError(
-        f"{path} cannot be written: {error.strerror or error}", hint="check the path, free space and permissions"
-    )

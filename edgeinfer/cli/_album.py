@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer import opencv, pictures, regular, sources, workfolder
 from edgeinfer.errors import EdgeInferError, SourceError, UsageError
 from edgeinfer.spec import Size
-from edgeinfer.wholefile import unwritable
+from edgeinfer.wholefile import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,11 +46,9 @@ class Album:
             return
         path = self._path(seen)
         part, data = self._work / path.name, pictures.encode(image, path.suffix.lower())
-        try:
+        with writing(path):
             part.write_bytes(data)
             part.replace(path)
-        except OSError as error:
-            raise unwritable(path, error) from error
 
     def _video(self, seen: Seen, image: NDArray[np.uint8]) -> Video:
         """The video of this camera, or of the file that this source has come to."""
@@ -76,10 +74,8 @@ class Album:
             copies += 1
             name = f"{stem}-{copies}{suffix}"
         path = self.folder / name
-        try:
+        with writing(path):
             regular.check(path)
-        except OSError as error:
-            raise unwritable(path, error) from error
         return path
 
     def finish(self) -> None:
@@ -149,10 +145,8 @@ class Video:
     def finish(self) -> None:
         """Give it its name. Raises EdgeInferError."""
         self.release()
-        try:
+        with writing(self.path):
             self._part.replace(self.path)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
 
     def release(self) -> None:
         """Write no more."""
@@ -164,11 +158,9 @@ def album(folder: Path, names: Sequence[str]) -> Iterator[Album]:
     """An album in this folder, made if need be; UsageError if a source lies there and would be overwritten."""
     kept_apart(folder, names)
     with ExitStack() as stack:
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             work = stack.enter_context(workfolder.beside(folder / "unfinished"))
-        except OSError as error:
-            raise unwritable(folder, error) from error
         opened = Album(folder, work)
         stack.callback(opened.discard)
         yield opened

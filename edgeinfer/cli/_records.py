@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
-from edgeinfer.wholefile import unwritable, whole
+from edgeinfer.wholefile import whole, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,12 +58,11 @@ def records(target: str) -> Iterator[Records]:
 def _append(path: Path, file: FileIO, line: str) -> None:
     """Add the line to the file that will be called `path`, or nothing of it where there is no room. EdgeInferError."""
     data, size = f"{line}\n".encode(errors="backslashreplace"), 0
-    try:
-        while size < len(data):
-            size += file.write(data[size:])
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        with suppress(OSError):  # of a pipe
-            file.truncate(file.tell() - size)
-        raise unwritable(path, error) from error
+    with writing(path):
+        try:
+            while size < len(data):
+                size += file.write(data[size:])
+        except OSError:
+            with suppress(OSError):  # of a pipe
+                file.truncate(file.tell() - size)
+            raise
