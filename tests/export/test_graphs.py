@@ -463,6 +463,9 @@ def changed(yaml, index, row):
 
 
 HOSTILE_ROWS = {
+    "a long text for a number": [-1, 1, "Conv", [8, "3" * 5000, 2]],
+    "a thousand arguments": [-1, 1, "nn.Upsample", [None, 2, "nearest", *range(1000)]],
+    "a number of 400 digits": [-1, 1, "Conv", [8, 10**400, 2]],
     "code as a module": [-1, 1, "__import__('os').system('false')", [64]],
     "a module nobody knows": [-1, 1, "RepC3", [128, 3, 2]],
     "code as an argument": [-1, 1, "Conv", ["__import__('os')", "exit()", 2]],

@@ -59,7 +59,7 @@ class Layer:
         return value
 
     def error(self, message: str) -> ExportError:
-        return ExportError(f"layer {self.index} ({self.module}): {message}", hint=HINT)
+        return ExportError(f"layer {self.index} ({self.module}): {_cut(message, 200)}", hint=HINT)
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,11 @@ def _list(value: Any, what: str) -> list[Any]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return _cut(repr(value), 60)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _depth(yaml: dict[str, Any]) -> float:
