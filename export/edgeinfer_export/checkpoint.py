@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 AGAIN = "download or copy the file again, or save it again with torch.save(model.state_dict(), path)"
 DISTRUST = "do not load this file with PyTorch; if you trust its author, ask for model.state_dict() or safetensors"
 MAX_STRIDES = 16
-MAX_LICENSE = 200
 MAX_TRAINED = 8192  # pixels of an input's side: beyond all that is trained
 
 
@@ -145,8 +144,8 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
         labels=modeltree.labels(facts, top),
         strides=strides,
         ema=ema,
-        license=_text(top.get("license")),
-        architecture=_text(top.get("arch")),
+        license=modeltree.line(top.get("license")),
+        architecture=modeltree.line(top.get("arch")),
         beside=tuple(name for name in stored if name != COUNTER and not names.own(name)),
         size=_size(modeltree.entries(top.get("train_args")).get("imgsz"), int(max(strides, default=1)) or 1),
         modules={names.own(path): module for path, module in modeltree.modules(model).items() if names.own(path)},
@@ -181,10 +180,6 @@ def _size(value: object, stride: int) -> Size | None:
     return Size(height, width) if max(height, width) <= MAX_TRAINED else None
 
 
-def _text(value: object) -> str:
-    return str(modeltree.plain(value[:MAX_LICENSE])) if isinstance(value, str) else ""
-
-
 def _from_safetensors(path: Path, data: mmap.mmap) -> Checkpoint:
     """Facts come from the header's metadata, which holds texts: yaml, names and stride as JSON."""
     tensors, metadata = read_safetensors(data)
@@ -198,7 +193,7 @@ def _from_safetensors(path: Path, data: mmap.mmap) -> Checkpoint:
         yaml=yaml if isinstance(yaml, dict) else None,
         labels=modeltree.labels_from(_json(metadata, "names")),
         strides=_numbers(_json(metadata, "stride")),
-        license=_text(metadata.get("license")),
+        license=modeltree.line(metadata.get("license")),
     )
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 # the names of 21,843 classes take half a million characters
 MAX_TEXT = 1 << 20
-MAX_LINE = 200
 OURS = ("preprocess", "decode", "labels")
 THEIRS = ("author", "task", "head", "description", "license", "names", "imgsz", "batch", "stride", "end2end", "args")
 HALF, INT8 = 16, 8
@@ -63,11 +62,11 @@ def _facts(found: dict[str, Any]) -> Facts:
     family = _family(found)
     return Facts(
         family=family,
-        task=_line(found.get("task")),
-        head=_line(found.get("head")),
-        name=_line(found.get("name")),
-        architecture=_line(found.get("architecture")) or _described(found.get("description")),
-        license=_line(found.get("license")),
+        task=modeltree.line(found.get("task")),
+        head=modeltree.line(found.get("head")),
+        name=modeltree.line(found.get("name")),
+        architecture=modeltree.line(found.get("architecture")) or _described(found.get("description")),
+        license=modeltree.line(found.get("license")),
         labels=modeltree.labels_from(found.get("names")),
         size=_size(found.get("imgsz")),
         batch=_batch(found.get("batch"), args.get("dynamic") is True),
@@ -104,13 +103,9 @@ def _value(value: object) -> Any:
     raise ValueError(f"{value[:60]!r} is neither Python's notation nor JSON")
 
 
-def _line(value: object) -> str:
-    return str(modeltree.plain(" ".join(value[:MAX_LINE].split()))) if isinstance(value, str) else ""
-
-
 def _described(value: object) -> str:
     """`YOLOv8n` of `Ultralytics YOLOv8n model trained on coco.yaml`."""
-    words = _line(value).split()
+    words = modeltree.line(value).split()
     return words[1] if len(words) > 2 and words[0] == "Ultralytics" and words[2] == "model" else ""
 
 

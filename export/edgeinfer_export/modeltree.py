@@ -25,6 +25,7 @@ MAX_VALUES = 50_000
 MAX_TEXT = 10_000
 LINE = 64  # characters of a text that count as a value
 MAX_DEPTH = 16
+MAX_LINE = 200
 MOST_SIDES = 4
 MAX_DIGITS = 7  # of a class's number
 # what attention says of itself, though it has modules
@@ -189,6 +190,11 @@ def _text(value: str) -> str:
     if len(value) > MAX_TEXT:
         raise CheckpointError(f"the model's YAML or names have a text of {len(value)} characters")
     return value.encode(errors="replace").decode()
+
+
+def line(value: object) -> str:
+    """A text in one line, cut short; empty for what is no text."""
+    return _text(" ".join(value[:MAX_LINE].split())) if isinstance(value, str) else ""
 
 
 def labels(facts: dict[Any, object], top: dict[Any, object]) -> tuple[str, ...]:

@@ -42,24 +42,14 @@ class Net:
         self.maker = {name: node for node in self.nodes for name in node.output}
         self.readers = Counter(name for node in self.nodes for name in node.input)
         self.readers.update(value.name for value in model.graph.output)
-        self.keep = {*keep, *precision.delicate(model), *self._last()}
-
-    def _last(self) -> set[str]:
-        """The last nodes with weights, and all behind them."""
-        before: set[str] = set()
-        names = set()
-        for node in reversed(self.nodes):
-            if not before.intersection(node.output):
-                names.add(precision.title(node))
-            if self._weighted(node) or before.intersection(node.output):
-                before.update(node.input)
-        return names
+        last = precision.last(self.nodes, self._weighted)
+        self.keep = {*keep, *precision.delicate(model), *map(precision.title, last)}
 
     def _weighted(self, node: Any) -> bool:
         # a convolution to a single channel is a weighted mean, part of decoding
         weights = [self.constants[name] for name in node.input[1:2] if name in self.constants]
         single = bool(weights) and node.op_type == "Conv" and weights[0].dims[0] == 1
-        return node.op_type in precision.WEIGHTED and not single
+        return precision.is_weighted(node) and not single
 
     def free(self, node: Any) -> bool:
         return precision.title(node) not in self.keep

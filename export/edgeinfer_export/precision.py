@@ -19,7 +19,7 @@ from edgeinfer.errors import ExportError
 from edgeinfer_export import onnxgraph
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,7 +59,8 @@ def delicate(model: Any) -> set[str]:
     In our own graphs those are the ones under `decode`, in others all behind the last weights.
     """
     own = model.producer_name == "edgeinfer"
-    names = set() if own else _behind_weights(model)
+    behind = [] if own else last(model.graph.node, is_weighted)
+    names = {title(node) for node in behind if not is_weighted(node)}
     reached: set[str] = set()
     for node in model.graph.node:
         if "decode" in node.name.split(".") or title(node) in names or reached.intersection(node.input):
@@ -68,15 +69,20 @@ def delicate(model: Any) -> set[str]:
     return names
 
 
-def _behind_weights(model: Any) -> set[str]:
+def is_weighted(node: Any) -> bool:
+    return node.op_type in WEIGHTED
+
+
+def last(nodes: Sequence[Any], weighted: Callable[[Any], bool]) -> list[Any]:
+    """The nodes that lead to no weighted one."""
     before: set[str] = set()
-    names = set()
-    for node in reversed(model.graph.node):
-        if node.op_type in WEIGHTED or before.intersection(node.output):
+    found = []
+    for node in reversed(nodes):
+        leading = not before.isdisjoint(node.output)
+        found += [] if leading else [node]
+        if leading or weighted(node):
             before.update(node.input)
-        else:
-            names.add(title(node))
-    return names
+    return found
 
 
 def title(node: Any) -> str:

@@ -56,7 +56,7 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._widen(max(abs(low), abs(high)))
         if self._reach:
-            places = (sample.ravel() + self._reach) * (BINS / 2 / self._reach)
+            places = (sample.ravel() / self._reach + 1) * (BINS / 2)  # what float32 holds whatever the reach
             self._counts += np.bincount(places.astype(np.int64).clip(0, BINS - 1), minlength=BINS)
         self._means += [] if means is None else [means]
 

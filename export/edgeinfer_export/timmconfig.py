@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import ExportError, SpecError
 from edgeinfer.spec import MAX_SIDE, Size
+from edgeinfer_export import modeltree
 from edgeinfer_export.told import NORMALIZE, STRETCH
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ NAME = "config.json"
 # what timm calls its weights there; of other files in the folder it says nothing
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MAX_BYTES = 1 << 20
-MAX_TEXT = 100
 # how pictures come to their size, as timm calls it
 MODES = ("center", "squash")
 # how a ResNet's features are pooled: timm calls the mean by two names
@@ -85,8 +85,6 @@ def _config(facts: dict[str, Any], model: dict[str, Any]) -> Config:
     ):
         if not sound:
             raise ValueError(f"{fact} is {found}")
-    architecture, license_of_it = (
-        str(table.get(fact) or "")[:MAX_TEXT] for table, fact in ((model, "architecture"), (facts, "license"))
-    )
+    named, licensed = (modeltree.line(one) for one in (model.get("architecture"), facts.get("license")))
     how = INTERPOLATIONS[interpolation]
-    return Config(architecture, Size(height, width), crop, mode == "squash", normalize, how, license_of_it)
+    return Config(named, Size(height, width), crop, mode == "squash", normalize, how, licensed)

@@ -320,6 +320,16 @@ def test_a_range_holds_zero_and_lies_within_what_was_seen(method):
         assert most - least > 0.05 * (max(high, 0) - min(low, 0))
 
 
+@pytest.mark.parametrize("size", [1e-42, 1e-37, 1e37, 3e38])
+def test_values_at_the_ends_of_float32_are_counted_like_others(size):
+    values = np.random.default_rng(0).uniform(-1, 1, 10_000)
+    plain, extreme = Histogram(), Histogram()
+    for histogram, gain in ((plain, 1.0), (extreme, size)):
+        sample = (values * gain).astype(np.float32)
+        histogram.add(float(sample.min()), float(sample.max()), sample)
+    np.testing.assert_allclose(extreme._counts.reshape(64, -1).sum(1), plain._counts.reshape(64, -1).sum(1), atol=20)
+
+
 @pytest.mark.parametrize("method", ["percentile", "entropy"])
 def test_one_value_far_out_does_not_decide(method):
     values = np.random.default_rng(1).normal(size=100_000)

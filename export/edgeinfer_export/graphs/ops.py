@@ -118,10 +118,7 @@ class Graph:
         strides, pads = both(stride), both(pad) * 2
         height, width = _slid(path, x, shape, strides, pads)
         self.macs += kernel.weight.size * height * width
-        weight = self.constant(f"{path}.weight", kernel.weight)
-        bias = self.constant(f"{path}.bias", kernel.bias)
-        attributes = {"kernel_shape": shape, "strides": strides, "pads": pads, "group": groups}
-        name = self.node("Conv", path, x.name, weight, bias, **attributes)
+        name = self._convolved("Conv", path, x, kernel, strides=strides, pads=pads, group=groups)
         return Feature(name, out, height, width)
 
     def conv_transpose(
@@ -134,10 +131,7 @@ class Graph:
         if min(height, width) < 1:
             raise _nothing_left(path, x)
         self.macs += kernel.weight.size * x.height * x.width
-        weight = self.constant(f"{path}.weight", kernel.weight)
-        bias = self.constant(f"{path}.bias", kernel.bias)
-        attributes = {"kernel_shape": [rows, columns], "strides": [stride] * 2, "pads": [pad] * 4, "group": groups}
-        name = self.node("ConvTranspose", path, x.name, weight, bias, **attributes)
+        name = self._convolved("ConvTranspose", path, x, kernel, strides=both(stride), pads=both(pad) * 2, group=groups)
         return Feature(name, len(kernel.bias), height, width)
 
     def pad(self, path: str, x: Feature, pads: Sequence[int]) -> Feature:
@@ -146,11 +140,14 @@ class Graph:
         A convolution that changes nothing: ONNX Runtime takes a Pad before a MaxPool for one of minus infinity.
         """
         top, left, below, right = pads
-        weight = self.constant(f"{path}.weight", np.ones((x.channels, 1, 1, 1), np.float32))
-        bias = self.constant(f"{path}.bias", np.zeros(x.channels, np.float32))
-        attributes = {"kernel_shape": [1, 1], "pads": list(pads), "group": x.channels}
-        name = self.node("Conv", path, x.name, weight, bias, **attributes)
+        kernel = Kernel(np.ones((x.channels, 1, 1, 1), np.float32), np.zeros(x.channels, np.float32))
+        name = self._convolved("Conv", path, x, kernel, pads=pads, group=x.channels)
         return Feature(name, x.channels, x.height + top + below, x.width + left + right)
+
+    def _convolved(self, kind: str, path: str, x: Feature, kernel: Kernel, **attributes: Any) -> str:
+        weight = self.constant(f"{path}.weight", kernel.weight)
+        bias = self.constant(f"{path}.bias", kernel.bias)
+        return self.node(kind, path, x.name, weight, bias, kernel_shape=kernel.weight.shape[2:], **attributes)
 
     def activate(self, path: str, x: Feature, activation: Activation) -> Feature:
         return dataclasses.replace(x, name=self._activated(path, x.name, activation))
@@ -181,8 +178,8 @@ class Graph:
         return Feature(name, sum(feature.channels for feature in features), first.height, first.width)
 
     def max_pool(self, path: str, x: Feature, kernel: int, stride: int, pad: int) -> Feature:
-        attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
-        height, width = _slid(path, x, [kernel] * 2, [stride] * 2, [pad] * 4)
+        attributes = {"kernel_shape": both(kernel), "strides": both(stride), "pads": both(pad) * 2}
+        height, width = _slid(path, x, *attributes.values())
         return Feature(self.node("MaxPool", path, x.name, **attributes), x.channels, height, width)
 
     def average_pool(self, path: str, x: Feature, size: int, *, stride: int) -> Feature:
