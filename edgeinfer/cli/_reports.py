@@ -30,9 +30,17 @@ def aside(target: str | Path | None) -> TextIO:
     return sys.stderr if str(target) == "-" else sys.stdout
 
 
-def tell(text: str, target: str | Path | None) -> None:
-    """Lines for people, beside a report that goes to `target`: names in them come from files."""
-    print("\n".join(map(printable, text.split("\n"))), file=aside(target), flush=True)
+def give(table: str, *reports: tuple[str | None, Callable[[], str]]) -> None:
+    """The reports, each to its target, and a table for people, whose names come from files. Raises EdgeInferError.
+
+    Neither is lost where the other cannot be written: a full disk, a pipe that `head` has closed.
+    """
+    said = aside("-" if any(target == "-" for target, _ in reports) else None)
+    try:
+        for target, made in reports:
+            write(target, made)
+    finally:
+        print("\n".join(map(printable, table.split("\n"))), file=said, flush=True)
 
 
 def write(target: str | Path | None, made: Callable[[], str]) -> None:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save", metavar="DIR", type=Path, help="the pictures as each model sees them, side by side, once all have"
     )
     giving.add_argument("--json", metavar="FILE|-", help="everything as one JSON object, with - to stdout alone")
-    giving.add_argument("--html", metavar="FILE", type=Path, help="a page with the pictures that needs nothing else")
+    giving.add_argument("--html", metavar="FILE", help="a page with the pictures that needs nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
     faults, how = Faults(), {"plan": not args.no_plan, "device": args.device}
     with progress() as say:
         found = compare(args.bundle, args.source, seconds=args.seconds, **how, say=say, on_error=faults.add)
-    _reports.tell(found.table(), args.json)
-    _reports.write(args.json, found.json)
-    _reports.write(args.html, found.html)
+    _reports.give(found.table(), (args.json, found.json), (args.html, found.html))
     if found.partial:
         return INTERRUPTED
     if args.save:
@@ -82,8 +80,7 @@ def _parity(args: argparse.Namespace) -> int:
     faults, how = Faults(), {"plan": not args.no_plan, "device": args.device}
     with progress() as say:
         found = parity(args.bundle, args.source, **how, say=say, on_error=faults.add)
-    _reports.tell(found.table(), args.json)
-    _reports.write(args.json, found.json)
+    _reports.give(found.table(), (args.json, found.json))
     if found.partial:
         return INTERRUPTED
     faults.check()

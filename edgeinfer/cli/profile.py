@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", metavar="FILE|-", help="everything as one JSON object, raw samples too; with - to stdout alone"
     )
     giving.add_argument("--html", metavar="FILE", help="a page with plots that needs nothing else")
-    giving.add_argument("--trace", metavar="FILE", type=Path, help="the first frames, for ui.perfetto.dev")
+    giving.add_argument("--trace", metavar="FILE", help="the first frames, for ui.perfetto.dev")
     comparing = parser.add_argument_group("comparing")
     comparing.add_argument("--compare", metavar="FILE", type=Path, help="with a report of before, that --json wrote")
     comparing.add_argument(
@@ -107,9 +107,7 @@ def run(args: argparse.Namespace) -> int:
     _reports.check(args.json, args.html, args.trace)
     with progress() as say:
         report = _against_each_other(args, say) if len(args.bundle) == 2 else _alone(args, say)
-    _reports.tell(report.table(), args.json)
-    for target, made in ((args.json, report.json), (args.html, report.html), (args.trace, report.trace)):
-        _reports.write(target, made)
+    _reports.give(report.table(), (args.json, report.json), (args.html, report.html), (args.trace, report.trace))
     return _code(report, args.fail_if_slower)
 
 

@@ -65,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("images", "objective", "budget", "seconds", "device")
     with progress() as say:
         outcome = tune(bundle, **{name: getattr(args, name) for name in names}, say=say)
-    _reports.tell(outcome.table(), args.json)
-    _reports.write(args.json, outcome.json)
+    _reports.give(outcome.table(), (args.json, outcome.json))
     if outcome.partial:
         return INTERRUPTED
     if not outcome.winner:

@@ -383,7 +383,18 @@ def test_an_engine_replaced_meanwhile_makes_it_invalid(detector, monkeypatch):
 
 def test_a_full_disk_is_one_error(detector, capsys):
     assert run(detector, "--backend", "null", "--seconds", "0.05", "--json", "/dev/full") == 1
-    assert capsys.readouterr().err.startswith("error: /dev/full cannot be written: No space left on device")
+    out, err = capsys.readouterr()
+    assert err.startswith("error: /dev/full cannot be written: No space left on device")
+    assert f"boundary pipeline: {BOUNDARIES['pipeline']}" in out
+
+
+def test_a_reader_that_has_gone_does_not_take_the_json_with_it(detector, tmp_path):
+    target, (out, gone) = tmp_path / "r.json", os.pipe()
+    os.close(out)
+    command = [sys.executable, "-m", "edgeinfer", "profile", str(detector), "--backend", "null", "--seconds", "0.05"]
+    subprocess.run([*command, "--json", str(target)], stdout=gone, stderr=subprocess.DEVNULL, check=False)
+    os.close(gone)
+    assert json.loads(target.read_text())["schema"] == SCHEMA
 
 
 def test_a_folder_that_is_not_there_is_said_before_anything_is_measured(detector, tmp_path, capsys):
