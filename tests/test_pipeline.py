@@ -124,8 +124,14 @@ def test_a_closed_pipeline_says_so(detector):
     model.close()
     model.close()
 
-    with pytest.raises(InputError, match="closed"):
+    with pytest.raises(InputError, match="closed") as refused:
         model(bundles.picture())
+    assert refused.value.hint == "load the bundle again"
+
+
+def test_one_caller_has_the_same_lane_every_time(detector):
+    with load(detector, contexts=2) as model:
+        assert {model._lanes.leased(lambda lane: lane) for _ in range(3)} == {model._lanes.first}
 
 
 def test_a_caller_that_waits_while_the_pipeline_closes_is_told_before_the_call_it_waits_for_ends(detector, monkeypatch):
@@ -232,6 +238,21 @@ def test_a_closed_pipeline_takes_nothing_over(detector):
         model.swap(other)
     assert len(other(bundles.picture())) == 1
     other.close()
+
+
+def test_a_pipeline_that_is_closed_while_it_waits_for_another_frees_what_it_was_to_take_over(detector):
+    model, other = load(detector), load(detector)
+    engine = other.engine
+    swapper = threading.Thread(target=model.swap, args=(other,), daemon=True)
+
+    def meanwhile(_):
+        swapper.start()
+        until(lambda: other._lanes._changed._waiters)
+        model.close()
+
+    other._lanes.leased(meanwhile)
+    swapper.join(LONG_S)
+    assert engine._session is None
 
 
 def test_a_pipeline_that_gave_its_lanes_away_is_closed(detector):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer.devices import STAGES
 from edgeinfer.devices._driver import call, elapsed_ms, library, probe
-from edgeinfer.errors import DeviceLost, EdgeInferError
+from edgeinfer.errors import EdgeInferError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,8 +97,6 @@ class FrameGraph:
                 if not free:  # an engine is being opened, say: no frame waits for that
                     return None
                 graph = Graph(self._device.handle, lambda: self._enqueue(batch, _EXTERNAL))
-        except DeviceLost:
-            raise
         except EdgeInferError as error:
             self._failed += 1
             self.graph = f"capture failed: {error}" if self._failed >= TRIES else ""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from edgeinfer.spec import ModelSpec, Placement
 
 _MARKS = 16  # marks that can be told apart at a time
-_HELD = 8  # rows of the input tensor that are remembered as tensors of their own
 
 
 class Device:
@@ -167,8 +166,6 @@ class Device:
 
     def _rows(self, count: int) -> Tensors:
         if count not in self._inputs:
-            if len(self._inputs) >= _HELD:
-                self._inputs.clear()
             self._inputs[count] = {self._spec.inputs[0].name: self._tensor.rows(count)}
         return self._inputs[count]
 

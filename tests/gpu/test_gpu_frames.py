@@ -1,6 +1,7 @@
 """Pictures through the whole GPU path give what the CPU gives; a replayed graph gives what eager work gives."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -196,6 +197,28 @@ def test_so_many_graphs_are_kept_and_no_more(make, driver):
     assert driver.live()["ready graph"] >= _framegraph.CAPACITY - 1
 
 
+def test_the_graph_that_goes_is_the_one_longest_out_of_use(make, driver):
+    lane = make(classes_spec(TopK(3), 6), logits)
+    often = models.noise(1, 90, 90)
+    for width in range(100, 100 + _framegraph.CAPACITY):
+        for image in (often, models.noise(1, 90, width)):
+            for _ in range(2):
+                through(lane, [image])
+    before = driver.calls()
+    through(lane, [image])
+    through(lane, [often])
+    spent = {name: driver.calls()[name] - before[name] for name in ("cuStreamBeginCapture", "cuGraphLaunch")}
+    assert spent == {"cuStreamBeginCapture": 0, "cuGraphLaunch": 2}
+
+
+def test_the_time_that_reading_takes_is_postprocessings(make, monkeypatch):
+    lane = make(classes_spec(TopK(3), 6), logits)
+    read = lane.device.readout.read
+    monkeypatch.setattr(lane.device.readout, "read", lambda *given: time.sleep(0.05) or read(*given))
+    _, timings = lane.way.run([models.noise(1, 30, 30)], "bgr")
+    assert timings["postprocess"] >= 50
+
+
 def test_pictures_that_grow_leave_no_stale_graph(make):
     spec = classes_spec(TopK(3), 6)
     lane = make(spec, logits)
@@ -345,12 +368,13 @@ def test_a_gpu_that_shares_the_hosts_memory_copies_no_frame_and_finds_the_same(i
     assert copies == {"cuMemcpyHtoDAsync": 2, "cuMemcpyDtoHAsync": 1}
 
 
-def test_tensors_of_the_caller_go_through_the_engine_alone(make, detector):
+@pytest.mark.parametrize("rows", [1, 3])
+def test_tensors_of_the_caller_go_through_the_engine_alone(make, detector, rows):
     spec, function = detector
     lane = make(spec, function)
     generator = np.random.default_rng(3)
-    array = generator.random(spec.inputs[0].at(1), np.float32)
-    found = lane.device.fetch(lane.engine.run(lane.device.send({spec.inputs[0].name: array})), 1)
+    array = generator.random(spec.inputs[0].at(rows), np.float32)
+    found = lane.device.fetch(lane.engine.run(lane.device.send({spec.inputs[0].name: array})), rows)
     expected = function({spec.inputs[0].name: array})
     for name, output in found.items():
-        assert np.array_equal(output, expected[name][:1])
+        assert np.array_equal(output, expected[name])
