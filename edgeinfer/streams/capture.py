@@ -101,15 +101,15 @@ class Capture(threading.Thread):
             before = self._sequence
             try:
                 self._read()
-                told = "it came to its end"
             except SourceError as error:
                 if not (self._sequence or self._patient):
                     raise
                 told = str(error)
             else:
-                if not self._patient:
+                if self._stopped.is_set() or not self._patient:
                     self.vitals.nothing_due()
                     return
+                told = "it came to its end"
             tries = tries + 1 if self._sequence == before else 0
             self.vitals.lost(f"{told}; trying again")
             self._stopped.wait(BACK_OFF_S[min(tries, len(BACK_OFF_S) - 1)])
