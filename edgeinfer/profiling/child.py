@@ -13,6 +13,9 @@ from typing import IO, Any
 from edgeinfer import interpreter
 from edgeinfer.errors import EngineError
 
+# seconds: to load and warm up (engines may be optimised then), and of silence beyond what was asked for
+LOADING_S, SILENCE_S = 180.0, 60.0
+
 
 class Failed(EngineError):
     """A child that crashed, hung, or said why it cannot go on."""
@@ -22,9 +25,11 @@ class Child:
     """Runs this module with what it is `told` as JSON. Raises Failed for whatever goes wrong with it.
 
     It has a session of its own, so that Ctrl-C does not reach it. What it says on stderr is lost if it is `quiet`.
+    `name` is what its end is told under.
     """
 
-    def __init__(self, module: str, told: dict[str, Any], *, quiet: bool = False) -> None:
+    def __init__(self, module: str, told: dict[str, Any], *, name: str = "", quiet: bool = False) -> None:
+        self._name = f"{name} " if name else ""
         self._process = subprocess.Popen(
             interpreter.module(module, json.dumps(told)),
             stdin=subprocess.PIPE,
@@ -45,12 +50,12 @@ class Child:
         except OSError:
             raise self._ended() from None
 
-    def heard(self, seconds: float | None = None) -> dict[str, Any]:
-        """The next it says, which may take so long; None: as long as it likes."""
+    def heard(self, seconds: float) -> dict[str, Any]:
+        """The next it says, which may take so long."""
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
-            raise Failed(f"hung: not a word in {seconds:.0f} s") from None
+            raise Failed(f"{self._name}hung: not a word in {seconds:.0f} s") from None
         if not line:
             raise self._ended()
         said: dict[str, Any] = json.loads(line)
@@ -60,7 +65,8 @@ class Child:
 
     def _ended(self) -> Failed:
         code = self._process.wait()
-        return Failed(f"crashed: {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
+        how = f"crashed: {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return Failed(self._name + how)
 
     def close(self) -> None:
         self._process.kill()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer import interruption
 from edgeinfer.errors import EngineError
-from edgeinfer.profiling.child import Child, Failed
+from edgeinfer.profiling.child import LOADING_S, Child, Failed
 from edgeinfer.profiling.samples import Samples
 from edgeinfer.profiling.statistics import needed
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 IDLE_S = 1.0
-HUNG_S = 600.0
 PROCESSES = needed(50.0)
 
 
@@ -48,6 +47,6 @@ def _one(asked: dict[str, Any], children: list[int]) -> dict[str, Any]:
     try:
         with closing(Child("edgeinfer.profiling._newborn", {**asked, "born": born}, quiet=True)) as child:
             children.append(child.pid)
-            return child.heard(HUNG_S)
+            return child.heard(LOADING_S)
     except Failed as failure:
         raise EngineError(f"in a new process: {failure}", hint=failure.hint) from failure

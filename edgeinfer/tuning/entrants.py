@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgeinfer.profiling.child import Child
+from edgeinfer.profiling.child import LOADING_S, SILENCE_S, Child
 from edgeinfer.profiling.samples import Samples
 from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Size
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from edgeinfer.plans import Choice
     from edgeinfer.results import Result
 
-# seconds: to load and warm up (engines may be optimised then), for a picture, and of silence beyond what was asked for
-LOADING_S, PICTURE_S, SILENCE_S = 180.0, 10.0, 60.0
+PICTURE_S = 10.0  # the most that is waited for what is found in one
 
 
 class Turn(NamedTuple):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
@@ -95,6 +96,19 @@ def test_a_process_that_is_killed_between_turns_is_one_error(detector, capsys, m
     monkeypatch.setattr(rivals.Rival, "turn", killed)
     assert run(detector, detector, "--seconds", "1") == 1
     assert capsys.readouterr().err.startswith(f"error: the process of {detector} crashed: SIGKILL")
+
+
+def test_a_process_that_hangs_is_one_error(detector, capsys, monkeypatch):
+    turn = rivals.Rival.turn
+
+    def stopped(rival, seconds):
+        rival._process.send_signal(signal.SIGSTOP)
+        turn(rival, seconds)
+
+    monkeypatch.setattr(rivals.Rival, "turn", stopped)
+    monkeypatch.setattr(rivals, "SILENCE_S", 0.2)
+    assert run(detector, detector, "--seconds", "0.1") == 1
+    assert capsys.readouterr().err.startswith(f"error: the process of {detector} hung: not a word in 0 s")
 
 
 @pytest.mark.parametrize("scenario", ["server", "cold"])
