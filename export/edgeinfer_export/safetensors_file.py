@@ -45,12 +45,9 @@ def read_safetensors(data: mmap.mmap) -> tuple[dict[str, NDArray[Any]], dict[str
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise CheckpointError("__metadata__ is not a map of texts")
-    end = 0
-    for name in header:
-        short_name(name)
-    tensors = dict.fromkeys(header)
-    for name, entry in sorted(header.items(), key=_offset):
-        first, last, shape, storage = _place(name, entry, len(data) - begin)
+    places = {name: _place(short_name(name), entry, len(data) - begin) for name, entry in header.items()}
+    tensors, end = dict.fromkeys(header), 0
+    for name, (first, last, shape, storage) in sorted(places.items(), key=lambda item: item[1][:2]):
         if first != end:
             raise CheckpointError(f"tensor {name!r} starts at {first}, where the one before ends at {end}")
         tensors[name] = numbers(data, begin + first, storage).reshape(shape)
@@ -82,16 +79,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _offset(item: tuple[str, Any]) -> tuple[int, int]:
-    name, entry = item
+def _place(name: str, entry: Any, available: int) -> tuple[int, int, tuple[int, ...], Storage]:
+    """First and last byte behind the header, shape, and the numbers."""
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not isinstance(offsets, list) or len(offsets) != 2:
         raise CheckpointError(f"tensor {name!r} has no data_offsets")
-    return whole(offsets[0], "a data offset"), whole(offsets[1], "a data offset")
-
-
-def _place(name: str, entry: dict[str, Any], available: int) -> tuple[int, int, tuple[int, ...], Storage]:
-    first, last = _offset((name, entry))
+    first, last = (whole(offset, "a data offset") for offset in offsets)
     shape, dtype = entry.get("shape"), entry.get("dtype")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not isinstance(dtype, str):
         raise CheckpointError(f"tensor {name!r} has no shape or dtype")

@@ -25,10 +25,8 @@ KINDS = "a .pt, .pth, .safetensors, .onnx or .engine file, a recipe (.toml)"
 # layouts of which a checkpoint may have a head each
 HEADS = ("yolov8", "end2end")
 USUAL = (Size(224, 224), Size(640, 640))
-LICENSES = {
-    "yolov5": "AGPL-3.0 (weights)",
-    "ultralytics": "AGPL-3.0 (weights)",
-}
+# by whom models are pickled that are AGPL: YOLOv5 in its own checkout, as a package, Ultralytics
+AGPL = ("models", "yolov5", "ultralytics")
 
 
 def read(source: str | Path, options: Options, progress: Progress | None = None) -> Built:
@@ -130,8 +128,7 @@ def plain(name: str) -> str:
 
 def license_of(origin: str) -> str:
     """Whole pickled models tell by their classes whose training code, hence whose licence, made them."""
-    family = origin.split(".", maxsplit=1)[0]
-    return LICENSES.get("yolov5" if family == "models" else family, "")
+    return "AGPL-3.0 (weights)" if origin.partition(".")[0] in AGPL else ""
 
 
 def _onnx(path: Path, name: str, options: Options) -> Built:

@@ -69,7 +69,8 @@ def build(
         names = Names(labels, checkpoint.labels, 1000)
         graph, spec, notes = resnet.build(weights, size, batch, names, said)
         spec = dataclasses.replace(spec, preprocess=told.pictures(spec.preprocess))
-        return dataclasses.replace(_finished(graph, _named(spec, name), {}), notes=(*_left_out(checkpoint), *notes))
+        built = _finished(graph, spec, name, {})
+        return dataclasses.replace(built, notes=(*_left_out(checkpoint), *notes))
     yaml = checkpoint.yaml or wirings.recognise(weights)
     if yaml is None:
         raise _unknown(checkpoint)
@@ -81,7 +82,7 @@ def build(
             raise
         raise ExportError(f"{error}; {checkpoint.path.name} {NO_YAML}", hint=WHOLE) from error
     spec, notes = _as_trained(spec, head, checkpoint, told)
-    built = _finished(graph, _named(spec, name), {"stride": str(max(head.strides))})
+    built = _finished(graph, spec, name, {"stride": str(max(head.strides))})
     return dataclasses.replace(built, notes=(*_left_out(checkpoint), *notes))
 
 
@@ -171,12 +172,9 @@ def _thresholds(spec: ModelSpec, variant: Variant) -> ModelSpec:
         raise UsageError(str(error), hint="for example --conf 0.25 --iou 0.45 --limit 300") from error
 
 
-def _named(spec: ModelSpec, name: str) -> ModelSpec:
-    return dataclasses.replace(spec, name=name) if name else spec
-
-
-def _finished(graph: Graph, spec: ModelSpec, facts: dict[str, str]) -> Built:
+def _finished(graph: Graph, spec: ModelSpec, name: str, facts: dict[str, str]) -> Built:
     """The model with the spec's facts as metadata: in our words, and in those Ultralytics' tools read."""
+    spec = dataclasses.replace(spec, name=name or spec.name)
     model = graph.model(spec.name, spec.inputs, spec.outputs, edgeinfer.__version__)
     model.doc_string = f"{spec.provenance.architecture}, {spec.task}, built from a checkpoint by edgeinfer"
     helper.set_model_props(model, {**properties(spec), **facts})

@@ -283,10 +283,10 @@ def _best(graph: Graph, path: str, cells: _Cells, corners: str, count: int) -> N
     """
     wanted, one = graph.integers(f"{path}.count", count), graph.integers(f"{path}.one", 1)
     highest = graph.node("ReduceMax", f"{path}.highest", cells.scores, axes=[1], keepdims=0)
-    _, places = graph.pair("TopK", f"{path}.cells", highest, wanted, axis=1)
+    _, places = graph.several(2, "TopK", f"{path}.cells", highest, wanted, axis=1)
     scores = _columns(graph, f"{path}.chosen", cells.scores, places, cells.classes)
     flat = graph.node("Reshape", f"{path}.flat", scores, graph.integers(f"{path}.flat.shape", 0, -1))
-    best, index = graph.pair("TopK", f"{path}.top", flat, wanted, axis=1)
+    best, index = graph.several(2, "TopK", f"{path}.top", flat, wanted, axis=1)
     classes = graph.node("Div", f"{path}.class", index, wanted)
     within = graph.node("Sub", f"{path}.place", index, graph.node("Mul", f"{path}.before", classes, wanted))
     places = graph.node("GatherElements", f"{path}.cell", places, within, axis=1)

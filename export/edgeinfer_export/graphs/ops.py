@@ -85,17 +85,14 @@ class Graph:
         self._nodes.append(helper.make_node(kind, list(inputs), [path], path, **attributes))
         return path
 
-    def pair(self, kind: str, path: str, *inputs: str, **attributes: Any) -> tuple[str, str]:
-        """Add a node with two outputs."""
-        outputs = f"{path}.0", f"{path}.1"
-        self._nodes.append(helper.make_node(kind, list(inputs), list(outputs), path, **attributes))
+    def several(self, count: int, kind: str, path: str, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node with so many outputs."""
+        outputs = [f"{path}.{place}" for place in range(count)]
+        self._nodes.append(helper.make_node(kind, list(inputs), outputs, path, **attributes))
         return outputs
 
     def split(self, path: str, source: str, axis: int, sizes: Sequence[int]) -> list[str]:
-        outputs = [f"{path}.{place}" for place in range(len(sizes))]
-        inputs = [source, self.integers(f"{path}.sizes", *sizes)]
-        self._nodes.append(helper.make_node("Split", inputs, outputs, path, axis=axis))
-        return outputs
+        return self.several(len(sizes), "Split", path, source, self.integers(f"{path}.sizes", *sizes), axis=axis)
 
     def conv(
         self,

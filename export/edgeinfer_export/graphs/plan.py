@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from edgeinfer.errors import ExportError
@@ -69,18 +70,14 @@ class Plan:
     layers: tuple[Layer, ...]
     activation: Activation
 
-    def strides(self) -> tuple[Fraction, ...]:
-        """Model pixels per cell of each layer's output."""
+    def largest_stride(self) -> int:
+        """What the input's sides must be a multiple of: the most model pixels per cell of a layer's output."""
         found: list[Fraction] = []
         for layer in self.layers:
             # of several layers read, those that differ are brought to the last one's
             before = found[layer.sources[-1]] if layer.sources[-1] >= 0 else Fraction(1)
             found.append(before * _shrinks(layer) ** layer.repeats)
-        return tuple(found)
-
-    def largest_stride(self) -> int:
-        """What the input's sides must be a multiple of."""
-        return max(-(-step.numerator // step.denominator) for step in self.strides())
+        return max(map(ceil, found))
 
 
 def _shrinks(layer: Layer) -> Fraction:

@@ -167,7 +167,7 @@ def _suppressed(graph: Graph, found: _Found, decode: Boxes) -> str:
 
 def _fixed(graph: Graph, found: _Found, scores: str, limit: int) -> None:
     """The outputs: the best `limit` rows, zeros behind those that are kept."""
-    best, places = graph.pair("TopK", f"{PATH}.top", scores, graph.integers(f"{PATH}.rows", limit), axis=1)
+    best, places = graph.several(2, "TopK", f"{PATH}.top", scores, graph.integers(f"{PATH}.rows", limit), axis=1)
     # 0 times the sum of all is 0, or not a number if one is none: of that the runtime must hear
     every = graph.node("ReduceSum", f"{PATH}.sum", found.scores, graph.integers(f"{PATH}.last", 2), keepdims=0)
     zero = graph.constant(f"{PATH}.0", np.array(0, np.float32))
