@@ -29,6 +29,7 @@ FLOATS, BYTES_CONTENTS = {6: 4, 7: 8}, 8  # of InferTensorContents: bytes of a n
 RAW_OUTPUTS = 6  # of ModelInferResponse
 INFER_RESPONSE = 2  # of ModelStreamInferResponse
 MOST_FIELDS = 1000  # of a message, or of one in it
+LITTLE = 1000  # bytes of an input or output that are not worth a look
 
 
 def split(data: bytes, limits: Limits) -> tuple[Any, list[memoryview], int]:
@@ -43,7 +44,7 @@ def split(data: bytes, limits: Limits) -> tuple[Any, list[memoryview], int]:
                 raw.append(view[one.start : one.end])
                 continue
             small.append(view[one.begin : one.end])
-            if one.number in (INPUTS, OUTPUTS) and one.kind == protobuf.BYTES:
+            if one.number in (INPUTS, OUTPUTS) and one.kind == protobuf.BYTES and one.end - one.start > LITTLE:
                 count += _numbers(view, one)
         tensors.check_few(count, limits)
         head = messages.message("ModelInferRequest").FromString(b"".join(small))
