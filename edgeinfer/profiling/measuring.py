@@ -53,8 +53,8 @@ def profile(
     `scenario` is one or several of single-stream, multi-stream, server, offline, paced, cold; `boundary` is
     engine, pipeline or file; `source` names pictures (else the bundle's golden ones); `fps` is for paced,
     `latency_bound_ms` for server; `plan` and `device` as of `load`; with `layers`, layers are timed after all else.
-    Each scenario takes about `seconds`, a server thrice that. Ctrl-C gives a report of what there is, marked partial.
-    `say` hears what goes on. Raises UsageError, and all that `load` and the model raise.
+    Each scenario takes about `seconds`, a server three to six times that. Ctrl-C gives a report of what there is,
+    marked partial. `say` hears what goes on. Raises UsageError, and all that `load` and the model raise.
     """
     names = [scenario] if isinstance(scenario, str) else list(dict.fromkeys(scenario))
     for name in names:

@@ -1,6 +1,7 @@
 """The scenario `server`: the highest rate of random arrivals at which 99 of 100 pictures stay within a bound.
 
 Bisected in short trials, which are a search and no result; then measured in full, a step lower where it does not hold.
+Chance has a part in it: on a simulated queue the rates found scatter by a tenth about the true one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 PERCENTILE = 99.0
 TRIALS, TRIAL_SHARE = 7, 0.25  # a trial's part of the whole time
-ATTEMPTS, STEP = 4, 0.95
+ATTEMPTS, STEP = 4, 0.9
 
 
 class Search:

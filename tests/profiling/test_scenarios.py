@@ -1,5 +1,7 @@
 """How work is laid out, and how a server's rate is found; on a simulated clock where time matters."""
 
+from dataclasses import replace
+
 import pytest
 
 from edgeinfer.profiling import loop, scenarios
@@ -14,8 +16,9 @@ class Simulated:
     NAME = "simulated"
     group, pictures = 1, 1
 
-    def __init__(self, span_s):
-        self.span_s, self.now = span_s, 0.0
+    def __init__(self, span_s, day=0):
+        """Each `day` pictures come at other times."""
+        self.span_s, self.day, self.now = span_s, day, 0.0
 
     def wait(self, seconds):
         self.now += seconds
@@ -25,6 +28,7 @@ class Simulated:
         return {"infer": self.span_s * 1e3}
 
     def issue(self, load, work):
+        load = replace(load, seed=100 * self.day + load.seed)
         return loop.issue(load, work, clock=lambda: self.now, sleep=self.wait)
 
     def tail(self, rate):
@@ -54,6 +58,12 @@ def test_a_looser_bound_allows_a_higher_rate():
     rates = [found(bound_ms)[2]["rate_per_s"] for bound_ms in (25.0, 40.0, 100.0)]
     assert rates == sorted(rates)
     assert 0 < rates[0] < rates[-1] <= 100  # a picture takes 10 ms
+
+
+def test_a_rate_is_found_whatever_chance_brings():
+    load, days = Load("server", 20.0, expected_ms=10.0), [Simulated(0.01, day) for day in range(50)]
+    rates = [Search(load, server, server, 40.0, lambda _: None).run()[1]["rate_per_s"] for server in days]
+    assert rates.count(None) == 0
 
 
 def test_a_bound_below_what_one_picture_takes_cannot_be_kept():
