@@ -18,6 +18,7 @@ import tritonclient.http as http_client
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
+from edgeinfer.serve import notify
 from edgeinfer.serve.limits import Limits
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.repository import Repository
@@ -134,6 +135,17 @@ def test_a_stuck_worker_turns_health_red_and_starves_the_watchdog(tmp_path):
         long.join()
         until(lambda: health(running, "models/patient/ready") == [200, 200, 200])
         assert listening.recv(100) == b"WATCHDOG=1"
+
+
+def test_words_to_a_systemd_that_stands_still_hold_up_nobody(tmp_path, monkeypatch):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert notify.say("READY=1")
+        thread = threading.Thread(target=lambda: until(lambda: not notify.say("WATCHDOG=1")), daemon=True)
+        thread.start()
+        thread.join(LONG_S)
+        assert not thread.is_alive()
 
 
 def drained(listening):

@@ -7,12 +7,13 @@ import socket
 
 
 def say(words: str) -> bool:
-    """Send `READY=1` and the like to the socket that systemd named; False where there is none."""
+    """Send `READY=1` and the like to the socket that systemd named; False where there is none, or it takes no more."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)  # whoever should hear it may stand still
             sender.sendto(words.encode(), "\0" + address[1:] if address.startswith("@") else address)
     except OSError:
         return False
