@@ -80,13 +80,13 @@ class Album:
 
     def finish(self) -> None:
         """Give the videos their names."""
-        while self._videos:
-            self._videos.pop(next(iter(self._videos))).finish()
+        for place in list(self._videos):
+            self._videos.pop(place).finish()
 
     def discard(self) -> None:
         """Leave out videos that are not complete; a camera's is, whatever ended it."""
-        while self._videos:
-            _, video = self._videos.popitem()
+        for place in list(self._videos):
+            video = self._videos.pop(place)
             (video.finish if video.live else video.release)()
 
 

@@ -144,7 +144,8 @@ class Capture(threading.Thread):
         late_s = time.monotonic() - frame.captured_ns / 1e9
         # the first ones count from when the connection was begun
         if late_s > LATEST_S and frame.index > STEADY and not frame.behind:
-            raise SourceError(f"{self.shown} is read {late_s:.0f} s late: it is decoded more slowly than it comes")
+            why = "it is decoded more slowly than it comes, or its clock is slow"
+            raise SourceError(f"{self.shown} is read {late_s:.0f} s late: {why}")
 
     def _offer(self, frame: sources.Frame, fault: str) -> bool:
         if fault == "repeated":
