@@ -5,40 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
-import numpy as np
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from edgeinfer.errors import ServiceError
-from edgeinfer.serve import contents, messages, probes, ranking, tensors
+from edgeinfer.serve import contents, messages, probes, tensors
 from edgeinfer.serve.guard import bears
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, TOO_LARGE, UNAUTHENTICATED, Refusal, told
 from edgeinfer.serve.regions import whole
-from edgeinfer.serve.service import Request
-from edgeinfer.serve.spans import PARAMETERS, Span
-from edgeinfer.serve.wire import DEPENDENTS, PASSED_OVER, need_known, timeout
+from edgeinfer.serve.wire import DEPENDENTS, need_known
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
     from pathlib import Path
 
-    from edgeinfer.serve.regions import Regions
-    from edgeinfer.serve.service import Answer, Service
-    from edgeinfer.serve.tensors import Buffer, Tensor
+    from edgeinfer.serve.service import Answer, Request, Service
+    from edgeinfer.serve.tensors import Buffer
 
     Call = Callable[[Any], Awaitable[Any]]
 
 IDLE_S = 60.0  # without a call before a connection is given up: clients make another one when they have one
 SPARE = 1 << 20  # bytes of a message beside the tensors, or of one that has none
-# where typed contents of each datatype stand
-CONTENTS = {
-    "FP32": "fp32_contents",
-    "UINT8": "uint_contents",
-    "INT8": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    tensors.BYTES: "bytes_contents",
-}
 RETRY = "grpc-retry-pushback-ms"  # metadata that clients with a retry policy wait for
 FINAL = "triton_final_response"  # a parameter of answers in a stream: no more will come to this request
 # calls that need no token; whoever watches needs one, for it takes a place for as long as it likes
@@ -180,7 +167,7 @@ class Calls:
                     take(len(data))
                     request, raw, count = contents.split(data, self._service.limits)
                     identity = request.id
-                    head, outputs = _answer(await self._asked(request, raw, count))
+                    head, outputs = contents.answered(await self._asked(request, raw, count))
                 head.parameters[FINAL].bool_param = True
                 yield contents.streamed(head, outputs)
             except Exception as error:  # noqa: BLE001 - the client is told, and the log
@@ -233,13 +220,13 @@ class Calls:
         """The protocol's inference call, message to message; answers are raw contents."""
         with self._service.memory.share() as take:
             take(len(data))
-            return contents.response(*_answer(await self._asked(*contents.split(data, self._service.limits))))
+            return contents.response(*contents.answered(await self._asked(*contents.split(data, self._service.limits))))
 
     def _asked(self, request: Any, raw: Sequence[Buffer], count: int) -> Awaitable[Answer]:
         """The service's answer to a ModelInferRequest, its raw contents, and so many numbers beside them."""
 
         def parsed() -> Request:
-            return _request(request, raw, self._service.regions)
+            return contents.request(request, raw, self._service.regions)
 
         async def read(_: Any) -> Request:
             return await self._service.off_loop(parsed) if count > tensors.PIECE else parsed()
@@ -306,82 +293,3 @@ def _reading(kind: Any, call: Call) -> Call:
 
 def _filled(name: str, record: dict[str, Any]) -> Any:
     return json_format.ParseDict(record, messages.message(name)())
-
-
-def _request(request: Any, raw: Sequence[Buffer], regions: Regions) -> Request:
-    spans = [_span(given, f"input {given.name[:100]!r}", regions) for given in request.inputs]
-    sent = [given for given, span in zip(request.inputs, spans) if span is None]
-    if raw and len(raw) != len(sent):
-        raise Refusal(INVALID, f"raw_input_contents has {len(raw)} elements for {len(sent)} inputs")
-    rest = iter(raw)
-    inputs = tuple(
-        _input(given, next(rest, None)) if span is None else _shared(given, span)
-        for given, span in zip(request.inputs, spans)
-    )
-    parameters = {name: _value(value) for name, value in request.parameters.items()}
-    limit = parameters.pop("timeout", None)
-    limit_s = timeout(0 if limit is None else limit)
-    for name in (*PASSED_OVER, "binary_data_output"):
-        parameters.pop(name, None)
-    classes, places = {}, {}
-    for output in request.outputs:
-        what = f"output {output.name[:100]!r}"
-        asked = _parameters(output, what, ranking.COUNT, *PARAMETERS)
-        classes[output.name] = ranking.count(asked, what)
-        if span := regions.span(asked, what):
-            places[output.name] = span
-    names = tuple(output.name for output in request.outputs)
-    return Request(inputs, request.id, names, limit_s, parameters, classes, places)
-
-
-def _value(parameter: Any) -> Any:
-    chosen = parameter.WhichOneof("choice")
-    return getattr(parameter, chosen) if chosen else None
-
-
-def _span(given: Any, what: str, regions: Regions) -> Span | None:
-    """Where in shared memory an input is said to lie."""
-    return regions.span(_parameters(given, what, *PARAMETERS), what)
-
-
-def _parameters(given: Any, what: str, *known: str) -> dict[str, Any]:
-    """An input's or output's, once they are found to be among those known."""
-    need_known(given.parameters, what, *known)
-    return {name: _value(value) for name, value in given.parameters.items()}
-
-
-def _shared(given: Any, span: Span) -> Tensor:
-    if given.HasField("contents"):
-        raise Refusal(INVALID, f"input {given.name[:100]!r} has contents, and more in shared memory")
-    return tensors.in_span(given.name, given.datatype, given.shape, span)
-
-
-def _input(given: Any, raw: Buffer | None) -> Tensor:
-    if raw is None:
-        return _typed(given)
-    if given.HasField("contents"):
-        raise Refusal(INVALID, f"input {given.name[:100]!r} has both contents and raw_input_contents")
-    return tensors.from_raw(given.name, given.datatype, given.shape, raw)
-
-
-def _typed(given: Any) -> Tensor:
-    shape = tensors.checked_shape(given.name, given.datatype, given.shape)
-    field = CONTENTS.get(given.datatype)
-    if field is None:
-        raise Refusal(INVALID, f"input {given.name[:100]!r}: {given.datatype} goes into raw_input_contents")
-    values = getattr(given.contents, field)
-    if given.datatype == tensors.BYTES or len(values) <= tensors.PIECE:
-        return tensors.from_list(given.name, given.datatype, shape, list(values))
-    starts = range(0, len(values), tensors.PIECE)
-    pieces = [np.asarray(values[start : start + tensors.PIECE]) for start in starts]
-    return tensors.from_list(given.name, given.datatype, shape, np.concatenate(pieces))
-
-
-def _answer(answer: Answer) -> tuple[Any, list[Buffer]]:
-    """The message without raw contents, and those, one for each output: clients count them off. Of shared ones none."""
-    head = messages.message("ModelInferResponse")(model_name=answer.model, model_version=answer.version, id=answer.id)
-    raw: list[Buffer] = []
-    for tensor in answer.outputs:
-        head.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        raw.append(b"" if isinstance(tensor.data, Span) else tensors.to_raw(tensor))
-    return head, raw
