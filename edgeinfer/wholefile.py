@@ -49,18 +49,14 @@ def whole(path: Path) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Raise what `whole(path)` would, as far as that shows without writing: to be asked before long work."""
     with writing(path):
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if path.is_dir():
+            raise _fault(errno.EISDIR, path)
+        if path.exists() and not path.is_file():
             _check_access(path, os.W_OK)
+        elif not path.parent.exists():
+            raise OSError(errno.ENOENT, f"there is no folder {path.parent}")
         else:
-            _check_file(path)
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise _fault(errno.EISDIR, path)
-    if not path.parent.exists():
-        raise OSError(errno.ENOENT, f"there is no folder {path.parent}")
-    check_folder(path.parent)
+            check_folder(path.parent)
 
 
 def check_folder(folder: Path) -> None:
