@@ -64,7 +64,8 @@ def beside(weights: Path) -> Config | None:
     try:
         return _config(value["pretrained_cfg"], value)
     except (KeyError, TypeError, ValueError, OverflowError, SpecError) as error:
-        raise ExportError(f"{path} is timm's, but for its preprocessing: {error}", hint=OTHERWISE) from error
+        message = f"{path} is timm's, but for its preprocessing: {str(error)[:200]}"
+        raise ExportError(message, hint=OTHERWISE) from error
 
 
 def _config(facts: dict[str, Any], model: dict[str, Any]) -> Config:
