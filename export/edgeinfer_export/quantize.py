@@ -134,8 +134,8 @@ class _Quantizing:
         step = self._scales[node.input[0]].step
         largest = np.abs(weight.reshape(len(weight), -1)).max(1).astype(np.float64) / 127
         if self._flavor == "cpu" and bias:
-            largest = np.maximum(largest, np.abs(bias[0]) / (float(step) * LARGEST_BIAS))
-        steps = np.where(largest > 0, largest, 1.0).astype(np.float32).clip(np.finfo(np.float32).tiny)
+            largest = np.maximum(largest, np.abs(bias[0]).astype(np.float64) / (float(step) * LARGEST_BIAS))
+        steps = _dividing(np.where(largest > 0, largest, 1.0))
         rounded = np.round(weight / steps.reshape(-1, *[1] * (weight.ndim - 1))).clip(-127, 127).astype(np.int8)
         copy.input[1] = self._dequantized(node.input[1], rounded, steps)
         if bias:
@@ -144,7 +144,7 @@ class _Quantizing:
             if self._flavor == "trt":
                 copy.input[2] = self._constant(f"{node.input[2]}.corrected", bias[0].astype(np.float32))
         if self._flavor == "cpu" and bias:
-            fine = (steps.astype(np.float64) * float(step)).astype(np.float32)
+            fine = _dividing(steps.astype(np.float64) * float(step))
             whole = np.round(bias[0] / fine.astype(np.float64)).clip(-(2**31), 2**31 - 1).astype(np.int32)
             copy.input[2] = self._dequantized(node.input[2], whole, fine)
 
@@ -172,6 +172,12 @@ class _Quantizing:
             helper.make_node("DequantizeLinear", names, [f"{name}.dequantized"], f"{name}.dequantize", axis=0)
         )
         return f"{name}.dequantized"
+
+
+def _dividing(steps: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Steps that float32 holds and that divide."""
+    limits = np.finfo(np.float32)
+    return steps.clip(limits.tiny, limits.max).astype(np.float32)
 
 
 def _step(width: float) -> np.float32:

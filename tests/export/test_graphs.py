@@ -342,6 +342,18 @@ def test_a_number_that_signals_that_it_is_none_is_named_without_a_warning(resnet
         graphs.build(resnet.checkpoint(tensors=resnet.tensors | {"conv1.weight": bad}))
 
 
+@pytest.mark.parametrize(("name", "tensor"), [("resnet-basic", "bn1.weight"), ("yolov5", "model.0.bn.bias")])
+def test_weights_that_are_too_large_once_folded_are_named(name, tensor):
+    golden = seeded.Golden(name)
+    variance = tensor.rpartition(".")[0] + ".running_var"
+    changed = {tensor: golden.tensors[tensor] * 0 + 3e38, variance: golden.tensors[variance] * 0}
+    changed = {key: value.astype(np.float32) for key, value in changed.items()}
+    changed[tensor.replace(".bias", ".weight")] = changed[tensor]
+    with pytest.raises(ExportError, match=r"layer (conv1|model\.0\.conv) has weights beyond float32") as caught:
+        graphs.build(golden.checkpoint(tensors=golden.tensors | changed), size=golden.size)
+    assert "diverged" in caught.value.hint
+
+
 def test_a_variance_below_zero_is_named(resnet):
     bad = np.full_like(resnet.tensors["bn1.running_var"], -1)
     with pytest.raises(ExportError, match=r"tensor bn1\.running_var holds -1, which is no variance"):

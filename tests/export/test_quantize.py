@@ -13,7 +13,7 @@ from edgeinfer.errors import ExportError
 from edgeinfer.spec import Size
 from edgeinfer_export import calibration, graphs, quantize
 from edgeinfer_export.compile import Options, compile_onnx
-from edgeinfer_export.ranges import METHODS, Histogram
+from edgeinfer_export.ranges import METHODS, Histogram, Range
 from helpers import fullsize, graphmodels, seeded
 
 NAMES = ["yolov5", "yolov5u", "resnet-basic", "resnet-bottleneck"]
@@ -305,6 +305,20 @@ def test_values_that_are_not_finite_are_told_with_their_tensor():
 
     with pytest.raises(ExportError, match=r"tensor layer1\.0\.conv1"):
         ranged(one)
+
+
+@pytest.mark.parametrize("flavor", quantize.FLAVORS)
+@pytest.mark.parametrize(("gain", "bias"), [(1e-40, 0.0), (1e-40, 1e-30), (1e-30, 3e38), (0.0, 1.0)])
+def test_weights_and_biases_at_the_ends_of_float32_get_scales_that_divide(flavor, gain, bias):
+    golden = seeded.Golden("resnet-bottleneck")
+    golden.tensors["layer1.0.bn2.weight"][:] = gain
+    golden.tensors["layer1.0.bn2.bias"][:] = bias
+    golden.tensors["layer1.0.bn2.running_mean"][:] = 0
+    one = graphs.build(golden.checkpoint(), size=golden.size)
+    ranges = {name: Range(0.0, 1e-30) for name in quantize.points(one.model)}
+    found = constants(quantize.quantize(one.model, ranges, flavor))
+    scales = [value for name, value in found.items() if name.endswith(".scale")]
+    assert all(np.isfinite(value).all() and (value > 0).all() for value in scales)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -25,6 +25,7 @@ Pair = int | tuple[int, int]
 # Taken by TensorRT 8.5 to 11, TensorRT-RTX, OpenVINO and every ONNX Runtime the package admits.
 OPSET = 17
 IR_VERSION = 8
+DIVERGED = "the training diverged, or the file is damaged"
 DAMAGED = "the checkpoint's tensors do not fit its own description; export the original checkpoint"
 
 
@@ -142,6 +143,8 @@ class Graph:
         return Feature(name, x.channels, x.height + top + below, x.width + left + right)
 
     def _convolved(self, kind: str, path: str, x: Feature, kernel: Kernel, **attributes: Any) -> str:
+        if not (np.isfinite(kernel.weight).all() and np.isfinite(kernel.bias).all()):
+            raise ExportError(f"layer {path} has weights beyond float32, once its batch norm is in them", hint=DIVERGED)
         weight = self.constant(f"{path}.weight", kernel.weight)
         bias = self.constant(f"{path}.bias", kernel.bias)
         return self.node(kind, path, x.name, weight, bias, kernel_shape=kernel.weight.shape[2:], **attributes)

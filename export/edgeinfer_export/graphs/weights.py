@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeinfer.errors import ExportError
-from edgeinfer_export.graphs.ops import DAMAGED, Kernel
+from edgeinfer_export.graphs.ops import DAMAGED, DIVERGED, Kernel
 from edgeinfer_export.graphs.plan import OTHER_WAY
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def scaled(weight: Array, bias: Array | float, gain: Array | float = 1.0, offset
     """The kernel of a convolution whose outputs are multiplied by `gain` and moved by `offset`, all in float64."""
     gain, zero = np.broadcast_to(gain, len(weight)), np.zeros(len(weight))
     whole = weight * gain[:, None, None, None]
-    return Kernel(whole.astype(np.float32), (zero + bias * gain + offset).astype(np.float32))
+    with np.errstate(over="ignore"):  # a graph takes no weights beyond float32
+        return Kernel(whole.astype(np.float32), (zero + bias * gain + offset).astype(np.float32))
 
 
 class Weights:
@@ -74,9 +75,7 @@ class Weights:
         with np.errstate(invalid="ignore"):  # of a signalling NaN NumPy warns besides
             value = np.asarray(found, np.float64)
         if not np.isfinite(value).all():
-            raise ExportError(
-                f"tensor {name} holds values that are not finite", hint="the training diverged, or the file is damaged"
-            )
+            raise ExportError(f"tensor {name} holds values that are not finite", hint=DIVERGED)
         self._left.discard(name)
         if not name.endswith(NOT_LEARNED):
             self.learned += value.size
@@ -105,7 +104,7 @@ class Weights:
         if not (variance + eps > 0).all():
             raise ExportError(
                 f"tensor {path}.running_var holds {variance.min():g}, which is no variance",
-                hint="the training diverged, or the file is damaged",
+                hint=DIVERGED,
             )
         self.folded += channels
         gain = gamma / np.sqrt(variance + eps)
