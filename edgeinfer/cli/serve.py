@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from edgeinfer import interruption
 from edgeinfer.cli import _choosing, _limits, _log, _tables
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 
     from edgeinfer.serve.versions import Options
 
+# of each flag: the field of Limits, what one of it is there, how it is read, called and told
+BOUNDS: dict[str, tuple[str, float, Callable[[str], float], str, str]] = {
+    "--max-batch": ("batch", 1, _limits.count, "N", "rows of a batch at most"),
+    "--delay-ms": ("delay", 1e-3, _limits.above_zero, "MS", "how long a batch waits for others"),
+    "--queue": ("queue", 1, _limits.count, "N", "requests of a model that may wait"),
+    "--timeout": ("timeout", 1, _limits.above_zero, "S", "a request's time at most"),
+    "--stuck": ("stuck", 1, _limits.above_zero, "S", "how long a batch may run before health turns red"),
+    "--slow": ("slow", 1, _limits.above_zero, "S", "how long a sender may pause"),
+    "--max-body-mb": ("body", MIB, _limits.above_zero, "MB", "a request's size at most"),
+    "--max-memory-mb": ("memory", MIB, _limits.above_zero, "MB", "all requests under way together at most"),
+    "--max-values": ("values", 1, _limits.count, "N", "values that are not binary data at most"),
+    "--max-pixels": ("pixels", 1, _limits.count, "N", "a picture's pixels at most"),
+    "--connections": ("connections", 1, _limits.count, "N", "connections at most"),
+}
 HELP = "serve bundles over HTTP and gRPC, with a page for people"
 EXAMPLE = """\
 edgeinfer serve engines/yolov5s
@@ -101,20 +115,9 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
 
 def _add_bounds(parser: argparse.ArgumentParser) -> None:
     bounds = parser.add_argument_group("limits")
-    for flag, kind, word, told, default in (
-        ("--max-batch", _limits.count, "N", "rows of a batch at most", Limits.batch),
-        ("--delay-ms", _limits.above_zero, "MS", "how long a batch waits for others", "not at all"),
-        ("--queue", _limits.count, "N", "requests of a model that may wait", Limits.queue),
-        ("--timeout", _limits.above_zero, "S", "a request's time at most", Limits.timeout),
-        ("--stuck", _limits.above_zero, "S", "how long a batch may run before health turns red", Limits.stuck),
-        ("--slow", _limits.above_zero, "S", "how long a sender may pause", Limits.slow),
-        ("--max-body-mb", _limits.above_zero, "MB", "a request's size at most", Limits.body / MIB),
-        ("--max-memory-mb", _limits.above_zero, "MB", "all requests under way together at most", Limits.memory / MIB),
-        ("--max-values", _limits.count, "N", "values that are not binary data at most", Limits.values),
-        ("--max-pixels", _limits.count, "N", "a picture's pixels at most", Limits.pixels),
-        ("--connections", _limits.count, "N", "connections at most", Limits.connections),
-    ):
-        shown = f"{default:.10g}" if isinstance(default, float) else default
+    for flag, (field, unit, kind, word, told) in BOUNDS.items():
+        default = getattr(Limits, field) / unit
+        shown = f"{default:.10g}" if default else "not at all"
         bounds.add_argument(flag, type=kind, metavar=word, help=f"{told} (default: {shown})")
 
 
@@ -177,22 +180,11 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _bounds(args: argparse.Namespace) -> Limits:
-    asked = {
-        "batch": args.max_batch,
-        "delay": args.delay_ms / 1e3 if args.delay_ms else None,
-        "queue": args.queue,
-        "timeout": args.timeout,
-        "stuck": args.stuck,
-        "slow": args.slow,
-        "body": int(args.max_body_mb * MIB) if args.max_body_mb else None,
-        "memory": int(args.max_memory_mb * MIB) if args.max_memory_mb else None,
-        "values": args.max_values,
-        "pixels": args.max_pixels,
-        "connections": args.connections,
-        "age": args.max_age / 1e3 if args.max_age else None,
-        "viewers": args.viewers,
-    }
-    return Limits(**{name: value for name, value in asked.items() if value is not None})
+    asked = {field: (getattr(args, flag[2:].replace("-", "_")), unit) for flag, (field, unit, *_) in BOUNDS.items()}
+    asked |= {"age": (args.max_age, 1e-3), "viewers": (args.viewers, 1)}
+    # of the type that the default has
+    given = {field: type(getattr(Limits, field))(value * unit) for field, (value, unit) in asked.items() if value}
+    return Limits(**given)
 
 
 def _cameras(file: Path | None) -> list[str]:
