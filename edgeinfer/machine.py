@@ -145,9 +145,8 @@ def system() -> str:
 
 def cpu() -> str:
     """The processor as Linux names it, else the board, else the architecture."""
-    return (
-        field(text(ROOT / "proc/cpuinfo"), "model name") or text(ROOT / "proc/device-tree/model") or platform.machine()
-    )
+    named = field(text(ROOT / "proc/cpuinfo"), "model name")
+    return named or text(ROOT / "proc/device-tree/model") or platform.machine()
 
 
 def sums_bytes() -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack, closing
-from functools import partial
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from edgeinfer import backends, machine, sources
 from edgeinfer.comparing.agreement import agreements
@@ -13,7 +12,6 @@ from edgeinfer.comparing.comparison import Comparison
 from edgeinfer.comparing.models import named
 from edgeinfer.errors import UsageError
 from edgeinfer.profiling import sensors
-from edgeinfer.profiling.child import Failed
 from edgeinfer.progress import silent
 from edgeinfer.tuning.entrants import Entrant
 from edgeinfer.tuning.figures import doubts, figures
@@ -53,7 +51,10 @@ def compare(
     try:
         for model in found.models:
             say(f"results of {model.title}")
-            _answer(model, pictures)
+            entrant = Entrant(model.bundle, model.choice, "answers", pictures, device, thorough=False)
+            with model.attempt(), closing(entrant):
+                entrant.wait_ready()
+                model.found = entrant.answers()
         _time(found, seconds, device, say)
     except KeyboardInterrupt:
         found.partial = True
@@ -69,15 +70,6 @@ def readable(source: str | Path, on_error: sources.OnError) -> list[Path]:
     return sources.readable(paths, on_error)
 
 
-def _answer(model: Model, pictures: Sequence[Path]) -> None:
-    try:
-        with closing(Entrant(model.bundle, model.choice, "answers", pictures, model.device, thorough=False)) as entrant:
-            entrant.wait_ready()
-            model.found = entrant.answers()
-    except Failed as failure:
-        model.fault = str(failure)
-
-
 def _time(found: Comparison, seconds: float, device: str, say: Say) -> None:
     """Each in a process of its own, in turns of random order: what drifts meets all alike."""
     pictures = found.pictures[:: -(-len(found.pictures) // TIMED)]
@@ -89,7 +81,8 @@ def _time(found: Comparison, seconds: float, device: str, say: Say) -> None:
                 entrant = Entrant(model.bundle, model.choice, "turns", pictures, device, scenario=SCENARIO)
                 stack.callback(entrant.close)
                 running.append((model, entrant))
-                _unless_failed(model, entrant.wait_ready)
+                with model.attempt():
+                    entrant.wait_ready()
         probes = sensors.here([entrant.pid for _, entrant in running], machine.ordinal(device) or 0)
         watch = stack.enter_context(sensors.Sensors(probes))
         try:
@@ -107,11 +100,5 @@ def _turns(running: Sequence[tuple[Model, Entrant]], seconds: float, say: Say) -
         say(f"turn {turn + 1} of {TURNS}")
         for model, entrant in chance.sample(running, len(running)):
             if not model.fault:
-                _unless_failed(model, partial(entrant.turn, seconds / TURNS))
-
-
-def _unless_failed(model: Model, work: Callable[[], object]) -> None:
-    try:
-        work()
-    except Failed as failure:
-        model.fault = str(failure)
+                with model.attempt():
+                    entrant.turn(seconds / TURNS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,12 @@ from edgeinfer import backends
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import UsageError
 from edgeinfer.loading import choose
+from edgeinfer.profiling.child import Failed
 from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgeinfer.plans import Choice
     from edgeinfer.results import Result
     from edgeinfer.tuning.figures import Figures
@@ -33,6 +37,14 @@ class Model:
     device: str = "auto"
     figures: Figures | None = None
     fault: str = ""
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """It has a fault where its process fails within."""
+        try:
+            yield
+        except Failed as failure:
+            self.fault = str(failure)
 
     @property
     def task(self) -> str:

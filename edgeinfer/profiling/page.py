@@ -129,10 +129,9 @@ def _sensors(data: dict[str, Any]) -> list[Series]:
     for place, pattern in enumerate(BENEATH):
         name = pattern.format(device=device)
         field = record["fields"].get(name, {"values": None, "reason": "not read here"})
-        pairs = [pair for pair in zip(record["time_s"], field["values"] or []) if pair[1] is not None]
-        times, values = [at for at, _ in pairs], [value for _, value in pairs]
-        if values or place < ALWAYS:
-            found.append(Series(_spoken(name), times, values, field.get("reason", "")))
+        points = [point for point in zip(record["time_s"], field["values"] or []) if point[1] is not None]
+        if points or place < ALWAYS:
+            found.append(Series(_spoken(name), points, field.get("reason", "")))
     return found
 
 

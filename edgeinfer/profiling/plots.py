@@ -18,11 +18,10 @@ MOST_POINTS = 1200
 
 
 class Series(NamedTuple):
-    """A sensor's readings: `times` in seconds; or no values, and the reason."""
+    """A sensor's readings, each with its time in seconds; or none, and the reason."""
 
     name: str
-    times: list[float]
-    values: list[float]
+    points: list[tuple[float, float]]
     reason: str = ""
 
 
@@ -88,24 +87,23 @@ def timeline(starts: Sequence[float], latencies: Sequence[float], sensors: Seque
     floor = 150
     for series in meanwhile:
         parts += _panel(series, x, floor + 34)
-        floor += 34 + (40 if series.values else 0)
+        floor += 34 + (40 if series.points else 0)
     return _svg(floor + 30, "Latency over time, with sensor readings", [*parts, *_ticks_below(x, floor, "s")])
 
 
 def _during(series: Series, origin: float, seconds: float) -> Series:
     """Its readings in the `seconds` from `origin` on, with times from there."""
-    pairs = [(at - origin, value) for at, value in zip(series.times, series.values) if 0 <= at - origin <= seconds]
-    times, values = [at for at, _ in pairs], [value for _, value in pairs]
-    return Series(series.name, times, values, series.reason or "not read meanwhile")
+    points = [(at - origin, value) for at, value in series.points if 0 <= at - origin <= seconds]
+    return Series(series.name, points, series.reason or "not read meanwhile")
 
 
 def _panel(series: Series, x: Axis, top: float) -> list[str]:
-    if not series.values:
+    if not series.points:
         return [_text(LEFT, top - 6, f"{series.name}: {series.reason}", "unit")]
-    y = around(series.values, top + 40, top)
-    points = [f"{x.place(at)},{y.place(value)}" for at, value in zip(series.times, series.values)]
+    y = around([value for _, value in series.points], top + 40, top)
+    line = " ".join(f"{x.place(at)},{y.place(value)}" for at, value in series.points)
     parts = [_text(LEFT, top - 6, series.name, "unit"), *_ticks_left(y, 2)]
-    return [*parts, f'<polyline class="line second" points="{" ".join(points)}"/>']
+    return [*parts, f'<polyline class="line second" points="{line}"/>']
 
 
 def _shown(values: Sequence[float], most: int) -> list[int]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from edgeinfer import accuracy
 from edgeinfer.errors import UsageError
-from edgeinfer.profiling.child import Failed
 from edgeinfer.tuning.entrants import Entrant
 from edgeinfer.tuning.outcome import OVER_BUDGET, Row
 
@@ -42,15 +41,12 @@ class Budget:
     def held(self, kind: Choice) -> Row:
         """A row with its accuracy, that has left already if it failed or lost too much."""
         row = Row(kind)
-        try:
+        with row.attempt():
             found = self._truth if kind == self.reference else self._answers(kind)
-        except Failed as failure:
-            row.leave("failed", str(failure))
-            return row
-        row.accuracy = accuracy.compare(self.dataset, self._truth, found)
-        fault = over_budget(row.accuracy, self.points)
-        if fault:
-            row.leave(OVER_BUDGET, fault)
+            row.accuracy = accuracy.compare(self.dataset, self._truth, found)
+            fault = over_budget(row.accuracy, self.points)
+            if fault:
+                row.leave(OVER_BUDGET, fault)
         return row
 
     def _answers(self, choice: Choice) -> list[Result | None]:

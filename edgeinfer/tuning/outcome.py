@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import machine
 from edgeinfer.profiling import comparison, context
+from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.columns import aligned, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from edgeinfer.accuracy import Comparison
@@ -39,6 +42,14 @@ class Row:
 
     def leave(self, state: str, reason: str) -> None:
         self.state, self.reason = state, reason
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """It leaves where its process fails within."""
+        try:
+            yield
+        except Failed as failure:
+            self.leave("failed", str(failure))
 
     def beats(self, other: Row) -> bool:
         """Whether it is at least as good in everything that is known of both, and better in something."""
@@ -140,12 +151,12 @@ class Outcome:
     def table(self) -> str:
         """For people: numbers, what left and why, the verdict last."""
         best = self.pareto()
-        rows = [["", "candidate", "p50 ms", "p99 ms", "per second", "MB", "J each", "accuracy", "measured in"]]
+        rows = [["  candidate", "p50 ms", "p99 ms", "per second", "MB", "J each", "accuracy", "measured in"]]
         rows += [_line(row, row in best) for row in self._ordered() if row.figures]
         gone = [
             f"{row.choice.name}: {row.state}, {row.reason}" for row in self._ordered() if not row.figures and row.state
         ]
-        parts = [_aligned(rows) if len(rows) > 1 else "", *gone, "", *self._verdict()]
+        parts = [aligned(rows) if len(rows) > 1 else "", *gone, "", *self._verdict()]
         return "\n".join(parts).strip("\n")
 
     def _verdict(self) -> list[str]:
@@ -188,8 +199,7 @@ def _line(row: Row, best: bool) -> list[str]:
     known = row.figures
     assert known
     return [
-        "*" if best else "",
-        row.choice.name,
+        f"{'*' if best else ' '} {row.choice.name}",
         f"{known.p50_ms:.2f}",
         shown(known.p99_ms, 2),
         f"{known.per_second:.1f}",
@@ -212,9 +222,3 @@ def accuracy_words(found: Comparison | None) -> str:
 def _reverse(text: str) -> int:
     """Later heats first."""
     return -int(text.rpartition(" ")[2]) if text.startswith("heat") else 0
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """The name to the left as the mark is: `aligned` sets only its first column so."""
-    width = max(len(row[1]) for row in rows)
-    return aligned([[f"{row[0]:1} {row[1]:{width}}", *row[2:]] for row in rows])

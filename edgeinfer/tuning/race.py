@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from edgeinfer import machine
 from edgeinfer.profiling import sensors
-from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.samples import medians
 from edgeinfer.tuning.entrants import Entrant
 from edgeinfer.tuning.figures import doubts, figures
@@ -64,15 +62,12 @@ class Race:
             seconds, heat = seconds * 2, heat + 1
 
     def _alone(self, row: Row, seconds: float, heat: int) -> None:
-        try:
-            with closing(self._entrant(row)) as entrant:
-                self._begin(row, entrant)
-                entrant.turn(seconds)
-                row.figures, row.round = figures(entrant), f"heat {heat}"
-                if row.figures is None:
-                    row.leave("failed", f"not one call was done in {seconds:g} s")
-        except Failed as failure:
-            row.leave("failed", str(failure))
+        with row.attempt(), closing(self._entrant(row)) as entrant:
+            self._begin(row, entrant)
+            entrant.turn(seconds)
+            row.figures, row.round = figures(entrant), f"heat {heat}"
+            if row.figures is None:
+                row.leave("failed", f"not one call was done in {seconds:g} s")
 
     def _entrant(self, row: Row) -> Entrant:
         return Entrant(self.bundle, row.choice, "turns", self.pictures, self.device, scenario=self.scenario)
@@ -105,7 +100,8 @@ class Race:
             for row in self.running:
                 self.say(f"final: loading {row.choice.name}")
                 entrant = stack.enter_context(closing(self._entrant(row)))
-                if self._unless_failed(row, partial(self._begin, row, entrant)):
+                with row.attempt():
+                    self._begin(row, entrant)
                     racing.append((row, entrant))
             probes = sensors.here([entrant.pid for _, entrant in racing], machine.ordinal(self.device) or 0)
             watch = stack.enter_context(sensors.Sensors(probes))
@@ -120,15 +116,8 @@ class Race:
             self.say(f"final: turn {turn + 1} of {TURNS}")
             for row, entrant in chance.sample(racing, len(racing)):
                 if not row.state:
-                    self._unless_failed(row, partial(entrant.turn, self.seconds / TURNS))
-
-    def _unless_failed(self, row: Row, work: Callable[[], object]) -> bool:
-        try:
-            work()
-        except Failed as failure:
-            row.leave("failed", str(failure))
-            return False
-        return True
+                    with row.attempt():
+                        entrant.turn(self.seconds / TURNS)
 
     def _close(self, racing: Sequence[tuple[Row, Entrant]], watch: sensors.Sensors) -> None:
         turned = [(row, entrant) for row, entrant in racing if not row.state and entrant.turns]

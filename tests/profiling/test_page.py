@@ -155,11 +155,11 @@ def test_a_thinned_timeline_keeps_the_slowest(latencies, most):
 
 def test_a_plot_of_one_sample_is_drawn():
     assert "<svg" in plots.distribution([5.0], {"p50": 5.0})
-    assert "<svg" in plots.timeline([0.0], [5.0], [Series("cpu clock, MHz", [0.0], [2000.0])])
+    assert "<svg" in plots.timeline([0.0], [5.0], [Series("cpu clock, MHz", [(0.0, 2000.0)])])
 
 
 def test_what_sensors_read_before_and_after_a_scenario_is_not_beneath_it():
-    clock = Series("cpu clock, MHz", [0.0, 2.0, 3.0, 9.0], [800.0, 2000.0, 2001.0, 5000.0])
+    clock = Series("cpu clock, MHz", [(0.0, 800.0), (2.0, 2000.0), (3.0, 2001.0), (9.0, 5000.0)])
     drawn = plots.timeline([2.0, 3.0], [5.0, 5.0], [clock])
     ticks = {float(tick) for tick in re.findall(r">([\d.]+)</text>", drawn)}
     assert max(ticks) in range(2000, 2002)
