@@ -4,6 +4,7 @@ import dataclasses
 import platform
 import threading
 import tracemalloc
+import weakref
 from pathlib import Path
 
 import cv2
@@ -346,10 +347,14 @@ def test_two_devices_in_two_threads_never_mix():
     assert wrong == []
 
 
-def test_a_closed_device_may_be_closed_again():
+def test_a_closed_device_holds_no_memory_and_may_be_closed_again():
     device = Device(detector())
     device.preprocess([cases.smooth_picture(9, 9)])
+    held = [
+        weakref.ref(one) for one in (device._tensor, device._planes._split._memory, device._planes._resized._memory)
+    ]
     device.close()
+    assert [one() for one in held] == [None] * 3
     device.close()
 
 

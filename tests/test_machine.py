@@ -109,6 +109,22 @@ def test_a_cached_file_is_whole_or_absent(monkeypatch, tmp_path):
     assert not file.exists()
 
 
+def test_what_is_cached_is_nobody_elses_to_read_and_has_a_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.names("kind") == []
+    assert [cache.write("kind", name, b"content") for name in ("b", "a")] == [True, True]
+    assert cache.names("kind") == ["a", "b"]
+    for path in (cache.path("kind", ""), cache.path("kind", "a")):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_what_cannot_take_its_place_in_the_cache_leaves_nothing_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache.path("kind", "name").mkdir(parents=True)
+    assert not cache.write("kind", "name", b"content")
+    assert cache.names("kind") == ["name"]
+
+
 def test_a_cache_that_cannot_be_written_stops_nothing(monkeypatch, tmp_path):
     (tmp_path / "edgeinfer").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

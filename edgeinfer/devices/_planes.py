@@ -149,9 +149,3 @@ class Planes:
         rounded = self._resized(*way.result.shape)
         cv2.convertScaleAbs(way.run(pixels), rounded)
         return rounded
-
-    def close(self) -> None:
-        """Let go of the tensor and the scratch."""
-        self._tensor = self._tensor[:0]
-        self._resamplers = {}
-        self._converted, self._resized, self._split = Scratch(), Scratch(), Scratch()

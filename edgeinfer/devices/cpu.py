@@ -109,7 +109,7 @@ class Device:
         """Free the buffers; calling it twice is harmless."""
         self._inputs.clear()
         self._tensor = np.empty(0, self._tensor.dtype)
-        self._planes.close()
+        self._planes = Planes(self._spec.preprocess, self._tensor)
 
 
 def _in_rows(output: NDArray[Any]) -> NDArray[Any]:
