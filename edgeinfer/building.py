@@ -35,7 +35,7 @@ def start(
     """
     bundle = Bundle(bundle.path.absolute(), bundle.spec)  # the program may go to another folder meanwhile
     order = _order(bundle, precision, gpu)
-    if order is None or any(_serves(rung, pipeline) for rung in ladder.climb(bundle, "auto", precision, gpu=gpu)):
+    if order is None or any(_serves(rung, pipeline) for rung in ladder.climb(bundle, gpu=gpu)):
         return None
     target, kind = order
     asked = ["--compile", target, "--precision", kind, *(["--device", f"gpu:{gpu}"] if gpu and target == "trt" else [])]

@@ -1,5 +1,6 @@
 """An engine is built while another backend serves, and takes over: under calls, and when something goes wrong."""
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -7,7 +8,8 @@ import threading
 
 import pytest
 
-from edgeinfer import cli, load, machine
+from edgeinfer import building, cli, load, machine
+from edgeinfer.bundle import Bundle
 from edgeinfer.errors import UsageError
 from helpers import bundles, fake_gpu, fake_nvinfer, fake_ort
 from helpers.patience import LONG_S
@@ -140,6 +142,24 @@ def test_nothing_is_built_where_nothing_can(detector, builder, monkeypatch, capl
     with load(detector, build="background") as model:
         assert (model.backend, model.upgrade) == ("ort", None)
     assert "no engine is built in the background" in caplog.text
+
+
+@pytest.mark.parametrize(("flavor", "order"), [("cpu", None), ("trt", ("trt", "int8"))])
+def test_int8_is_built_from_the_flavour_that_tensorrt_takes(detector, flavor, order):
+    spec = Bundle.open(detector).spec
+    int8 = dataclasses.replace(spec.artifacts[0], file="model.int8.onnx", precision="int8", flavor=flavor)
+    held = dataclasses.replace(spec, artifacts=(*spec.artifacts, int8))
+    assert building._order(Bundle(detector, held), "int8", 0) == order
+
+
+def test_nothing_is_built_by_the_lean_runtime_which_only_runs_engines(detector, builder, monkeypatch, trt):
+    trt.__name__ = "tensorrt_lean"
+    for name, library in (("tensorrt", None), ("tensorrt_lean", trt), ("tensorrt_rtx", None)):
+        monkeypatch.setitem(sys.modules, name, library)
+    for name in ("trt", "rtx"):
+        fake_nvinfer.forget(monkeypatch, name)
+    with load(detector, build="background") as model:
+        assert (model.backend, model.upgrade) == ("ort_gpu", None)
 
 
 def test_rtx_is_built_for_this_gpu_where_there_is_no_tensorrt(detector, builder, monkeypatch):

@@ -153,13 +153,29 @@ def test_the_profile_whose_usual_batch_is_nearest_is_taken(on, tmp_path, profile
     assert chosen == ([1, 1] if len(profiles) == 2 else [])
 
 
+def test_layers_are_timed_with_as_many_pictures_as_ran(on, tmp_path):
+    library = on("10.3.0")
+    with engine_of(bundles.classify_bundle(tmp_path / "open", Batch(1, 4)), library) as model:
+        model.batch([bundles.picture()] * 2)
+        model.engine.profile_layers()
+    assert library.made("IExecutionContext.set_input_shape")[-1] == ("images", (2, 3, 32, 32))
+
+
+def test_an_engine_that_the_library_finds_unfit_for_a_graph_says_so(on, detector):
+    library = on("rtx-1.7.1.116", {"IExecutionContext.is_stream_capturable": False})
+    with engine_of(detector, library) as model:
+        assert model.engine.capturable == "the library says that this engine cannot be captured"
+
+
 def test_layers_are_timed_on_a_context_of_their_own(on, detector):
     library = on()
     with engine_of(detector, library) as model:
         with pytest.raises(EngineError, match="before the first run"):
             model.engine.profile_layers()
         model(bundles.picture())
+        before = len(library.made("IExecutionContext.execute_async_v3"))
         assert model.engine.profile_layers() == [("conv", 0.25), ("head", 0.5)]
+        assert len(library.made("IExecutionContext.execute_async_v3")) == before + 2  # one to warm up
         tensors, _ = model.device.preprocess([bundles.picture()])
         assert len(model.engine.profile_layers(tensors)) == 2
         served = next(iter(model.engine._ready.values())).context
@@ -178,7 +194,9 @@ def test_kernels_that_rtx_compiles_are_kept_and_given_back(on, detector):
     artifact = bundles.add_plan(detector, library)
     with engine_of(detector, library, artifact) as model:
         assert cache.read("rtx", f"{artifact.sha256[:32]}-sm86") is None
-        model(bundles.picture())  # a service may be killed at any time: they are kept as soon as they are there
+        for _ in range(2):
+            model(bundles.picture())  # a service may be killed at any time: they are kept as soon as they are there
+            assert len(library.made("IRuntimeCache.serialize")) == 1
         assert cache.read("rtx", f"{artifact.sha256[:32]}-sm86") == b"kernels compiled here"
     with engine_of(detector, library, artifact) as model:
         model(bundles.picture())
