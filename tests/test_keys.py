@@ -45,6 +45,12 @@ REFUSED = [
     ),
     ("other-release", "built with tensorrt 10.7.0", engine(built_with="tensorrt 10.7.0", compatible=BOTH), DESKTOP),
     ("other-release", "built with tensorrt 8.5.3", engine(built_with="tensorrt 8.5.3", compatible=BOTH), DESKTOP),
+    (
+        "other-release",
+        "built with tensorrt 8.6.1",
+        engine(built_with="tensorrt 8.6.1", compatible=BOTH),
+        DESKTOP._replace(library="tensorrt 11.4.0"),
+    ),
     ("other-release", "built with tensorrt 10.1", engine(built_with="tensorrt 10.1", compatible="hardware"), DESKTOP),
     ("no-weights", "without its weights", engine(weights="stripped"), DESKTOP),
     ("no-dla", "built for DLA core 0, this machine has no DLA", engine(dla="0"), DESKTOP),
@@ -68,9 +74,25 @@ def test_an_engine_that_cannot_run_here_is_refused_with_a_code_and_a_sentence(co
     assert str(refusal).count("\n") == 0
 
 
-def test_facts_of_a_refusal_are_for_programs():
-    refusal = keys.refusal(engine(sm="89"), SPEC, DESKTOP)
-    assert refusal.facts == {"built_for": "89", "here": "86"}
+@pytest.mark.parametrize(
+    ("artifact", "here", "facts"),
+    [
+        (engine(sm="89"), DESKTOP, {"built_for": "89", "here": "86"}),
+        (engine(os="linux-aarch64"), DESKTOP, {"built_for": "linux-aarch64", "here": "linux-x86_64"}),
+        (engine(profile="2-4-8"), DESKTOP, {"built_for": "2-4-8", "here": "1-1"}),
+        (
+            engine(built_with="tensorrt 10.7.0"),
+            DESKTOP,
+            {"built_for": "tensorrt 10.7.0", "here": "tensorrt 10.3.0"},
+        ),
+        (engine(dla="0"), DESKTOP, {"built_for": "0"}),
+        (engine(JETSON, dla="0", l4t="35.4.1"), JETSON, {"built_for": "35.4.1", "here": "36.4.3"}),
+        (engine(gpu="NVIDIA RTX A2000"), DESKTOP, {"built_for": "NVIDIA RTX A2000", "here": "NVIDIA A10"}),
+        (engine(JETSON, l4t="36.4.0"), JETSON, {"built_for": "36.4.0", "here": "36.4.3"}),
+    ],
+)
+def test_facts_of_a_refusal_or_a_caveat_are_for_programs(artifact, here, facts):
+    assert (keys.refusal(artifact, SPEC, here) or keys.caveat(artifact, here)).facts == facts
 
 
 def test_an_engine_of_an_onnx_that_was_replaced_is_refused():
@@ -78,6 +100,7 @@ def test_an_engine_of_an_onnx_that_was_replaced_is_refused():
     assert keys.refusal(engine(onnx="2" * 64), held, DESKTOP).code == "other-model-file"
     assert keys.refusal(engine(onnx="1" * 64), held, DESKTOP) == ""
     assert keys.refusal(engine(onnx="2" * 64), SPEC, DESKTOP) == ""
+    assert keys.refusal(engine(), held, DESKTOP) == ""
 
 
 CAVEATS = [
