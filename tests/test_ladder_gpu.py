@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -44,14 +45,14 @@ def reasons(folder):
     }
 
 
-def wrong_plan(folder, library):
-    """An engine that finds another colour than it should, and is otherwise in order."""
+def wrong_plan(folder, library, factor=0.5, precision="fp32"):
+    """An engine whose boxes and scores are so many times what they should be, and is otherwise in order."""
     model = onnx.load_from_string((folder / "model.fp32.onnx").read_bytes())
     for tensor in model.graph.initializer:
         if tensor.name == "middle":
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 0.5, "middle"))
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), "middle"))
     content = fake_nvinfer.plan(model.SerializeToString(), library.__version__)
-    return bundles.add_plan(folder, library, content=content)
+    return bundles.add_plan(folder, library, precision=precision, content=content)
 
 
 def test_an_exact_engine_runs_before_one_that_merely_fits_whatever_its_library(detector, trt, rtx):
@@ -173,6 +174,20 @@ def test_the_self_test_can_be_left_out(detector, trt):
     with load(detector, self_test=False) as model:
         assert model.backend == "trt"
     assert len(trt.made("Runtime.deserialize_cuda_engine")) == 1
+
+
+@pytest.mark.parametrize(("precision", "backend"), [("fp16", "trt"), ("fp32", "ort_gpu")])
+def test_an_engine_may_differ_as_far_as_its_precision_does(detector, trt, precision, backend):
+    wrong_plan(detector, trt, 0.98, precision)
+    assert runs(detector).split()[0] == backend
+
+
+def test_where_nothing_runs_the_engine_that_was_passed_by_is_told_with_its_fault(detector, trt):
+    wrong = wrong_plan(detector, trt)
+    spec = Bundle.open(detector).spec
+    modeljson.write(dataclasses.replace(spec, artifacts=(wrong,)), detector / "model.json")
+    with pytest.raises(BackendUnavailable, match=r"nothing here runs .*trt.*failed its self-test"):
+        load(detector)
 
 
 def test_an_engine_that_finds_the_wrong_things_is_quarantined_and_the_next_serves(detector, trt, caplog, capsys):

@@ -50,10 +50,12 @@ def test_an_empty_batch_gives_no_results(detector):
         assert model.batch([]) == []
 
 
-def test_thresholds_given_at_load_replace_the_bundles(detector):
+def test_thresholds_given_at_load_replace_the_bundles(detector, classifier):
     grey = np.full((32, 32, 3), 128, np.uint8)
     with load(detector, conf=0.4) as low, load(detector, conf=0.6) as high:
         assert (len(low(grey)), len(high(grey))) == (1, 0)
+    with load(classifier, top=1) as best:
+        assert len(best(grey)) == 1
 
 
 @pytest.mark.parametrize(
