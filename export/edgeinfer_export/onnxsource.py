@@ -207,17 +207,15 @@ class _Source:
 
 def preprocess(frame: Size, layout: Layout, facts: Facts, told: Told, where: str) -> Preprocess:
     """Geometry and arithmetic as told, or as the family that made the model trains it."""
-    if layout.name != "classes":
-        told.check_detector(where)
-        fitted, usual = Preprocess(frame), "unit"
-    elif facts.family in ("ultralytics", "yolov5"):
-        smooth = "linear-antialias" if facts.family == "ultralytics" else "linear"
-        longest = max(frame.height, frame.width)
-        fitted = Preprocess(frame, "resize-crop", interpolation=smooth, resize=longest)
-        usual = "unit" if facts.family == "ultralytics" else "imagenet"
+    if layout.name == "classes":
+        share = 1 if facts.family in ("ultralytics", "yolov5") else RESIZE_SHARE
+        smooth = "linear" if facts.family == "yolov5" else "linear-antialias"
+        resize = round(max(frame.height, frame.width) * share)
+        fitted = Preprocess(frame, "resize-crop", interpolation=smooth, resize=resize)
     else:
-        longest = round(max(frame.height, frame.width) * RESIZE_SHARE)
-        fitted, usual = Preprocess(frame, "resize-crop", interpolation="linear-antialias", resize=longest), "imagenet"
+        told.check_detector(where)
+        fitted = Preprocess(frame)
+    usual = "unit" if layout.name != "classes" or facts.family == "ultralytics" else "imagenet"
     return dataclasses.replace(told, normalize=told.normalize or usual).pictures(fitted)
 
 

@@ -37,11 +37,10 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class Half:
-    """The model in float16, how many of its numbers were `clamped`, and the names of nodes `kept` in float32."""
+    """The model in float16, and how many of its numbers were `clamped`."""
 
     model: Any
     clamped: int
-    kept: tuple[str, ...]
 
 
 def to_half(model: Any, keep: Collection[str] = ()) -> Half:
@@ -124,7 +123,6 @@ class _Halving:
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._clamped = 0
-        self._kept: list[str] = []
 
     def result(self) -> Half:
         source = self._model.graph
@@ -137,7 +135,7 @@ class _Halving:
         graph.input.extend(value for value in source.input if value.name not in self._values)
         graph.node.extend(self._nodes)
         graph.initializer.extend(self._constants.values())
-        return Half(model, self._clamped, tuple(self._kept))
+        return Half(model, self._clamped)
 
     def _add(self, node: Any) -> None:
         """The node, reading and writing the types it takes from now on."""
@@ -154,7 +152,6 @@ class _Halving:
         able = bool(inputs or outputs) and not self._moves_exact(node)
         halved = able and where not in self._keep and self._holds(node, inputs)
         if not halved:
-            self._kept += [where] if inputs or outputs else []
             inputs, outputs = set(), set()
         copy = onnx.NodeProto()
         copy.CopyFrom(node)

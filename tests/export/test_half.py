@@ -138,7 +138,6 @@ def test_constants_that_would_vanish_or_lose_their_digits_keep_their_node_float3
     ]
     half = to_half(small(nodes, {"tiny": np.float32(tiny), "two": np.float32(2)}))
 
-    assert half.kept == ("sum",)
     assert [one.name for one in half.model.graph.initializer] == ["tiny", "two.half"]
 
 
@@ -149,7 +148,6 @@ def test_what_only_moves_a_float32_result_leaves_it_float32():
     ]
     half = to_half(small(nodes, {"much": np.float32(1000)}), {"layer"})
 
-    assert half.kept == ("layer", "moved")
     x = np.array([[70.001, 0.001, 1e5, -3]], np.float32)  # in float16 the first would be rounded, the third infinite
     assert np.array_equal(graphmodels.run(half.model, x=x)["y"], x * 1000)
 
