@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from edgeinfer.comparing.models import Model
 
 SCHEMA = 1
-HEAD = ["model", "runs as", "task", "parameters", "GFLOPs", "file MB", "p50 ms", "p99 ms", "per second", "MB"]
-TAIL = ["accuracy", "licence"]
+KNOWN, MEASURED = ["parameters", "GFLOPs", "file MB"], ["p50 ms", "p99 ms", "per second", "MB"]
+HEAD = ["model", "runs as", "task", *KNOWN, *MEASURED, "accuracy", "licence"]
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Comparison:
 
     def rows(self) -> list[list[str]]:
         """The table's cells, its head first; `-` where a number is not known."""
-        return [[*HEAD, *TAIL], *(_row(model) for model in self.models)]
+        return [HEAD, *(_row(model) for model in self.models)]
 
     def words(self) -> list[str]:
         """What stands below the table."""

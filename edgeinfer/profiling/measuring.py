@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import machine, quota
@@ -70,42 +71,37 @@ def profile(
     gpu = machine.ordinal(device) or 0
     with load(opened, **loading) as model:
         newborn = {**loading, "bundle": str(opened.path), "source": [str(name) for name in source]}
-        session = _Session(model, boundary, pictures, asked=asked, newborn=newborn, gpu=gpu, say=say)
+        session = _Session(model, boundary, pictures, asked, newborn, gpu, say)
         facts = described(opened, model, boundary, pictures, threads=threads, gpu=gpu)
         facts["harness_ms"] = harness_ms(opened, pictures)
         return session.report(names, facts, layers=layers)
 
 
+@dataclass
 class _Session:
-    """A loaded model and how it is measured."""
+    """A loaded model and how it is measured; `newborn` is for new processes of it, whose numbers `children` takes."""
 
-    def __init__(
-        self,
-        model: Pipeline,
-        boundary: str,
-        pictures: PictureSet,
-        *,
-        asked: Asked,
-        newborn: dict[str, Any],
-        gpu: int,
-        say: Say,
-    ) -> None:
-        self._model, self._boundary, self._pictures = model, boundary, pictures
-        self._asked, self._newborn, self._gpu, self._say = asked, newborn, gpu, say
-        self._children: list[int] = []
-        self._origin = time.perf_counter()
+    model: Pipeline
+    boundary: str
+    pictures: PictureSet
+    asked: Asked
+    newborn: dict[str, Any]
+    gpu: int
+    say: Say
+    origin: float = field(default_factory=time.perf_counter)
+    children: list[int] = field(default_factory=list)
 
     def _layers(self) -> dict[str, Any]:
-        self._say("layers")
-        inputs, _ = self._model.device.preprocess([self._pictures.pictures[0].image])
-        return layering.record(self._model.engine, inputs)
+        self.say("layers")
+        inputs, _ = self.model.device.preprocess([self.pictures.pictures[0].image])
+        return layering.record(self.model.engine, inputs)
 
     def report(self, names: Sequence[str], facts: dict[str, Any], *, layers: bool) -> Report:
         """Scenario by scenario, then the layers; what there is when Ctrl-C ends it."""
         runs: list[Run] = []
         found: dict[str, Any] = {}
         interrupted = False
-        watch = sensors.Sensors(sensors.here(self._children, self._gpu))
+        watch = sensors.Sensors(sensors.here(self.children, self.gpu))
         try:
             with watch:
                 self._scenarios(names, runs)
@@ -114,7 +110,7 @@ class _Session:
             interrupted = True
         if not interrupted and not any(run.samples.latency_ms for run in runs):
             raise EngineError("not a single sample was measured", hint="measure longer: --seconds 60")
-        report = assembled(runs, watch, facts, self._origin, interrupted=interrupted)
+        report = assembled(runs, watch, facts, self.origin, interrupted=interrupted)
         report.data.update(found)
         return report
 
@@ -127,16 +123,16 @@ class _Session:
 
     def _run(self, name: str) -> Run:
         if name == "cold":
-            self._say(f"cold: {cold.PROCESSES} processes or more")
-            samples, later = cold.issue(self._asked.seconds, self._newborn, self._children)
+            self.say(f"cold: {cold.PROCESSES} processes or more")
+            samples, later = cold.issue(self.asked.seconds, self.newborn, self.children)
             facts = {"sample": scenarios.NAMES[name], "issuer": "edgeinfer, a process each", "warm_up": None}
-            return Run(name, samples, {**facts, "seconds": self._asked.seconds, **later})
-        group = scenarios.group_of(name, self._model.group)
-        subject = Subject(self._model, self._boundary, self._pictures.pictures, group)
-        loaded = self._model.backend, self._model.artifact
-        run = scenarios.measure(name, subject, self._asked, self._say)
-        if loaded != (self._model.backend, self._model.artifact):
-            now = f"{self._model.backend} {self._model.artifact}"
+            return Run(name, samples, {**facts, "seconds": self.asked.seconds, **later})
+        group = scenarios.group_of(name, self.model.group)
+        subject = Subject(self.model, self.boundary, self.pictures.pictures, group)
+        loaded = self.model.backend, self.model.artifact
+        run = scenarios.measure(name, subject, self.asked, self.say)
+        if loaded != (self.model.backend, self.model.artifact):
+            now = f"{self.model.backend} {self.model.artifact}"
             run.samples.faults.append(f"{' '.join(loaded)} was replaced by {now} meanwhile")
         return run
 

@@ -48,7 +48,9 @@ def variants(kind: Choice, most: int, *, batches: bool) -> Iterator[Choice]:
 
     With `batches`, each with every batch up to `most`, the model's largest.
     """
-    shapes = [replace(kind, threads=count) for count in (_threads() if _on_cpu(kind) else [0])]
+    # 0 is the library's choice
+    counts = [0, *powers(machine.cores())] if backends.load(kind.backend).device == "cpu" else [0]
+    shapes = [replace(kind, threads=count) for count in counts]
     for name, values in backends.settings(kind.backend).items():
         if name != ARITHMETIC:
             shapes += [replace(kind, settings={**kind.settings, name: value}) for value in values[1:]]
@@ -60,12 +62,3 @@ def variants(kind: Choice, most: int, *, batches: bool) -> Iterator[Choice]:
 def powers(most: int) -> list[int]:
     """1, 2, 4 and so on, and `most` itself."""
     return sorted({1 << place for place in range(most.bit_length())} | {most})
-
-
-def _threads() -> list[int]:
-    """0, the library's choice, and powers of two up to all cores."""
-    return [0, *powers(machine.cores())]
-
-
-def _on_cpu(choice: Choice) -> bool:
-    return backends.load(choice.backend).device == "cpu"

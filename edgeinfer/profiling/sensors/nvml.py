@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -22,16 +23,18 @@ THROTTLES = {
     0x40: "hardware thermal",
     0x80: "power brake",
 }
-FIELDS = (
-    "gpu.clock_mhz",
-    "gpu.memory_clock_mhz",
-    "gpu.temperature_c",
-    "gpu.power_w",
-    "gpu.throttle_bits",
-    "gpu.load_percent",
-    "gpu.other_percent",
-    "gpu.memory_mb",
-)
+# field -> how it is read, given the library and the GPU
+WAYS: dict[str, Callable[[Any, Any], Any]] = {
+    "gpu.clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+    "gpu.memory_clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+    "gpu.temperature_c": lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+    "gpu.power_w": lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+    "gpu.throttle_bits": lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
+    "gpu.load_percent": lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+    "gpu.memory_mb": lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used / 1e6,
+}
+OTHERS = "gpu.other_percent"
+FIELDS = (*WAYS, OTHERS)
 
 
 class Probe:
@@ -58,25 +61,16 @@ class Probe:
     def read(self) -> dict[str, float]:
         if self._gpu is None:
             return {}
-        nvml, gpu = self._nvml, self._gpu
-        ways: dict[str, Callable[[], Any]] = {
-            "gpu.clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
-            "gpu.memory_clock_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
-            "gpu.temperature_c": lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
-            "gpu.power_w": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
-            "gpu.throttle_bits": lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
-            "gpu.load_percent": lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
-            "gpu.memory_mb": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used / 1e6,
-        }
+        ways: dict[str, Callable[[], Any]] = {name: partial(way, self._nvml, self._gpu) for name, way in WAYS.items()}
         if _own_numbers():
-            ways["gpu.other_percent"] = self._others
+            ways[OTHERS] = self._others
         else:
-            self.unknown["gpu.other_percent"] = "in a container NVML names processes by their numbers outside"
+            self.unknown[OTHERS] = "in a container NVML names processes by their numbers outside"
         fields = {}
         for name, way in ways.items():
             try:
                 fields[name] = float(way())
-            except nvml.NVMLError as error:
+            except self._nvml.NVMLError as error:
                 self.unknown[name] = f"NVML: {error}"
         return fields
 
