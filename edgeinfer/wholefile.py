@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What the system refuses in the block is an EdgeInferError about this path, except a pipe that nobody reads."""
+def writing(path: Path | str) -> Iterator[None]:
+    """What the system refuses in the block is an EdgeInferError that names this, except a pipe that nobody reads."""
     try:
         yield
     except BrokenPipeError:

@@ -11,6 +11,7 @@ import threading
 import time
 import types
 from datetime import datetime
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -203,6 +204,14 @@ def test_records_where_nothing_can_be_made_are_an_error_that_names_them(detector
 def test_a_full_disk_is_an_error(detector, photos, capsys):
     assert run(detector, photos, "--json", "/dev/full") == 1
     assert "error: /dev/full cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_a_full_disk_under_the_lines_is_not_taken_for_one_under_the_records(detector, photos, tmp_path):
+    line = [sys.executable, "-u", "-m", "edgeinfer", "run", detector, photos, "--json", tmp_path / "r.jsonl"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: standard output cannot be written: No space left on device\nhint: " in done.stderr
 
 
 def test_records_in_a_folder_that_is_not_there_fail_before_anything_runs(detector, photos, capsys):

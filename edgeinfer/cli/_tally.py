@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from edgeinfer.cli import _tables
 from edgeinfer.devices import STAGES
+from edgeinfer.wholefile import writing
 
 if TYPE_CHECKING:
     from edgeinfer.composite import Composite
@@ -37,10 +38,11 @@ class Tally:
         name = f"{frame.source} #{frame.index}" if frame.fps else frame.source
         age = f", {seen.freshness.age_ms:.0f} ms old" if seen.live else ""
         line = f"{_tables.line(name)} {result.source}: {_tables.summary(result)}  {total:.1f} ms{age}"
-        if frame.total and self._said.isatty():
-            self._replace(f"{100 * min(frame.index + 1, frame.total) // frame.total:3d} % {line}")
-        else:
-            self._tell(line)
+        with writing("standard output"):
+            if frame.total and self._said.isatty():
+                self._replace(f"{100 * min(frame.index + 1, frame.total) // frame.total:3d} % {line}")
+            else:
+                self._tell(line)
 
     def _replace(self, line: str) -> None:
         """Show the line in the place of the one before: a video is one line on a terminal."""
