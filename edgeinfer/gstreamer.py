@@ -1,4 +1,4 @@
-"""Frames of a GStreamer pipeline, through PyGObject: BGR, or NV12 as hardware decoders give it."""
+"""Frames of a GStreamer pipeline, through PyGObject: BGR, or NV12 as hardware decoders give it, on the GPU too."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer.errors import SourceError
+from edgeinfer.spec import Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from edgeinfer import nvmm
 
 SINK = "edgeinfer"
 ELEMENTS = ("appsink", "videoconvert")  # that every pipeline needs
@@ -21,13 +24,17 @@ HINT = f"apt install {PACKAGES}, in a venv with --system-site-packages"
 LOOK_NS = 100_000_000  # how often a pipeline that gives no frame is asked whether it has failed
 # what is put after a pipeline that has no appsink of its own
 ENDING = f"! videoconvert ! video/x-raw,format=BGR ! appsink name={SINK} sync=false max-buffers=2"
+NVMM = "memory:NVMM"  # of NVIDIA's elements, for the GPU
 FORMATS = {"BGR": "bgr", "RGB": "rgb", "BGRA": "bgr", "BGRx": "bgr", "NV12": "nv12"}
 OLDEST_S = 10.0  # if the first time stamp says more, they are of another clock
 BACK_NS = 500_000_000  # as are all after one that is so much earlier than the one before
 
 
 class Sample(NamedTuple):
-    """A frame's pixels as `devices.PIXELS` names them, and the monotonic time it was captured at."""
+    """A frame's pixels as `devices.PIXELS` names them, and the monotonic time it was captured at.
+
+    Of memory:NVMM the image is an `nvmm.GpuImage`.
+    """
 
     image: NDArray[np.uint8]
     pixels: str
@@ -76,6 +83,7 @@ class Playing:
         self._gst, self._video = _library()
         self._shown = shown
         self._stamp_ns, self._foreign = -1, False
+        self._pool: nvmm.Pool | None = None
         self._pipeline, self._sink = self._built(description)
         self._bus = self._pipeline.get_bus()
         self._pipeline.set_state(self._gst.State.PLAYING)
@@ -128,24 +136,39 @@ class Playing:
             raise SourceError(f"{self._shown}: {name}: {error.message}", hint="try it with gst-launch-1.0 first")
 
     def _read(self, sample: Any) -> Sample:
+        caps, buffer = sample.get_caps(), sample.get_buffer()
+        info, on_gpu = self._video.VideoInfo.new_from_caps(caps), caps.get_features(0).contains(NVMM)
+        name = info.finfo.name
+        wanted = ("NV12",) if on_gpu else tuple(FORMATS)
+        if name not in wanted:
+            convert = (
+                f"nvvidconv ! video/x-raw({NVMM}),format=NV12" if on_gpu else "videoconvert ! video/x-raw,format=BGR"
+            )
+            raise SourceError(
+                f"{self._shown} gives {name} pixels, not {', '.join(wanted)}",
+                hint=f"put ! {convert} ! appsink at its end",
+            )
+        image = self._on_gpu(buffer, info) if on_gpu else self._in_main_memory(buffer, info, FORMATS[name])
+        return Sample(image, FORMATS[name], self._captured(buffer))
+
+    def _on_gpu(self, buffer: Any, info: Any) -> Any:
+        from edgeinfer import nvmm
+
+        # a boxed object's hash is its address
+        image = nvmm.read(hash(buffer), Size(info.height, info.width), self._pool, self._shown)
+        self._pool = image.pool
+        return image
+
+    def _in_main_memory(self, buffer: Any, info: Any, pixels: str) -> NDArray[np.uint8]:
         import numpy as np
 
-        info = self._video.VideoInfo.new_from_caps(sample.get_caps())
-        name = info.finfo.name
-        if name not in FORMATS:
-            raise SourceError(
-                f"{self._shown} gives {name} pixels, not {', '.join(FORMATS)}",
-                hint="put ! videoconvert ! video/x-raw,format=BGR ! appsink at its end",
-            )
-        buffer = sample.get_buffer()
         done, mapped = buffer.map(self._gst.MapFlags.READ)
         if not done:
             raise SourceError(f"{self._shown}: a frame cannot be mapped into memory", hint="end it with ! videoconvert")
         try:
-            image = _pixels(np.frombuffer(mapped.data, np.uint8), info, FORMATS[name])
+            return _pixels(np.frombuffer(mapped.data, np.uint8), info, pixels)
         finally:
             buffer.unmap(mapped)
-        return Sample(image, FORMATS[name], self._captured(buffer))
 
     def _captured(self, buffer: Any) -> int:
         """Monotonic nanoseconds of the frame's own time stamp, which is earlier than now by the decoder's delay.

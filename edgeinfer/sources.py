@@ -36,7 +36,8 @@ OnError = Callable[[SourceError], None]
 class Frame:
     """One picture of a source.
 
-    image (h, w, 3) uint8 BGR, or as `pixels` says; `source` is the file or stream it came from, as given;
+    image (h, w, 3) uint8 BGR, or as `pixels` says (of `memory:NVMM` an `nvmm.GpuImage`, which models read on the GPU
+    and np.asarray fetches); `source` is the file or stream it came from, as given;
     `index` counts from 0 in it (in a folder or pattern: among its files); `captured_ns` is monotonic time; `fps` is 0
     for a still picture; `total` is how many frames a video says it has, 0 where that is not known, and `shown_ns` when
     in it this one is shown; a camera's frame is `behind` if it lay in a buffer: a newer one is to be had at once.
@@ -57,9 +58,10 @@ class Frame:
         if self.pixels == "bgr" and self.image.ndim == 3 and self.image.shape[2] == 3:
             return self.image
         import cv2
+        import numpy as np
 
         codes = {"nv12": cv2.COLOR_YUV2BGR_NV12, "rgb": cv2.COLOR_RGB2BGR, "bgr": cv2.COLOR_BGRA2BGR}
-        converted: NDArray[np.uint8] = cv2.cvtColor(self.image, codes[self.pixels])
+        converted: NDArray[np.uint8] = cv2.cvtColor(np.asarray(self.image), codes[self.pixels])
         return converted
 
 

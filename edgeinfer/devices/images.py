@@ -13,6 +13,8 @@ from edgeinfer.spec import Size
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# what a pipeline does whose frames lie in memory of NVIDIA's, for those who read main memory
+IN_MAIN_MEMORY = "end the pipeline with ! nvvidconv ! video/x-raw,format=NV12 ! appsink (nvvideoconvert in DeepStream)"
 # what was handed over in place of an array, by its type's name, and how the picture in it is had
 _READ = "model(cv2.imread(path)); edgeinfer.frames(path) reads folders and videos too"
 _INSTEAD = {
@@ -21,6 +23,7 @@ _INSTEAD = {
     "PosixPath": _READ,
     "bytes": "model(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))",
     "Frame": "model(frame.image, pixels=frame.pixels)",
+    "GpuImage": IN_MAIN_MEMORY,
     "list": "model.batch(images)",
     "tuple": "model.batch(images)",
 }

@@ -106,7 +106,9 @@ def _same(last: NDArray[Any] | None, image: NDArray[Any]) -> bool:
 
 def _black(image: NDArray[Any], pixels: str) -> bool:
     # of nv12 the upper two thirds are brightness, from 16 on; a fourth channel is no colour
-    light = np.maximum(image[: len(image) * 2 // 3], 16) - 16 if pixels == "nv12" else image[..., :3]
-    sample = light[::STEP, ::STEP]
+    if pixels == "nv12":
+        sample = np.maximum(image[: len(image) * 2 // 3 : STEP, ::STEP], 16) - 16
+    else:
+        sample = image[..., :3][::STEP, ::STEP]
     brightest, mean = BLACK
     return bool(sample.max() <= brightest and sample.mean() <= mean)

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "host.cpp"
+#include "standin_egl.h"
 
 namespace {
 
@@ -63,6 +64,8 @@ struct Event {
 struct Module { std::string code; };
 struct Function { std::string name; size_t nbytes; };
 struct Block { size_t nbytes; char kind; void* context; };
+struct Array { const EglImage* image; int plane; };
+struct Resource { const EglImage* image; Array arrays[2]; };
 
 std::recursive_mutex guard;
 std::map<uintptr_t, Block> blocks;
@@ -80,6 +83,7 @@ thread_local Stream* capturing = nullptr;
 thread_local bool in_host_function = false;
 Stream default_stream;
 std::set<Stream*> streams;
+std::set<Resource*> resources;
 
 // The CUDA version of the driver, an old one where a test wants it
 int cuda() {
@@ -152,7 +156,10 @@ struct Reach {
   static void one(uintptr_t address, const Block& block, int how) {
     if (block.kind == 'd' && device_of(block.context) >= 0) mprotect((void*)address, pages(block.nbytes), how);
   }
-  static void all(int how) { for (const auto& held : blocks) one(held.first, held.second, how); }
+  static void all(int how) {
+    for (const auto& held : blocks) one(held.first, held.second, how);
+    for (const Resource* seen : resources) mprotect(seen->image->memory, seen->image->nbytes, how);
+  }
 };
 
 CUresult run_until(Stream* stream, unsigned long long ticket) {
@@ -214,6 +221,35 @@ CUresult copy(uintptr_t to, const char* to_kinds, uintptr_t from, const char* fr
   });
 }
 
+// CUDA_MEMCPY2D
+struct Place { size_t x, y; int type; void* host; CUdeviceptr device; Array* array; size_t pitch; };
+struct Copy { Place from, to; size_t nbytes, rows; };
+
+// Where a row of a copy begins; null where it is out of reach. Arrays are stored from the bottom up
+char* row_at(const Place& place, size_t row, size_t nbytes, bool read) {
+  const uintptr_t at = (place.type == 1 ? (uintptr_t)place.host : place.device) + row * place.pitch;
+  if (place.type != 3 && place.pitch < nbytes) return nullptr;
+  if (place.type == 1) return holds(at, 1, "d") ? nullptr : (char*)at;
+  if (place.type == 2 && holds(at, nbytes, "d")) return (char*)at;
+  for (const Resource* seen : resources) {
+    const EglImage& image = *seen->image;
+    if (!read || image.dead) continue;
+    if (place.type == 2 && !image.arrays && at >= (uintptr_t)image.memory &&
+        at + nbytes <= (uintptr_t)image.memory + image.nbytes) return (char*)at;
+    if (place.type != 3 || !image.arrays || (place.array != &seen->arrays[0] && place.array != &seen->arrays[1])) continue;
+    const size_t rows = image.height >> place.array->plane;
+    return row < rows && nbytes <= image.width ? (char*)image.planes[place.array->plane] + (rows - 1 - row) * image.pitch : nullptr;
+  }
+  return nullptr;
+}
+
+bool reaches(const Copy& copy) {
+  for (size_t row = 0; row < copy.rows; row++) {
+    if (!row_at(copy.from, row, copy.nbytes, true) || !row_at(copy.to, row, copy.nbytes, false)) return false;
+  }
+  return copy.rows > 0;
+}
+
 CUresult record(Event* event, void* handle, unsigned flags) {
   Stream* stream = stream_of(handle);
   if (flags && !stream->capture) return INVALID_VALUE;
@@ -222,6 +258,17 @@ CUresult record(Event* event, void* handle, unsigned flags) {
   put(handle, [=] { event->at = now(); return OK; });
   event->stream = stream;
   event->ticket = stream->given;
+  return OK;
+}
+
+// Whichever thread asks: the whole context cannot be waited for while one of its streams is captured
+CUresult spoil_captures() {
+  for (Stream* stream : streams) {
+    if (stream->capture && stream->context == current.back()) {
+      stream->spoilt = true;
+      return CAPTURE_UNSUPPORTED;
+    }
+  }
   return OK;
 }
 
@@ -302,15 +349,9 @@ API cuCtxPopCurrent_v2(void** context) {
   return OK;
 }
 API cuCtxGetCurrent(void** context) { ENTER(NOTHING); *context = current.empty() ? nullptr : current.back(); return OK; }
-// Whichever thread asks: the whole context cannot be waited for while one of its streams is captured
 API cuCtxSynchronize() {
   ENTER(NO_CAPTURE);
-  for (Stream* stream : streams) {
-    if (stream->capture && stream->context == current.back()) {
-      stream->spoilt = true;
-      return CAPTURE_UNSUPPORTED;
-    }
-  }
+  if (const CUresult refused = spoil_captures()) return refused;
   run_all();
   return lost;
 }
@@ -355,6 +396,18 @@ API cuMemcpyPeerAsync(CUdeviceptr to, void*, CUdeviceptr from, void*, size_t nby
   ENTER(CONTEXT);
   return copy(to, "dh", from, "d", nbytes, stream);
 }
+API cuMemcpy2DAsync_v2(const Copy* asked, void* stream) {
+  ENTER(CONTEXT);
+  const Copy copy = *asked;
+  if (!reaches(copy)) return INVALID_VALUE;
+  return put(stream, [=] {
+    if (!reaches(copy)) return ILLEGAL_ADDRESS;
+    for (size_t row = 0; row < copy.rows; row++) {
+      std::memcpy(row_at(copy.to, row, copy.nbytes, false), row_at(copy.from, row, copy.nbytes, true), copy.nbytes);
+    }
+    return OK;
+  });
+}
 API cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t nbytes, void* stream) {
   ENTER(CONTEXT);
   if (!holds(to, nbytes, "d")) return INVALID_VALUE;
@@ -378,6 +431,31 @@ API cuPointerGetAttribute(void* data, int attribute, CUdeviceptr pointer) {
 API cuPointerGetAttributes(unsigned count, int* attributes, void** data, CUdeviceptr pointer) {
   ENTER(CONTEXT);
   for (unsigned at = 0; at < count; at++) if (const CUresult status = tell(data[at], attributes[at], pointer)) return status;
+  return OK;
+}
+
+// An image is reached while it is registered; what was put on a stream before is not waited for
+API cuGraphicsEGLRegisterImage(void** resource, const EglImage* image, unsigned) {
+  ENTER(NO_CAPTURE);
+  if (const CUresult refused = spoil_captures()) return refused;
+  if (!image || image->dead) return INVALID_VALUE;
+  *resource = *resources.insert(new Resource{image, {{image, 0}, {image, 1}}}).first;
+  live["resource"]++;
+  return OK;
+}
+API cuGraphicsResourceGetMappedEglFrame(EglFrame* frame, Resource* resource, unsigned, unsigned) {
+  ENTER(CONTEXT);
+  const EglImage& image = *resource->image;
+  *frame = EglFrame{{}, image.width, image.height, 0, image.pitch, image.count, 1, image.arrays ? 0u : 1u, 1, 1};
+  for (int at = 0; at < 2; at++) frame->planes[at] = image.arrays ? (void*)&resource->arrays[at] : image.planes[at];
+  return OK;
+}
+API cuGraphicsUnregisterResource(Resource* resource) {
+  ENTER(NO_CAPTURE);
+  if (const CUresult refused = spoil_captures()) return refused;
+  if (!resources.erase(resource) || resource->image->dead) return INVALID_HANDLE;
+  delete resource;
+  live["resource"]--;
   return OK;
 }
 
