@@ -21,6 +21,7 @@ from edgeinfer.cli._album import AHEAD_S, STAY_S, STILL_S, Album
 from edgeinfer.cli._faults import Faults
 from edgeinfer.cli._tally import Tally
 from edgeinfer.cli._watch import Watch
+from edgeinfer.errors import EdgeInferError
 from edgeinfer.results import Detections
 from edgeinfer.spec import Size
 from edgeinfer.streams import Freshness, Seen, Stream
@@ -224,6 +225,17 @@ def test_what_a_run_that_was_killed_left_is_removed_by_the_next(detector, tmp_pa
         with _album.album(out, []):
             assert not left.exists()
     assert list(out.iterdir()) == []
+
+
+def test_a_disk_that_has_no_room_for_a_single_line_leaves_the_old_records(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise EdgeInferError("full")
+
+    monkeypatch.setattr(_records, "_append", refuse)
+    (tmp_path / "r.jsonl").write_text("old")
+    with pytest.raises(EdgeInferError, match="full"), _records.records(str(tmp_path / "r.jsonl")) as opened:
+        opened.add(seen("camera:0", 0))
+    assert (tmp_path / "r.jsonl").read_text() == "old"
 
 
 def test_a_second_ctrl_c_keeps_what_cameras_showed(tmp_path):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Records:
-    """Writes each result as it comes: a reader down the pipe sees every line at once."""
+    """Writes each result as it comes: a reader down the pipe sees every line at once. `live` once a camera's was."""
 
     closed = False
 
@@ -31,9 +31,9 @@ class Records:
     def add(self, seen: Seen) -> None:
         record = {"source": seen.frame.source, "index": seen.frame.index, **seen.result.to_dict()}
         if seen.live:
-            self.live = True
             record["freshness"] = seen.freshness.to_dict()
         self._write(json.dumps(record, ensure_ascii=False))
+        self.live |= seen.live
 
 
 @contextmanager
