@@ -238,6 +238,14 @@ def test_a_disk_that_has_no_room_for_a_single_line_leaves_the_old_records(tmp_pa
     assert (tmp_path / "r.jsonl").read_text() == "old"
 
 
+def test_a_disk_that_has_no_room_for_a_single_picture_leaves_the_old_video(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 1000))
+    (tmp_path / "camera-0.mp4").write_text("old")
+    with pytest.raises(EdgeInferError, match="the disk is full"), _album.album(tmp_path, []) as opened:
+        opened.add(seen("camera:0", 0))
+    assert (tmp_path / "camera-0.mp4").read_text() == "old"
+
+
 def test_a_second_ctrl_c_keeps_what_cameras_showed(tmp_path):
     with pytest.raises(KeyboardInterrupt), _records.records(str(tmp_path / "r.jsonl")) as opened:
         opened.add(seen("camera:0", 0))

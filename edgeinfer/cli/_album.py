@@ -84,10 +84,10 @@ class Album:
             self._videos.pop(place).finish()
 
     def discard(self) -> None:
-        """Leave out videos that are not complete; a camera's is, whatever ended it."""
+        """Leave out videos that are not complete."""
         for place in list(self._videos):
             video = self._videos.pop(place)
-            (video.finish if video.live else video.release)()
+            (video.finish if video.complete else video.release)()
 
 
 class Video:
@@ -101,7 +101,7 @@ class Video:
         import cv2
 
         opencv.need_utf8(str(path))
-        self.path, self._part, self.live = path, part, live
+        self.path, self._part, self._live = path, part, live
         self._fps, self._size = fps, (size.width, size.height)
         self._until = 0.0  # the moment that the video has come to, in seconds of its source's clock
         self._last: Any = None
@@ -110,6 +110,11 @@ class Video:
         if not self._writer.isOpened():
             self.release()
             raise EdgeInferError(f"{path} cannot be written by OpenCV", hint="check free space and permissions")
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is one whatever ended it: a camera's is, once there is a picture in it."""
+        return self._live and self._last is not None
 
     def add(self, image: NDArray[np.uint8], moment_ns: int) -> None:
         """The next frame, and when it was captured or is shown."""
@@ -126,9 +131,9 @@ class Video:
 
     def _missed(self, moment_s: float) -> int:
         """How many frames the video lacks until this one, which then is in it; -1 where it is ahead, and lacks none."""
-        stay_s = STAY_S if self.live else STILL_S
+        stay_s = STAY_S if self._live else STILL_S
         self._until = max(self._until, moment_s - stay_s) if self._until else moment_s
-        if self.live and self._until > moment_s + AHEAD_S:
+        if self._live and self._until > moment_s + AHEAD_S:
             return -1
         missed = max(0, round((moment_s - self._until) * self._fps))
         self._until += (missed + 1) / self._fps
