@@ -120,7 +120,9 @@ class Pipeline:
         names = {tensor.name for tensor in self.spec.inputs}
         given = {*tensors} if isinstance(tensors, Mapping) else {f"without names ({_kind(tensors)})"}
         if given != names:
-            raise InputError(f"inputs are {', '.join(sorted(given))}; the model takes {', '.join(sorted(names))}")
+            raise InputError(
+                f"inputs are {', '.join(sorted(given)) or 'none'}; the model takes {', '.join(sorted(names))}"
+            )
         rows = next(iter(getattr(tensors[self.spec.inputs[0].name], "shape", ())), 0)
         for tensor in self.spec.inputs:
             array, most = tensors[tensor.name], tensor.batch.max

@@ -14,7 +14,7 @@ from edgeinfer.cascade import Cascade
 from edgeinfer.errors import EdgeInferError, InputError, SpecError, UsageError
 from edgeinfer.results import Detections
 from edgeinfer.sources import Frame
-from edgeinfer.spec import Expected, Golden, Size
+from edgeinfer.spec import Batch, Expected, Golden, Size
 from edgeinfer.tiling import Grid, Tiled
 from helpers import bundles
 from helpers.patience import LONG_S, until
@@ -271,6 +271,38 @@ def test_the_engine_writes_into_the_same_memory_every_run(detector):
         first, second = (model.engine.run(tensors)["output0"].ctypes.data for _ in range(2))
 
     assert first == second
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_the_engine_alone_takes_tensors_and_gives_tensors_of_the_callers_own(tmp_path, least):
+    """The tiny classifier's logits are ten times each channel's mean."""
+    colors = np.random.default_rng(1).random((2, 3, 1, 1), np.float32)
+    with load(bundles.classify_bundle(tmp_path / "open", Batch(least, 4))) as model:
+        first, second = (
+            model.infer({"images": np.ascontiguousarray(np.broadcast_to(rows, (len(rows), 3, 32, 32)))})["logits"]
+            for rows in (colors, colors[1:])
+        )
+    np.testing.assert_allclose(first, colors[:, :, 0, 0] * 10, rtol=1e-5)
+    np.testing.assert_array_equal(second, first[1:])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        ({}, "inputs are none; the model takes images"),
+        ({"other": 1, "images": 2}, "inputs are images, other; the model takes images"),
+        ({"images": np.zeros((1, 3, 32, 32))}, "input images is (1, 3, 32, 32) float64"),
+        ({"images": np.zeros((1, 3, 32, 31), np.float32)}, "input images is (1, 3, 32, 31) float32"),
+        ({"images": np.zeros((0, 3, 32, 32), np.float32)}, "input images is (0, 3, 32, 32) float32"),
+        ({"images": np.zeros((5, 3, 32, 32), np.float32)}, "takes (4, 3, 32, 32) float32"),
+    ],
+    ids=str,
+)
+def test_tensors_that_the_model_does_not_take_are_refused_with_those_it_does(tmp_path, tensors, told):
+    with load(bundles.classify_bundle(tmp_path / "open", Batch(1, 4))) as model:
+        with pytest.raises(InputError) as refused:
+            model.infer(tensors)
+        assert told in str(refused.value)
 
 
 def test_the_null_backend_runs_any_bundle(detector):

@@ -73,7 +73,7 @@ def find(image: Any, context: Context, stream: Any, join: Callable[[int], None])
 def pinned(image: NDArray[Any]) -> int:
     """The GPU's address of a page-locked array of the host's; 0 where it is not one."""
     kind, address = _told(image.ctypes.data, "MEMORY_TYPE", "DEVICE_POINTER")
-    return int(address or 0) if int(kind or 0) == int(library().CUmemorytype.CU_MEMORYTYPE_HOST) else 0
+    return int(address) if int(kind or 0) == int(library().CUmemorytype.CU_MEMORYTYPE_HOST) else 0
 
 
 def _told(address: int, *names: str) -> list[Any]:

@@ -186,6 +186,13 @@ def test_a_page_locked_frame_of_the_hosts_goes_up_without_a_detour(lane, driver)
         assert_same(tensor(lane, [pinned[1][:, ::-1]]), expected([image[:, ::-1]]), SPEC.preprocess)
 
 
+def test_a_frame_of_which_the_driver_tells_nothing_is_the_hosts(lane, driver):
+    image = models.noise(3, 60, 70)
+    driver.fail("cuPointerGetAttributes")
+
+    assert_same(tensor(lane, [image]), expected([image]), SPEC.preprocess)
+
+
 def test_memory_of_another_context_is_copied(lane, driver):
     image = models.noise(4, 30, 31)
     pointer = driver.foreign(image.nbytes)
