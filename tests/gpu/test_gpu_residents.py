@@ -126,12 +126,13 @@ def test_a_stream_that_is_not_told_is_the_default_one(lane, producer):
 class Packed:
     """A producer that speaks DLPack."""
 
-    def __init__(self, frame, device_type=2, bits=8, code=1):
+    def __init__(self, frame, device_type=2, bits=8, code=1, offset=0, strides=True):
         self.frame, self.kind, self.asked, self.freed = frame, device_type, [], 0
         facts = frame.__cuda_array_interface__
         self._shape = (ctypes.c_int64 * 3)(*facts["shape"])
-        self._strides = (ctypes.c_int64 * 3)(*facts["strides"])
-        self.managed = Managed(facts["data"][0], device_type, 0, 3, code, bits, 1, self._shape, self._strides, 0)
+        self._strides = (ctypes.c_int64 * 3)(*facts["strides"]) if strides else None
+        start = facts["data"][0] - offset
+        self.managed = Managed(start, device_type, 0, 3, code, bits, 1, self._shape, self._strides, offset)
 
     def __dlpack_device__(self):
         return (self.kind, 0)
@@ -158,14 +159,24 @@ class Managed(ctypes.Structure):
     )
 
 
-def test_dlpack_is_asked_for_our_stream(lane, producer):
+@pytest.mark.parametrize(("slack", "facts"), [(0, {}), (13, {}), (0, {"offset": 60}), (0, {"strides": False})])
+def test_dlpack_is_read_as_it_lies_and_asked_for_our_stream(lane, producer, slack, facts):
     image = models.noise(3, 30, 30)
-    packed = Packed(producer.give(image))
+    packed = Packed(producer.give(image, slack), **facts)
     with lane.device.context:
         call("cuStreamSynchronize", producer.stream)  # as a producer does that was told our stream
 
     assert_same(tensor(lane, [packed]), expected([image]), SPEC.preprocess)
     assert packed.asked == [lane.device.stream]
+
+
+@pytest.mark.parametrize(
+    ("code", "bits", "name"), [(2, 16, "float16"), (2, 32, "float32"), (0, 8, "int8"), (4, 16, "V")]
+)
+def test_dlpack_of_what_is_no_bytes_is_refused_by_its_type(lane, producer, code, bits, name):
+    packed = Packed(producer.give(models.noise(3, 30, 30)), code=code, bits=bits)
+    with pytest.raises(InputError, match=rf"got \(30, 30, 3\) \W?{name}"):
+        lane.device.preprocess([packed])
 
 
 def test_dlpack_of_another_gpu_is_refused_and_not_asked_for_a_stream(lane, producer):
