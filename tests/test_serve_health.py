@@ -223,7 +223,7 @@ import sys, time
 from pathlib import Path
 from edgeinfer import pictures
 from edgeinfer.cli import main
-from edgeinfer.serve import versions
+from edgeinfer.serve import reading, versions
 gate, step = Path(sys.argv[1]), {step}
 def slow(*given):
     while gate.exists():
@@ -250,6 +250,22 @@ def test_a_picture_whose_version_is_replaced_while_it_is_decoded_goes_to_the_nex
         assert running.request("/v2/repository/models/namer/load", b"")[0] == 200
         gate.unlink()
         assert answer.result()[0] == status
+
+
+def test_a_long_request_whose_version_is_closed_while_it_is_read_goes_to_the_next(tmp_path):
+    bundle, gate = bundles.classify_bundle(tmp_path / "namer"), tmp_path / "gate"
+    item = {"name": "images", "datatype": "FP32", "shape": BLUE.shape, "data": (BLUE + 1 / 3).ravel().tolist()}
+    asked = "/v2/models/namer/infer", json.dumps({"inputs": [item]}, indent=9).encode()
+    start = ["-c", SLOW.format(step="reading.loads"), str(gate)]
+    with service(bundle, "--manage", start=start) as running, ThreadPoolExecutor() as threads:
+        gate.touch()
+        answer = threads.submit(running.request, *asked)
+        until((tmp_path / "there").exists)
+        for _ in range(2):
+            assert running.request("/v2/repository/models/namer/load", b"")[0] == 200
+        gate.unlink()
+        status, _, body = answer.result()
+    assert (status, json.loads(body)["model_version"]) == (200, "3")
 
 
 @pytest.mark.parametrize("step", ["versions.digest", "versions.opened"])

@@ -86,6 +86,7 @@ class Service:
 
         async def work(found: Found) -> tuple[Answer, Found]:
             request = await read(found)
+            found = self.repository.find(model, version)  # another may have taken over meanwhile
             with self.memory.share() as take:
                 answer, ran = await self._infer(found, request, [brought(tensor, take) for tensor in request.inputs])
             fits(answer)
@@ -157,7 +158,7 @@ class Service:
             with self.memory.share() as take:
                 work = await asyncio.wait_for(self.off_loop(accept), limit)
                 take(work.data.nbytes)
-                # pictures suit every version, and another may have taken over meanwhile
+                # pictures suit every version
                 found = self.repository.find(found.name, found.asked)
                 return await self._turn(found, work, ends), found
         except asyncio.TimeoutError:
