@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edgeinfer.devices import _decoding
 from edgeinfer.devices.cpu import Device
 from edgeinfer.errors import EngineError
 from edgeinfer.spec import Boxes, Size, TensorSpec, TopK
@@ -59,12 +60,27 @@ def test_boxes_go_back_to_the_source_and_are_clipped_to_it():
     assert detections(rows, Size(100, 200)).boxes.tolist() == [[0, 25, 200, 75]]
 
 
-def test_the_score_must_be_above_the_threshold_not_at_it():
-    rows = ROWS[:1].copy()
-    rows[0, 4:6] = [1, 0.3]
+ONE = {
+    "yolov5": [[32, 32, 8, 8, 1, 0.3, 0.1]],
+    "yolov8": [[32], [32], [8], [8], [0.3], [0.1]],
+    "end2end": [[28, 28, 36, 36, 0.3, 0]],
+}
 
-    assert len(detections(rows, score=0.3)) == 0
-    assert len(detections(rows, score=0.299)) == 1
+
+@pytest.mark.parametrize("layout", ONE)
+def test_the_score_must_be_above_the_threshold_not_at_it(layout):
+    output = np.array(ONE[layout], np.float32)
+    found = [_decoding.boxes(output, Boxes(layout, score=score), "o").scores for score in (0.3, 0.299)]
+    assert [len(one) for one in found] == [0, 1]
+
+
+def test_of_boxes_that_the_model_suppressed_itself_the_score_must_be_above_the_threshold_too():
+    rows = [np.array(one, np.float32) for one in ([[0, 0, 9, 9]], [0.3], [0])]
+    found = [
+        _decoding.suppressed(np.array([1]), rows, Boxes("yolov5", score=score, where="graph")).scores
+        for score in (0.3, 0.299)
+    ]
+    assert [len(one) for one in found] == [0, 1]
 
 
 def test_the_first_of_equal_classes_is_the_class():
