@@ -160,6 +160,14 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_a_write_leaves_no_file_open(detector):
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        with writing(detector) as fresh:
+            (fresh / "model.json").touch()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_a_failed_write_leaves_the_old_bundle_and_nothing_else(detector):
     before = names(detector)
     with pytest.raises(RuntimeError), writing(detector) as fresh:

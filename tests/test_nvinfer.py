@@ -200,6 +200,7 @@ def test_kernels_that_rtx_compiles_are_kept_and_given_back(on, detector):
         assert cache.read("rtx", f"{artifact.sha256[:32]}-sm86") == b"kernels compiled here"
     with engine_of(detector, library, artifact) as model:
         model(bundles.picture())
+        assert library.made("ICudaEngine.create_execution_context")[-1] == (model.engine._plan.jit.config,)
     assert library.made("IRuntimeCache.deserialize") == [(b"kernels compiled here",)]
 
 
@@ -308,11 +309,20 @@ def test_tensors_that_are_not_plain_are_refused(on, detector, call, member, word
         engine_of(detector, library)
 
 
-def test_an_engine_built_for_smaller_batches_is_refused(on, tmp_path):
+@pytest.mark.parametrize("shape", [(1, 3, 32, 31), (1, 3, 32)], ids=str)
+def test_tensors_of_another_shape_are_refused(on, detector, shape):
+    library = on(answers={"ICudaEngine.get_tensor_shape": lambda *_: shape})
+    with pytest.raises(EngineError, match=r"images is .* float32, model.json says \(1, 3, 32, 32\) float32") as caught:
+        engine_of(detector, library)
+    assert str(shape) in str(caught.value)
+
+
+@pytest.mark.parametrize(("profile", "batch"), [((1, 2, 4), 8), ((2, 4, 8), 1)])
+def test_an_engine_built_for_other_batches_is_refused(on, tmp_path, profile, batch):
     folder = bundles.classify_bundle(tmp_path / "open", Batch(1, 8))
     library = on()
-    content = fake_nvinfer.plan((folder / "model.fp32.onnx").read_bytes(), "10.3.0", profiles=[(1, 2, 4)])
-    with pytest.raises(EngineMismatch, match="the model takes 8 too"):
+    content = fake_nvinfer.plan((folder / "model.fp32.onnx").read_bytes(), "10.3.0", profiles=[profile])
+    with pytest.raises(EngineMismatch, match=f"the model takes {batch} too"):
         engine_of(folder, library, bundles.add_plan(folder, library, content=content))
 
 
