@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # where nothing better is known
 AGAIN = "download or copy the file again, or save it again with torch.save(model.state_dict(), path)"
 DISTRUST = "do not load this file with PyTorch; if you trust its author, ask for model.state_dict() or safetensors"
+MOST_SHARED = 8  # times the file: tensors may be tied
 MAX_STRIDES = 16
 MAX_TRAINED = 8192  # pixels of an input's side: beyond all that is trained
 
@@ -129,17 +130,19 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
             f"no weights in it, found {_found(model)}", hint="save model.state_dict() with torch.save"
         )
     names = naming(stored, partly="pytorch-lightning_version" in top)
+    tensors = {names.own(name): tensor for name, tensor in stored.items() if names.own(name)}
+    if sum(tensor.size_bytes for tensor in tensors.values()) > MOST_SHARED * len(data):
+        raise UnsafeCheckpoint(
+            f"the tensors share their numbers: {MOST_SHARED} times the file would not hold them",
+            hint="tied or expanded tensors: save each with .clone(), or do not trust this file",
+        )
     yaml = modeltree.plain(facts.get("yaml", top.get("yaml")))
     strides = _strides(file, facts.get("stride", top.get("stride")))
     return Checkpoint(
         path=path,
         sha256=_digest(data),
         origin=model.origin if isinstance(model, Record) and facts else "state dict",
-        tensors={
-            names.own(name): tensor.view(file.numbers(tensor.storage))
-            for name, tensor in stored.items()
-            if names.own(name)
-        },
+        tensors={name: tensor.view(file.numbers(tensor.storage)) for name, tensor in tensors.items()},
         yaml=yaml if isinstance(yaml, dict) else None,
         labels=modeltree.labels(facts, top),
         strides=strides,

@@ -238,6 +238,15 @@ def test_what_many_layers_say_at_length_is_not_listed(tmp_path):
     assert {module.settings["stride"] for module in found.modules.values()} == {"list"}
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_tensors_that_share_their_numbers_may_not_claim_many_times_the_file(tmp_path, dtype):
+    wide = np.zeros(100_000, dtype)
+    tied = {f"{place}.weight": Tensor(wide, key="0") for place in range(50)}
+    assert "share" in str(refused(tmp_path, archive({"model": tied}), UnsafeCheckpoint))
+    (tmp_path / "tied.pt").write_bytes(archive({"model": dict([*tied.items()][:3])}))
+    assert len(checkpoint.read(tmp_path / "tied.pt").tensors) == 3
+
+
 LEVELS = 100_000
 DEEP = {
     "lists": b"]" * LEVELS + b"a" * (LEVELS - 1),
