@@ -51,11 +51,11 @@ def _made(target: Path) -> tuple[Path, int]:
 
 def _sweep(target: Path) -> None:
     """Remove what no writer has any more."""
-    named = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.[0-9a-f]{{8}}(-old)?")
+    named = re.compile(rf"\.{re.escape(target.name)}\.(\d{{1,7}})\.[0-9a-f]{{8}}(-old)?")
     for folder in target.parent.iterdir():
         if found := named.fullmatch(folder.name):
             with suppress(OSError), _locked(folder, int(found[1])):
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(folder)
 
 
 @contextmanager
@@ -78,8 +78,6 @@ def _locked(folder: Path, writer: int) -> Iterator[None]:
 def _lives(writer: int) -> bool:
     try:
         os.kill(writer, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True

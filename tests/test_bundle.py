@@ -160,9 +160,10 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_write_leaves_no_file_open(detector):
+def test_a_write_leaves_no_file_open(detector, dead):
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
+        (detector.parent / f".detector.{dead}.0123abcd").mkdir()
         with writing(detector) as fresh:
             (fresh / "model.json").touch()
     assert len(os.listdir("/proc/self/fd")) == len(before)
@@ -339,6 +340,7 @@ def test_where_there_are_no_locks_the_number_tells_who_lives(tmp_path, dead, mon
 def test_hidden_folders_that_no_writer_made_stay(tmp_path, dead):
     kept = [
         f".bundle.{dead}.backup",
+        f".bundle.{'9' * 20}.0123abcd",
         f".bundle.{dead}.0123abcd.old",
         f".bundle-2.{dead}.0123abcd",
         ".bundle.x.0123abcd",
