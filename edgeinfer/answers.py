@@ -6,8 +6,11 @@ import re
 import socket
 from urllib.parse import urlsplit
 
+from edgeinfer.errors import SourceError
+
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 PATIENCE_S = 2.0  # for the connection, and for the answer
+SOON_S = 1.5  # for a connection alone: a second packet has been sent by then
 ASK = {"rtsp": "DESCRIBE {url} RTSP/1.0\r\nCSeq: 1\r\n\r\n", "http": "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n"}
 
 
@@ -29,6 +32,19 @@ def why(address: str) -> str:
             return _told(opened.recv(200), host, password=parts.password is not None)
     except (OSError, UnicodeError) as error:
         return failed(error, address)
+
+
+def check(address: str, shown: str) -> None:
+    """SourceError if a network stream, called `shown`, cannot be connected to soon.
+
+    Libraries that open streams wait for longer, and after the network has come back for as long as it was away.
+    """
+    try:
+        socket.create_connection(_place(address), SOON_S).close()
+    except KeyError:
+        return  # it is no stream of a server
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{shown} cannot be reached: {failed(error, address)}") from error
 
 
 def failed(error: Exception, address: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from contextlib import contextmanager
@@ -120,18 +121,23 @@ def plausible(fps: float) -> float:
     return fps if 0 < fps <= MOST_FPS else USUAL_FPS
 
 
-def taken(capture: Any, shown: str, max_pixels: int) -> Iterator[Taken]:
-    """Its pictures, until it gives none. Raises SourceError for one that is too large."""
+def taken(capture: Any, shown: str, max_pixels: int, *, patience_ms: float = math.inf) -> Iterator[Taken]:
+    """Its pictures, until it gives none, or none within its patience. Raises SourceError for one that is too large.
+
+    When FFmpeg's patience with a network is over, a decoder still gives what it had kept, which is of before.
+    """
     import cv2
 
+    asked_ns = time.monotonic_ns()
     while capture.grab():
         read_ns, stamp_ns = time.monotonic_ns(), round(1e6 * capture.get(cv2.CAP_PROP_POS_MSEC))
         given, image = capture.retrieve()
-        if not given:
+        if not given or read_ns - asked_ns >= 1e6 * patience_ms:
             return
         height, width = image.shape[:2]
         check_size(height, width, shown, max_pixels)
         yield Taken(image, read_ns, stamp_ns)
+        asked_ns = time.monotonic_ns()
 
 
 def total(capture: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -287,7 +288,8 @@ def _camera(name: str, max_pixels: int) -> Iterator[Frame]:
     with opencv.opened(name, shown) as capture:
         fps = opencv.rate(capture, shown, max_pixels)
         arrivals = Arrivals(fps, began_ns)
-        for image, read_ns, stamp_ns in opencv.taken(capture, shown, max_pixels):
+        patience_ms = opencv.READ_MS if name.startswith(naming.SCHEMES) else math.inf
+        for image, read_ns, stamp_ns in opencv.taken(capture, shown, max_pixels, patience_ms=patience_ms):
             captured_ns = arrivals.captured_ns(read_ns, stamp_ns if name.startswith(STAMPED) else 0)
             yield Frame(image, shown, count, captured_ns, fps, behind=arrivals.behind)
             count += 1

@@ -348,6 +348,19 @@ def capture(monkeypatch, count):
     return double
 
 
+def read_at(monkeypatch, double, moments_ns):
+    """The clock stands still but while a frame is waited for, until the next of these moments."""
+    now_ns, moments, grab = [0], iter(moments_ns), double.grab
+
+    def waiting():
+        now_ns[:] = [next(moments)]
+        return grab()
+
+    double.grab = waiting
+    for module in (sources, opencv):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic_ns=lambda: now_ns[0]))
+
+
 def test_closing_the_iterator_releases_the_video(video, monkeypatch):
     double = capture(monkeypatch, 5)
     frames = sources.frames(video)
@@ -409,13 +422,10 @@ def test_a_stream_that_stops_is_an_error_and_its_password_stays_secret(monkeypat
 
 
 def test_frames_of_a_stream_that_lay_in_a_buffer_are_not_called_new_and_those_of_a_file_are(video, monkeypatch):
-    reads_ns = [*(place * 33_000_000 for place in range(1, 11)), 2_000_000_000, 2_001_000_000]
+    reads_ns = [*(place * 33_000_000 for place in range(1, 11)), 1_900_000_000, 1_901_000_000]
 
     def captured_ns(source):
-        moments = iter(reads_ns)
-        monkeypatch.setattr(sources, "time", types.SimpleNamespace(monotonic_ns=lambda: 0))
-        monkeypatch.setattr(opencv, "time", types.SimpleNamespace(monotonic_ns=lambda: next(moments)))
-        capture(monkeypatch, len(reads_ns))
+        read_at(monkeypatch, capture(monkeypatch, len(reads_ns)), [*reads_ns, 0])
         with contextlib.suppress(SourceError):  # of a stream that has ended
             for frame in sources.frames(source):
                 yield frame.captured_ns
@@ -430,10 +440,8 @@ def test_frames_of_a_stream_that_lay_in_a_buffer_are_not_called_new_and_those_of
 @pytest.mark.parametrize(("source", "apart_ms"), [("rtsp://cam/1", 33), ("http://cam/1.mjpg", 50)])
 def test_a_stream_that_is_read_more_slowly_than_it_comes_is_as_old_as_it_says(monkeypatch, source, apart_ms):
     """Of motion JPEG the frames are numbered, which says nothing."""
-    read_ns, made_ms = itertools.count(10**9, 50_000_000), itertools.count(1000, 33)
-    for module in (sources, opencv):
-        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic_ns=lambda: next(read_ns)))
-    double = capture(monkeypatch, 30)
+    made_ms, double = itertools.count(1000, 33), capture(monkeypatch, 30)
+    read_at(monkeypatch, double, itertools.count(50_000_000, 50_000_000))
     double.get = lambda what: next(made_ms) if what == cv2.CAP_PROP_POS_MSEC else 0.0
     captured = []
     with pytest.raises(SourceError, match="stopped after 30 frames"):

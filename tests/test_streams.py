@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import naming, opencv, sources
+from edgeinfer import answers, naming, opencv, sources
 from edgeinfer.errors import SourceError, UsageError
 from edgeinfer.streams import Stream, stream
 from edgeinfer.streams.capture import STOP_S, Capture
@@ -191,6 +191,53 @@ def test_a_camera_that_comes_back_goes_on_with_rising_numbers(model):
         after = [one.freshness.sequence for one in itertools.islice(sights, 3)]
         assert before + after == sorted({*before, *after})
         assert opened.connections == 2
+
+
+class Cut:
+    """An OpenCV capture whose network goes away after two pictures, while its decoder still holds two."""
+
+    def __init__(self):
+        self.now_ns, self.waits = 0, iter([33, 33, opencv.READ_MS, opencv.READ_MS])
+
+    def monotonic_ns(self):
+        return self.now_ns
+
+    def grab(self):
+        self.now_ns += 1_000_000 * next(self.waits)
+        return True
+
+    def get(self, _):
+        return 0.0
+
+    def retrieve(self):
+        return True, np.zeros((48, 64, 3), np.uint8)
+
+
+def test_what_a_decoder_kept_is_not_given_once_the_network_gave_nothing_in_time(monkeypatch):
+    capture = Cut()
+    monkeypatch.setattr(opencv, "time", capture)
+    assert len(list(opencv.taken(capture, "a camera", 10_000, patience_ms=opencv.READ_MS))) == 2
+    capture.waits = iter([opencv.READ_MS + 1])
+    given = opencv.taken(capture, "a device", 10_000)  # it has no such limit
+    assert next(given).read_ns == capture.now_ns
+
+
+def test_a_lost_camera_that_cannot_be_connected_to_is_not_waited_for(model, monkeypatch):
+    with camera() as opened, stream(opened.address, model) as seen:
+        next(iter(seen))
+        monkeypatch.setattr(opencv, "opened", None)  # would wait for it as long as FFmpeg does
+        opened.stop()
+        assert eventually(lambda: "cannot be reached" in seen.health()[opened.address].reason)
+
+
+@pytest.mark.parametrize("source", ["camera:0", "gst:videotestsrc", "street.mp4"])
+def test_only_what_has_a_server_is_asked_whether_it_is_there(source):
+    answers.check(source, source)
+
+
+def test_a_server_that_is_not_there_is_told_with_its_reason():
+    with pytest.raises(SourceError, match=r"the gate cannot be reached: 127\.0\.0\.1:9: Connection refused"):
+        answers.check("rtsp://127.0.0.1:9/camera", "the gate")
 
 
 def test_a_camera_that_is_read_far_too_late_is_opened_again(model, monkeypatch):

@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from edgeinfer import lifetime, naming, sources
+from edgeinfer import answers, lifetime, naming, sources
 from edgeinfer.arrivals import STEADY
 from edgeinfer.errors import EdgeInferError, SourceError
 from edgeinfer.pictures import MAX_PIXELS
@@ -100,6 +100,8 @@ class Capture(threading.Thread):
         while not self._stopped.is_set():
             before = self._sequence
             try:
+                if before:
+                    answers.check(self.source, self.shown)
                 self._read()
             except SourceError as error:
                 if not (self._sequence or self._patient):
