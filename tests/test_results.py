@@ -112,3 +112,18 @@ def test_a_result_survives_the_way_to_another_process(make, carry):
     found = make(3)
 
     assert carry(found).to_dict() == found.to_dict()
+
+
+def test_a_record_has_boxes_to_a_hundredth_scores_to_four_digits_and_times_to_the_microsecond():
+    class_ids, scores = np.array([3], np.int32), np.array([0.123456], np.float32)
+    boxes, times = np.array([[1.23456, 2, 3, 4.005]], np.float32), {"infer": 1.23456}
+    size, found = {"height": 48, "width": 64}, {"class_id": 3, "label": "class 3", "score": 0.1235}
+    records = [
+        Detections(boxes, scores, class_ids, LABELS, Size(48, 64), times).to_dict(),
+        Classification(class_ids, scores, LABELS, Size(48, 64), times).to_dict(),
+    ]
+    box = {"box": [1.23, 2.0, 3.0, 4.01]}
+    assert records == [
+        {**size, "task": "detect", "detections": [{**found, **box}], "timings_ms": {"infer": 1.235}},
+        {**size, "task": "classify", "classes": [found], "timings_ms": {"infer": 1.235}},
+    ]

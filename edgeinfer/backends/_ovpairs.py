@@ -21,20 +21,20 @@ _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _HIGHER = 128  # from int8 to uint8
 
 
-def join_activations(model: Any) -> int:
-    """Drop the pairs between convolutions and their SiLU from an openvino.Model in place; how many are whole now.
+def join_activations(model: Any) -> None:
+    """Drop the pairs between convolutions and their SiLU from an openvino.Model in place.
 
     Nor is a SiLU rounded for a convolution in float32, such as a head's: it would be turned to another layout and back.
     """
-    products = [node for node in model.get_ordered_ops() if node.get_type_name() == "Multiply"]
-    whole = sum(_joined(node) for node in products if node.get_input_size() == 2)
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Multiply":
+            _join(node)
     for node in model.get_ordered_ops():
         if node.get_type_name() in _CONVOLUTIONS and node.input_value(1).get_node().get_type_name() != "Multiply":
             x = _exact(node.input(0))
             if _activated(x.get_node()):
                 node.input(0).replace_source_output(x)
     model.validate_nodes_and_infer_types()
-    return whole
 
 
 def store_unsigned(model: Any) -> int:
@@ -45,16 +45,15 @@ def store_unsigned(model: Any) -> int:
     return stored
 
 
-def _joined(product: Any) -> bool:
-    """Whether it is x * sigmoid(x) of a convolution's x, and reads that x exactly now."""
+def _join(product: Any) -> None:
+    """Let it read x exactly, if it is x * sigmoid(x) of a convolution's x."""
     for value, gate in ((0, 1), (1, 0)):
         x, sigmoid = _exact(product.input(value)), _exact(product.input(gate)).get_node()
         if _convolved(x) and sigmoid.get_type_name() == "Sigmoid" and _same(_exact(sigmoid.input(0)), x):
             sigmoid.input(0).replace_source_output(x)
             product.input(value).replace_source_output(x)
             product.input(gate).replace_source_output(sigmoid.output(0))
-            return True
-    return False
+            return
 
 
 def _raised(scaling: Any) -> bool:
