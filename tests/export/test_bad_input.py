@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from edgeinfer.cli import main
+from edgeinfer.errors import ExportError
 from edgeinfer_export import export as exporting
 from edgeinfer_export import modelfile, quantize
 from edgeinfer_export.ranges import Range
@@ -81,6 +82,16 @@ def test_pictures_that_are_not_there_or_too_few(tmp_path, refused):
 
 def test_held_out_pictures_that_are_not_there(tmp_path, refused):
     assert "does not exist" in refused(SOURCE, "--precision", "fp16", "--held-out", tmp_path / "nowhere")
+
+
+def test_a_model_whose_numbers_overflow_in_float32(tmp_path):
+    golden = seeded.Golden("resnet-basic")
+    golden.tensors["fc.weight"][:] = 3e38
+    built = exporting.graphs.build(golden.checkpoint(), size=golden.size)
+    with pytest.raises(ExportError, match="holds NaN or infinity") as caught:
+        exporting.write_bundle(built.model, built.spec, tmp_path / "out")
+    assert "diverged" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- the place
