@@ -74,16 +74,16 @@ def wide_detector():
 def as_yolov8(built):
     """The same detector as Ultralytics reads and writes it: (n, 4 + classes, 25200), scores multiplied out."""
     graph, (output,) = built.model.graph, built.spec.outputs
-    (rows,) = graph.node.pop().input  # of the last transposition
+    graph.node.pop()  # rows into columns
+    *boxes, scores = graph.node.pop().input
     classes = output.shape[2] - 5
-    cuts = onnx.helper.make_tensor("cuts", onnx.TensorProto.INT64, [3], [4, 1, classes])
-    graph.initializer.append(cuts)
+    graph.initializer.append(onnx.helper.make_tensor("cuts", onnx.TensorProto.INT64, [2], [1, classes]))
     node = onnx.helper.make_node
     graph.node.extend(
         [
-            node("Split", [rows, "cuts"], ["boxes", "objectness", "classes"], axis=1),
-            node("Mul", ["objectness", "classes"], ["scores"]),
-            node("Concat", ["boxes", "scores"], ["columns"], axis=1),
+            node("Split", [scores, "cuts"], ["objectness", "classes"], axis=1),
+            node("Mul", ["objectness", "classes"], ["multiplied"]),
+            node("Concat", [*boxes, "multiplied"], ["columns"], axis=1),
         ]
     )
     shape = (1, 4 + classes, output.shape[1])
