@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WHOLE = 0.95  # of the frames that a video tells of, which some containers only estimate
-STAMPED = (
-    *naming.RTSP,
-    "camera:",
-)  # whose frames tell when they were made; those of motion JPEG over HTTP are numbered
+# whose frames tell when they were made; those of motion JPEG over HTTP are numbered
+STAMPED = (*naming.RTSP, "camera:")
 
 LOG = logging.getLogger(__name__)
 

@@ -88,3 +88,11 @@ def test_lines_of_the_log_beyond_those_that_may_wait_are_dropped_and_counted_in_
 
 def test_the_end_of_the_service_waits_for_whoever_still_reads_its_log(pipe):
     assert said(pipe, _log.MOST) == list(range(_log.MOST))
+
+
+def test_a_message_that_cannot_be_told_is_no_fault_of_who_logs_it(pipe):
+    (reader, writer), handler = pipe, _log.Background(pipe[1].fileno())
+    handler.handle(logging.makeLogRecord({"msg": "%d pictures", "args": ("many",)}))
+    handler.finish()
+    writer.close()
+    assert reader.read().startswith("a log message cannot be told: %d format")

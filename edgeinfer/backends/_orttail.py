@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Buffer = Union[bytes, memoryview]
+
 LARGEST = 1 << 26  # bytes of a file; beyond, the copy of it is more than all that is moved at its end
 # field numbers of onnx.proto: of a model, a graph, a node, an attribute; a value's name is its first field too
 _GRAPH = 7

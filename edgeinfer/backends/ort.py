@@ -118,9 +118,13 @@ class Engine:
 
     def _rebind(self, inputs: Mapping[str, Any], images: int) -> None:
         self._binding.clear_binding_inputs()
-        self._binding.clear_binding_outputs()
         for name, tensor in inputs.items():
             self._binding.bind_input(name, "cpu", 0, tensor.dtype.type, tensor.shape, tensor.ctypes.data)
+        if self._bound[-1:] != (images,):  # else only the inputs lie elsewhere
+            self._bind_outputs(images)
+
+    def _bind_outputs(self, images: int) -> None:
+        self._binding.clear_binding_outputs()
         self._views = {}
         for name, output in self._outputs.items():
             tail, written = self._tails[name], output[:images]

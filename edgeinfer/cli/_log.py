@@ -59,7 +59,10 @@ class Background(logging.Handler):
         self._writer.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record)
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - who logs is spared it, as by logging's own handlers
+            line = self._own("a log message cannot be told: %s", error)
         with self._changed:
             if len(self._waiting) < MOST:
                 self._waiting.append(line)
@@ -85,11 +88,11 @@ class Background(logging.Handler):
             self._changed.wait_for(lambda: self._waiting or self._over)
             lines, self._waiting = self._waiting, []
             dropped, self._dropped = self._dropped, 0
-        return [*lines, self._told(dropped)] if dropped else lines
+        return [*lines, self._own("%d log lines were dropped: nobody read stderr", dropped)] if dropped else lines
 
-    def _told(self, dropped: int) -> str:
-        told = {"name": "edgeinfer.serve", "levelname": "WARNING", "args": (dropped,)}
-        return self.format(logging.makeLogRecord({**told, "msg": "%d log lines were dropped: nobody read stderr"}))
+    def _own(self, words: str, *facts: object) -> str:
+        told = {"name": "edgeinfer.serve", "levelname": "WARNING", "msg": words, "args": facts}
+        return self.format(logging.makeLogRecord(told))
 
     def _write(self, data: bytes) -> None:
         try:

@@ -113,7 +113,7 @@ class Device:
 
 
 def _in_rows(output: NDArray[Any]) -> NDArray[Any]:
-    """A copy that lies row by row; of rows that are columns OpenCV makes it several times as fast as NumPy."""
+    """A copy that lies row by row; of rows that are columns OpenCV makes it faster than NumPy."""
     result: NDArray[Any] = np.empty(output.shape, output.dtype)
     if output.ndim == 3 and output.dtype == np.float32 and output.transpose(0, 2, 1).flags.c_contiguous:
         for columns, rows in zip(output.transpose(0, 2, 1), result):

@@ -42,8 +42,10 @@ def _greedy(sides: Floats, threshold: float, limit: int) -> NDArray[np.intp]:
     kept = np.empty(0, np.intp)
     for start in range(0, rows.shape[1], BLOCK):
         block = rows[:, start : start + BLOCK]
-        clear = np.flatnonzero(_clear(block, rows[:, kept], threshold))
-        block = block[:, clear]
+        clear = np.arange(block.shape[1])
+        if len(kept):  # in most frames there is but one block
+            clear = np.flatnonzero(_clear(block, rows[:, kept], threshold))
+            block = block[:, clear]
         chosen = _within(_overlaps(block[:, :, None], block) > threshold)
         kept = np.concatenate((kept, clear[chosen] + start))
         if len(kept) >= limit:
