@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,6 @@ from edgeinfer.cli._progress import progress
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
-    import argparse
-
     from edgeinfer.profiling.report import Report
     from edgeinfer.progress import Say
 
@@ -92,8 +91,13 @@ def _scenarios(text: str) -> list[str]:
 
 
 def _share(text: str) -> float:
-    """`5%`, or a share such as 0.05."""
-    return _limits.above_zero(text[:-1]) / 100 if text.endswith("%") else _limits.above_zero(text)
+    """`5%`, or a share below 1 such as 0.05: a 5 alone was hardly meant as 500 %."""
+    if text.endswith("%"):
+        return _limits.above_zero(text[:-1]) / 100
+    share = _limits.above_zero(text)
+    if share >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share below 1, such as 0.05; for percent write {text}%")
+    return share
 
 
 def run(args: argparse.Namespace) -> int:

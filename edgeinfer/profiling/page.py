@@ -102,7 +102,8 @@ def _tiles(summary: dict[str, Any]) -> str:
     for name, value, unit, why in tiles:
         shown = f"{number(value)} <small>{unit}</small>" if value is not None else f"<small>{why}</small>"
         cells.append(f"<div><span>{name}</span><b>{shown}</b></div>")
-    return f'<div class="tiles">{"".join(cells)}</div><p class="quiet">{latency["count"]} samples</p>'
+    mean = f", mean {number(latency['mean'])} ms" if latency["count"] else ""
+    return f'<div class="tiles">{"".join(cells)}</div><p class="quiet">{latency["count"]} samples{mean}</p>'
 
 
 def _stages(summary: dict[str, Any]) -> str:

@@ -209,3 +209,9 @@ def test_the_command_line_fails_when_it_became_slower(detector, tmp_path, capsys
 def test_a_limit_without_something_to_compare_with_is_wrong_usage(detector, capsys):
     assert cli.main(["profile", str(detector), "--fail-if-slower", "5%"]) == 2
     assert "--compare FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limit", "taken"), [("0.05", True), ("900%", True), ("5", False), ("1", False)])
+def test_a_limit_of_1_or_more_says_that_it_is_in_percent(detector, capsys, limit, taken):
+    assert cli.main(["profile", str(detector), "--fail-if-slower", limit]) == 2
+    assert ("--compare FILE" if taken else f"for percent write {limit}%\n") in capsys.readouterr().err

@@ -108,6 +108,12 @@ def test_numbers_that_are_not_known_are_words():
     assert not re.search(r"\b(nan|None|null)\b", words)
 
 
+def test_the_mean_stands_beside_the_number_of_samples():
+    report = made(count=100)
+    mean = report.data["summary"]["single-stream"]["latency_ms"]["mean"]
+    assert f"100 samples, mean {mean:.4g} ms" in Reader(report.html()).words
+
+
 def test_time_beside_the_stages_is_waiting():
     report = made()
     assert "waiting" in " ".join(Reader(report.html().partition("<main>")[2]).words)  # of 5.7 ms, 5 are in stages
