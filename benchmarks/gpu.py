@@ -27,11 +27,12 @@ from pathlib import Path
 
 import numpy as np
 from gpuclock import Bench, sent
-from gpuframes import around, engines
+from gpuframes import around, beside
 
 from edgeinfer import machine, wholefile
 from edgeinfer.devices import gpu, launch
 from edgeinfer.devices._driver import call
+from edgeinfer.errors import EdgeInferError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Size, TensorSpec, TopK
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,6 +47,7 @@ PACKAGES = (
     "onnxruntime-gpu",
 )
 MOST = 32
+ENGINES = ("trt", "rtx", "ort_gpu")
 
 
 def detector(layout="yolov5", dtype="float32", anchors=25200, classes=80):
@@ -210,9 +212,9 @@ def measured(bench, bundle, seconds, keep):
         "decode_and_suppress": lambda: decoding(bench),
         "preprocess": lambda: preprocessing(bench, report.get("bytes_per_us", {}).get("copy", 0)),
         "around_an_engine": lambda: around(bench, detector()),
-        # a quick look builds no engine
-        "engines": lambda: engines(bench, bundle) if bundle or not bench.quick else [],
     }
+    if bundle or not bench.quick:  # a quick look builds no engine
+        parts.update({f"beside_{name}": lambda name=name: beside(bench, name, bundle) for name in ENGINES})
     end = time.monotonic() + seconds
     for name, part in parts.items():
         if time.monotonic() >= end:
@@ -237,7 +239,7 @@ def page(report):
     for row in report.get("around_an_engine", ()):
         takes = "takes {gpu_bytes} bytes of the GPU's memory, {host_bytes} of the host's".format(**row["takes"])
         lines.append(f"{row['ms']['median']:9.3f} ms  frame {row['frame']}, {row['manner']}; {takes}")
-    for row in report.get("engines", ()):
+    for row in filter(None, (report.get(f"beside_{name}") for name in ENGINES)):
         told = row.get("skipped") or f"{row['frame_ms']:.3f} ms, {row['ratio']:.3f} x of upload and engine"
         lines.append(f"{row['backend']}: {told}")
     lines += [f"left out: {name}" for name in report["left_out"]]
@@ -258,7 +260,10 @@ def main():
             with wholefile.whole(options.json or RESULTS / f"gpu-{name}.json") as file:
                 file.write_text(json.dumps(report, indent=1) + "\n")
 
-    report = measured(Bench(options.quick), options.bundle, options.seconds, keep)
+    try:
+        report = measured(Bench(options.quick), options.bundle, options.seconds, keep)
+    except EdgeInferError as error:
+        sys.exit(f"error: {error}\nhint: {error.hint}")
     print(page(report))
     return int(bool(report["failed"]))
 

@@ -1,4 +1,4 @@
-"""Whole frames on a GPU: around an engine that does nothing, and beside the bare engines of every library here."""
+"""Whole frames on a GPU: around an engine that does nothing, and beside the bare engine of a library that is here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgeinfer.cli import main as command
 from edgeinfer.devices import gpu
 from edgeinfer.devices._driver import call
 from edgeinfer.devices._framegraph import FrameGraph, Graph
-from edgeinfer.errors import EdgeInferError
+from edgeinfer.errors import BackendUnavailable
 
 
 class Nothing:
@@ -50,8 +50,7 @@ def around(bench, spec):
                 once = lambda way=way, image=image: way.run([image], "bgr")  # noqa: E731
                 spent = bench.on_host(once)
                 found.append({"frame": kind, "manner": manner, "ms": spent, "takes": taken(device, once)})
-                with device.context:
-                    way.close()
+                way.close()
     finally:
         device.close()
     return found
@@ -75,22 +74,19 @@ def taken(device, function):
         return {"gpu_bytes": before - int(call("cuMemGetInfo")[0]), "host_bytes": peak - held}
 
 
-def engines(bench, bundle):
-    """A page-locked 1080p frame to boxes against the bare engine and the upload, in turns, for every engine here."""
-    found = []
+def beside(bench, name, bundle):
+    """A page-locked 1080p frame to boxes against the bare engine of this backend and the upload, in turns."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("trt", "rtx", "ort_gpu"):
-            try:
-                backends.load(name)
-                bundle = bundle or exported(Path(folder))
-                if name != "ort_gpu":
-                    command(["build", str(bundle), "--compile", name])
-                with load(bundle, name) as model:
-                    found.append(engine(bench, name, model))
-            except EdgeInferError as missing:
-                found.append({"backend": name, "skipped": str(missing)})
-                print(f"skipped: {name}: {missing}", file=sys.stderr)
-    return found
+        try:
+            backends.load(name)
+            bundle = bundle or exported(Path(folder))
+            if name != "ort_gpu":
+                command(["build", str(bundle), "--compile", name])
+            with load(bundle, name) as model:
+                return engine(bench, name, model)
+        except BackendUnavailable as missing:
+            print(f"skipped: {name}: {missing}", file=sys.stderr)
+            return {"backend": name, "skipped": str(missing)}
 
 
 def exported(folder):

@@ -29,8 +29,8 @@ class Lane:
         self.way = device.join(engine)
 
     def close(self) -> None:
-        with closing(self.device):
-            self.engine.close()
+        with closing(self.device), closing(self.engine):
+            self.way.close()  # first: a graph runs what is its engine's
 
 
 class _Fleet:

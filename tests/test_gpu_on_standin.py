@@ -70,6 +70,13 @@ def test_the_gpu_benchmark_runs_and_takes_no_stand_in_for_a_gpu(run):
     assert (real.returncode, real.stderr) == (1, "error: this is the stand-in driver: its times mean nothing\n")
 
 
+def test_the_gpu_benchmark_says_what_a_machine_without_a_gpu_lacks(run):
+    done = run("benchmarks/gpu.py", "--json", "/nowhere/report.json", LD_LIBRARY_PATH="", CUDA_VISIBLE_DEVICES="-1")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch("error: .+\nhint: .+\n", done.stderr)
+
+
 PYTEST = """
 import pytest
 @pytest.mark.skip(reason="no such library")

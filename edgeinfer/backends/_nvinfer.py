@@ -176,9 +176,11 @@ class _Ready:
         plan, context, mark = self._plan, self.context, self._plan.words.mark()
         if context.active_optimization_profile == profile:
             return
-        if not context.set_optimization_profile_async(profile, stream):
-            failure = plan.failure(f"optimisation profile {profile} cannot be taken", mark)
-            raise _ProfileTaken(str(failure), hint="use one context, or TensorRT 10")
+        with suppress(RuntimeError):  # what the bindings make of the library's no
+            if context.set_optimization_profile_async(profile, stream):
+                return
+        failure = plan.failure(f"optimisation profile {profile} cannot be taken", mark)
+        raise _ProfileTaken(str(failure), hint="use one context, or TensorRT 10")
 
     def reshape(self, images: int, outputs: Tensors) -> None:
         """Set the shapes of a batch, and where its outputs go."""

@@ -46,6 +46,9 @@ class Way(Protocol):
         Raises InputError, EngineError, DeviceError.
         """
 
+    def close(self) -> None:
+        """Free what it holds, before its engine and its device are closed; calling it twice is harmless."""
+
 
 class Device(Protocol):
     """Buffers for one lane: one frame (or one batch) at a time, nothing allocated after the first."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.devices import STAGES
 from edgeinfer.devices._driver import call, elapsed_ms, library, probe
-from edgeinfer.errors import EdgeInferError
+from edgeinfer.errors import DeviceLost, EdgeInferError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,13 +112,15 @@ class FrameGraph:
 
     def _forget(self) -> None:
         graphs, self._graphs = self._graphs, OrderedDict()
-        for graph in graphs.values():
-            if graph is not None:
-                graph.close()
+        with ExitStack() as each:
+            for graph in filter(None, graphs.values()):
+                each.callback(graph.close)
 
     def close(self) -> None:
-        """Free the graphs; calling it twice is harmless."""
-        self._forget()
+        """Free the graphs, before the engine frees the kernels that they run; calling it twice is harmless."""
+        if self._graphs:
+            with suppress(DeviceLost), self._device.context.alone():
+                self._forget()
 
 
 _DEFAULT, _EXTERNAL = 0, 1  # CU_EVENT_RECORD_*: an event recorded in a graph can be read only as an external one

@@ -31,3 +31,6 @@ class Stages:
         marks.append(device.mark())
         spans = zip(STAGES, marks, marks[1:])
         return results, {stage: device.elapsed_ms(start, end) for stage, start, end in spans}
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -150,10 +150,8 @@ class Device:
     # the protocol
 
     def join(self, engine: Any) -> FrameGraph:
-        """The whole way of frames through this device and an engine on it."""
-        joined = FrameGraph(self, engine)
-        self._owned.callback(joined.close)
-        return joined
+        """The whole way of frames through this device and an engine on it; close it before either."""
+        return FrameGraph(self, engine)
 
     def preprocess(self, images: Sequence[Any], pixels: str = "bgr") -> tuple[Tensors, list[Placement]]:
         """Pictures -> the model's input by name, on the GPU once the stream has come so far, and their places."""

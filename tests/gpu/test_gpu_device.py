@@ -71,10 +71,11 @@ def test_a_thousand_devices_leave_nothing():
             free, total = call("cuMemGetInfo")
         return np.array([int(total) - int(free), 4096 * int(Path("/proc/self/statm").read_text().split()[1])])
 
-    before = taken_after(10)
+    taken = [taken_after(cycles) for cycles in (10, 250, 250, 250, 250)]
 
-    # the driver itself may keep some pages; a thousand of any buffer of ours, the smallest graph or kernel are more
-    assert (taken_after(1000) - before < (4 << 20, 32 << 20)).all()
+    # others may use the GPU, the driver itself keep some pages; of any buffer of ours, of the smallest graph or
+    # kernel so many are more, every time
+    assert (np.diff(taken, axis=0).min(0) < (1 << 20, 8 << 20)).all()
     context.close()
 
 
@@ -386,7 +387,10 @@ def test_the_steady_state_takes_memory_of_neither_the_gpu_nor_the_host(make):
                 lane.way.run([image], "bgr")
 
     work(4)
-    before = free()
+    rounds = [free()]
+    for _ in range(5):
+        work(20)
+        rounds.append(free())
     tracemalloc.start()
     try:
         work(1)  # what Python itself keeps
@@ -397,7 +401,7 @@ def test_the_steady_state_takes_memory_of_neither_the_gpu_nor_the_host(make):
     finally:
         tracemalloc.stop()
 
-    assert free() == before
+    assert np.diff(rounds).max() >= 0  # where others use the GPU too, what is left may be less, but not every time
     assert now - held < 20_000  # 40 frames; a single copy of one is 691,200
     assert peak - held < 100_000
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgeinfer import cli, load, machine, plans, profile
+from edgeinfer.backends import _nvplan
 from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import view
@@ -256,6 +257,17 @@ def test_where_one_context_serves_all_sizes_nothing_captured_is_kept(nvidia, dri
             assert labels(model.batch([bundles.picture(color) for color in colors(count)])) == colors(count)
         assert "one context" in model.graph
         assert driver.live().get("ready graph", 0) == 0
+
+
+def test_what_was_captured_is_freed_before_the_engine_whose_kernels_it_runs(nvidia, driver, tmp_path, monkeypatch):
+    left, release = [], _nvplan.Plan.release
+    monkeypatch.setattr(_nvplan.Plan, "release", lambda plan: left.append(driver.live()) or release(plan))
+    folder = planned(bundles.detect_bundle(tmp_path / "detector"), nvidia())
+    with load(folder, contexts=2, self_test=False) as model:
+        for _ in range(3):
+            model(bundles.picture("red", 50, 40))
+        assert driver.live()["ready graph"] == 1
+    assert "ready graph" not in left[-1]
 
 
 def test_the_second_gpu_runs_what_was_built_for_it_and_the_first_refuses_it(nvidia, driver, tmp_path):

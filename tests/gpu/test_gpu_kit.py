@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgeinfer import modeljson
+from edgeinfer.devices import compiler as nvrtc
 from edgeinfer.errors import BackendUnavailable
 from edgeinfer.results import Detections
 from edgeinfer.spec import Size
@@ -67,6 +68,17 @@ def test_a_missing_library_is_a_named_skip(folder, monkeypatch):
     assert prove.main() == 0
     assert states(folder)["detect", "trt fp32"] is None
     assert states(folder)["detect", "preprocess kernel"] is True
+
+
+def test_where_no_kernel_can_be_compiled_the_report_says_so_and_how_to_mend_it(folder, library, monkeypatch):
+    def refuse():
+        raise BackendUnavailable("NVRTC is not here", hint="bring it")
+
+    monkeypatch.setattr(nvrtc, "_nvrtc", refuse)
+    assert prove.main() == 1
+    rows = json.loads((folder / "proof.json").read_text())["checks"]
+    assert [row["passed"] for row in rows] == [False] * len(rows)
+    assert {row["detail"] for row in rows} == {"BackendUnavailable: NVRTC is not here; bring it"}
 
 
 def test_a_wrong_result_is_a_failure(folder, library):

@@ -128,7 +128,8 @@ def _runtime(trt):
     def choose(context, profile, stream):
         engine = context.engine
         if trt.__version__.startswith("8.") and profile in engine.taken:
-            return _say(LOGGERS[-1], f"Profile {profile} has been chosen by another IExecutionContext") or False
+            _say(LOGGERS[-1], f"Profile {profile} has been chosen by another IExecutionContext")
+            raise RuntimeError("Error in set optimization profile async.")
         engine.taken.add(profile)
         context.put(active_optimization_profile=profile)
         return True

@@ -28,7 +28,7 @@ sys.path.insert(0, str(HERE))
 
 import numpy as np  # noqa: E402
 
-from edgeinfer import backends, golden, modeljson, wholefile  # noqa: E402
+from edgeinfer import backends, golden, machine, modeljson, wholefile  # noqa: E402
 from edgeinfer.devices import gpu  # noqa: E402
 from edgeinfer.devices._driver import call  # noqa: E402
 from edgeinfer.devices._framegraph import Graph  # noqa: E402
@@ -145,12 +145,13 @@ def engine(proof, name, cases, artifact):
         library="trt", precision=artifact.precision, external_tactics=False, tf32=artifact.precision != "fp32"
     )
     compiled = compiler.compile_onnx(cases.folder / artifact.file, plan, options)
-    with ExitStack() as opened:  # whatever fails: the engine goes before the device's context
+    with ExitStack() as opened:  # whatever fails: the graphs go before their engine, that before the device's context
         device = gpu.Device(cases.spec)
         opened.callback(device.close)
         made = backends.load("trt")(plan, cases.spec, device)
         opened.callback(made.close)
         lane = Lane(device, made)
+        opened.callback(lane.way.close)
         plain = [lane.way.run([image], "bgr")[0][0] for image in cases.images]
         replays = [[rows(lane.way.run([image], "bgr")[0][0]) for image in cases.images] for _ in range(2)]
         wrong = cases.wrong(plain, artifact.precision)
@@ -248,14 +249,11 @@ def main():
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--precision", choices=PRECISIONS, help="of engines; all of them if none is named")
     options = parser.parse_args()
-    device = gpu.Device(Cases(next((HERE / "models").iterdir())).spec)
-    facts = {
-        "gpu": device.name,
-        "compute_capability": device.compute_capability,
-        "cuda_of_driver": device.driver_version,
-        **versions(),
-    }
-    device.close()
+    try:
+        here = machine.gpu()
+    except BackendUnavailable as missing:
+        sys.exit(f"error: {missing}\nhint: {missing.hint}")
+    facts = {"gpu": here.name, "compute_capability": here.sm, "cuda_of_driver": here.cuda, **versions()}
     print(facts)
     proof = Proof(facts, options.json)
     prove(proof, options.seconds, [options.precision] if options.precision else PRECISIONS)
