@@ -1,12 +1,14 @@
 """What exporters write into their files about a model: ONNX metadata, the JSON before an Ultralytics engine.
 
-Every value may be hostile: texts are read as literals of Python or JSON under limits of length, and never evaluated.
+Every value may be hostile: texts are read as JSON, or as Python's notation made JSON token by token, under limits of
+length. Python's own parser would take five hundred times the memory of a text.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,13 @@ MAX_TEXT = 1 << 20
 OURS = ("preprocess", "decode", "labels")
 THEIRS = ("author", "task", "head", "description", "license", "names", "imgsz", "batch", "stride", "end2end", "args")
 HALF, INT8 = 16, 8
+# what Python writes otherwise than JSON: texts, numbers that are keys, words, tuples and their last comma
+PYTHON = re.compile(
+    rf"""('(?:[^'\\]|\\.){{0,{modeltree.MAX_TEXT}}}'?|"(?:[^"\\]|\\.){{0,{modeltree.MAX_TEXT}}}"?)"""
+    r"|\b([0-9]{1,7})(?=\s*:)|\b(?:True|False|None)\b|[()]|,(?=\s*[])}])",
+    re.DOTALL,
+)
+IN_JSON = {"True": "true", "False": "false", "None": "null", "(": "[", ")": "]", ",": ""}
 
 
 @dataclass(frozen=True)
@@ -93,14 +102,22 @@ def _value(value: object) -> Any:
         raise ValueError(f"a text of {len(value)} characters, expected {MAX_TEXT} at most")
     if not value.startswith(("{", "[", "(")) and not value.isdecimal() and value not in ("True", "False", "None"):
         return value
-    for parse in (json.loads, ast.literal_eval):
+    try:
         try:
-            return parse(value)
-        except (ValueError, SyntaxError, TypeError):
-            continue
-        except (RecursionError, MemoryError) as error:
-            raise ValueError("a text is nested too deeply") from error
-    raise ValueError(f"{value[:60]!r} is neither Python's notation nor JSON")
+            return json.loads(value)
+        except ValueError:
+            return json.loads(PYTHON.sub(_in_json, value))
+    except RecursionError as error:
+        raise ValueError("a text is nested too deeply") from error
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{value[:60]!r} is neither Python's notation nor JSON") from error
+
+
+def _in_json(token: re.Match[str]) -> str:
+    text, key = token.groups()
+    if text:
+        return json.dumps(ast.literal_eval(text))
+    return f'"{key}"' if key else IN_JSON[token[0]]
 
 
 def _described(value: object) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import tracemalloc
+from contextlib import suppress
 
 import numpy as np
 import onnx
@@ -330,6 +332,25 @@ def test_names_are_read_and_never_evaluated(tmp_path):
     refusal(tmp_path, bomb(f"[open({str(mark)!r}, 'w').close()]"))
 
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("text", ["[" + "[]," * 60_000 + "]", "[" + "-1," * 60_000 + "]", "['" + "\\'" * 60_000 + "']"])
+def test_metadata_takes_no_more_memory_than_a_small_factor_of_its_text(text):
+    tracemalloc.start()
+    try:
+        with suppress(ExportError):
+            metadata.read({"names": text}, "model.onnx")
+        assert tracemalloc.get_traced_memory()[1] < 40 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_class_names_are_read_as_python_writes_them(names):
+    facts = metadata.read({"names": str(dict(enumerate(names))), "args": str({"half": True, "opset": None})}, "x.onnx")
+
+    assert facts.labels == tuple(name.encode(errors="replace").decode() for name in names)
+    assert facts.precision == "fp16"
 
 
 @pytest.mark.parametrize("key", ["labels", "preprocess", "decode"])
