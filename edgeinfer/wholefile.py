@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeinfer import workfolder
 from edgeinfer.errors import EdgeInferError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextmanager
@@ -28,27 +29,25 @@ def writing(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A hidden file beside `path` that takes its name when the block ends well, and goes otherwise.
+    """A file in a hidden folder beside `path` that takes its name when the block ends well, and goes otherwise.
 
-    Something that is not a regular file (`/dev/null`, a named pipe) is written as it stands.
+    A link stays, and what it leads to is written. Something that is not a regular file (`/dev/null`, a named pipe) is
+    written as it stands.
     """
     with writing(path):
-        if path.exists() and not path.is_file():
+        target = _led_to(path)
+        if target.exists() and not target.is_file():
             yield path
             return
-        part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        try:
-            yield part
-            part.replace(path)
-        finally:
-            # where nothing can be written nothing can be removed either, which is not what went wrong
-            with suppress(OSError):
-                part.unlink()
+        with workfolder.beside(target) as folder:
+            yield folder / target.name
+            (folder / target.name).replace(target)
 
 
 def check_writable(path: Path) -> None:
     """Raise what `whole(path)` would, as far as that shows without writing: to be asked before long work."""
     with writing(path):
+        path = _led_to(path)
         if path.is_dir():
             raise _fault(errno.EISDIR, path)
         if path.exists() and not path.is_file():
@@ -57,6 +56,11 @@ def check_writable(path: Path) -> None:
             raise OSError(errno.ENOENT, f"there is no folder {path.parent}")
         else:
             check_folder(path.parent)
+
+
+def _led_to(path: Path) -> Path:
+    """Where links lead; `/dev/stdout` is one, to the file that a shell has made of it."""
+    return Path(os.path.realpath(path))
 
 
 def check_folder(folder: Path) -> None:

@@ -52,10 +52,11 @@ def _made(target: Path) -> tuple[Path, int]:
 def _sweep(target: Path) -> None:
     """Remove what no writer has any more."""
     named = re.compile(rf"\.{re.escape(target.name)}\.(\d{{1,7}})\.[0-9a-f]{{8}}(-old)?")
-    for folder in target.parent.iterdir():
-        if found := named.fullmatch(folder.name):
-            with suppress(OSError), _locked(folder, int(found[1])):
-                shutil.rmtree(folder)
+    with suppress(PermissionError):  # of a folder that may be written into, but not listed
+        for folder in target.parent.iterdir():
+            if found := named.fullmatch(folder.name):
+                with suppress(OSError), _locked(folder, int(found[1])):
+                    shutil.rmtree(folder)
 
 
 @contextmanager

@@ -103,6 +103,22 @@ def test_a_file_of_records_appears_whole(detector, photos, tmp_path):
     assert not list(tmp_path.glob(".r*"))
 
 
+def test_records_that_a_killed_run_left_go_with_the_next(detector, photos, tmp_path):
+    killed = "import os; from edgeinfer.cli import _records as it\nwith it.records('r.jsonl'): os._exit(9)"
+    subprocess.run([sys.executable, "-c", killed], cwd=tmp_path, check=False)
+    assert list(tmp_path.glob(".r*"))
+    assert run(detector, photos, "--json", tmp_path / "r.jsonl") == 0
+    assert not list(tmp_path.glob(".r*"))
+
+
+def test_records_are_written_to_where_a_link_leads(detector, photos, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "r.jsonl").symlink_to("kept/today.jsonl")
+    assert run(detector, photos, "--json", tmp_path / "r.jsonl") == 0
+    assert (tmp_path / "r.jsonl").is_symlink()
+    assert len(records((tmp_path / "kept" / "today.jsonl").read_text())) == 2
+
+
 def test_a_run_that_fails_leaves_the_old_records(detector, tmp_path):
     (tmp_path / "r.jsonl").write_text("old")
     assert run(detector, tmp_path / "nothing.png", "--json", tmp_path / "r.jsonl") == 1
