@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
 from edgeinfer import onnxfile
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STANDARD = ("", "ai.onnx")
 ONE_FILE = (1 << 31) - (1 << 20)  # what protobuf writes into one file, and room for the graph
+APART = 4  # the version of the file format since which constants are no inputs
 PORTABLE_OPSET = 17  # TensorRT 8.5's parser takes this much
 READABLE = "check its path and permissions"
 BESIDE = "put the weights beside the ONNX file, and export it again"
@@ -31,7 +32,7 @@ QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger",
 
 
 def read(path: Path) -> Any:
-    """The model in this file with its weights inside and no functions of its own. Raises ExportError."""
+    """The model in this file: weights inside, constants in one place, no functions of its own. Raises ExportError."""
     _check_external(path)
     try:
         model = onnx.load(path, load_external_data=False)
@@ -50,7 +51,42 @@ def read(path: Path) -> Any:
             f"{path.name} with its weights is above the 2 GiB that one ONNX file can hold", hint="export it in fp16"
         )
     _check_operators(model, path.name)
+    _gather_constants(model)
     return model
+
+
+def _gather_constants(model: Any) -> None:
+    """Nodes that give a constant become initializers, and none of these stays an input, as it is in old files."""
+    graph = model.graph
+    taken = {one.name for one in (*graph.output, *graph.initializer)}
+    for place in range(len(graph.node) - 1, -1, -1):
+        tensor = _constant(graph.node[place])
+        if tensor is not None and tensor.name not in taken:
+            graph.initializer.append(tensor)
+            del graph.node[place]
+    names = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in names]
+    if len(inputs) < len(graph.input):
+        del graph.input[:]
+        graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, APART)
+
+
+def _constant(node: Any) -> Any:
+    """The tensor, by its name in the graph, that a node gives; None where it computes it, or gives no numbers."""
+    if node.op_type != "Constant" or len(node.attribute) != 1 or len(node.output) != 1:
+        return None
+    (one,) = node.attribute
+    if one.name == "value":
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(one.t)
+        tensor.name = node.output[0]
+        return tensor
+    floats, ints = {"value_float": one.f, "value_floats": one.floats}, {"value_int": one.i, "value_ints": one.ints}
+    for values, kind in ((floats, np.float32), (ints, np.int64)):
+        if one.name in values:
+            return numpy_helper.from_array(np.array(values[one.name], kind), node.output[0])
+    return None
 
 
 def _check_external(path: Path) -> None:
@@ -89,6 +125,22 @@ def _inlined(model: Any, name: str) -> Any:
 def opset(model: Any) -> int:
     """The version of the standard's operators it asks for."""
     return max((one.version for one in model.opset_import if one.domain in STANDARD), default=1)
+
+
+def raised(model: Any, version: int, name: str) -> Any:
+    """The model with operators of this version of the standard, or of its own where that is later."""
+    from onnx import version_converter
+
+    if opset(model) >= version:
+        return model
+    try:
+        later = version_converter.convert_version(model, version)
+    except Exception as error:
+        raise ExportError(
+            f"{name} has opset {opset(model)}, which cannot be raised to {version}: {_first_line(error)}", hint=AGAIN
+        ) from error
+    _gather_constants(later)
+    return later
 
 
 def _check_operators(model: Any, name: str) -> None:
@@ -141,9 +193,6 @@ def precision(model: Any) -> str:
     for tensor in model.graph.initializer:
         if tensor.data_type in counts:
             counts[tensor.data_type] += int(np.prod(tensor.dims, dtype=np.int64))
-    for node in _nodes(model.graph):
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].t.data_type in counts:
-            counts[node.attribute[0].t.data_type] += int(np.prod(node.attribute[0].t.dims, dtype=np.int64))
     return "fp16" if counts[TensorProto.FLOAT16] > counts[TensorProto.FLOAT] else "fp32"
 
 

@@ -55,7 +55,9 @@ class Net:
         return precision.title(node) not in self.keep
 
     def activations(self, node: Any) -> list[str]:
-        return [name for name in node.input if name in self.floats]
+        """The tensors it computes with; what Resize reads beside its first says only how large that becomes."""
+        names = node.input[:1] if node.op_type == "Resize" else node.input
+        return [name for name in names if name in self.floats]
 
     def convolutions(self, flavor: str) -> list[Any]:
         """Those that are quantised."""

@@ -145,9 +145,6 @@ class _Halving:
                 f"node {where} ({node.op_type}) has a graph of its own, which float16 does not reach",
                 hint="export the model without branches and loops, or with --precision fp32",
             )
-        if node.op_type == "Constant" and self._is_float(node.output[0]):
-            self._lift(node)
-            return
         inputs, outputs = self._free(node)
         able = bool(inputs or outputs) and not self._moves_exact(node)
         halved = able and where not in self._keep and self._holds(node, inputs)
@@ -170,13 +167,6 @@ class _Halving:
 
     def _is_float(self, name: str) -> bool:
         return bool(self._types.get(name) == FLOAT)
-
-    def _lift(self, node: Any) -> None:
-        """A node that gives a constant becomes one, which can be had in both types."""
-        (attribute,) = node.attribute
-        value = helper.get_attribute_value(attribute)
-        array = numpy_helper.to_array(value) if attribute.name == "value" else np.array(value, np.float32)
-        self._values[node.output[0]] = numpy_helper.from_array(array, node.output[0])
 
     def _free(self, node: Any) -> tuple[set[int], set[int]]:
         """The places of the float32 inputs and outputs that the operator takes in float16 just as well."""

@@ -5,6 +5,7 @@ import os
 import tracemalloc
 from contextlib import suppress
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -21,6 +22,7 @@ from edgeinfer.errors import EdgeInferError, ExportError, UsageError
 from edgeinfer.spec import Batch, Boxes, Size, TopK
 from edgeinfer_export import graphs, layouts, metadata, onnxsource
 from edgeinfer_export.export import Options, export
+from edgeinfer_export.heldout import Sources
 from edgeinfer_export.told import Told
 from helpers import foreign
 
@@ -375,6 +377,39 @@ def test_quantised_weights_make_an_int8_artifact(tmp_path):
     model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["q", "s", "z"], ["weight"]))
 
     assert exported(tmp_path, model).spec.artifacts[0].precision == "int8"
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    """A few pictures to calibrate with, of coloured patches."""
+    folder, chance = tmp_path_factory.mktemp("patches"), np.random.default_rng(0)
+    for place in range(10):
+        patch = np.kron(chance.integers(0, 256, (4, 4, 3), np.uint8), np.ones((20, 20, 1), np.uint8))
+        cv2.imwrite(str(folder / f"{place}.png"), patch)
+    return Sources(str(folder), few=True)
+
+
+@pytest.mark.parametrize("opset", [11, 12, 17, 21])
+def test_a_model_whose_constants_are_nodes_becomes_int8(tmp_path, patches, opset):
+    bundle = exported(tmp_path, foreign.resizing(opset), precisions=("fp16", "int8"), pictures=patches, budget=10.0)
+
+    assert [one.precision for one in bundle.spec.artifacts] == ["fp16", "int8", "int8"]
+    for one in bundle.spec.artifacts[1:]:
+        quantized = onnx.load(bundle.path / one.file).graph
+        weights = [tensor for tensor in quantized.initializer if len(tensor.dims) == 4]
+        assert [tensor.data_type for tensor in weights].count(onnx.TensorProto.INT8) == {"cpu": 2, "trt": 3}[one.flavor]
+        # by how much Resize enlarges the rest is no value to be rounded
+        assert {node.op_type for node in quantized.node if "scales" in node.input} == {"Resize"}
+
+
+def test_constants_are_no_inputs_although_old_files_list_them(tmp_path):
+    model = foreign.classifier(7, metadata={**foreign.ULTRALYTICS, "task": "classify"}, opset=8)
+    for one in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(one.name, one.data_type, one.dims))
+    model.ir_version = 3
+    bundle = exported(tmp_path, model)
+
+    assert [value.name for value in onnx.load(bundle.path / "model.fp32.onnx").graph.input] == ["images"]
 
 
 @given(

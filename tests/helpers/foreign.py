@@ -47,6 +47,39 @@ def classifier(classes=1000, softmax=False, gemm=False, **how):
     return _model(nodes, {"weight": random.normal(0, 3, (3, classes)).astype(np.float32)}, **how)
 
 
+def resizing(opset=17, **how):
+    """(n, 7) from convolutions of 32 channels round a Resize, the constants nodes as PyTorch exports them."""
+    random = np.random.RandomState(2)
+    weights = {
+        "first": random.normal(0, 0.3, (32, 3, 3, 3)).astype(np.float32),
+        "second": random.normal(0, 0.1, (32, 32, 1, 1)).astype(np.float32),
+        "third": random.normal(0, 0.1, (64, 64, 1, 1)).astype(np.float32),
+        "bias": random.normal(0, 1, 64).astype(np.float32),
+        "last": random.normal(0, 1, (64, 7)).astype(np.float32),
+        "roi": np.zeros(0, np.float32),
+        "ones": np.ones(2, np.float32),
+        "twos": np.full(2, 2, np.float32),
+    }
+    tensors = {name: numpy_helper.from_array(value) for name, value in weights.items()}
+    nodes = [helper.make_node("Constant", [], [name], name, value=tensor) for name, tensor in tensors.items()]
+    enlarging = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    nodes += [
+        _node("Conv", ["images", "first"], "a", pads=[1] * 4, strides=[2, 2]),
+        _node("MaxPool", ["a"], "b", kernel_shape=[2, 2], strides=[2, 2]),
+        _node("Conv", ["b", "second"], "c"),
+        helper.make_node("Concat", ["ones", "twos"], ["scales"], axis=0),
+        _node("Resize", ["c", "roi", "scales"], "d", **enlarging),
+        _node("Concat", ["d", "a"], "e", axis=1),
+        _node("Conv", ["e", "third", "bias"], "f"),
+        _node("Relu", ["f"], "g"),
+        _node("GlobalAveragePool", ["g"], "h"),
+        _node("Squeeze", ["h"], "i", axes=[2, 3]) if opset < 13 else _node("Flatten", ["h"], "i"),
+        _node("MatMul", ["i", "last"], "output0"),
+    ]
+    how = {"metadata": {**ULTRALYTICS, "task": "classify"}, "size": (64, 64), **how}
+    return _model(nodes, {}, opset=opset, **how)
+
+
 def _levels(channels, reshapes, axis, shape):
     """Average pools of each stride, a 1x1 convolution, and what brings its maps into rows."""
     random = np.random.RandomState(channels)
