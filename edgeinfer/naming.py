@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-RAW = (".h264", ".h265", ".hevc", ".mjpeg", ".mjpg")  # videos without a container
+RAW = (".264", ".265", ".h264", ".h265", ".hevc", ".mjpeg", ".mjpg")  # videos without a container
 MPEG = (".3gp", ".m2ts", ".m4v", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts")
-VIDEOS = (*RAW, *MPEG, ".avi", ".flv", ".mkv", ".ogv", ".webm", ".wmv")
+VIDEOS = (*RAW, *MPEG, ".asf", ".avi", ".flv", ".mkv", ".ogv", ".vob", ".webm", ".wmv")
 STREAMS = (".m3u8", ".mjpeg", ".mjpg", ".mpd")  # of addresses whose servers need not be asked
 WEB = ("http://", "https://")
 RTSP = ("rtsp://", "rtsps://")
@@ -32,6 +32,7 @@ def is_picture(path: Path) -> bool:
 def without_password(name: str) -> str:
     """The source as it may be shown: without the user and the password in it, which may hold an @ themselves."""
     shown = re.sub(r"(\w+://)[^/\s]*@", r"\1", name)
+    shown = re.sub(r"(?i)((?:\bpass|passwd|password|pwd|token)=)[^&?/\s]+", r"\1***", shown)  # as some cameras have it
     return re.sub(r"(-pw=)(\"[^\"]*\"|\S+)", r"\1***", shown)  # of GStreamer's elements
 
 

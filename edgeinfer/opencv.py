@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer import answers, gstreamer
 from edgeinfer.errors import SourceError
-from edgeinfer.naming import SCHEMES
+from edgeinfer.naming import RTSP, SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 # of a network stream: short, because a lost one is opened again; an answer may come later than a frame
 OPEN_MS, READ_MS = 4_000, 2_000
+# two frames tell FFmpeg the rate of an RTSP stream: else it waits for twenty, seconds of a slow camera. OpenCV has no
+# other way to say so, and what is said by whoever runs the program counts; TCP first is what OpenCV itself asks for
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|fpsprobesize;2"
 ADDRESS = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
 USUAL_FPS = 30.0
 MOST_FPS = 240.0  # containers and networks count in 1,000ths or 90,000ths of a second, and that is told for a rate
@@ -58,6 +62,8 @@ def _capture(name: str, shown: str) -> Any:
         capture = cv2.VideoCapture(name[4:], cv2.CAP_GSTREAMER)
         hint = "try the pipeline with gst-launch-1.0 first"
     elif name.startswith(SCHEMES):
+        if name.startswith(RTSP):
+            os.environ.setdefault(*OPTIONS)
         opening, reading = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, OPEN_MS, reading, READ_MS])
         hint = ADDRESS

@@ -99,6 +99,9 @@ def frames(
                 yield from _file(path, index, max_pixels)
             except SourceError as error:
                 on_error(error)
+    elif "://" in name:
+        shown, known = naming.without_password(name), ", ".join(naming.SCHEMES)
+        raise SourceError(f"{shown} is no address that is read", hint=f"{known}; gst:PIPELINE reads many others")
     else:
         yield from _file(Path(name), 0, max_pixels)
 
@@ -183,8 +186,9 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _file(path: Path, index: int, max_pixels: int) -> Iterator[Frame]:
-    start = _start_of(path)
-    if pictures.signature(start) or path.suffix.lower() not in naming.VIDEOS:
+    start, suffix = _start_of(path), path.suffix.lower()
+    # a raw video may begin as a picture does
+    if suffix not in naming.VIDEOS or (pictures.signature(start) and suffix not in naming.RAW):
         yield picture(path, index, max_pixels)
     elif not start:
         raise SourceError(f"{path} is empty", hint="copy the file again")

@@ -221,6 +221,21 @@ def test_a_picture_is_known_by_its_content_not_its_suffix(folder):
     assert names(sources.frames(folder / "b2.mp4")) == [("b2.mp4", 0)]
 
 
+def test_a_raw_video_of_jpegs_is_no_picture_although_it_begins_as_one(tmp_path, image):
+    tmp_path.joinpath("raw.mjpeg").write_bytes(encoded(image, ".jpg") * 7)
+    found = list(sources.frames(tmp_path / "raw.mjpeg"))
+    assert [frame.index for frame in found] == list(range(7))
+    assert all(frame.fps for frame in found)
+
+
+@pytest.mark.parametrize("address", ["rtmp://me:secret@10.0.0.5/live", "RTSP://10.0.0.5/main", "file:///clip.mp4"])
+def test_an_address_of_another_kind_is_told_with_those_that_are_read(address):
+    with pytest.raises(SourceError, match="is no address that is read") as caught:
+        list(sources.frames(address))
+    assert "rtsp://" in caught.value.hint
+    assert "secret" not in str(caught.value)
+
+
 def test_a_folder_gives_its_pictures_in_natural_order(folder):
     assert names(sources.frames(folder)) == [("A1.jpg", 0), ("b2.png", 1), ("b10.png", 2)]
 
@@ -483,6 +498,19 @@ def test_a_password_in_a_pipeline_is_not_shown():
 
 def test_a_password_with_an_at_sign_is_not_shown():
     assert naming.without_password("rtsp://me:p@ss@10.0.0.5/main?a=b@c") == "rtsp://10.0.0.5/main?a=b@c"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://cam/user=me_password=s3cret_channel=1.sdp?real", "rtsp://cam/user=me_password=***?real"),
+        ("http://cam/video.cgi?user=me&pwd=s3cret&rate=5", "http://cam/video.cgi?user=me&pwd=***&rate=5"),
+        ("http://cam/live.mjpg?access_token=s3cret", "http://cam/live.mjpg?access_token=***"),
+        ("http://cam/pass/2?compass=3&token", "http://cam/pass/2?compass=3&token"),
+    ],
+)
+def test_a_password_in_the_path_is_not_shown(address, shown):
+    assert naming.without_password(address) == shown
 
 
 @pytest.mark.parametrize("name", ["camera:front", "camera:", "camera:-1", "camera:²", "camera:" + "9" * 5000])

@@ -50,6 +50,17 @@ def test_an_rtsp_camera_that_refuses_is_told_with_its_reason(line, user, told):
         assert refused(f"rtsp://{user}{address}/main") == (f"rtsp://{address}/main cannot be opened: 127.0.0.1 {told}")
 
 
+@pytest.mark.parametrize("own", [None, "rtsp_transport;udp"])
+def test_the_rate_of_an_rtsp_camera_is_told_by_two_frames_unless_the_user_says_otherwise(own, monkeypatch):
+    name, usual = opencv.OPTIONS
+    monkeypatch.setenv(name, own or "")
+    if not own:
+        monkeypatch.delenv(name)
+    with answering("RTSP/1.0 404 Not Found") as host, pytest.raises(SourceError):
+        list(sources.frames(f"rtsp://{host}/main"))
+    assert os.environ[name] == (own or usual)
+
+
 def test_an_rtsp_camera_that_says_nothing_is_told_so(monkeypatch):
     monkeypatch.setattr(answers, "PATIENCE_S", 1.0)
     with answering(None) as address:
