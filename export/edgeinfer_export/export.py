@@ -115,14 +115,14 @@ def read(
     source: str | Path, options: Options = Options(), progress: Callable[[str, int, int], None] | None = None
 ) -> graphs.Built:
     """The source's graph and spec, with all that is known of where it comes from."""
-    built = graphs.vary(sources.read(source, options, progress), options.variant)
+    built = sources.read(source, options, progress)
+    if options.variant.nms or "int8" in options.precisions:
+        built = dataclasses.replace(built, model=onnxgraph.raised(built.model, built.spec.name))
+    built = graphs.vary(built, options.variant)
     held = onnxgraph.precision(built.model)
     _check_precisions(held, options)
-    if "int8" in options.precisions and held == "fp32":
-        raised = onnxgraph.raised(built.model, quantize.OPSET, built.spec.name)
-        built = dataclasses.replace(built, model=raised)
-        if not quantize.points(raised):
-            raise ExportError(f"{built.spec.name} has no layer that int8 is for", hint="leave int8 out of --precision")
+    if "int8" in options.precisions and held == "fp32" and not quantize.points(built.model):
+        raise ExportError(f"{built.spec.name} has no layer that int8 is for", hint="leave int8 out of --precision")
     fitness.check(built.model, options.targets, options.precisions or (held,))
     onnxgraph.add_facts(built.model, {"license": built.spec.provenance.license})
     return dataclasses.replace(built, spec=_signed(built.spec, options))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STANDARD = ("", "ai.onnx")
 ONE_FILE = (1 << 31) - (1 << 20)  # what protobuf writes into one file, and room for the graph
 APART = 4  # the version of the file format since which constants are no inputs
+OUR_OPSET = 13  # since which squeezing and quantisation are written as here
 PORTABLE_OPSET = 17  # TensorRT 8.5's parser takes this much
 READABLE = "check its path and permissions"
 BESIDE = "put the weights beside the ONNX file, and export it again"
@@ -127,17 +128,17 @@ def opset(model: Any) -> int:
     return max((one.version for one in model.opset_import if one.domain in STANDARD), default=1)
 
 
-def raised(model: Any, version: int, name: str) -> Any:
-    """The model with operators of this version of the standard, or of its own where that is later."""
+def raised(model: Any, name: str) -> Any:
+    """The model with operators that graphs can be joined to and quantised, in the version of the standard they need."""
     from onnx import version_converter
 
-    if opset(model) >= version:
+    if (own := opset(model)) >= OUR_OPSET:
         return model
     try:
-        later = version_converter.convert_version(model, version)
+        later = version_converter.convert_version(model, OUR_OPSET)
     except Exception as error:
         raise ExportError(
-            f"{name} has opset {opset(model)}, which cannot be raised to {version}: {_first_line(error)}", hint=AGAIN
+            f"{name} has opset {own}, which cannot be raised to {OUR_OPSET}: {_first_line(error)}", hint=AGAIN
         ) from error
     _gather_constants(later)
     return later

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from edgeinfer_export.ranges import Range
 
 FLAVORS = ("cpu", "trt")
-OPSET = 13  # since which weights may have a scale for each channel
 # a bias in int32 takes the scale of its accumulator, which must not be so fine that it overflows
 LARGEST_BIAS = 2.0**30
 

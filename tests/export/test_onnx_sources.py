@@ -402,6 +402,19 @@ def test_a_model_whose_constants_are_nodes_becomes_int8(tmp_path, patches, opset
         assert {node.op_type for node in quantized.node if "scales" in node.input} == {"Resize"}
 
 
+def test_boxes_are_suppressed_in_the_graph_of_an_old_opset(tmp_path):
+    model = foreign.save(foreign.yolov8(opset=11), tmp_path / "model.onnx")
+    picture = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
+    found = {}
+    for where, variant in {"runtime": graphs.Variant(), "graph": graphs.Variant(nms=True)}.items():
+        with load(export(model, tmp_path / where, Options(variant=variant))) as opened:
+            assert opened.spec.decode.where == where
+            found[where] = opened(picture)
+
+    assert len(found["runtime"]) > 3
+    assert np.allclose(found["graph"].boxes, found["runtime"].boxes, atol=1e-3)
+
+
 def test_constants_are_no_inputs_although_old_files_list_them(tmp_path):
     model = foreign.classifier(7, metadata={**foreign.ULTRALYTICS, "task": "classify"}, opset=8)
     for one in model.graph.initializer:

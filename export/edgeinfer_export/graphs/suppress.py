@@ -31,25 +31,18 @@ NUM, BOXES, SCORES, CLASSES = "num_dets", "boxes", "scores", "classes"
 PATH = "decode.nms"
 # TensorRT sorts out no more at once
 MOST = 3840
-# operators are written as they have been since
-LEAST_OPSET = 13
 
 
 def keep(model: Any, spec: ModelSpec) -> ModelSpec:
-    """Append decoding and suppression to `model`; its new spec, whose outputs are for n images and l = limit boxes:
+    """Append decoding and suppression to `model` (opset 13 or later); its new spec.
 
+    Its outputs are for n images and l = limit boxes:
     num_dets (n, 1) int32; boxes (n, l, 4) float32 x1 y1 x2 y2 model pixels; scores (n, l) float32, best first;
     classes (n, l) int32. Rows from num_dets on are zeros. A score that is not a number makes all scores so.
     Raises ExportError.
     """
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
     graph, spec = _grown(spec, taken)
-    opset = next((one.version for one in model.opset_import if one.domain == ""), 0)
-    if opset < LEAST_OPSET:
-        raise ExportError(
-            f"suppression needs opset {LEAST_OPSET} or later, the model has {opset}",
-            hint="export it to ONNX again, or use --nms runtime",
-        )
     graph.into(model)
     del model.graph.output[:]
     model.graph.output.extend(declare(tensor) for tensor in spec.outputs)
