@@ -44,6 +44,7 @@ class Device:
         self._spec, self.ordinal = spec, ordinal
         self.context = Context(ordinal)
         self._owned, self._closed = ExitStack(), False
+        self.handle: Any = None
         try:
             with self.context.alone():
                 self._ask()
@@ -89,7 +90,6 @@ class Device:
         self._turn = 0
         self._staged: Batch | None = None
         self.wait()
-        self._owned.callback(self.wait)  # closing: what runs is let finish
 
     def _made(self, create: str, destroy: str, *arguments: Any) -> Any:
         made = call(create, *arguments)
@@ -248,3 +248,5 @@ class Device:
             last.callback(self.context.close)
             last.enter_context(self.context.alone())
             last.enter_context(self._owned)
+            if self.handle is not None:
+                last.callback(self.wait)  # freeing memory need not wait for what still uses it

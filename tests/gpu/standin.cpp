@@ -203,7 +203,6 @@ CUresult allocate(size_t nbytes, char kind, void* context, void** result) {
 CUresult release(uintptr_t address, char kind) {
   const auto found = blocks.find(address);
   if (found == blocks.end() || found->second.kind != kind) return INVALID_VALUE;
-  run_all();
   Reach::one(address, found->second, PROT_READ | PROT_WRITE);
   blocks.erase(found);
   live[kind == 'd' ? "device" : "host"]--;
