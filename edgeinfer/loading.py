@@ -193,7 +193,8 @@ def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner) -> l
     take = partial(devices.load(engine_class.device), spec, **where)
     artifact = bundle.spec.artifact(choice.artifact)
     path = bundle.artifact_file(artifact) if artifact else bundle.path
-    settings: dict[str, Any] = {"threads": manner.threads or choice.threads or quota.threads(), **choice.settings}
+    threads = manner.threads or choice.threads or quota.threads()
+    settings: dict[str, Any] = {"threads": threads, "contexts": manner.contexts, **choice.settings}
     first = partial(engine_class, path, spec, **settings)
     lanes: list[Lane] = []
     with ExitStack() as undo:

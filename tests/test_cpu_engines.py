@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgeinfer import backends, load, machine, modeljson
+from edgeinfer import backends, load, machine, modeljson, quota
 from edgeinfer.devices import cpu
 from edgeinfer.errors import EngineError
 from edgeinfer.spec import Artifact, Batch, Boxes, TensorSpec
@@ -189,6 +189,17 @@ def test_openvino_keeps_to_float32_where_the_processor_would_rather_round(spec, 
 
     assert engine._model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     assert backends.load("ov").settings()["compute"][0] == "f32"
+
+
+@pytest.mark.parametrize(("threads", "contexts", "streams"), [(1, 1, 1), (1, 2, 2), (1, 3, 2), (2, 2, 1), (5, 2, 1)])
+def test_as_many_contexts_of_openvino_run_beside_each_other_as_their_threads_find_cores(
+    detector, monkeypatch, threads, contexts, streams
+):
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr(quota, "threads", lambda: 0)
+    with load(detector, "ov", threads=threads, contexts=contexts) as model:
+        config = model.engine._config
+    assert (config["NUM_STREAMS"], config["INFERENCE_NUM_THREADS"]) == (str(streams), str(streams * threads))
 
 
 def test_rows_that_openvino_leaves_as_columns_are_read_as_rows_in_any_batch(spec, tmp_path):

@@ -47,8 +47,11 @@ class Engine(Protocol):
     precisions: ClassVar[tuple[str, ...]]
     library: ClassVar[str]
 
-    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:
-        """Open the file; `threads` 0 means the library's choice. Raises EngineError."""
+    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0, contexts: int = 1) -> None:
+        """Open the file, to be forked to so many `contexts` of so many `threads` each; 0 is the library's choice.
+
+        Raises EngineError.
+        """
 
     @classmethod
     def refuses(cls, artifact: Artifact) -> str:

@@ -47,6 +47,7 @@ class Engine:
         device: Any,
         *,
         threads: int = 0,  # noqa: ARG002
+        contexts: int = 1,  # noqa: ARG002
         graph: str = "on",
     ) -> None:
         gpu = machine.gpu(device.ordinal)  # some releases crash where there is no driver

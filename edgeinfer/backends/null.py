@@ -19,7 +19,7 @@ class Engine:
     formats = ()
     precisions = ("fp32", "fp16", "int8")
 
-    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0) -> None:  # noqa: ARG002
+    def __init__(self, path: Path, spec: ModelSpec, device: Device, **_: int) -> None:
         self._path, self._spec = path, spec
         self._outputs = {tensor.name: device.empty(tensor.at(spec.batch.max), tensor.dtype) for tensor in spec.outputs}
         for output in self._outputs.values():

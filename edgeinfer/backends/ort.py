@@ -39,6 +39,7 @@ class Engine:
         device: Device,
         *,
         threads: int = 0,
+        contexts: int = 1,  # noqa: ARG002 - each runs in its caller's thread
         execution: str = "sequential",
         spinning: str = "on",
     ) -> None:

@@ -45,7 +45,7 @@ class Engine:
     provider = "CUDAExecutionProvider"
     capturable = "ONNX Runtime allocates memory while it runs"
 
-    def __init__(self, path: Path, spec: ModelSpec, device: Any, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, spec: ModelSpec, device: Any, *, threads: int = 0, contexts: int = 1) -> None:  # noqa: ARG002
         self._path, self._spec, self._device, self._threads = path, spec, device, threads
         with device.context.alone():
             self._session = self._opened()

@@ -6,7 +6,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import cache, machine
+from edgeinfer import cache, machine, quota
 from edgeinfer.backends import Layer, _ovpairs, reads_rows
 from edgeinfer.errors import BackendUnavailable, EngineError
 
@@ -62,12 +62,15 @@ class Engine:
         device: Device,
         *,
         threads: int = 0,
+        contexts: int = 1,
         compute: str = "f32",
         pinning: str = "on",
     ) -> None:
         config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": compute}
         if threads:
-            config["INFERENCE_NUM_THREADS"] = str(threads)
+            # requests that run at the same time need a stream each, else they wait for one another
+            streams = min(contexts, max(1, (quota.threads() or machine.cores()) // threads))
+            config.update(NUM_STREAMS=str(streams), INFERENCE_NUM_THREADS=str(streams * threads))
         if pinning == "off":
             config["ENABLE_CPU_PINNING"] = "NO"
         self._path, self._config = path, config
