@@ -130,8 +130,10 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
             f"no weights in it, found {_found(model)}", hint="save model.state_dict() with torch.save"
         )
     names = naming(stored, partly="pytorch-lightning_version" in top)
-    tensors = {names.own(name): tensor for name, tensor in stored.items() if names.own(name)}
-    if sum(tensor.size_bytes for tensor in tensors.values()) > MOST_SHARED * len(data):
+    tensors = {
+        names.own(name): tensor.view(file.numbers(tensor.storage)) for name, tensor in stored.items() if names.own(name)
+    }
+    if sum(tensor.nbytes for tensor in tensors.values()) > MOST_SHARED * len(data):
         raise UnsafeCheckpoint(
             f"the tensors share their numbers: {MOST_SHARED} times the file would not hold them",
             hint="tied or expanded tensors: save each with .clone(), or do not trust this file",
@@ -142,7 +144,7 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
         path=path,
         sha256=_digest(data),
         origin=model.origin if isinstance(model, Record) and facts else "state dict",
-        tensors={name: tensor.view(file.numbers(tensor.storage)) for name, tensor in tensors.items()},
+        tensors=tensors,
         yaml=yaml if isinstance(yaml, dict) else None,
         labels=modeltree.labels(facts, top),
         strides=strides,

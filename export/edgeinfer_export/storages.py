@@ -105,10 +105,6 @@ class StoredTensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    @property
-    def size_bytes(self) -> int:
-        return math.prod(self.shape) * self.storage.itemsize
-
     def view(self, base: NDArray[Any]) -> NDArray[Any]:
         """The tensor as a view of its storage's numbers (numel,)."""
         count = self._checked(base.size)
