@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,4 +20,5 @@ def content(path: Path, most: int = -1) -> bytes:
     """The bytes of a regular file, no more than asked for. Raises OSError."""
     check(path)
     with path.open("rb") as file:
-        return file.read(most)
+        # a buffer of all that is asked for is made at once, of which most systems only promise the memory
+        return file.read(most if most < 0 else min(most, os.fstat(file.fileno()).st_size))

@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import struct
+import tracemalloc
 import types
 import zlib
 
@@ -214,6 +215,16 @@ def test_a_picture_is_one_frame(folder, image):
     assert (frame.source, frame.index, frame.fps) == (str(folder / "b2.png"), 0, 0.0)
     assert np.array_equal(frame.image, image)
     assert frame.captured_ns > 0
+
+
+def test_a_picture_takes_the_memory_of_its_own_file_and_not_of_the_largest(folder):
+    sources.picture(folder / "b2.png")
+    tracemalloc.start()
+    try:
+        sources.picture(folder / "b2.png")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_picture_is_known_by_its_content_not_its_suffix(folder):
