@@ -134,8 +134,23 @@ def test_a_bad_picture_in_a_folder_is_a_warning_and_the_run_fails_at_its_end(det
     assert err.splitlines() == [
         f"warning: {photos}/broken.png is empty",
         "error: 1 source could not be read",
-        "hint: the warnings above say which, and why",
+        "hint: copy the file again",
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "found", "remedy"),
+    [("empty", "empty has no pictures in it", "pictures end in "), ("*.png", "*.png matches no file", "quote ")],
+)
+def test_where_there_is_no_picture_the_hint_says_what_would_be_one(
+    detector, tmp_path, monkeypatch, capsys, source, found, remedy
+):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run(detector, source) == 1
+    told, error, hint = capsys.readouterr().err.splitlines()
+    assert (told, error) == (f"warning: {found}", "error: 1 source could not be read")
+    assert hint.startswith(f"hint: {remedy}")
 
 
 def test_one_missing_source_of_two_is_a_warning(detector, photos, capsys):

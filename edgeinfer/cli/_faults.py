@@ -36,7 +36,8 @@ class Faults:
         if self._errors and self._alone:
             raise self._errors[0]
         if self._errors:
+            remedy = self._errors[0].hint if self.count == 1 else ""
             raise SourceError(
                 f"{_tables.counted(self.count, self._what)} could not be read{self._outcome}",
-                hint="the warnings above say which, and why",
+                hint=remedy or "the warnings above say which, and why",
             )
