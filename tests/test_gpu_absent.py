@@ -64,6 +64,19 @@ def test_a_machine_without_cuda_bindings(monkeypatch):
     assert "edgeinfer[gpu]" in caught.value.hint
 
 
+def test_whatever_ends_a_processs_use_of_the_gpu_by_nvidias_own_words_is_a_lost_gpu():
+    results = pytest.importorskip("cuda.bindings.driver").CUresult
+    fatal = [
+        one for one in results if "process must be terminated and relaunched" in " ".join(str(one.__doc__).split())
+    ]
+    if not fatal:
+        pytest.skip("these cuda-bindings do not say what their errors mean")
+
+    found = {one.name for one in fatal}
+    assert {name for name in found if name.removeprefix("CUDA_ERROR_") not in _driver._LOST} == set()
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in found
+
+
 def test_a_driver_too_old_for_a_function(driver):
     driver(cuInit=lambda _: (0,), cuDeviceGet=refuse("function cuDeviceGet is not found"))
     with pytest.raises(BackendUnavailable, match="an NVIDIA driver without cuDeviceGet: function") as caught:

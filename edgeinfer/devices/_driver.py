@@ -35,6 +35,7 @@ _LOST = {
     "INVALID_PC",
     "LAUNCH_FAILED",
     "EXTERNAL_DEVICE",
+    "MPS_CLIENT_TERMINATED",
     "UNKNOWN",
 }
 _RESTART = "restart the process; if it comes again, look for Xid lines in dmesg, and run edgeinfer doctor"

@@ -552,7 +552,7 @@ API cuModuleLoadData(void** module, const void* image) {
 }
 API cuModuleUnload(void* module) { ENTER(NO_CAPTURE); delete (Module*)module; live["module"]--; return OK; }
 API cuModuleGetFunction(void** function, void* module, const char* name) {
-  ENTER(CONTEXT);
+  ENTER(NO_CAPTURE);  // it may be loaded only now
   if (((Module*)module)->code.find(std::string(".text.") + name) == std::string::npos) return NOT_FOUND;
   static std::map<std::string, Function> functions;
   Function& found = functions[name];
