@@ -13,6 +13,7 @@ from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, EngineError, EngineMismatch
 from edgeinfer.lanes import Lane
 from edgeinfer.pipeline import Pipeline
+from edgeinfer.profiling import layers
 from edgeinfer.spec import Batch
 from helpers import bundles, fake_gpu, fake_nvinfer, vendornames
 from helpers.patience import LONG_S
@@ -77,6 +78,15 @@ def test_where_a_profile_takes_one_context_the_reason_against_a_cuda_graph_is_to
         assert "one context" in model.engine.capturable
     with pytest.raises(EngineError, match="chosen by another"):
         engine_of(folder, library, Bundle.open(folder).spec.artifacts[-1], contexts=2)
+
+
+def test_where_a_profile_takes_one_context_layers_are_not_timed_and_a_report_says_why(on, tmp_path):
+    folder = bundles.classify_bundle(tmp_path / "open", Batch(1, 4))
+    with engine_of(folder, on("8.5.3.1")) as model:
+        inputs, _ = model.device.preprocess([bundles.picture()])
+        found = layers.record(model.engine, inputs)
+        assert (found["layers"], "chosen by another" in found["reason"]) == (None, True)
+        assert next(iter(model(bundles.picture("blue"))))[1] == "blue"
 
 
 def test_a_context_is_made_once_a_batch_size_and_told_shapes_and_addresses_once(on, tmp_path):

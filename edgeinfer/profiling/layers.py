@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.backends import Layer
+from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,10 @@ def record(engine: Engine, inputs: Mapping[str, Any]) -> dict[str, Any]:
     ask = getattr(engine, "profile_layers", None)
     if ask is None:
         return {"layers": None, "reason": "this backend does not time its layers"}
-    calls = [[Layer(*entry) for entry in ask(inputs)] for _ in range(CALLS)]
+    try:
+        calls = [[Layer(*entry) for entry in ask(inputs)] for _ in range(CALLS)]
+    except EngineError as error:  # TensorRT 8 has no second context for an open batch
+        return {"layers": None, "reason": str(error)}
     spans: dict[str, list[float]] = {}
     for layer in (layer for call in calls for layer in call):
         spans.setdefault(layer.name, []).append(layer.ms)
