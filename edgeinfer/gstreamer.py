@@ -33,12 +33,13 @@ BACK_NS = 500_000_000  # as are all after one that is so much earlier than the o
 class Sample(NamedTuple):
     """A frame's pixels as `devices.PIXELS` names them, and the monotonic time it was captured at.
 
-    Of memory:NVMM the image is an `nvmm.GpuImage`.
+    Of memory:NVMM the image is an `nvmm.GpuImage`; `stamp_ns` is the frame's own time, 0 where it has none.
     """
 
     image: NDArray[np.uint8]
     pixels: str
     captured_ns: int
+    stamp_ns: int
 
 
 def available() -> bool:
@@ -137,6 +138,9 @@ class Playing:
 
     def _read(self, sample: Any) -> Sample:
         caps, buffer = sample.get_caps(), sample.get_buffer()
+        kind = caps.get_structure(0).get_name()
+        if kind != "video/x-raw":
+            raise SourceError(f"{self._shown} gives {kind}, not video/x-raw", hint="put a decoder in it: ! decodebin")
         info, on_gpu = self._video.VideoInfo.new_from_caps(caps), caps.get_features(0).contains(NVMM)
         name = info.finfo.name
         wanted = ("NV12",) if on_gpu else tuple(FORMATS)
@@ -149,7 +153,8 @@ class Playing:
                 hint=f"put ! {convert} ! appsink at its end",
             )
         image = self._on_gpu(buffer, info) if on_gpu else self._in_main_memory(buffer, info, FORMATS[name])
-        return Sample(image, FORMATS[name], self._captured(buffer))
+        stamp_ns = 0 if buffer.pts == self._gst.CLOCK_TIME_NONE else buffer.pts
+        return Sample(image, FORMATS[name], self._captured(buffer), stamp_ns)
 
     def _on_gpu(self, buffer: Any, info: Any) -> Any:
         from edgeinfer import nvmm
@@ -181,12 +186,14 @@ class Playing:
             return now
         age_ns: int = clock.get_time() - self._pipeline.get_base_time() - buffer.pts
         if self._stamp_ns < 0:
-            self._foreign = age_ns > OLDEST_S * 1e9 or not self._live()
+            self._foreign = age_ns > OLDEST_S * 1e9 or not self.live
         self._foreign |= buffer.pts < self._stamp_ns - BACK_NS
         self._stamp_ns = buffer.pts
         return now if self._foreign else now - max(0, age_ns)
 
-    def _live(self) -> bool:
+    @property
+    def live(self) -> bool:
+        """Whether its frames come when they are made, not when they are asked for."""
         asked = self._gst.Query.new_latency()
         # the sink itself waits for no clock, and says no
         return bool(self._sink.get_static_pad("sink").peer_query(asked) and asked.parse_latency()[0])

@@ -24,6 +24,11 @@ def addressed(source: str) -> bool:
     return source.startswith(("camera:", "gst:", *SCHEMES))
 
 
+def from_file(source: str) -> bool:
+    """Whether this is a pipeline that reads files, and each once: all of its frames count, not the newest alone."""
+    return source.startswith("gst:") and bool(re.search(r"filesrc\b|file://", source)) and "loop=" not in source
+
+
 def is_picture(path: Path) -> bool:
     """Whether a file is called as pictures are; hidden ones are none."""
     return path.suffix.lower() in PICTURES and not path.name.startswith(".")

@@ -87,10 +87,10 @@ def frames(
     kind = on_web(name)
     if kind == "picture":
         yield _fetched(name, max_pixels)
-    elif kind == "video":
-        yield from _video(name, max_pixels)
     elif name.startswith("gst:") and gstreamer.available():
         yield from _pipeline(name, max_pixels)
+    elif kind == "video" or naming.from_file(name):
+        yield from _video(name, max_pixels)
     elif naming.addressed(name):
         yield from _camera(name, max_pixels)
     elif many(name):
@@ -111,7 +111,7 @@ def live(source: str) -> bool:
 
     Raises SourceError where it does not answer.
     """
-    return naming.addressed(source) and on_web(source) in ("", "stream")
+    return naming.addressed(source) and not naming.from_file(source) and on_web(source) in ("", "stream")
 
 
 def on_web(source: str) -> str:
@@ -295,13 +295,22 @@ def _camera(name: str, max_pixels: int) -> Iterator[Frame]:
             captured_ns = arrivals.captured_ns(read_ns, stamp_ns if name.startswith(STAMPED) else 0)
             yield Frame(image, shown, count, captured_ns, fps, behind=arrivals.behind)
             count += 1
-    raise SourceError(f"{shown} stopped after {count} frames", hint="check the device or the network, and run again")
+    raise _stopped(shown, count)
 
 
 def _pipeline(name: str, max_pixels: int) -> Iterator[Frame]:
-    shown = naming.without_password(name)
+    """Frames of a pipeline; the end of a live one that nobody counts the frames of is a SourceError, as a camera's."""
+    shown, count = naming.without_password(name), 0
     with gstreamer.playing(name[4:], shown) as opened:
-        for index, (image, pixels, captured_ns) in enumerate(opened.frames(opencv.OPEN_MS)):
+        for image, pixels, captured_ns, stamp_ns in opened.frames(opencv.OPEN_MS):
             rows, width = image.shape[:2]
             opencv.check_size(rows * 2 // 3 if pixels == "nv12" else rows, width, shown, max_pixels)
-            yield Frame(image, shown, index, captured_ns, opencv.plausible(opened.rate()), pixels)
+            fps = opencv.plausible(opened.rate())
+            yield Frame(image, shown, count, captured_ns, fps, pixels, shown_ns=stamp_ns)
+            count += 1
+        if not count or (opened.live and "num-buffers=" not in name):
+            raise _stopped(shown, count)
+
+
+def _stopped(shown: str, count: int) -> SourceError:
+    return SourceError(f"{shown} stopped after {count} frames", hint="check the device or the network, and run again")

@@ -93,6 +93,15 @@ def test_files_beside_a_camera_cut_no_video_short(tmp_path):
     assert {name: len(found) for name, found in videos.items()} == {"camera-0.mp4": 8, "a.mp4": 4, "b.mp4": 4}
 
 
+def test_what_a_pipeline_reads_is_not_written_over(tmp_path):
+    tmp_path.joinpath("clip.mp4").write_bytes(b"the source")
+    one = seen("gst:filesrc location=clip.mp4 ! decodebin", 0)
+    with _album.album(tmp_path, [one.frame.source]) as album:
+        album.add(dataclasses.replace(one, live=False))
+    assert tmp_path.joinpath("clip.mp4").read_bytes() == b"the source"
+    assert tmp_path.joinpath("gst-filesrc-location-clip.mp4-decodebin.mp4").exists()
+
+
 def test_a_cameras_video_lasts_as_long_as_it_was_looked_at(tmp_path):
     slow = [seen("camera:0", place * 0.15, 50 + place) for place in range(41)]  # ten frames a second, it says
     ((_, found),) = kept(tmp_path, slow).items()

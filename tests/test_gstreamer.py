@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from helpers import bundles
 from helpers.patience import LONG_S
 
 SYSTEM = "/usr/lib/python3/dist-packages"  # where Debian and Ubuntu keep PyGObject
@@ -62,6 +63,12 @@ for frame in sources.frames("gst:" + sys.argv[1]):
         break
 print(json.dumps(told))
 """
+SHOWN = """
+import json, sys
+from edgeinfer import opencv, sources
+opencv.OPEN_MS = 100_000
+print(json.dumps([frame.shown_ns // 1_000_000 for frame in sources.frames("gst:" + sys.argv[1])]))
+"""
 SMALL = "width=322,height=242,framerate=25/1"
 
 
@@ -96,6 +103,17 @@ def test_a_live_pipeline_gives_fresh_bgr_frames():
     assert moments[0] >= 0
     assert moments == sorted(moments)
     assert all(age_ms >= 0 for *_, (_, age_ms), _, _ in found)
+
+
+def test_the_end_of_a_live_pipeline_that_nobody_asked_for_is_a_lost_camera():
+    found, error = read(f"videotestsrc is-live=true ! video/x-raw,{SMALL} ! identity eos-after=4")
+    assert 0 < len(found) <= 4
+    assert f"stopped after {len(found)} frames" in error
+
+
+def test_the_frames_of_a_file_tell_when_they_are_shown(tmp_path):
+    clip = bundles.video(tmp_path / "clip.avi", [np.full((48, 64, 3), 99, np.uint8)] * 6, 25)
+    assert printed(SHOWN, f"filesrc location={clip} ! decodebin") == [0, 40, 80, 120, 160, 200]
 
 
 def test_time_stamps_that_are_set_back_make_no_frame_old():
@@ -137,6 +155,8 @@ def test_every_pixel_format_shows_the_same_colours(kind):
         ("nonsense ! appsink", "is not a GStreamer pipeline"),
         ("filesrc location=/nowhere.mp4 ! decodebin", "Resource not found"),
         (f"videotestsrc num-buffers=1 ! video/x-raw,format=GRAY8,{SMALL} ! appsink", "gives GRAY8 pixels"),
+        ("videotestsrc num-buffers=1 ! jpegenc ! appsink", "gives image/jpeg, not video/x-raw"),
+        ("videotestsrc num-buffers=0", "stopped after 0 frames"),
     ],
 )
 def test_a_bad_pipeline_is_one_clear_error(pipeline, told):

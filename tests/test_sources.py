@@ -424,7 +424,8 @@ def test_the_limit_on_pixels_and_a_plausible_rate_hold_for_pipelines(monkeypatch
     @contextlib.contextmanager
     def playing(*_):
         image = np.zeros((rows, 64, 3)[: 3 if pixels == "bgr" else 2], np.uint8)
-        yield types.SimpleNamespace(frames=lambda _: iter([(image, pixels, 1)]), rate=lambda: 90_000.0)
+        told = {"frames": lambda _: iter([(image, pixels, 1, 0)]), "rate": lambda: 90_000.0, "live": False}
+        yield types.SimpleNamespace(**told)
 
     monkeypatch.setattr(gstreamer, "available", lambda: True)
     monkeypatch.setattr(gstreamer, "playing", playing)
@@ -473,6 +474,28 @@ def test_a_stream_that_is_read_more_slowly_than_it_comes_is_as_old_as_it_says(mo
     with pytest.raises(SourceError, match="stopped after 30 frames"):
         captured.extend(frame.captured_ns for frame in sources.frames(source))
     assert captured[-1] - captured[0] == pytest.approx(29e6 * apart_ms, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "live"),
+    [
+        ("filesrc location=clip.mp4 ! decodebin", False),
+        ("multifilesrc location=%03d.jpg caps=image/jpeg,framerate=5/1 ! jpegdec", False),
+        ("uridecodebin uri=file:///clip.mp4", False),
+        ("multifilesrc location=clip.h264 loop=true ! h264parse ! avdec_h264", True),
+        ("rtspsrc location=rtsp://10.0.0.5/main ! decodebin", True),
+        ("v4l2src", True),
+    ],
+)
+def test_a_pipeline_that_reads_files_is_no_camera(pipeline, live):
+    assert sources.live(f"gst:{pipeline}") is live
+
+
+def test_a_file_that_opencvs_gstreamer_reads_comes_to_its_end(monkeypatch):
+    monkeypatch.setattr(gstreamer, "fault", lambda: "PyGObject is not here")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "GStreamer: YES")
+    capture(monkeypatch, 3)
+    assert [frame.index for frame in sources.frames("gst:filesrc location=clip.mp4 ! decodebin ! appsink")] == [0, 1, 2]
 
 
 def test_an_address_with_brackets_is_no_pattern():

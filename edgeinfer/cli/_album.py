@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import opencv, pictures, regular, sources, workfolder
+from edgeinfer import naming, opencv, pictures, regular, sources, workfolder
 from edgeinfer.errors import EdgeInferError, SourceError, UsageError
 from edgeinfer.spec import Size
 from edgeinfer.wholefile import writing
@@ -63,7 +63,7 @@ class Album:
     def _path(self, seen: Seen) -> Path:
         """The source's own name, made different where two sources share one; nothing but a file is written over."""
         frame, own = seen.frame, (seen.frame.source, seen.place)
-        if seen.live:
+        if seen.live or naming.from_file(frame.source):
             stem, suffix = re.sub(r"[^\w.-]+", "-", frame.source)[:LONGEST].strip("-"), ".mp4"
         else:
             path = Path(sources.file_name(frame.source))
