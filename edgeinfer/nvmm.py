@@ -46,7 +46,7 @@ class GpuImage:
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         facts = {"shape": self.shape, "typestr": "|u1", "data": (self._pointer, False), "strides": None}
-        return {**facts, "stream": None, "version": 3}
+        return {**facts, "stream": int(self.pool.stream), "version": 3}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -77,11 +77,11 @@ class Pool:
         self.context, self._memory = Context(ordinal), Memory()
         try:
             with self.context.alone():
-                self._stream = call("cuStreamCreate", library().CUstream_flags.CU_STREAM_NON_BLOCKING)
+                self.stream = call("cuStreamCreate", library().CUstream_flags.CU_STREAM_NON_BLOCKING)
         except BaseException:
             self.context.close()
             raise
-        weakref.finalize(self, _free, self.context, self._memory, self._stream).atexit = False
+        weakref.finalize(self, _free, self.context, self._memory, self.stream).atexit = False
 
     def copied(self, planes: Planes) -> GpuImage:
         """An image of these two planes; waits. The context must be current."""
@@ -93,7 +93,7 @@ class Pool:
                 to = {"dstMemoryType": _kind("DEVICE"), "dstDevice": pointer + top * width}
                 self._copy({**plane, **to}, rows)
         finally:  # what was begun reads the buffer
-            call("cuStreamSynchronize", self._stream)
+            call("cuStreamSynchronize", self.stream)
         return image
 
     def fetched(self, pointer: int, rows: range) -> NDArray[np.uint8]:
@@ -107,7 +107,7 @@ class Pool:
         try:
             with self.context:
                 self._copy({**source, "srcPitch": rows.step * width, **to}, len(rows))
-                call("cuStreamSynchronize", self._stream)
+                call("cuStreamSynchronize", self.stream)
         except DeviceError as error:
             raise SourceError(f"a frame cannot be fetched from the GPU: {error}", hint=error.hint) from error
         return lines
@@ -116,7 +116,7 @@ class Pool:
         copy, width = library().CUDA_MEMCPY2D(), self.size.width
         for name, value in {**facts, "dstPitch": width, "WidthInBytes": width, "Height": rows}.items():
             setattr(copy, name, value)
-        call("cuMemcpy2DAsync", copy, self._stream)
+        call("cuMemcpy2DAsync", copy, self.stream)
 
 
 def _kind(name: str) -> Any:

@@ -63,10 +63,9 @@ def find(image: Any, context: Context, stream: Any, join: Callable[[int], None])
     if facts is None:
         return None
     frame = _checked(_cuda_array(image, facts), context)
-    # version 3 says None for "nothing to wait for"; before it no stream was told: work may be on the default one
-    producer = facts.get("stream", _LEGACY)
-    if producer is not None and not frame.context:  # another context's work is waited for as a whole
-        join(int(producer))
+    if not frame.context:  # another context's work is waited for as a whole
+        # none is told before version 3, and by PyCUDA and Numba of what they do on the default one
+        join(int(facts.get("stream") or _LEGACY))
     return frame
 
 

@@ -123,6 +123,18 @@ def test_a_stream_that_is_not_told_is_the_default_one(lane, producer):
         assert_same(tensor(lane, [Frame(changed)]), expected([image]), SPEC.preprocess)
 
 
+@pytest.mark.parametrize("told", [{}, {"stream": None}, {"stream": 1}])
+def test_work_on_the_default_stream_is_waited_for_where_no_other_is_told(lane, producer, told):
+    """PyCUDA and Numba tell None of arrays that they are still writing there."""
+    image = models.noise(3, 30, 30)
+    own, producer.stream = producer.stream, library().CUstream(1)
+    facts = producer.give(image).__cuda_array_interface__
+    producer.stream = own
+    del facts["stream"]
+
+    assert_same(tensor(lane, [Frame({**facts, **told})]), expected([image]), SPEC.preprocess)
+
+
 class Packed:
     """A producer that speaks DLPack."""
 
