@@ -251,7 +251,8 @@ class Detect:
         self.classes = len(spec.labels)
         self.dtype = DTYPES[spec.outputs[0].dtype]
         self.capacity = min(capacity, self.anchors)
-        self.words = _blocks(self.capacity, 64)
+        self.most = min(self.capacity, MOST)
+        self.words = _blocks(self.most, 64)
         self.result = detect_result(self.boxes.limit)
         self._places, self.workspace_bytes = self._workspace(batch)
 
@@ -259,7 +260,7 @@ class Detect:
         """Which bytes of the workspace are whose, and how many there are."""
         each = {"keys": 8, "boxes": 16, "classes": 4, "sorted_keys": 8, "sorted_boxes": 16, "sorted_classes": 4}
         sizes = {name: batch * self.capacity * size for name, size in each.items()}
-        sizes["overlaps"] = batch * self.capacity * self.words * 8
+        sizes["overlaps"] = batch * self.most * self.words * 8
         sizes["kept"] = batch * self.words * 8
         places, end = {}, 0
         for name, size in sizes.items():
@@ -289,7 +290,7 @@ class Detect:
         ]
         if suppress["suppress"]:
             # threads take more than one word where these are not enough
-            blocks = min(512, _blocks(self.capacity * self.words, 128))
+            blocks = min(512, _blocks(self.most * self.words, 128))
             launches.append(Launch("nms", "overlap", (blocks, count, 1), (128, 1, 1), suppress))
         return [*launches, Launch("nms", "choose", (1, count, 1), (32, 1, 1), suppress)]
 
@@ -304,7 +305,7 @@ class Detect:
             kept=at["kept"],
             results=results,
             words=self.words,
-            most=MOST,
+            most=self.most,
             limit=self.boxes.limit,
             apart=0.0 if self.boxes.class_agnostic else APART,
             suppress=self.boxes.layout != "end2end",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgeinfer.devices import cpu, launch
+from edgeinfer.devices import cpu, launch, suppression
 from edgeinfer.errors import EngineError
 from edgeinfer.spec import Boxes, Placement, Preprocess, Size
 from kernels import on_cpu
@@ -136,6 +136,17 @@ def test_more_candidates_than_capacity_are_reported(kernels, candidates, status)
         assert results["count"][0] == 0
     again = kernels.detect(spec, outputs, places, capacity=100)
     assert [on_cpu.rows(one) for one in again] == on_the_cpu(spec, outputs, places)
+
+
+def test_as_many_candidates_as_the_cpu_looks_at_are_compared_and_no_more_have_room(kernels, monkeypatch):
+    for module in (launch, suppression):
+        monkeypatch.setattr(module, "MOST", 150)
+    rng, spec = np.random.default_rng(9), boxes_spec(Boxes("yolov5", score=0.0, limit=300), 1000, 3)
+    outputs = np.stack([random_output(rng, "yolov5", 1000, 3) for _ in range(3)])
+
+    check(kernels, spec, outputs, [random_placement(rng) for _ in range(3)], seed=3)
+    half, all_of_them = (launch.Detect(spec, 1, capacity).workspace_bytes for capacity in (500, 1000))
+    assert all_of_them - half < 500 * 64  # a candidate's own numbers, not its overlap with every other
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -27,11 +27,11 @@ struct SuppressArguments {
   key_bits* keys;      // (n, capacity) in order, as the next two
   float4* boxes;
   int* classes;
-  unsigned long long* overlaps;  // (n, words, capacity): bit b of word w of box i: box 64 w + b is better, and overlaps
+  unsigned long long* overlaps;  // (n, words, most): bit b of word w of box i: box 64 w + b is better, and overlaps
   unsigned long long* kept;      // (n, words): bit b of word w: box 64 w + b is kept
   unsigned char* results;        // n times a Result and `limit` rows
-  int words;       // capacity / 64, rounded up
-  int most;        // candidates beyond so many, in order, are left out
+  int words;       // most / 64, rounded up
+  int most;        // candidates beyond so many, in order, are left out; no more than capacity
   int limit;       // rows at most
   int suppress;    // 0: the model did it itself
   float apart;     // how far classes are moved from each other; 0: classes do not matter
@@ -46,6 +46,10 @@ __device__ inline int stored_of(const SuppressArguments& of, int picture) {
 __device__ inline int ordered_of(const SuppressArguments& of, int picture) {
   const int count = stored_of(of, picture);
   return count < of.most ? count : of.most;
+}
+
+__device__ inline unsigned long long* overlaps_of(const SuppressArguments& of, int picture) {
+  return of.overlaps + (long long)picture * of.most * of.words;
 }
 
 extern "C" __global__ void order(SuppressArguments of) {
@@ -98,12 +102,12 @@ extern "C" __global__ void overlap(SuppressArguments of) {
   const int count = ordered_of(of, picture);
   const int words = (count + 63) / 64;
   const long long first = (long long)picture * of.found.capacity;
-  unsigned long long* overlaps = of.overlaps + first * of.words;
+  unsigned long long* overlaps = overlaps_of(of, picture);
   const long long all = (long long)count * words;
   const long long stride = (long long)gridDim.x * blockDim.x;
   for (long long item = (long long)blockIdx.x * blockDim.x + threadIdx.x; item < all; item += stride) {
     const int box = (int)(item % count), word = (int)(item / count);
-    if (word * 64 < box) overlaps[(long long)word * of.found.capacity + box] = overlap_word(of, first, box, word);
+    if (word * 64 < box) overlaps[(long long)word * of.most + box] = overlap_word(of, first, box, word);
   }
 }
 
@@ -128,11 +132,11 @@ __device__ inline unsigned long long both(bool low, bool high) {
 __device__ inline bool has(unsigned long long bits, int place) { return bits >> place & 1; }
 
 // Does a kept box of the words before `word` overlap this one?
-__device__ inline bool beaten(const unsigned long long* kept, const unsigned long long* overlaps, int capacity,
-                              int word, int box) {
+__device__ inline bool beaten(const unsigned long long* kept, const unsigned long long* overlaps, int most, int word,
+                              int box) {
   unsigned long long hits = 0;
 #pragma unroll 4
-  for (int before = 0; before < word; before++) hits |= kept[before] & overlaps[(long long)before * capacity + box];
+  for (int before = 0; before < word; before++) hits |= kept[before] & overlaps[(long long)before * most + box];
   return hits != 0;
 }
 
@@ -154,7 +158,7 @@ __device__ inline unsigned long long keep(unsigned long long undecided, unsigned
 extern "C" __global__ void choose(SuppressArguments of) {
   const int picture = blockIdx.y, lane = threadIdx.x;
   const long long first = (long long)picture * of.found.capacity;
-  const unsigned long long* overlaps = of.overlaps + first * of.words;
+  const unsigned long long* overlaps = overlaps_of(of, picture);
   unsigned long long* kept = of.kept + (long long)picture * of.words;
   const Frame& frame = of.found.frames[picture];
   unsigned char* bytes = of.results + picture * (sizeof(Result) + of.limit * sizeof(Row));
@@ -167,9 +171,9 @@ extern "C" __global__ void choose(SuppressArguments of) {
     unsigned long long among[2] = {0, 0};
     for (int half = 0; half < 2; half++) {
       const int box = word * 64 + half * 32 + lane;
-      alive[half] = box < candidates && !(of.suppress && beaten(kept, overlaps, of.found.capacity, word, box));
+      alive[half] = box < candidates && !(of.suppress && beaten(kept, overlaps, of.most, word, box));
       // the first box of a word has no better one in it, and no overlaps were written
-      if (alive[half] && of.suppress && box > word * 64) among[half] = overlaps[(long long)word * of.found.capacity + box];
+      if (alive[half] && of.suppress && box > word * 64) among[half] = overlaps[(long long)word * of.most + box];
     }
     const unsigned long long chosen = keep(both(alive[0], alive[1]), among[0], among[1], lane);
     if (lane == 0) kept[word] = chosen;
