@@ -268,9 +268,12 @@ def leave_out(faults: Sequence[SourceError], total: int, on_error: OnError) -> N
 def _video(name: str, max_pixels: int) -> Iterator[Frame]:
     """Frames of a video, here or on a web server."""
     shown, count, shown_ns = naming.without_password(name), 0, 0
+    looks: set[bytes] = set()
     with opencv.opened(name, shown) as capture:
         fps, total = opencv.rate(capture, shown, max_pixels), opencv.total(capture)
         for image, read_ns, shown_ns in opencv.taken(capture, shown, max_pixels):
+            if len(looks) < 2:
+                looks.add(image[::8, ::8].tobytes())
             yield Frame(image, shown, count, read_ns, fps, total=total, shown_ns=shown_ns)
             count += 1
     if not count:
@@ -279,6 +282,10 @@ def _video(name: str, max_pixels: int) -> Iterator[Frame]:
     # where frames have no rate of their own, only time tells
     if count < WHOLE * total and shown_ns < WHOLE * total / fps * 1e9:
         LOG.warning("%s ends after %d of the %d frames it tells of: it may be cut short", shown, count, total)
+    if count > fps and len(looks) == 1:
+        # OpenCV does not say so: it leaves pictures as they were
+        why = "OpenCV from 4.13 on cannot convert interlaced ones, if that is what it holds: ffmpeg -i ... -vf yadif ..."
+        LOG.warning("%s shows the same picture %d times: %s", shown, count, why)
 
 
 def _camera(name: str, max_pixels: int) -> Iterator[Frame]:

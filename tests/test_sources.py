@@ -512,6 +512,14 @@ def test_a_video_that_was_cut_short_is_told(video, caplog):
     assert f"{video} ends after 3 of the 4 frames it tells of: it may be cut short" in caplog.text
 
 
+@pytest.mark.parametrize(("changes", "told"), [(False, "shows the same picture 30 times"), (True, "")])
+def test_a_video_whose_pictures_are_all_the_same_is_told(tmp_path, image, caplog, changes, told):
+    """As OpenCV gives interlaced ones from 4.13 on."""
+    pictures = [image] * 29 + [255 - image if changes else image]
+    assert len(list(sources.frames(bundles.video(tmp_path / "clip.avi", pictures, 25)))) == 30
+    assert (told in caplog.text) if told else not caplog.text
+
+
 def test_a_video_whose_frames_have_no_rate_of_their_own_is_not_called_cut_short(video, monkeypatch, caplog):
     double = capture(monkeypatch, 10)
     told = {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_FRAME_COUNT: 300.0}
