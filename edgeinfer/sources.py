@@ -284,7 +284,9 @@ def _video(name: str, max_pixels: int) -> Iterator[Frame]:
         LOG.warning("%s ends after %d of the %d frames it tells of: it may be cut short", shown, count, total)
     if count > fps and len(looks) == 1:
         # OpenCV does not say so: it leaves pictures as they were
-        why = "OpenCV from 4.13 on cannot convert interlaced ones, if that is what it holds: ffmpeg -i ... -vf yadif ..."
+        why = (
+            "OpenCV from 4.13 on cannot convert interlaced ones, if that is what it holds: ffmpeg -i ... -vf yadif ..."
+        )
         LOG.warning("%s shows the same picture %d times: %s", shown, count, why)
 
 
