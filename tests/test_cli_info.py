@@ -4,8 +4,11 @@ import json
 import shutil
 
 import cv2
+import pytest
 
+import edgeinfer
 from edgeinfer import cli
+from edgeinfer.errors import BundleError
 from edgeinfer.keys import FITS, Refusal
 from edgeinfer.ladder import Rung
 from helpers import bundles
@@ -38,7 +41,21 @@ def test_info_tells_why_a_rung_does_not_run(detector, capsys, monkeypatch):
 def test_info_names_a_file_that_is_missing(detector, capsys):
     (detector / "model.fp32.onnx").unlink()
     assert cli.main(["info", str(detector)]) == 0
-    assert "missing" in capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "model.fp32.onnx onnx fp32 missing - -" in lines
+    assert "no ort model.fp32.onnx (fp32) model.fp32.onnx is missing; export the bundle again" in lines
+    assert not any(line.startswith("runs ") for line in lines)
+
+
+def test_of_two_files_info_says_that_the_second_runs_only_where_it_does(detector, capsys):
+    held = json.loads((detector / "model.json").read_text())
+    held["artifacts"].append({**held["artifacts"][0], "file": "model.fp16.onnx", "precision": "fp16"})
+    (detector / "model.json").write_text(json.dumps(held))
+    (detector / "model.fp32.onnx").rename(detector / "model.fp16.onnx")
+    assert cli.main(["info", str(detector), "--json"]) == 0
+    assert not any(step["runs"] for step in json.loads(capsys.readouterr().out)["ladder"])
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx is missing"):
+        edgeinfer.load(detector)
 
 
 def test_info_as_json_has_the_spec_and_the_ladder(classifier, capsys):

@@ -264,10 +264,10 @@ def _report(path: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"bundle": str(path), "name": spec.name, "task": spec.task, "artifacts": artifacts}))
         return
-    size = spec.preprocess.size
-    print(f"{path}: {spec.name}, {spec.task}, {len(spec.labels)} classes, {size}, batch {spec.batch}")
+    classes, size = _tables.counted(len(spec.labels), "class"), spec.preprocess.size
+    print(_tables.printable(f"{path}: {spec.name}, {spec.task}, {classes}, {size}, batch {spec.batch}"))
     for one in artifacts:
         print(f"  {one['file']}  {one['precision']}  {one['bytes'] / 1e6:.1f} MB")
     if spec.provenance.license:
-        print(f"  licence: {spec.provenance.license}")
-    print(f"next: edgeinfer run {path} IMAGE")
+        print(_tables.printable(f"  licence: {spec.provenance.license}"))
+    print(_tables.printable(f"next: edgeinfer run {path} IMAGE"))

@@ -23,6 +23,7 @@ EXAMPLE = """\
 edgeinfer info engines/yolov5s
 edgeinfer info engines/yolov5s --json | jq .ladder"""
 NO_GOLDEN = "none: the engine came without its ONNX, so only its hash can be verified"
+MISSING = "missing"
 # a process's memory for a byte of a model's file, and besides: no more than ONNX Runtime and OpenVINO were seen to take
 WEIGHTS, BASE = 2, 100_000_000
 
@@ -38,12 +39,21 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.bundle import Bundle
 
     bundle, gpu = Bundle.open(args.bundle), machine.ordinal(args.device)
-    rungs, plan = list(ladder.climb(bundle, gpu=gpu)), _kept(bundle, gpu)
+    rungs, plan = [_seen(bundle, rung) for rung in ladder.climb(bundle, gpu=gpu)], _kept(bundle, gpu)
     if args.json:
         print(json.dumps(_record(bundle, rungs, plan), ensure_ascii=False))
     else:
         print(_page(bundle, rungs, plan))
     return 0
+
+
+def _seen(bundle: Bundle, rung: Rung) -> Rung:
+    """The rung, refused where its file is missing."""
+    from edgeinfer.keys import Refusal
+
+    if rung.reason or not rung.artifact or (bundle.path / rung.artifact.file).is_file():
+        return rung
+    return rung._replace(reason=Refusal(MISSING, f"{rung.artifact.file} is missing; export the bundle again"))
 
 
 class Kept(NamedTuple):
@@ -102,11 +112,19 @@ def _record(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> dict[str, A
 
 def _running(rungs: list[Rung], kept: Kept | None) -> Rung | None:
     """The rung that would run: the plan's while it holds, else the first that can."""
-    able = [rung for rung in rungs if not rung.reason]
+    able = [rung for rung in rungs if not rung.reason or _fatal(rung)]
     if kept and kept.plan and not kept.fault:
         wanted = (kept.plan.choice.backend, kept.plan.choice.artifact)
         able = [rung for rung in able if (rung.backend, _name(rung)) == wanted]
-    return next(iter(able), None)
+    first = next(iter(able), None)
+    return first if first and not first.reason else None
+
+
+def _fatal(rung: Rung) -> bool:
+    """Whether the way ends here: only a compiled engine that cannot be opened is passed by."""
+    from edgeinfer import ladder
+
+    return rung.code == MISSING and rung.backend not in ladder.COMPILED
 
 
 def _uncaptured(rung: Rung) -> str:
@@ -133,7 +151,12 @@ def _page(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> str:
     files: list[tuple[str, ...]] = [("file", "format", "precision", "size", "accuracy", "built with")]
     files += [_artifact(bundle, artifact) for artifact in spec.artifacts]
     steps = [(_verdict(rung, running), rung.backend, _file(rung), _remark(rung)) for rung in rungs]
-    parts = [f"{spec.name} ({bundle.path})", _tables.table(facts), "\nartifacts", _tables.table(files, right=[3])]
+    parts = [
+        _tables.printable(f"{spec.name} ({bundle.path})"),
+        _tables.table(facts),
+        "\nartifacts",
+        _tables.table(files, right=[3]),
+    ]
     parts += _planned(kept, bundle)
     parts += ["\non this machine, best first", _tables.table(steps or [("nothing",)]), *_advice(bundle, rungs)]
     parts += _tight(bundle, running)
@@ -222,7 +245,7 @@ def _joined(*parts: str) -> str:
 
 def _artifact(bundle: Bundle, artifact: Artifact) -> tuple[str, ...]:
     path = bundle.path / artifact.file
-    size = _tables.size(path.stat().st_size) if path.is_file() else "missing"
+    size = _tables.size(path.stat().st_size) if path.is_file() else MISSING
     accuracy = ", ".join(f"{name} {value:g}" for name, value in artifact.accuracy.items())
     target = " ".join(f"{name} {value}" for name, value in artifact.target.items())
     precision = f"{artifact.precision} ({artifact.flavor})" if artifact.flavor else artifact.precision

@@ -104,6 +104,17 @@ def test_names_licence_and_size_come_from_ultralytics_metadata(tmp_path):
     assert (spec.provenance.architecture, spec.provenance.license) == ("YOLO11n", "AGPL-3.0 License")
 
 
+def test_what_a_file_says_of_itself_does_not_steer_the_terminal(tmp_path, capsys):
+    metadata = {**foreign.ULTRALYTICS, "names": foreign.names(1), "license": "free\x1b[2J"}
+    file = foreign.save(foreign.yolov8(1, metadata=metadata), tmp_path / "model.onnx")
+
+    assert main(["export", str(file), "-o", str(tmp_path / "out\x1b[1m")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path}/out[1m: model, detect, 1 class, 64x96, batch 1" in told
+    assert "  licence: free[2J" in told
+    assert all(map(str.isprintable, told))
+
+
 @pytest.mark.parametrize(
     ("metadata", "resize", "mean", "smooth"),
     [
