@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FLAVORS = ("cpu", "trt")
 # a bias in int32 takes the scale of its accumulator, which must not be so fine that it overflows
 LARGEST_BIAS = 2.0**30
+FLOAT32 = np.finfo(np.float32)
 
 
 def points(model: Any) -> set[str]:
@@ -142,7 +143,8 @@ class _Quantizing:
             lost = rounded * steps.reshape(-1, *[1] * (weight.ndim - 1)) - weight
             bias[0] = bias[0] - self._shift(node, lost)
             if self._flavor == "trt":
-                copy.input[2] = self._constant(f"{node.input[2]}.corrected", bias[0].astype(np.float32))
+                held = bias[0].clip(FLOAT32.min, FLOAT32.max).astype(np.float32)
+                copy.input[2] = self._constant(f"{node.input[2]}.corrected", held)
         if self._flavor == "cpu" and bias:
             fine = _dividing(steps.astype(np.float64) * float(step))
             whole = np.round(bias[0] / fine.astype(np.float64)).clip(-(2**31), 2**31 - 1).astype(np.int32)
@@ -175,9 +177,8 @@ class _Quantizing:
 
 
 def _dividing(steps: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Steps that float32 holds and that divide."""
-    limits = np.finfo(np.float32)
-    return steps.clip(limits.tiny, limits.max).astype(np.float32)
+    """Steps that divide, and of which float32 holds 127."""
+    return steps.clip(FLOAT32.tiny, FLOAT32.max / 128).astype(np.float32)
 
 
 def _step(width: float) -> np.float32:

@@ -321,6 +321,19 @@ def test_weights_and_biases_at_the_ends_of_float32_get_scales_that_divide(flavor
     assert all(np.isfinite(value).all() and (value > 0).all() for value in scales)
 
 
+@pytest.mark.parametrize("flavor", quantize.FLAVORS)
+def test_the_largest_weights_leave_a_bias_that_float32_holds(flavor):
+    one = built("resnet-bottleneck")
+    (weight,) = (tensor for tensor in one.model.graph.initializer if tensor.name == "layer1.0.conv2.weight")
+    largest = np.full(weight.dims, np.finfo(np.float32).max)
+    largest[:, 1:] *= np.float32(0.7)  # which no step divides: the bias makes good for it
+    weight.CopyFrom(numpy_helper.from_array(largest.astype(np.float32), weight.name))
+    ranges = {name: Range(0.0, 3e38, (1e38,) * weight.dims[1]) for name in quantize.points(one.model)}
+    found = constants(quantize.quantize(one.model, ranges, flavor))
+
+    assert all(np.isfinite(value).all() for name, value in found.items() if not name.endswith(".weight"))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_range_holds_zero_and_lies_within_what_was_seen(method):
     chance = np.random.default_rng(3)
