@@ -145,12 +145,12 @@ def raised(model: Any, name: str) -> Any:
 
 
 def _check_operators(model: Any, name: str) -> None:
-    """Every operator must be one of the standard in the version asked for; the first that is not is named."""
+    """Every operator must be one of the standard in the version asked for, and end; the first that is not is named."""
     version, known = opset(model), onnx.defs.onnx_opset_version()
     if not 7 <= version <= known:
         raise ExportError(f"{name} has opset {version}, expected 7 to {known}", hint=AGAIN)
     for node in _nodes(model.graph):
-        where = f"node {node.name or node.output[0] if node.output else node.op_type}"
+        where = f"node {node.name or (node.output or [node.op_type])[0]}"
         if node.domain not in STANDARD:
             raise ExportError(
                 f"{name}: {where} is the operator {node.op_type} of {node.domain}, which is not in the ONNX standard",
@@ -160,6 +160,11 @@ def _check_operators(model: Any, name: str) -> None:
             raise ExportError(
                 f"{name}: {where} is the operator {node.op_type}, which opset {version} does not have",
                 hint="export the model without plugins and custom operators",
+            )
+        if node.op_type == "Loop":
+            raise ExportError(
+                f"{name}: {where} is a Loop, of which only running it shows whether it ends",
+                hint="export the model without loops: traced, and its suppression left to edgeinfer",
             )
 
 

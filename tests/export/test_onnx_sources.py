@@ -232,6 +232,15 @@ def in_a_branch(model):
     model.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner))
 
 
+def for_ever(model):
+    """A loop of 2^62 rounds, which neither Ctrl-C nor SIGTERM would stop."""
+    numbers = [helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", 7), ("c", 9), ("more", 9))]
+    body = helper.make_graph([helper.make_node("Identity", ["c"], ["more"])], "body", numbers[:2], numbers[2:])
+    for name, value in (("rounds", np.int64(1 << 62)), ("going", np.bool_(True))):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    model.graph.node.append(helper.make_node("Loop", ["rounds", "going"], [], name="/round", body=body))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -244,6 +253,7 @@ def in_a_branch(model):
             "node /p8.conv is the operator Eff",
         ),
         (in_a_branch, "node /deep/Mystery"),
+        (for_ever, "node /round is a Loop"),
         (lambda model: setattr(model.opset_import[0], "version", 99), "opset 99"),
         (lambda model: setattr(model.opset_import[0], "version", 3), "opset 3"),
         (channels_last, "expected 3 channels first"),
@@ -251,7 +261,18 @@ def in_a_branch(model):
         (lambda model: setattr(model.graph.node[1].attribute.add(), "name", "odd"), "ONNX Runtime cannot run it"),
         (lambda model: model.graph.ClearField("node"), "no graph"),
     ],
-    ids=["domain", "plugin", "branch", "new-opset", "old-opset", "channels-last", "two-inputs", "attribute", "empty"],
+    ids=[
+        "domain",
+        "plugin",
+        "branch",
+        "loop",
+        "new-opset",
+        "old-opset",
+        "channels-last",
+        "two-inputs",
+        "attribute",
+        "empty",
+    ],
 )
 def test_a_graph_that_cannot_run_everywhere_is_refused_by_name(tmp_path, change, message):
     assert message in refusal(tmp_path, changed(change))
