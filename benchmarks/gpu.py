@@ -261,6 +261,8 @@ def main():
                 file.write_text(json.dumps(report, indent=1) + "\n")
 
     try:
+        if options.json:
+            wholefile.check_writable(options.json)
         report = measured(Bench(options.quick), options.bundle, options.seconds, keep)
     except EdgeInferError as error:
         sys.exit(f"error: {error}\nhint: {error.hint}")

@@ -60,21 +60,25 @@ def test_a_frame_needs_nothing_of_a_driver_that_came_with_a_later_cuda_than_12_0
     assert "1 passed" in done.stdout
 
 
-def test_the_gpu_benchmark_runs_and_takes_no_stand_in_for_a_gpu(run):
+def test_the_gpu_benchmark_runs_and_takes_no_stand_in_for_a_gpu(run, tmp_path):
     quick = run("benchmarks/gpu.py", "--quick")
-    real = run("benchmarks/gpu.py", "--json", "/nowhere/report.json", "--bundle", "/nowhere")
+    real = run("benchmarks/gpu.py", "--json", str(tmp_path / "report.json"), "--bundle", "/nowhere")
 
     assert quick.returncode == 0, quick.stdout + quick.stderr
     assert "frame page-locked, graph" in quick.stdout
     assert "wrote" not in quick.stdout
     assert (real.returncode, real.stderr) == (1, "error: this is the stand-in driver: its times mean nothing\n")
+    assert not any(tmp_path.iterdir())
 
 
-def test_the_gpu_benchmark_says_what_a_machine_without_a_gpu_lacks(run):
-    done = run("benchmarks/gpu.py", "--json", "/nowhere/report.json", LD_LIBRARY_PATH="", CUDA_VISIBLE_DEVICES="-1")
+def test_the_gpu_benchmark_says_before_it_measures_what_it_lacks(run):
+    lacking = run("benchmarks/gpu.py", LD_LIBRARY_PATH="", CUDA_VISIBLE_DEVICES="-1")
+    nowhere = run("benchmarks/gpu.py", "--json", "/nowhere/report.json")
 
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch("error: .+\nhint: .+\n", done.stderr)
+    for done in (lacking, nowhere):
+        assert (done.returncode, done.stdout) == (1, "")
+        assert re.fullmatch("error: .+\nhint: .+\n", done.stderr)
+    assert "/nowhere" in nowhere.stderr
 
 
 PYTEST = """

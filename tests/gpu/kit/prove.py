@@ -250,9 +250,10 @@ def main():
     parser.add_argument("--precision", choices=PRECISIONS, help="of engines; all of them if none is named")
     options = parser.parse_args()
     try:
+        wholefile.check_writable(options.json)
         here = machine.gpu()
-    except BackendUnavailable as missing:
-        sys.exit(f"error: {missing}\nhint: {missing.hint}")
+    except EdgeInferError as error:
+        sys.exit(f"error: {error}\nhint: {error.hint}")
     facts = {"gpu": here.name, "compute_capability": here.sm, "cuda_of_driver": here.cuda, **versions()}
     print(facts)
     proof = Proof(facts, options.json)
