@@ -1,6 +1,6 @@
 # The service and the command line on a Jetson, with JetPack's own TensorRT, CUDA and OpenCV (which has GStreamer).
-# BASE is NVIDIA's image for the JetPack on the device: l4t-jetpack:r36.4.0 for JetPack 6, the one of r38 for JetPack 7.
-#   docker build -f docker/jetson.Dockerfile --build-arg BASE=... -t edgeinfer:jetson .
+# BASE is NVIDIA's image for the JetPack on the device: this one for JetPack 6, the one of r38 for JetPack 7.
+#   docker build -f docker/jetson.Dockerfile --build-arg BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0 -t edgeinfer:jetson .
 #   docker run --rm --init --runtime nvidia --read-only --tmpfs /tmp -v edgeinfer:/var/cache/edgeinfer \
 #       -v "$PWD/engines:/models:ro" -p 8000:8000 edgeinfer:jetson serve /models/yolov5n --host 0.0.0.0
 ARG BASE
