@@ -7,9 +7,10 @@ that already lie on the GPU share one whatever their size.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import OrderedDict
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.devices import STAGES
@@ -17,7 +18,7 @@ from edgeinfer.devices._driver import call, elapsed_ms, library, probe
 from edgeinfer.errors import DeviceLost, EdgeInferError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from edgeinfer.devices._staging import Batch
     from edgeinfer.devices.gpu import Device
@@ -133,15 +134,16 @@ class Graph:
         self.outputs: Mapping[str, Any] = {}
         # other threads may allocate meanwhile, on their own lanes or in other libraries
         mode = library().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        call("cuStreamBeginCapture", stream, mode)
-        try:
-            enqueue()
-        except BaseException:
-            unfinished = probe("cuStreamEndCapture", stream)
-            if unfinished is not None and int(unfinished):
-                call("cuGraphDestroy", unfinished)
-            raise
-        graph = call("cuStreamEndCapture", stream)
+        with _nothing_collected():
+            call("cuStreamBeginCapture", stream, mode)
+            try:
+                enqueue()
+            except BaseException:
+                unfinished = probe("cuStreamEndCapture", stream)
+                if unfinished is not None and int(unfinished):
+                    call("cuGraphDestroy", unfinished)
+                raise
+            graph = call("cuStreamEndCapture", stream)
         try:
             self._ready = call("cuGraphInstantiate", graph, 0)
         finally:
@@ -152,3 +154,15 @@ class Graph:
 
     def close(self) -> None:
         call("cuGraphExecDestroy", self._ready)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Without Python's collector of circles: what others have on the GPU in one would be freed in the midst of it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

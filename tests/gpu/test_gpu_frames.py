@@ -1,13 +1,16 @@
 """Pictures through the whole GPU path give what the CPU gives; a replayed graph gives what eager work gives."""
 
+import gc
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from edgeinfer.devices import _framegraph, cpu
-from edgeinfer.errors import EngineError, InputError
+from edgeinfer.devices._driver import call
+from edgeinfer.errors import DeviceError, EngineError, InputError
 from edgeinfer.spec import Batch, Boxes, Preprocess, Size, TensorSpec, TopK
 from gpu import models
 from gpu.hostengine import fetch
@@ -295,6 +298,32 @@ def test_no_frame_waits_while_another_thread_has_the_gpu_for_itself(make):
 
     assert all(lane.way._graphs.values())
     assert (len(set(found)), lane.way.graph) == (1, "")
+
+
+def test_what_others_left_in_circles_is_not_freed_within_a_capture(make, driver):
+    lane = make(classes_spec(TopK(3), 6), logits)
+    run, image = lane.engine.run, models.noise(1, 30, 30)
+
+    class Buffer:
+        """Another library's, freed when Python finds that nobody has it any more."""
+
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            with suppress(DeviceError), lane.device.context:
+                call("cuCtxSynchronize")
+
+    def busy(inputs):
+        Buffer()
+        assert len([[] for _ in range(100_000)]) == 100_000  # as many as have Python look for circles
+        return run(inputs)
+
+    lane.engine.run, before = busy, driver.calls().get("cuStreamBeginCapture", 0)
+    assert len({str(through(lane, [image])) for _ in range(3)}) == 1
+    assert driver.calls()["cuStreamBeginCapture"] == before + 1
+    assert (lane.way.graph, gc.isenabled()) == ("", True)
+    gc.collect()
 
 
 def test_a_capture_that_fails_once_is_tried_again(make):
