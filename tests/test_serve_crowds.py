@@ -6,12 +6,15 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import grpc
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 
 from edgeinfer.serve.connections import CROWD
 from helpers import bundles
@@ -112,6 +115,100 @@ def test_a_grpc_connection_without_a_call_is_given_up_and_its_client_does_not_no
             assert call(b"", timeout=LONG_S) == b"\x08\x01"
 
 
+def calls(channel):
+    """What opens a call of this name, for messages that may be long in coming."""
+    return lambda name, messages: channel.stream_stream(f"/inference.GRPCInferenceService/{name}")(messages)
+
+
+@pytest.fixture
+def silence():
+    """Messages, and then none that come, but no end of them before the test's own."""
+    over = threading.Event()
+
+    def said(*messages):
+        yield from messages
+        over.wait(10 * LONG_S)
+
+    yield said
+    over.set()
+
+
+def ended(call):
+    """How a call without another answer ended."""
+    with pytest.raises(grpc.RpcError) as told:
+        next(call)
+    return told.value.code(), told.value.details()
+
+
+def infer_request():
+    made = pb.ModelInferRequest(model_name="namer", raw_input_contents=[bytes(4 * 3 * bundles.SIDE**2)])
+    made.inputs.add(name="images", datatype="FP32", shape=[1, 3, bundles.SIDE, bundles.SIDE])
+    return made.SerializeToString()
+
+
+@pytest.mark.parametrize("name", ["ModelInfer", "ModelStreamInfer"])
+def test_a_call_that_is_silent_for_long_gives_its_place_to_one_that_needs_it(namer, silence, name):
+    with service(namer, "--connections", 1, "--slow", 2) as running, grpc.insecure_channel(running.grpc) as channel:
+        call, silent = calls(channel), []
+
+        def gave_way():
+            if not silent or silent[-1].done():
+                silent.append(call(name, silence()))
+            with contextlib.suppress(grpc.RpcError):
+                assert next(call("ModelInfer", iter([infer_request()])))
+            return silent[-1].done() and "its place was needed" in silent[-1].details()
+
+        assert until(gave_way)
+        told = "no message came in 2 s, and its place was needed"
+        assert ended(silent[-1]) == (grpc.StatusCode.DEADLINE_EXCEEDED, told)
+
+
+def test_a_call_at_work_keeps_its_place_the_next_is_told_when_to_come_again_and_health_is_answered(namer, tmp_path):
+    gate = tmp_path / "gate"
+    with (
+        service(namer, "--connections", 1, "--slow", 2, gate=gate) as running,
+        grpc.insecure_channel(running.grpc) as channel,
+    ):
+        call = calls(channel)
+        gate.touch()
+        working = call("ModelInfer", iter([infer_request()]))
+        assert until(lambda: refused(call("ModelReady", iter([b""]))))
+        time.sleep(2)
+        late = refused(call("ModelReady", iter([b""])))
+        assert late.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert ("grpc-retry-pushback-ms", "1000") in late.trailing_metadata()
+        assert next(call("ServerReady", iter([b""]))) == b"\x08\x01"
+        gate.unlink()
+        assert next(working)
+
+
+def refused(call):
+    """The error of a call that found no place; None if it had one."""
+    with pytest.raises(grpc.RpcError) as told:
+        next(call)
+    return told.value if "1 calls are under way" in told.value.details() else None
+
+
+def test_a_stream_that_waits_does_not_hold_up_the_end(namer, silence):
+    with service(namer) as running, grpc.insecure_channel(running.grpc) as channel:
+        waiting = calls(channel)("ModelStreamInfer", silence(infer_request()))
+        assert next(waiting)
+        running.send("SIGTERM")
+        assert ended(waiting) == (grpc.StatusCode.UNAVAILABLE, "the service is ending")
+
+
+def test_without_the_token_no_message_is_waited_for_and_with_it_there_must_be_one(namer, silence, tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    with (
+        service(namer, "--token-file", tmp_path / "token") as running,
+        grpc.insecure_channel(running.grpc) as channel,
+    ):
+        assert ended(calls(channel)("ModelInfer", silence()))[0] == grpc.StatusCode.UNAUTHENTICATED
+        infer = channel.stream_stream("/inference.GRPCInferenceService/ModelInfer")
+        code, told = ended(infer(iter([]), metadata=[("authorization", "Bearer secret")]))
+        assert (code, told) == (grpc.StatusCode.INVALID_ARGUMENT, "the call came without its message")
+
+
 # a client with two streams on one connection
 WATCHER = """\
 import sys, time, grpc
@@ -129,7 +226,7 @@ def test_a_client_that_stands_still_in_its_streams_does_not_keep_their_places(na
         subprocess.Popen([*line, running.grpc], stdout=subprocess.PIPE, text=True) as watcher,
         grpc.insecure_channel(running.grpc) as channel,
     ):
-        call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+        call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
 
         def answered():
             with contextlib.suppress(grpc.RpcError):

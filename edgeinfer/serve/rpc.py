@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
@@ -10,6 +11,8 @@ from google.protobuf.message import DecodeError
 
 from edgeinfer.errors import ServiceError
 from edgeinfer.serve import contents, messages, probes, tensors
+from edgeinfer.serve.callers import Callers
+from edgeinfer.serve.connections import CROWD
 from edgeinfer.serve.guard import bears
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, TOO_LARGE, UNAUTHENTICATED, Refusal, told
 from edgeinfer.serve.regions import whole
@@ -29,18 +32,19 @@ SPARE = 1 << 20  # bytes of a message beside the tensors, or of one that has non
 RETRY = "grpc-retry-pushback-ms"  # metadata that clients with a retry policy wait for
 FINAL = "triton_final_response"  # a parameter of answers in a stream: no more will come to this request
 # calls that need no token; whoever watches needs one, for it takes a place for as long as it likes
-OPEN_CALLS = ("ServerLive", "ServerReady", "Check")
+OPEN_CALLS = ("ServerLive", "ServerReady", "HealthCheck")
 
 
 class Started:
     """A server that listens on `port`."""
 
-    def __init__(self, server: Any, port: int, health: probes.Probes) -> None:
-        self._server, self.port, self._health = server, port, health
+    def __init__(self, server: Any, port: int, callers: Callers, health: probes.Probes) -> None:
+        self._server, self.port, self._callers, self._health = server, port, callers, health
 
     async def stop(self, grace: float) -> None:
         """Take nothing more, and give what runs so many seconds."""
         self._health.end()
+        self._callers.end()
         await self._server.stop(grace)
 
 
@@ -68,8 +72,9 @@ async def start(
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.ping_timeout_ms", slow_ms),
     ]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections)
-    calls, health = Calls(service, token=token, managed=managed), probes.Probes(service)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections + CROWD)
+    callers, health = Callers(service.limits), probes.Probes(service)
+    calls = Calls(service, callers, token=token, managed=managed)
     handlers = {messages.SERVICE: calls.handlers(), probes.SERVICE: calls.health_handlers(health)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(*pair) for pair in handlers.items()])
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -80,7 +85,7 @@ async def start(
     if not bound:
         raise ServiceError(f"cannot listen on {address} for gRPC", hint="choose another with --grpc-port")
     await server.start()
-    return Started(server, bound, health)
+    return Started(server, bound, callers, health)
 
 
 def _credentials(tls: tuple[Path, Path]) -> Any:
@@ -91,11 +96,11 @@ def _credentials(tls: tuple[Path, Path]) -> Any:
 class Calls:
     """The protocol's calls, each from a message to a message."""
 
-    def __init__(self, service: Service, *, token: str, managed: bool) -> None:
-        self._service, self._managed, self._token = service, managed, token
+    def __init__(self, service: Service, callers: Callers, *, token: str, managed: bool) -> None:
+        self._service, self._callers, self._managed, self._token = service, callers, managed, token
 
     def handlers(self) -> dict[str, Any]:
-        """What gRPC dispatches to, by the call's name."""
+        """What gRPC dispatches to, by the call's name; every call reads its messages itself."""
         calls: dict[str, Call] = {
             "ServerLive": self.live,
             "ServerReady": self.ready,
@@ -114,72 +119,81 @@ class Calls:
             "CudaSharedMemoryRegister": self.register_cuda,
             "CudaSharedMemoryUnregister": self.unregister_cuda,
         }
-        found = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._answered(name, _reading(messages.message(f"{name}Request"), call)),
-                response_serializer=messages.message(f"{name}Response").SerializeToString,
-            )
-            for name, call in calls.items()
-        }
+        found = {name: self._small(name, call, messages.PACKAGE) for name, call in calls.items()}
         # these two read and write messages themselves: see contents
-        found["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._answered("ModelInfer", self.infer))
+        found["ModelInfer"] = self._unary("ModelInfer", self.infer)
         found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return found
 
     def health_handlers(self, health: probes.Probes) -> dict[str, Any]:
         """The same for the health protocol."""
-        request, response = (
-            messages.message(name, messages.HEALTH) for name in ("HealthCheckRequest", "HealthCheckResponse")
-        )
-        written = response.SerializeToString
+        kind = messages.message("HealthCheckRequest", messages.HEALTH)
 
-        async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
-            await self._admit("Watch", context)
-            async for status in health.watch(request):
-                yield status
+        async def watch(_: Any, context: Any) -> None:
+            async with self._admitted("Watch", context):
+                async for status in health.watch(_parsed(kind, await self._message(context))):
+                    await context.write(status.SerializeToString())
 
-        check = self._answered("Check", _reading(request, health.check))
-        return {
-            "Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=written),
-            "Watch": grpc.unary_stream_rpc_method_handler(watch, request.FromString, written),
-        }
+        check = self._small("HealthCheck", health.check, messages.HEALTH)
+        return {"Check": check, "Watch": grpc.stream_stream_rpc_method_handler(watch)}
 
-    def _answered(self, name: str, call: Call) -> Any:
-        async def answer(data: bytes, context: Any) -> Any:
-            try:
-                self._need_token(name, context)
-                return await call(data)
-            except Exception as error:  # noqa: BLE001 - the client is told, and the log
-                found = told(error, name)
-                hint = ((RETRY, str(1000 * RETRY_AFTER_S)),) if found.again else ()
-                await context.abort(getattr(grpc.StatusCode, found.kind.grpc), str(found), hint)
+    def _small(self, name: str, call: Call, package: str) -> Any:
+        """The handler of a call from a small message to one."""
+        kind = messages.message(f"{name}Request", package)
 
-        return answer
+        async def answer(data: bytes) -> bytes:
+            answered: bytes = (await call(_parsed(kind, data))).SerializeToString()
+            return answered
 
-    async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        return self._unary(name, answer)
+
+    def _unary(self, name: str, call: Callable[[bytes], Awaitable[bytes]]) -> Any:
+        async def answer(_: Any, context: Any) -> Any:
+            async with self._admitted(name, context):
+                return await call(await self._message(context))
+
+        return grpc.stream_unary_rpc_method_handler(answer)
+
+    async def _message(self, context: Any) -> bytes:
+        """The message of a call that has one only."""
+        data: bytes = await self._callers.message(context)
+        if data is grpc.aio.EOF:
+            raise Refusal(INVALID, "the call came without its message")
+        return data
+
+    async def _stream(self, _: Any, context: Any) -> None:
         """Requests one after the other; an error is an answer, and the stream goes on."""
-        answer = messages.message("ModelStreamInferResponse")
-        await self._admit("ModelStreamInfer", context)
-        async for data in requests:
-            identity = ""
-            try:
-                with self._service.memory.share() as take:
-                    take(len(data))
-                    request, raw, count = contents.split(data, self._service.limits)
-                    identity = request.id
-                    head, outputs = contents.answered(await self._asked(request, raw, count))
-                head.parameters[FINAL].bool_param = True
-                yield contents.streamed(head, outputs)
-            except Exception as error:  # noqa: BLE001 - the client is told, and the log
-                failed = str(told(error, "ModelStreamInfer"))
-                yield answer(error_message=failed, infer_response={"id": identity}).SerializeToString()
+        async with self._admitted("ModelStreamInfer", context):
+            while (data := await self._callers.message(context, stream=True)) is not grpc.aio.EOF:
+                await context.write(await self._streamed(data))
 
-    async def _admit(self, name: str, context: Any) -> None:
-        """End a stream that does not bring the token."""
+    async def _streamed(self, data: bytes) -> bytes:
+        identity = ""
         try:
-            self._need_token(name, context)
-        except Refusal as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            with self._service.memory.share() as take:
+                take(len(data))
+                request, raw, count = contents.split(data, self._service.limits)
+                identity = request.id
+                head, outputs = contents.answered(await self._asked(request, raw, count))
+            head.parameters[FINAL].bool_param = True
+            return contents.streamed(head, outputs)
+        except Exception as error:  # noqa: BLE001 - the client is told, and the log
+            failed = str(told(error, "ModelStreamInfer"))
+            answer = messages.message("ModelStreamInferResponse")
+            written: bytes = answer(error_message=failed, infer_response={"id": identity}).SerializeToString()
+            return written
+
+    @asynccontextmanager
+    async def _admitted(self, name: str, context: Any) -> AsyncIterator[None]:
+        """A place for the call, once the token was seen; an error within is how the call ends."""
+        try:
+            with self._callers.place(reserved=name in OPEN_CALLS):
+                self._need_token(name, context)
+                yield
+        except Exception as error:  # noqa: BLE001 - the client is told, and the log
+            found = told(error, name)
+            hint = ((RETRY, str(1000 * RETRY_AFTER_S)),) if found.again else ()
+            await context.abort(getattr(grpc.StatusCode, found.kind.grpc), str(found), hint)
 
     def _need_token(self, name: str, context: Any) -> None:
         if not self._token or name in OPEN_CALLS:
@@ -275,20 +289,15 @@ class Calls:
         return messages.message("CudaSharedMemoryUnregisterResponse")()
 
 
-def _reading(kind: Any, call: Call) -> Call:
-    """A call that takes a small message of this kind, as one that takes its bytes. Refusal if they are none."""
-
-    async def answer(data: bytes) -> Any:
-        name = kind.DESCRIPTOR.name
-        if len(data) > SPARE:
-            raise Refusal(TOO_LARGE, f"the {name} is more than the {SPARE} bytes allowed")
-        try:
-            request = kind.FromString(data)
-        except DecodeError as error:
-            raise Refusal(INVALID, f"the message is no {name}: {str(error)[:100]}") from error
-        return await call(request)
-
-    return answer
+def _parsed(kind: Any, data: bytes) -> Any:
+    """A small message of this kind. Refusal if it is none."""
+    name = kind.DESCRIPTOR.name
+    if len(data) > SPARE:
+        raise Refusal(TOO_LARGE, f"the {name} is more than the {SPARE} bytes allowed")
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise Refusal(INVALID, f"the message is no {name}: {str(error)[:100]}") from error
 
 
 def _filled(name: str, record: dict[str, Any]) -> Any:
