@@ -62,11 +62,11 @@ def load(
     `device` runs, unless `plan` is False; a `plans.Choice` there is run as it stands. `conf`, `iou`, `limit`
     (detectors) and `top` (classifiers) replace the bundle's own numbers; `threads` 0 leaves the count to the
     backend, or to the CPU quota of the process (`edgeinfer.quota`) where it has one; `contexts` is how many calls may
-    run at the same time. On a GPU an engine must first find the bundle's golden samples, once on each machine, unless
-    `self_test` is False. `build` "background": where no engine fits this GPU exactly, one is built while another
-    serves, and takes over when it is ready and tested. `device` "gpu:1" is the second GPU in CUDA's order, "gpu" the
-    first, and neither is ever the CPU. An engine that had to be passed by is logged as a warning. Raises BundleError,
-    SpecError, BackendUnavailable, EngineError, DeviceError, UsageError.
+    run at the same time, at least: a plan may ask for more. On a GPU an engine must first find the bundle's golden
+    samples, once on each machine, unless `self_test` is False. `build` "background": where no engine fits this GPU
+    exactly, one is built while another serves, and takes over when it is ready and tested. `device` "gpu:1" is the
+    second GPU in CUDA's order, "gpu" the first, and neither is ever the CPU. An engine that had to be passed by is
+    logged as a warning. Raises BundleError, SpecError, BackendUnavailable, EngineError, DeviceError, UsageError.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     given.check_whole("contexts", contexts, 1)
@@ -193,12 +193,12 @@ def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner) -> l
     take = partial(devices.load(engine_class.device), spec, **where)
     artifact = bundle.spec.artifact(choice.artifact)
     path = bundle.artifact_file(artifact) if artifact else bundle.path
-    threads = manner.threads or choice.threads or quota.threads()
-    settings: dict[str, Any] = {"threads": threads, "contexts": manner.contexts, **choice.settings}
+    threads, contexts = manner.threads or choice.threads or quota.threads(), max(manner.contexts, choice.contexts)
+    settings: dict[str, Any] = {"threads": threads, "contexts": contexts, **choice.settings}
     first = partial(engine_class, path, spec, **settings)
     lanes: list[Lane] = []
     with ExitStack() as undo:
-        for _ in range(manner.contexts):
+        for _ in range(contexts):
             lanes.append(_lane(take, lanes[0].engine.fork if lanes else first))
             undo.callback(lanes[-1].close)
         undo.pop_all()

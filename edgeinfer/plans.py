@@ -46,7 +46,7 @@ class Choice:
 
     `artifact` is a file of the bundle, empty for backends that need none; `threads` 0 leaves their number to the
     library; `settings` are the engine's own (`Engine.settings`); `batch` 0 lets a run take as many pictures as the
-    model does.
+    model does; `contexts` are the calls that run at the same time.
     """
 
     backend: str
@@ -54,14 +54,16 @@ class Choice:
     threads: int = 0
     settings: dict[str, str] = field(default_factory=dict)
     batch: int = 0
+    contexts: int = 1
 
     @property
     def name(self) -> str:
-        """`ov model.int8.onnx, 2 threads, pinning off`."""
+        """`ov model.int8.onnx, 2 contexts, 1 thread, pinning off`."""
+        contexts = f"{self.contexts} contexts" if self.contexts > 1 else ""
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
         settings = [f"{name} {value}" for name, value in self.settings.items()]
         batch = f"batch {self.batch}" if self.batch else ""
-        return ", ".join(filter(None, (f"{self.backend} {self.artifact}".strip(), threads, *settings, batch)))
+        return ", ".join(filter(None, (f"{self.backend} {self.artifact}".strip(), contexts, threads, *settings, batch)))
 
     @classmethod
     def of(cls, rung: Rung, threads: int = 0) -> Choice:
@@ -136,7 +138,7 @@ def _plan(data: Any) -> Plan:
     doubts = tuple(data.get("doubts", ()))
     choice = Choice(**data["choice"])
     texts = (choice.backend, choice.artifact, *choice.settings.values(), *data["here"].values(), data["made"], *doubts)
-    numbers = (choice.threads, choice.batch)
+    numbers = (choice.threads, choice.batch, choice.contexts)
     if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
         raise TypeError("a value is of the wrong type")
     return Plan(choice, **facts, doubts=doubts)
@@ -171,12 +173,13 @@ def _lacking(choice: Choice, bundle: Bundle) -> str:
     for name, value in choice.settings.items():
         if value not in known.get(name, ()):
             return f"{choice.backend} has no setting {name} {value}"
-    for what, count, most in (
-        ("threads", choice.threads, quota.most_threads()),
-        ("batch", choice.batch, bundle.spec.batch.max),
+    for what, count, least, most in (
+        ("threads", choice.threads, 0, quota.most_threads()),
+        ("batch", choice.batch, 0, bundle.spec.batch.max),
+        ("contexts", choice.contexts, 1, quota.most_threads()),
     ):
-        if not 0 <= count <= most:
-            return f"{what} {count} is not within 0 to {most}"
+        if not least <= count <= most:
+            return f"{what} {count} is not within {least} to {most}"
     return ""
 
 

@@ -45,6 +45,13 @@ def test_load_runs_the_plan_and_says_so(detector):
         assert [label for _, _, label in model(bundles.picture("blue"))] == ["blue"]
 
 
+@pytest.mark.parametrize(("asked", "contexts"), [({}, 2), ({"contexts": 3}, 3), ({"plan": False}, 1)])
+def test_a_plan_of_several_contexts_has_at_least_these(detector, asked, contexts):
+    kept(detector, choice=Choice("ort", "model.fp32.onnx", contexts=2))
+    with load(detector, **asked) as model:
+        assert model.contexts == contexts
+
+
 @pytest.mark.parametrize("asked", [{"plan": False}, {"backend": "ort"}, {"precision": "fp32"}], ids=str)
 def test_load_passes_the_plan_over_where_something_else_is_asked_for(detector, asked):
     kept(detector)
@@ -72,8 +79,12 @@ def test_a_plan_of_another_folder_is_not_this_ones(detector, classifier):
         ({"choice": Choice("ov", "model.fp32.onnx", threads=-4)}, "threads -4 is not within 0 to "),
         ({"choice": Choice("ov", "model.fp32.onnx", threads=99999)}, "threads 99999 is not within 0 to "),
         ({"choice": Choice("ov", "model.fp32.onnx", batch=2)}, "batch 2 is not within 0 to 1"),
+        ({"choice": Choice("ov", "model.fp32.onnx", contexts=0)}, "contexts 0 is not within 1 to "),
     ],
-    ids=["bundle", "processor", "library", "artifact", "backend", "gpu", "setting", "value", "below", "above", "batch"],
+    ids=[
+        *("bundle", "processor", "library", "artifact", "backend", "gpu", "setting", "value"),
+        *("below", "above", "batch", "contexts"),
+    ],
 )
 def test_a_plan_that_does_not_hold_is_passed_over_and_info_says_why(detector, monkeypatch, capsys, changes, reason):
     monkeypatch.setattr("edgeinfer.machine.has_gpu", lambda: False)
@@ -115,7 +126,7 @@ def test_a_damaged_plan_is_no_plan_and_info_says_so(detector, capsys, text):
     assert "plan: unreadable\n  not used: the plan " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", ["threads", "made", "here", "settings", "doubts"])
+@pytest.mark.parametrize("place", ["threads", "contexts", "made", "here", "settings", "doubts"])
 def test_a_value_of_the_wrong_type_is_damage(detector, place):
     bundle = kept(detector)
     data = json.loads(plans.path(bundle).read_text())

@@ -247,20 +247,38 @@ def test_a_process_that_hangs_is_a_failure_and_is_ended(entrant, monkeypatch):
 def test_threads_batches_and_settings_are_all_tried(tmp_path, monkeypatch):
     monkeypatch.setattr("edgeinfer.machine.cores", lambda: 6)
     kind = Choice("ort", "model.fp32.onnx")
-    tried = list(candidates.variants(kind, 4, batches=True))
+    tried = list(candidates.variants(kind, 4, many=True))
 
-    assert {choice.threads for choice in tried} == {0, 1, 2, 4, 6}
+    assert {choice.threads for choice in tried if choice.contexts == 1} == {0, 1, 2, 4, 6}
     assert {choice.batch for choice in tried} == {0, 1, 2}
+    assert {(choice.contexts, choice.threads) for choice in tried if choice.contexts > 1} == {(2, 3), (4, 1), (6, 1)}
     assert {choice.name for choice in tried} >= {"ort model.fp32.onnx", "ort model.fp32.onnx, spinning off, batch 2"}
-    assert len(set(map(str, tried))) == len(tried) == 7 * 3
+    assert len(set(map(str, tried))) == len(tried) == 10 * 3
 
 
 def test_engines_on_a_gpu_are_tried_with_and_without_a_graph_of_the_frame(monkeypatch):
     fake_gpu.install(monkeypatch)
     fake_nvinfer.install(monkeypatch)
-    tried = candidates.variants(Choice("trt", "trt.fp16.plan"), 1, batches=False)
+    tried = candidates.variants(Choice("trt", "trt.fp16.plan"), 1, many=False)
 
     assert [choice.name for choice in tried] == ["trt trt.fp16.plan", "trt trt.fp16.plan, graph off"]
+
+
+def test_for_latency_no_contexts_and_no_batches_are_tried():
+    tried = [*candidates.variants(Choice("ort", "model.fp32.onnx"), 4, many=False)]
+
+    assert {(choice.contexts, choice.batch) for choice in tried} == {(1, 0)}
+
+
+def test_throughput_is_that_of_all_contexts_and_the_plan_keeps_them(detector, monkeypatch, capsys):
+    monkeypatch.setattr("edgeinfer.ladder.ORDER", ("ort",))
+    monkeypatch.setattr(candidates, "variants", lambda kind, *_, **__: [dataclasses.replace(kind, contexts=2)])
+    assert cli.main(["tune", str(detector), "--objective", "throughput", "--seconds", "0.5"]) == 0
+
+    out = capsys.readouterr().out
+    assert "best for throughput: ort model.fp32.onnx, 2 contexts\nrun and serve keep its contexts busy" in out
+    with load(detector) as model:
+        assert model.contexts == 2
 
 
 def test_throughput_is_measured_in_batches(tmp_path, monkeypatch):
@@ -388,7 +406,7 @@ def test_pictures_that_cannot_be_read_are_told_and_left_out_of_accuracy_and_race
         cv2.imwrite(str(photos / f"{color}.png"), bundles.picture(color))
     (photos / "cut.png").write_bytes((photos / "red.png").read_bytes()[:60])
     monkeypatch.setattr(candidates, "kinds", lambda bundle, gpu: [candidates.reference(bundle)])
-    monkeypatch.setattr(candidates, "variants", lambda kind, most, *, batches: [kind])
+    monkeypatch.setattr(candidates, "variants", lambda kind, most, *, many: [kind])
 
     outcome = tune(detector, images=photos, seconds=0.2)
 

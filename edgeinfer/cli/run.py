@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_limits.count,
         default=1,
         metavar="N",
-        help="pictures at the same time: with --threads 1 as many as there are cores suit video files",
+        help="pictures at the same time, if the plan has no more: with --threads 1 as many as cores suit video files",
     )
     choosing.add_argument(
         "--build",
@@ -131,8 +131,9 @@ def _model(args: argparse.Namespace) -> Pipeline | Tiled | Cascade:
         detector = tiling.Tiled(plain, args.tile) if args.tile else plain
         model: Pipeline | Tiled | Cascade = detector
         if args.classify:
-            alike = {name: how[name] for name in ("threads", "plan", "device", "contexts")}
-            model = cascade.Cascade(detector, load(args.classify, **alike, **of_classifier))
+            alike = {name: how[name] for name in ("threads", "plan", "device")}
+            classifier = load(args.classify, contexts=plain.contexts, **alike, **of_classifier)
+            model = cascade.Cascade(detector, classifier)
         undo.pop_all()
     return model
 

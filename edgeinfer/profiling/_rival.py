@@ -23,15 +23,14 @@ def main(asked: dict[str, Any], say: Voice) -> None:
     from edgeinfer.loading import load
     from edgeinfer.profiling import scenarios
     from edgeinfer.profiling.measuring import described
-    from edgeinfer.profiling.subject import Subject, picture_set
+    from edgeinfer.profiling.subject import picture_set
 
     bundle = Bundle.open(asked["bundle"])
     pictures = picture_set(bundle, asked["source"])
     loading = {name: asked[name] for name in ("backend", "precision", "threads", "plan", "device")}
     with load(bundle, **loading) as model:
         scenario = asked["scenario"]
-        group = scenarios.group_of(scenario, model.group)
-        subject = Subject(model, asked["boundary"], pictures.pictures, group)
+        subject = scenarios.subject_of(scenario, model, asked["boundary"], pictures.pictures)
         warm = scenarios.warm_up(subject)
         gpu = machine.ordinal(asked["device"]) or 0
         facts = described(bundle, model, asked["boundary"], pictures, threads=asked["threads"], gpu=gpu)
@@ -39,7 +38,7 @@ def main(asked: dict[str, Any], say: Voice) -> None:
         issuer = scenarios.issuer_of(scenario)
         for line in sys.stdin:
             load_ = scenarios.load_of(scenario, subject, float(line), warm["median_ms"], asked["fps"])
-            subject(list(range(group)))  # what the rival threw out of the caches comes back, and does not count
+            subject(list(range(subject.reach)))  # what the rival threw out of the caches comes back, and does not count
             say({"samples": dataclasses.asdict(issuer.issue(load_, subject))})
 
 

@@ -79,7 +79,7 @@ def _facts(context: dict[str, Any]) -> dict[str, Any]:
     bundle, device, power, libraries = (part if isinstance(part, dict) else {} for part in parts)
     return {
         "the bundle": f"{bundle.get('name')} {str(bundle.get('sha256'))[:8]}",
-        **{name: context.get(name) for name in ("backend", "artifact", "threads", "pictures")},
+        **{name: context.get(name) for name in ("backend", "artifact", "threads", "contexts", "pictures")},
         **{name: device.get(name) for name in ("board", "cpu", "cores", "gpu", "driver")},
         "CPU quota": device.get("quota_cpus"),
         "power mode": power.get("mode"),

@@ -127,8 +127,7 @@ class _Session:
             samples, later = cold.issue(self.asked.seconds, self.newborn, self.children)
             facts = {"sample": scenarios.NAMES[name], "issuer": "edgeinfer, a process each", "warm_up": None}
             return Run(name, samples, {**facts, "seconds": self.asked.seconds, **later})
-        group = scenarios.group_of(name, self.model.group)
-        subject = Subject(self.model, self.boundary, self.pictures.pictures, group)
+        subject = scenarios.subject_of(name, self.model, self.boundary, self.pictures.pictures)
         loaded = self.model.backend, self.model.artifact
         run = scenarios.measure(name, subject, self.asked, self.say)
         if loaded != (self.model.backend, self.model.artifact):
@@ -147,7 +146,8 @@ def described(
         "artifact": model.artifact or None,
         "plan": model.plan or None,
         "stage_by_stage": model.graph or None,
-        "threads": threads or quota.threads() or "the backend's choice",
+        "threads": threads or (model.plan and "the plan's") or quota.threads() or "the backend's choice",
+        "contexts": model.contexts,
         "device_kind": model.engine.device,
         "boundary": boundary,
         "pictures": pictures.origin,

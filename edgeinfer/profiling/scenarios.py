@@ -14,10 +14,14 @@ from edgeinfer.profiling import loop
 from edgeinfer.profiling.samples import STREAMS, Load
 from edgeinfer.profiling.server import PERCENTILE, Search
 from edgeinfer.profiling.statistics import needed
+from edgeinfer.profiling.subject import Subject
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeinfer.pipeline import Pipeline
     from edgeinfer.profiling.samples import Issuer, Samples
-    from edgeinfer.profiling.subject import Subject
+    from edgeinfer.profiling.subject import Picture
     from edgeinfer.progress import Say
 
 # name -> what one sample is
@@ -25,7 +29,7 @@ NAMES = {
     "single-stream": "one picture, the next when it is done",
     "multi-stream": f"{STREAMS} pictures at once, the next when all are done",
     "server": "one picture of those that come at random",
-    "offline": "one call, of all pictures there at the start",
+    "offline": "one call of each context, of all pictures there at the start",
     "paced": "one picture of a camera",
     "cold": "from the start of a process to its first result",
 }
@@ -78,6 +82,14 @@ def issuer_name(scenario: str) -> str:
     return f"{issuer.NAME}, for LoadGen is not installed" if issuer is loop and scenario not in OWN else issuer.NAME
 
 
+def subject_of(scenario: str, model: Pipeline, boundary: str, pictures: Sequence[Picture]) -> Subject:
+    """The model as a scenario calls it: on all of its lanes where there are pictures enough at once."""
+    group, lanes = group_of(scenario, model.group), 1
+    if boundary != "engine":
+        lanes = {"offline": model.contexts, "multi-stream": min(model.contexts, STREAMS // group)}.get(scenario, 1)
+    return Subject(model, boundary, pictures, group, lanes)
+
+
 def group_of(scenario: str, batch: int) -> int:
     """How many pictures a call of the model takes, given its largest batch."""
     if scenario == "offline":
@@ -107,8 +119,8 @@ def measure(scenario: str, subject: Subject, asked: Asked, say: Say) -> Run:
 
 def load_of(scenario: str, subject: Subject, seconds: float, call_ms: float, fps: float) -> Load:
     """The load of a scenario, given what one call of the model takes."""
-    images = subject.group if scenario == "offline" else 1
-    calls = STREAMS // subject.group if scenario == "multi-stream" else 1
+    images = subject.reach if scenario == "offline" else 1
+    calls = -(-STREAMS // subject.reach) if scenario == "multi-stream" else 1
     rate = fps if scenario == "paced" else 0.0
     return Load(scenario, seconds, call_ms * calls, rate, images, pictures=subject.pictures)
 
@@ -119,7 +131,7 @@ def warm_up(subject: Subject, least_s: float = WARM_UP_S) -> dict[str, float]:
     begin = time.perf_counter()
     while len(spans) < WARM_UP_RUNS or time.perf_counter() - begin < least_s:
         start = time.perf_counter()
-        subject(list(range(subject.group)))
+        subject(list(range(subject.reach)))
         spans.append((time.perf_counter() - start) * 1e3)
     later = sorted(spans[len(spans) // 2 :])
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer import sources
@@ -60,11 +61,15 @@ def _read(path: Path) -> Picture:
 class Subject:
     """Calls the model for pictures by their numbers; gives the milliseconds of each stage.
 
-    `group` is the most pictures a call of the model takes. Any number is fine: the set is gone through again.
+    `group` is the most pictures a call of the model takes, `lanes` how many calls of it run at the same time: what
+    stages take is then the mean of the lanes. Any number is fine: the set is gone through again.
     """
 
-    def __init__(self, model: Pipeline, boundary: str, pictures: Sequence[Picture], group: int = 1) -> None:
-        self._model, self._pictures, self.group = model, pictures, group
+    def __init__(
+        self, model: Pipeline, boundary: str, pictures: Sequence[Picture], group: int = 1, lanes: int = 1
+    ) -> None:
+        self._model, self._pictures, self._group, self._lanes = model, pictures, group, lanes
+        self._callers = ThreadPoolExecutor(lanes, thread_name_prefix="edgeinfer-caller")
         self._run = {"engine": self._engine, "pipeline": self._pipeline, "file": self._file}[boundary]
         if boundary == "file" and any(picture.path is None for picture in pictures):
             raise UsageError("the boundary `file` needs picture files", hint="name some: --source IMAGE")
@@ -73,16 +78,23 @@ class Subject:
             self._tensors, _ = model.device.preprocess(images)
 
     @property
+    def reach(self) -> int:
+        """How many pictures it works on at the same time."""
+        return self._group * self._lanes
+
+    @property
     def pictures(self) -> int:
         """How many different ones there are."""
         return len(self._pictures)
 
     def __call__(self, numbers: list[int]) -> dict[str, float]:
+        chosen = [self._pictures[number % len(self._pictures)] for number in numbers]
+        calls = [chosen[start : start + self._group] for start in range(0, len(chosen), self._group)]
+        lanes = min(self._lanes, len(calls))
         total: dict[str, float] = {}
-        for start in range(0, len(numbers), self.group):
-            chosen = [self._pictures[number % len(self._pictures)] for number in numbers[start : start + self.group]]
-            for stage, span in self._run(chosen).items():
-                total[stage] = total.get(stage, 0.0) + span
+        for spans in self._callers.map(self._run, calls) if lanes > 1 else map(self._run, calls):
+            for stage, span in spans.items():
+                total[stage] = total.get(stage, 0.0) + span / lanes
         return total
 
     def _engine(self, _: list[Picture]) -> dict[str, float]:

@@ -157,6 +157,7 @@ def opened(number: int, digest: str, folder: Path, options: Options, limits: Lim
             from edgeinfer.cascade import Cascade
 
             second = Bundle.open(options.classify)
+            facts["contexts"] = pipeline.contexts
             halves.append(Half(second, stack.enter_context(load(second, **facts))))
             sight, score = Cascade(pipeline, halves[1].pipeline, score=score or 0.0), None
         for half in halves:

@@ -83,20 +83,19 @@ def tensors(asked: dict[str, Any], say: Voice) -> None:
 def turns(asked: dict[str, Any], say: Voice) -> None:
     from edgeinfer.bundle import Bundle
     from edgeinfer.profiling import loop, scenarios
-    from edgeinfer.profiling.subject import Subject, picture_set
+    from edgeinfer.profiling.subject import picture_set
 
     start = time.perf_counter()
     bundle, scenario = Bundle.open(asked["bundle"]), asked["scenario"]
     pictures = picture_set(bundle, asked["pictures"]).pictures
     with _loaded(bundle, asked) as model:
         load_ms = (time.perf_counter() - start) * 1e3
-        group = scenarios.group_of(scenario, model.group)
-        subject = Subject(model, "pipeline", pictures, group)
+        subject = scenarios.subject_of(scenario, model, "pipeline", pictures)
         warm = scenarios.warm_up(subject, WARM_UP_S)
         say({"ready": {"load_ms": load_ms, "device": model.engine.device}})
         for line in sys.stdin:
             load_ = scenarios.load_of(scenario, subject, float(line), warm["median_ms"], 0.0)
-            subject(list(range(group)))  # what others threw out of the caches comes back, and does not count
+            subject(list(range(subject.reach)))  # what others threw out of the caches comes back, and does not count
             samples = loop.issue(load_, subject)
             say({"samples": dataclasses.asdict(samples), "memory_mb": _memory_mb()})
 

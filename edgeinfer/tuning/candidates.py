@@ -43,18 +43,20 @@ def kinds(bundle: Bundle, gpu: int | None = None) -> list[Choice]:
     return found
 
 
-def variants(kind: Choice, most: int, *, batches: bool) -> Iterator[Choice]:
+def variants(kind: Choice, most: int, *, many: bool) -> Iterator[Choice]:
     """The kind with every number of threads, and with every other setting of its engine one at a time.
 
-    With `batches`, each with every batch up to `most`, the model's largest.
+    Where there are `many` pictures at once, also with contexts that share out the cores, and each with every batch up
+    to `most`, the model's largest.
     """
-    # 0 is the library's choice
-    counts = [0, *powers(machine.cores())] if backends.load(kind.backend).device == "cpu" else [0]
-    shapes = [replace(kind, threads=count) for count in counts]
+    counts = powers(machine.cores()) if backends.load(kind.backend).device == "cpu" else []
+    shapes = [replace(kind, threads=count) for count in (0, *counts)]  # 0 is the library's choice
+    if many:
+        shapes += [replace(kind, threads=counts[-1] // count, contexts=count) for count in counts[1:]]
     for name, values in backends.settings(kind.backend).items():
         if name != ARITHMETIC:
             shapes += [replace(kind, settings={**kind.settings, name: value}) for value in values[1:]]
-    sizes = [size for size in powers(most) if size != most] if batches else []
+    sizes = [size for size in powers(most) if size != most] if many else []
     for shape, size in itertools.product(shapes, [0, *sizes]):
         yield replace(shape, batch=size)
 

@@ -102,7 +102,7 @@ def _compete(
             outcome.rows.append(held)
             continue
         most = outcome.bundle.spec.batch.max
-        choices = candidates.variants(kind, most, batches=asked.objective == "throughput")
+        choices = candidates.variants(kind, most, many=asked.objective == "throughput")
         running += [Row(choice, accuracy=held.accuracy) for choice in choices]
     outcome.rows += running
     outcome.baseline = next((row for row in outcome.rows if row.choice == baseline), None)

@@ -1,6 +1,9 @@
 """How work is laid out, and how a server's rate is found; on a simulated clock where time matters."""
 
 from dataclasses import replace
+from pathlib import Path
+from threading import Barrier
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +11,8 @@ from edgeinfer.profiling import loop, scenarios
 from edgeinfer.profiling.samples import Load
 from edgeinfer.profiling.server import Search
 from edgeinfer.profiling.statistics import percentile
+from edgeinfer.profiling.subject import Picture
+from helpers.patience import LONG_S
 
 
 class Simulated:
@@ -95,3 +100,41 @@ def test_without_a_bound_it_is_four_times_what_a_picture_takes(monkeypatch):
 )
 def test_calls_take_what_the_model_can_and_queries_divide_into(scenario, batch, group):
     assert scenarios.group_of(scenario, batch) == group
+
+
+class Meeting:
+    """A model with two contexts, each of whose calls ends when the other has come too."""
+
+    group, contexts = 2, 2
+
+    def __init__(self):
+        self.both, self.asked = Barrier(2, timeout=LONG_S), []
+
+    def batch(self, images):
+        self.asked.append(len(images))
+        self.both.wait()
+        return [SimpleNamespace(timings_ms={"infer": 10.0})]
+
+
+def test_pictures_that_are_there_at_once_are_worked_on_in_every_context():
+    model = Meeting()
+    subject = scenarios.subject_of("offline", model, "pipeline", [Picture(None)])
+    assert subject(list(range(8))) == {"infer": 20.0}  # the mean of two contexts with two calls each
+    assert model.asked == [2] * 4
+
+
+@pytest.mark.parametrize(
+    ("scenario", "boundary", "contexts", "reach"),
+    [
+        ("offline", "pipeline", 3, 12),
+        ("offline", "engine", 3, 4),
+        ("multi-stream", "file", 3, 8),
+        ("multi-stream", "pipeline", 1, 4),
+        ("single-stream", "pipeline", 3, 1),
+        ("server", "pipeline", 3, 1),
+    ],
+)
+def test_only_pictures_that_are_there_at_once_meet_several_contexts(scenario, boundary, contexts, reach):
+    device = SimpleNamespace(preprocess=lambda images: (images, []))
+    model = SimpleNamespace(group=4, contexts=contexts, device=device)
+    assert scenarios.subject_of(scenario, model, boundary, [Picture(None, Path("x"))]).reach == reach
