@@ -104,6 +104,8 @@ def test_a_server_tells_of_itself_and_of_its_models(client):
     assert opened.is_server_live()
     assert opened.is_server_ready()
     assert all(opened.is_model_ready(name) for name in ("finder", "finder.image", "namer", "namer.image"))
+    assert not opened.is_model_ready("nobody")
+    assert not opened.is_model_ready("namer", "9999")
     about = opened.get_model_metadata("finder")
     about = about if isinstance(about, dict) else {"outputs": [{"name": one.name} for one in about.outputs]}
     assert [one["name"] for one in about["outputs"]] == ["output0"]

@@ -172,9 +172,9 @@ def test_a_call_at_work_keeps_its_place_the_next_is_told_when_to_come_again_and_
         call = calls(channel)
         gate.touch()
         working = call("ModelInfer", iter([infer_request()]))
-        assert until(lambda: refused(call("ModelReady", iter([b""]))))
+        assert until(lambda: refused(call("ModelMetadata", iter([b""]))))
         time.sleep(2)
-        late = refused(call("ModelReady", iter([b""])))
+        late = refused(call("ModelMetadata", iter([b""])))
         assert late.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert ("grpc-retry-pushback-ms", "1000") in late.trailing_metadata()
         assert next(call("ServerReady", iter([b""]))) == b"\x08\x01"

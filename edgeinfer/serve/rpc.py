@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
@@ -216,7 +216,10 @@ class Calls:
         return _filled("ServerMetadataResponse", self._service.about())
 
     async def model_ready(self, request: Any) -> Any:
-        return messages.message("ModelReadyResponse")(ready=self._service.model_ready(request.name, request.version))
+        ready = False
+        with suppress(Refusal):  # Triton's clients hear of a model there is not that it is not ready
+            ready = self._service.model_ready(request.name, request.version)
+        return messages.message("ModelReadyResponse")(ready=ready)
 
     async def metadata(self, request: Any) -> Any:
         return _filled("ModelMetadataResponse", self._service.metadata(request.name, request.version))
