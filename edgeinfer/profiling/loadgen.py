@@ -7,6 +7,7 @@ that latency for every single sample, in nanoseconds, and is where ours come fro
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import queue
 import re
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from edgeinfer.interruption import Interruption
     from edgeinfer.profiling.samples import Load, Work
 
+LOG = logging.getLogger(__name__)
 NAME = "MLPerf LoadGen"
 LOOK_S = 0.2  # between two looks at the clock
 _SCENARIOS = {
@@ -54,10 +56,14 @@ def issue(load: Load, work: Work) -> Samples:
     """One LoadGen test in performance mode. EngineError if the machine's clock, by which it goes, is set meanwhile."""
     with interruption.noticed(patient=True) as stop:
         system = _System(load, work, stop)
-        test, clock = _Test(load, system), WallClock()
+        test, clock, told = _Test(load, system), WallClock(), False
         test.start()
+        end = time.monotonic() + load.seconds
         while test.is_alive():
             test.join(LOOK_S)
+            if stop.asked and load.kind == "server" and not told and test.is_alive():
+                LOG.warning("%s cannot be stopped: %.0f s more until it ends", NAME, max(0.0, end - time.monotonic()))
+                told = True
             if clock.was_set():
                 system.failure = EngineError(
                     "the machine's clock was set while LoadGen ran, which goes by it",
