@@ -1,5 +1,7 @@
 """Beside other libraries on a real GPU: frames from CuPy, PyTorch and PyCUDA, and every engine backend that is here."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,19 @@ def test_a_torch_tensor_still_being_written_is_waited_for(tensor):
             frame = there.clone()
             assert_same(tensor(frame), expected(image), SPEC.preprocess)
             assert_same(tensor(frame[::2, ::3]), expected(image[::2, ::3]), SPEC.preprocess)
+
+
+def test_work_on_the_default_stream_is_waited_for_where_no_stream_is_told(tensor):
+    """As by PyCUDA and Numba."""
+    torch = pytest.importorskip("torch")
+    for image in IMAGES:
+        there = torch.from_numpy(image).cuda()
+        torch.cuda.synchronize()
+        torch.cuda._sleep(50_000_000)
+        frame = there.clone()
+        facts = {**frame.__cuda_array_interface__, "stream": None, "version": 3}
+        told = types.SimpleNamespace(__cuda_array_interface__=facts)
+        assert_same(tensor(told), expected(image), SPEC.preprocess)
 
 
 def test_a_page_locked_torch_tensor_is_fetched_from_where_it_lies(tensor):
