@@ -35,8 +35,8 @@ def whole(path: Path) -> Iterator[Path]:
     written as it stands.
     """
     with writing(path):
-        target = _led_to(path)
-        if target.exists() and not target.is_file():
+        target = _file(path)
+        if target is None:
             yield path
             return
         with workfolder.beside(target) as folder:
@@ -47,20 +47,21 @@ def whole(path: Path) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Raise what `whole(path)` would, as far as that shows without writing: to be asked before long work."""
     with writing(path):
-        path = _led_to(path)
         if path.is_dir():
             raise _fault(errno.EISDIR, path)
-        if path.exists() and not path.is_file():
+        target = _file(path)
+        if target is None:
             _check_access(path, os.W_OK)
-        elif not path.parent.exists():
-            raise OSError(errno.ENOENT, f"there is no folder {path.parent}")
+        elif not target.parent.exists():
+            raise OSError(errno.ENOENT, f"there is no folder {target.parent}")
         else:
-            check_folder(path.parent)
+            check_folder(target.parent)
 
 
-def _led_to(path: Path) -> Path:
-    """Where links lead; `/dev/stdout` is one, to the file that a shell has made of it."""
-    return Path(os.path.realpath(path))
+def _file(path: Path) -> Path | None:
+    """The file that is to be written, where links lead; None for what is there and none, as `/dev/stdout` may be."""
+    target = Path(os.path.realpath(path))
+    return None if path.exists() and not target.is_file() else target
 
 
 def check_folder(folder: Path) -> None:

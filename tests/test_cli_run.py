@@ -119,6 +119,14 @@ def test_records_are_written_to_where_a_link_leads(detector, photos, tmp_path):
     assert len(records((tmp_path / "kept" / "today.jsonl").read_text())) == 2
 
 
+def test_records_go_down_the_pipe_that_dev_stdout_is(detector, photos, tmp_path):
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    command = [sys.executable, "-m", "edgeinfer", "run", detector, photos, "--json", tmp_path / "stdout"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG_S, check=True)
+    assert len(records("\n".join(line for line in done.stdout.splitlines() if line.startswith("{")))) == 2
+    assert (tmp_path / "stdout").is_symlink()
+
+
 def test_a_run_that_fails_leaves_the_old_records(detector, tmp_path):
     (tmp_path / "r.jsonl").write_text("old")
     assert run(detector, tmp_path / "nothing.png", "--json", tmp_path / "r.jsonl") == 1
