@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgeinfer.results import Result
 
 CAPACITY = 16  # graphs kept, the least lately used goes first
-TRIES = 3  # captures that fail before no more are tried: another library may have waited for the GPU meanwhile
+TRIES = 3  # captures that fail in a row before no more are tried: another library may have waited for the GPU meanwhile
 
 
 class FrameGraph:
@@ -103,6 +103,7 @@ class FrameGraph:
             self._failed += 1
             self.graph = f"capture failed: {error}" if self._failed >= TRIES else ""
             return None
+        self._failed = 0
         graph.outputs = self._outputs
         self._remember(batch.key, graph)
         return graph

@@ -136,13 +136,13 @@ class _DLTensor(ctypes.Structure):
 
 def _dlpack(image: Any, stream: int) -> Resident:
     """The producer lets our stream wait for its own; the capsule, never taken over, frees itself with the frame."""
-    try:
-        capsule = image.__dlpack__(stream=stream)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"the frame's owner does not hand it out: {error}") from error
     pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
     pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    tensor = _DLTensor.from_address(pointer_of(capsule, b"dltensor"))
+    try:
+        capsule = image.__dlpack__(stream=stream)
+        tensor = _DLTensor.from_address(pointer_of(capsule, b"dltensor"))
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the frame's owner does not hand it out: {error}") from error
     shape = tuple(tensor.shape[: tensor.ndim])
     kind = {0: "i", 1: "u", 2: "f"}.get(tensor.code, "V")
     size = max(1, tensor.bits * tensor.lanes // 8)

@@ -282,3 +282,6 @@ def test_a_producer_that_refuses_is_an_input_error(lane, producer):
     packed.__dlpack__ = refuse
     with pytest.raises(InputError, match="does not hand it out: requires gradient"):
         lane.device.preprocess([packed])
+    packed.__dlpack__ = lambda **_: object()
+    with pytest.raises(InputError, match=r"does not hand it out: .*PyCapsule"):
+        lane.device.preprocess([packed])
