@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
 from edgeinfer.cli import main
+from edgeinfer.serve import web
 from edgeinfer.serve.shelves import Shelves
 from helpers import bundles
 from helpers.patience import LONG_S, until
@@ -302,7 +304,13 @@ def test_metrics_and_statistics_count(served):
 def test_the_document_describes_every_path_of_it(served):
     document = json.loads(served.request("/openapi.json")[2])
     assert document["openapi"].startswith("3.")
-    assert {"/v1/models/{name}/predict", "/v2/models/{name}/infer"} <= document["paths"].keys()
+    paths = {route.path.replace(":str", "") for route in web.Web(mock.MagicMock(), managed=True).routes()}
+    pages = {"/", "/docs", "/page/{file}", "/openapi.json"}
+    assert document["paths"].keys() == {path for path in paths - pages if "cudasharedmemory" not in path}
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            named = {one["name"] for one in operation["parameters"] if one["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path))
 
 
 def test_the_page_reaches_nothing_but_its_own_files(served):

@@ -1,6 +1,7 @@
 """The service's page in a real browser: a picture is chosen, and boxes are drawn."""
 
 import contextlib
+import json
 from importlib import resources
 
 import cv2
@@ -69,6 +70,17 @@ def test_a_file_that_is_no_picture_is_told(running, browser, tmp_path):
         assert told == "upload is not a picture"
     finally:
         page.close()
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_every_path_of_the_document_is_on_its_page(running, browser, width):
+    paths = json.loads(running.request("/openapi.json")[2])["paths"]
+    with contextlib.closing(browser.open(f"{running.url}/docs", width)) as page:
+        page.until(f"document.querySelectorAll('#docs code').length == {len(paths)}")
+        assert page.evaluate("[...document.querySelectorAll('#docs code')].map((one) => one.textContent)") == list(
+            paths
+        )
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 # what stands on each camera's picture

@@ -11,8 +11,8 @@ from edgeinfer.serve.replies import refused
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-# what anybody may see: health, and the page itself, which holds nothing and asks for the token
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/")
+# what anybody may see: health, and the pages themselves, which hold nothing and ask for the token
+OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/", "/docs")
 OPEN_FOLDER = "/page/"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
 AFTER = {"name": "after", "in": "query", "schema": {"type": "string"}, "description": "X-Picture of the one before"}
 ERROR = {
     "description": "what was wrong",
@@ -36,11 +37,9 @@ def document(version: str) -> dict[str, Any]:
         "/v2": _get("server metadata"),
         "/v2/health/live": _get("whether no worker is stuck"),
         "/v2/health/ready": _get("whether models are served and passed their self-test"),
-        "/v2/models/{name}": _get("a model's inputs and outputs", NAME),
-        "/v2/models/{name}/ready": _get("whether the model would answer", NAME),
-        "/v2/models/{name}/config": _get("the model's configuration", NAME),
-        "/v2/models/{name}/stats": _get("the model's statistics", NAME),
-        "/v2/models/{name}/infer": _post("an inference request of the Open Inference Protocol", NAME),
+        "/v2/models/stats": _get("the statistics of all models"),
+        **_of_a_model("/v2/models/{name}", NAME),
+        **_of_a_model("/v2/models/{name}/versions/{version}", NAME, VERSION),
         "/v2/repository/index": _post("every model and its state (with --manage)"),
         "/v2/repository/models/{name}/load": _post("load the folder's present version (with --manage)", NAME),
         "/v2/repository/models/{name}/unload": _post("stop serving the model (with --manage)", NAME),
@@ -62,6 +61,16 @@ def document(version: str) -> dict[str, Any]:
     return {"openapi": "3.1.0", "info": about, "paths": paths}
 
 
+def _of_a_model(path: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    return {
+        path: _get("a model's inputs and outputs", *parameters),
+        f"{path}/ready": _get("whether the model would answer", *parameters),
+        f"{path}/config": _get("the model's configuration", *parameters),
+        f"{path}/stats": _get("the model's statistics", *parameters),
+        f"{path}/infer": _infer(*parameters),
+    }
+
+
 def _operation(told: str, parameters: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     answers = {"200": {"description": "done"}, "4XX": ERROR, "5XX": ERROR}
     return {"summary": told, "parameters": list(parameters), "responses": answers}
@@ -73,6 +82,16 @@ def _get(told: str, *parameters: dict[str, Any]) -> dict[str, Any]:
 
 def _post(told: str, *parameters: dict[str, Any]) -> dict[str, Any]:
     return {"post": _operation(told, parameters)}
+
+
+def _infer(*parameters: dict[str, Any]) -> dict[str, Any]:
+    length = {"name": "Inference-Header-Content-Length", "in": "header", "schema": {"type": "integer"}}
+    length["description"] = "how much of the body is JSON, where binary data follows"
+    operation = _operation("an inference request of the Open Inference Protocol", (*parameters, length))
+    kinds = ("application/json", "application/octet-stream")
+    operation["requestBody"] = {"required": True, "content": {kind: {} for kind in kinds}}
+    operation["responses"]["200"]["content"] = {kind: {} for kind in kinds}
+    return {"post": operation}
 
 
 def _predict() -> dict[str, Any]:

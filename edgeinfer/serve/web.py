@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+FRONTS = {"/": "index.html", "/docs": "docs.html"}
 # what the page may do: nothing that is not of this service
 POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
 SAFE = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
@@ -75,7 +76,7 @@ class Web:
             *Sharing(self._service.regions, self._bodies).routes(),
             route("/metrics", self.metrics),
             route("/openapi.json", self.openapi),
-            route("/", self.page),
+            *(route(path, self.page) for path in FRONTS),
             route("/page/{file:str}", self.page),
         ]
         for path in (model, version):
@@ -215,7 +216,7 @@ class Web:
 
     async def page(self, request: Request) -> Response:
         """The page's own files, by their plain names."""
-        name = request.path_params.get("file", "index.html")
+        name = request.path_params.get("file") or FRONTS[request.url.path]
         files = {file.name: file for file in (resources.files("edgeinfer.serve") / "page").iterdir()}
         suffix = name[name.rfind(".") :]
         if name not in files or suffix not in MEDIA:
