@@ -9,6 +9,7 @@ import re
 import ssl
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -74,17 +75,27 @@ def _lock(file: IO[bytes], part: Path) -> None:
 
 
 def _is_here(target: Path, known: Known) -> bool:
-    return target.is_file() and (not known.sha256_prefix or sha256_of(target).startswith(known.sha256_prefix))
+    return target.is_file() and not _fault(target, known)
+
+
+def _fault(file: Path, known: Known) -> str:
+    """Why this is not the checkpoint: by the hash its author tells, or else by the directory at an archive's end."""
+    if not known.sha256_prefix:
+        return "" if zipfile.is_zipfile(file) else "is cut off, or a web page: no archive of PyTorch"
+    found = sha256_of(file)
+    if found.startswith(known.sha256_prefix):
+        return ""
+    return f"has sha256 {found[:16]}..., expected {known.sha256_prefix}..."
 
 
 def _accept(known: Known, target: Path, part: Path) -> None:
     """Check the whole download and give it its name, or throw it away."""
     _validator(part).unlink(missing_ok=True)
-    found = sha256_of(part)
-    if not found.startswith(known.sha256_prefix):
+    fault = _fault(part, known)
+    if fault:
         part.unlink()
         raise FetchError(
-            f"{known.url} has sha256 {found[:16]}..., expected {known.sha256_prefix}...; the download was removed",
+            f"{known.url} {fault}; the download was removed",
             hint=f"run again; if it stays so, {_by_hand(known, target)}",
         )
     part.replace(target)
@@ -96,7 +107,8 @@ def _validator(part: Path) -> Path:
 
 
 def _by_hand(known: Known, target: Path) -> str:
-    return f"download {known.url} elsewhere and put it at {target}"
+    instead = ", where another file is, or a damaged one" if target.is_file() else ""
+    return f"download {known.url} elsewhere and put it at {target}{instead}"
 
 
 class _Download:

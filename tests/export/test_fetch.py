@@ -2,8 +2,10 @@
 
 import fcntl
 import hashlib
+import io
 import socket
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -70,6 +72,14 @@ def server(monkeypatch):
     thread.join()
 
 
+def packed(content):
+    """An archive that holds this, the same bytes every time."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr(zipfile.ZipInfo("data.pkl"), content)
+    return archive.getvalue()
+
+
 def cut_once(server, tmp_path, at=300_000, known=None):
     server.cut = at
     with pytest.raises(FetchError) as caught:
@@ -112,8 +122,8 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
 
 def test_a_file_changed_on_the_server_starts_over(server, tmp_path):
     cut_once(server, tmp_path)
-    server.etag, server.content = '"two"', CONTENT[::-1]
-    assert fetch(server.known(sha256_prefix=""), tmp_path).read_bytes() == CONTENT[::-1]
+    server.etag, server.content = '"two"', packed(b"other")
+    assert fetch(server.known(sha256_prefix=""), tmp_path).read_bytes() == packed(b"other")
 
 
 @pytest.mark.parametrize("mark", ["", 'W/"one"'], ids=["none", "of what is much alike"])
@@ -143,6 +153,17 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server, tmp_path):
     assert fetch(server.known(), tmp_path).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("damaged", [b"<!doctype html>", b"PK\x03\x04"], ids=["a web page", "cut off"])
+def test_without_a_hash_what_is_no_archive_is_no_checkpoint(server, tmp_path, damaged):
+    known = server.known(sha256_prefix="")
+    server.content = damaged
+    with pytest.raises(FetchError, match="no archive of PyTorch; the download was removed"):
+        fetch(known, tmp_path)
+    (tmp_path / "weights.pth").write_bytes(damaged)
+    server.content = packed(CONTENT)
+    assert fetch(known, tmp_path).read_bytes() == server.content
+
+
 def test_a_missing_page_is_one_clear_error(server, tmp_path):
     with pytest.raises(FetchError, match="404"):
         fetch(server.known(path="other.pth"), tmp_path)
@@ -156,7 +177,12 @@ def test_offline_says_which_file_to_put_where(tmp_path, monkeypatch):
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/weights.pth"
         with pytest.raises(FetchError, match="cannot be reached") as caught:
             fetch(Known("weights", url, "", "", 0), tmp_path)
-    assert caught.value.hint == f"download {url} elsewhere and put it at {tmp_path / 'weights.pth'}"
+        there = f"download {url} elsewhere and put it at {tmp_path / 'weights.pth'}"
+        assert caught.value.hint == there
+        (tmp_path / "weights.pth").write_bytes(b"of another model")
+        with pytest.raises(FetchError) as caught:
+            fetch(Known("weights", url, SHA256[:8], "", 0), tmp_path)
+    assert caught.value.hint == f"{there}, where another file is, or a damaged one"
 
 
 def test_a_silent_server_does_not_hang(tmp_path, monkeypatch):
