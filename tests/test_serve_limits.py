@@ -442,7 +442,8 @@ def test_who_does_not_come_to_the_end_of_a_handshake_is_hung_up_on(folder):
     ("words", "code", "told"),
     [
         (["--tls-cert", "{tmp}/none.pem", "--tls-key", TLS / "key.pem"], 1, "none.pem cannot be used"),
-        (["--tls-cert", TLS / "cert.pem", "--tls-key", TLS / "cert.pem"], 1, "cannot be used"),
+        (["--tls-cert", TLS / "cert.pem", "--tls-key", "{tmp}/none.pem"], 1, "none.pem cannot be used"),
+        (["--tls-cert", TLS / "cert.pem", "--tls-key", TLS / "cert.pem"], 1, "cert.pem cannot be used with the key"),
         (["--tls-cert", TLS / "cert.pem"], 2, "go together"),
         (["--token-file", "{tmp}"], 2, "cannot be read"),
         (["--token-file", "{tmp}/empty"], 2, "holds no token"),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("edgeinfer.serve")
 DECODERS = 4  # threads that decode pictures
+TLS_HINT = "--tls-cert takes a PEM file, --tls-key its key, without a passphrase"
 CHECK_S = 0.5  # how often health is looked at
 
 
@@ -322,13 +323,18 @@ def _listen(host: str, port: int, most: int = 1, flag: str = "--port") -> socket
 
 
 def _tls(guard: Guard) -> ssl.SSLContext | None:
-    """A look at the certificate and key, so that a bad one is told before anything starts."""
-    if not guard.certificate:
+    """A look at the certificate and key, so that bad ones are told before anything starts."""
+    if not guard.files:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(guard.certificate, guard.key)
-    except (OSError, ssl.SSLError) as error:
-        hint = "--tls-cert takes a PEM file, --tls-key its key"
-        raise ServiceError(f"{guard.certificate} cannot be used: {error}", hint=hint) from error
+        for file in guard.files:
+            file.read_bytes()  # of a file that is not there ssl does not say which
+        # a key with a passphrase is refused: nobody is there who could be asked
+        context.load_cert_chain(*guard.files, password="")
+    except ssl.SSLError as error:
+        told = f"{guard.certificate} cannot be used with the key {guard.key}: {error}"
+        raise ServiceError(told, hint=TLS_HINT) from error
+    except OSError as error:
+        raise ServiceError(f"{error.filename} cannot be used: {error.strerror}", hint=TLS_HINT) from error
     return context
