@@ -32,9 +32,9 @@ class Header(NamedTuple):
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """File bytes -> (h, w, 3) uint8 BGR, turned as its EXIF orientation says; SourceError names `name`.
 
-    16-bit samples keep their upper 8 bits, grey becomes BGR, an alpha channel is dropped, CMYK is converted.
-    Of an animation the first picture is taken. A file cut short is an error, even where a part of it
-    could be shown.
+    16-bit samples keep their upper 8 bits, grey becomes BGR, an alpha channel is dropped (OpenCV multiplies a TIFF's
+    in), CMYK is converted. Of an animation the first picture is taken. A file cut short is an error, even where a part
+    of it could be shown.
     """
     check(data, name, max_pixels)
     import cv2
