@@ -42,7 +42,7 @@ def fetch(
     target = Path(cache_dir or cache.home()) / known.file
     part = target.with_name(f"{target.name}.part")
     try:
-        if not _is_here(target, known):
+        if not is_here(target, known):
             target.parent.mkdir(parents=True, exist_ok=True)
             with part.open("ab") as file:
                 _lock(file, part)
@@ -57,7 +57,7 @@ def _complete(known: Known, target: Path, file: IO[bytes], progress: Progress | 
     """Download what the locked `file` lacks, and give it its name; an empty one is not left behind."""
     part = Path(file.name)
     try:
-        if not _is_here(target, known):  # another process may just have finished it
+        if not is_here(target, known):  # another process may just have finished it
             _Download(known, target, file, timeout_s).run(progress)
             _accept(known, target, part)
     finally:
@@ -74,7 +74,8 @@ def _lock(file: IO[bytes], part: Path) -> None:
         ) from error
 
 
-def _is_here(target: Path, known: Known) -> bool:
+def is_here(target: Path, known: Known) -> bool:
+    """Whether this file is the checkpoint, whole as far as can be told."""
     return target.is_file() and not _fault(target, known)
 
 

@@ -15,6 +15,7 @@ from edgeinfer_export import (
     enginefile,
     engines,
     export,
+    fetch,
     forms,
     heldout,
     onnxgraph,
@@ -150,7 +151,7 @@ def _source(source: str, options: Options) -> Plan:
     path, known = sources.find(source)
     if options.via:
         return dataclasses.replace(asked, kind=f"exported by {options.via}", missing=via.missing(options.via_python))
-    if known and not path.is_file():
+    if known and not fetch.is_here(path, known):
         kind = f"downloaded from {known.url}"
         return dataclasses.replace(asked, name=options.name or known.name, kind=kind, license=known.license)
     if path.suffix.lower() in enginefile.SUFFIXES:

@@ -189,6 +189,15 @@ def test_a_plan_of_a_known_name_downloads_nothing(tmp_path, monkeypatch, capsys)
     assert not cache.home().exists()
 
 
+def test_a_plan_sees_that_a_download_which_is_damaged_is_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache.home().mkdir()
+    (cache.home() / "yolov5n.pt").write_bytes(b"<!doctype html>")
+    assert main(["export", "yolov5n", "--plan", "--json"]) == 0
+
+    assert said(capsys)["kind"].startswith("downloaded from https://")
+
+
 def test_a_plan_refuses_what_the_export_would_refuse(model, capsys):
     assert main(["export", str(model), "--imgsz", "640", "--plan"]) == 1
     assert "fixed input of 64x96" in capsys.readouterr().err
