@@ -82,8 +82,8 @@ def waiting(answer):
 
 
 @pytest.fixture
-def nvidia(monkeypatch, tmp_path, driver):
-    """A function of a release: the stand-in library of that release, on this driver's GPU."""
+def nvidia(monkeypatch, tmp_path):
+    """A function of a release: the stand-in library of that release, on this driver's GPU, be it a real one."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(machine, "has_gpu", lambda: True)
     memory, kept, contexts = Pinned(), [], []
@@ -99,8 +99,9 @@ def nvidia(monkeypatch, tmp_path, driver):
         return trt
 
     yield install
-    with contexts[0]:
-        memory.free()
+    for context in contexts[:1]:  # none where a real driver ends the test before it begins
+        with context:
+            memory.free()
     for context in contexts:
         context.close()
     machine.gpu.cache_clear()
