@@ -65,6 +65,17 @@ def test_the_tensorrt_provider_is_for_those_who_ask_and_falls_back_to_cuda_only(
     assert opened[-1][fake_ort.TENSORRT]["trt_fp16_enable"] == "0"
 
 
+@pytest.mark.parametrize("place", ["", "a file"])
+def test_the_tensorrt_provider_keeps_its_engines_where_they_can_be(detector, monkeypatch, tmp_path, place):
+    opened = fake_ort.module(monkeypatch, providers=(fake_ort.TENSORRT, fake_ort.CUDA, fake_ort.CPU))
+    if place:
+        (tmp_path / "cache").write_text(place)
+    with load(detector, backend="ort_trt", self_test=False) as model:
+        assert len(model(bundles.picture())) == 1
+    kept = opened[-1][fake_ort.TENSORRT].get("trt_engine_cache_path")
+    assert kept == (None if place else str(tmp_path / "cache" / "edgeinfer" / "ort_trt"))
+
+
 def test_a_run_that_fails_is_one_error(detector, monkeypatch):
     fake_ort.module(monkeypatch, fails=True)
     with load(detector, backend="ort_gpu", self_test=False) as model, pytest.raises(EngineError, match="failure 700"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgeinfer import cache
@@ -33,9 +35,18 @@ class Engine(ort_gpu.Engine):
         precision = artifact.precision if artifact else "fp32"
         options = {
             **self._where(),
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(cache.path("ort_trt", "")),
+            **_keeping(),
             "trt_fp16_enable": str(int(precision != "fp32")),
             "trt_int8_enable": str(int(precision == "int8")),
         }
         return [(self.provider, options), *super()._providers()]
+
+
+def _keeping() -> dict[str, str]:
+    """That engines are kept, where they can be: into a folder that it cannot make the provider does not load."""
+    folder = cache.path("ort_trt", "")
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not os.access(folder, os.W_OK):
+        return {}
+    return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}

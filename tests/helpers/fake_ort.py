@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -45,6 +46,9 @@ def module(monkeypatch, *, loads=True, providers=(CUDA, CPU), fails=False):
     class Session:
         def __init__(self, path, options, providers):
             opened.append(dict(providers))
+            kept = dict(providers).get(TENSORRT, {}).get("trt_engine_cache_path")
+            if kept:
+                Path(kept).mkdir(exist_ok=True)  # as the provider does: no parents
             self._session = onnxruntime.InferenceSession(path, providers=[CPU])
             cuda = dict(providers)[CUDA]
             self._gpu, self._stream = int(cuda["device_id"]), int(cuda["user_compute_stream"])
