@@ -25,6 +25,7 @@ OPEN_MS, READ_MS = 4_000, 2_000
 # two frames tell FFmpeg the rate of an RTSP stream: else it waits for twenty, seconds of a slow camera. OpenCV has no
 # other way to say so, and what is said by whoever runs the program counts; TCP first is what OpenCV itself asks for
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|fpsprobesize;2"
+THREADS = "OPENCV_FFMPEG_THREADS"  # with which the user says how many decode
 ADDRESS = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
 USUAL_FPS = 30.0
 MOST_FPS = 240.0  # containers and networks count in 1,000ths or 90,000ths of a second, and that is told for a rate
@@ -42,16 +43,19 @@ class Taken(NamedTuple):
 
 
 @contextmanager
-def opened(name: str, shown: str) -> Iterator[Any]:
-    """OpenCV's capture of a camera, a pipeline, a stream or a video, called `shown` in errors. Raises SourceError."""
-    capture = _capture(name, shown)
+def opened(name: str, shown: str, *, live: bool = False) -> Iterator[Any]:
+    """OpenCV's capture of a camera, a pipeline, a stream or a video, called `shown` in errors. Raises SourceError.
+
+    Of a `live` stream one thread decodes: each further one has FFmpeg give a picture when one more has come.
+    """
+    capture = _capture(name, shown, live=live)
     try:
         yield capture
     finally:
         capture.release()
 
 
-def _capture(name: str, shown: str) -> Any:
+def _capture(name: str, shown: str, *, live: bool) -> Any:
     import cv2
 
     need_utf8(name)
@@ -64,8 +68,10 @@ def _capture(name: str, shown: str) -> Any:
     elif name.startswith(SCHEMES):
         if name.startswith(RTSP):
             os.environ.setdefault(*OPTIONS)
-        opening, reading = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC
-        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [opening, OPEN_MS, reading, READ_MS])
+        how = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_MS]
+        if live and THREADS not in os.environ and hasattr(cv2, "CAP_PROP_N_THREADS"):  # OpenCV before 4.7 has none
+            how += [cv2.CAP_PROP_N_THREADS, 1]
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, how)
         hint = ADDRESS
     else:
         capture = cv2.VideoCapture(name)

@@ -296,7 +296,7 @@ def _camera(name: str, max_pixels: int) -> Iterator[Frame]:
     OpenCV before 4.13 gives the last picture for ever where a stream changes its size within a connection.
     """
     shown, count, began_ns = naming.without_password(name), 0, time.monotonic_ns()
-    with opencv.opened(name, shown) as capture:
+    with opencv.opened(name, shown, live=True) as capture:
         fps = opencv.rate(capture, shown, max_pixels)
         arrivals = Arrivals(fps, began_ns)
         patience_ms = opencv.READ_MS if name.startswith(naming.SCHEMES) else math.inf

@@ -477,6 +477,22 @@ def test_a_stream_that_is_read_more_slowly_than_it_comes_is_as_old_as_it_says(mo
 
 
 @pytest.mark.parametrize(
+    ("kind", "own", "threads"), [("stream", None, 1), ("stream", "4", None), ("video", None, None)]
+)
+def test_one_thread_decodes_a_stream_for_each_more_would_keep_a_picture_back(monkeypatch, kind, own, threads):
+    double, asked = Capture(3), []
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *how: asked.append(how) or double)
+    monkeypatch.setattr(sources, "on_web", lambda _: kind)
+    monkeypatch.setenv(opencv.THREADS, own or "")
+    if not own:
+        monkeypatch.delenv(opencv.THREADS)
+    with contextlib.suppress(SourceError):  # of a stream that has ended
+        list(sources.frames("http://cam/1"))
+    ((_, _, how),) = asked
+    assert dict(zip(how[::2], how[1::2], strict=True)).get(cv2.CAP_PROP_N_THREADS) == threads
+
+
+@pytest.mark.parametrize(
     ("pipeline", "live"),
     [
         ("filesrc location=clip.mp4 ! decodebin", False),
