@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # what the tests need of the extras
 EXTRAS := cpu,export,openvino,profile,serve
+# whole suites run on every core; a worker takes up to 2 GB
+WORKERS := -n auto --maxprocesses=8 --dist worksteal
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: setup demo test test-floors test-reference test-slow lint format types wheel-test bench gpu-test gpu-bench gpu-kit clean
@@ -20,7 +22,7 @@ demo: setup
 	$(BIN)/edgeinfer demo --save demo-output
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 # the same on the oldest Python, which uv finds or brings (or FLOOR=/path/to/python3.10), with the oldest libraries
 # that pyproject.toml allows
@@ -28,7 +30,7 @@ FLOOR ?= 3.10
 test-floors: setup
 	$(BIN)/uv venv -q --clear --python $(FLOOR) build/floors
 	$(BIN)/uv pip install -q --python build/floors --resolution lowest-direct -e ".[$(EXTRAS)]" --group test
-	build/floors/bin/python -m pytest
+	build/floors/bin/python -m pytest $(WORKERS)
 
 # parity with the reference implementations; REFERENCE is an environment that has them (tests/reference/README.md)
 REFERENCE ?= .venv-reference

@@ -198,7 +198,11 @@ def test_who_watches_gets_new_pictures_only(running):
 
 
 def test_a_slow_viewer_gets_the_newest_picture_and_holds_nobody_back(finder):
-    with camera(height=480, width=640) as large, service(finder, "--camera", f"door={large.address}") as running:
+    patient = ("--slow", LONG_S)  # else whoever reads nothing for ten seconds is hung up on
+    with (
+        camera(height=480, width=640) as large,
+        service(finder, "--camera", f"door={large.address}", *patient) as running,
+    ):
         until(lambda: color(running) == "green")
         with watched(running, size=4096) as slow:
             parts(slow, 1)

@@ -125,3 +125,7 @@ def test_a_service_with_a_token_asks_for_it_on_the_page(bundle, browser, tmp_pat
             page.until("document.getElementById('model').value == 'pictograms'")
             page.until("document.querySelectorAll('figure.good').length == 1")
             assert not page.evaluate("document.getElementById('door').open")
+            change = "sessionStorage.setItem('token', {!r})"
+            late = f"{change.format('wrong')}; (late => {{ {change.format('a-secret')}; return late }})(reach('/v2'))"
+            assert page.evaluate(f"{late}.then(answer => answer.status)") == 401
+            assert not page.evaluate("document.getElementById('door').open")

@@ -6,6 +6,7 @@ conftest's fixture `pictogram_classifier` makes them once, in pytest's cache.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from dataclasses import dataclass
 from hashlib import sha256
@@ -65,10 +66,12 @@ def cached(folder):
         key.update(Path(module.__file__).read_bytes())
     key.update(Path(__file__).read_bytes())
     place = Path(folder) / key.hexdigest()[:16]
-    if not place.exists():
-        for stale in Path(folder).glob("*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        make(place)
+    with (Path(folder) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
+        if not place.exists():
+            for stale in Path(folder).iterdir():
+                shutil.rmtree(stale, ignore_errors=True)  # of folders: the lock stays
+            make(place)
     return PictogramClassifier(place)
 
 

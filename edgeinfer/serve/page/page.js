@@ -27,7 +27,8 @@ function say(text, bad = false) {
 async function reach(path, options = {}) {
   const token = sessionStorage.getItem("token");
   const answer = await fetch(path, token ? { ...options, headers: { authorization: `Bearer ${token}` } } : options);
-  if (answer.status === 401 && !at("door").open) at("door").showModal();
+  const current = token === sessionStorage.getItem("token"); // a late answer to another token is no news
+  if (answer.status === 401 && current && !at("door").open) at("door").showModal();
   return answer;
 }
 
