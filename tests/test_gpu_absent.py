@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from edgeinfer import machine
+from edgeinfer import devices, machine
 from edgeinfer.devices import _driver, compiler, gpu
 from edgeinfer.errors import BackendUnavailable
 from helpers import specs
@@ -98,6 +98,17 @@ def test_a_compiler_that_is_missing_or_of_another_cuda_version(monkeypatch, word
 
     assert str(caught.value) == f"NVRTC is not here: {words.splitlines()[0]}"
     assert "both of one CUDA version" in caught.value.hint
+
+
+@pytest.mark.parametrize("module", [_driver, compiler])
+def test_a_device_whose_library_is_missing_is_none_to_load(monkeypatch, module):
+    def missing():
+        raise BackendUnavailable("it is not here")
+
+    monkeypatch.setattr(module, "library", missing)
+    monkeypatch.setattr(gpu, "library", _driver.library)
+    with pytest.raises(BackendUnavailable, match="it is not here"):
+        devices.load("gpu")
 
 
 def test_the_gpu_device_needs_no_opencv():

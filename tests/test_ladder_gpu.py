@@ -137,6 +137,18 @@ def test_a_gpu_that_the_driver_does_not_give_is_said(detector, trt, monkeypatch)
     assert reasons(detector)["trt trt-1.fp32.plan"][0] == "no-device"
 
 
+def test_what_the_device_itself_lacks_is_said_before_an_engine_is_tried(detector, trt, monkeypatch):
+    def lacking():
+        raise BackendUnavailable("cuda-bindings cannot be imported", hint="pip install them")
+
+    monkeypatch.setattr(devices.load("gpu"), "check_libraries", lacking, raising=False)
+    bundles.add_plan(detector, trt)
+    assert reasons(detector)["trt trt-1.fp32.plan"] == ("no-device", "cuda-bindings cannot be imported")
+    with pytest.raises(BackendUnavailable, match="plan: cuda-bindings cannot be imported") as caught:
+        load(detector, "trt")
+    assert caught.value.hint == "pip install them"
+
+
 @pytest.mark.parametrize("device", ["tpu", "gpu:", "gpu:x", "gpu:-1", "gpu:²", "gpu:" + "9" * 5000, "cpu:0", ""])
 def test_a_device_that_cannot_be_is_wrong_usage(detector, device):
     with pytest.raises(UsageError, match="is not auto, gpu or such as gpu:1"):

@@ -94,4 +94,7 @@ def load(name: str) -> type[Device]:
     if name not in NAMES:
         raise BackendUnavailable(f"device {name!r} is not one of {', '.join(NAMES)}")
     device: type[Device] = importlib.import_module(f"edgeinfer.devices.{name}").Device
+    check: Any = getattr(device, "check_libraries", None)
+    if check:
+        check()
     return device

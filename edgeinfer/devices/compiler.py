@@ -37,7 +37,7 @@ def cubin(source: Path, arch: str, *, strict: bool = False) -> bytes:
     `strict` makes a warning an error and passes the cache by; for tests, since a later compiler's new
     warning must not stop a device.
     """
-    nvrtc = _nvrtc()
+    nvrtc = library()
     sources = {source.name: source.read_text(encoding="utf-8")}
     _add_includes(sources, source.parent, sources[source.name])
     if strict:
@@ -50,7 +50,8 @@ def cubin(source: Path, arch: str, *, strict: bool = False) -> bytes:
     return data
 
 
-def _nvrtc() -> Any:
+def library() -> Any:
+    """The module cuda.bindings.nvrtc. Raises BackendUnavailable, also where there is no NVRTC for it."""
     try:
         from cuda.bindings import nvrtc
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeinfer.devices import _readout, launch
+from edgeinfer.devices import _readout, compiler, launch
 from edgeinfer.devices._driver import Context, call, elapsed_ms, library
 from edgeinfer.devices._framegraph import FrameGraph
 from edgeinfer.devices._kernels import Kernels
@@ -52,6 +52,12 @@ class Device:
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def check_libraries() -> None:
+        """Raise BackendUnavailable where cuda-bindings or NVRTC are missing."""
+        library()
+        compiler.library()
 
     def _ask(self) -> None:
         context = self.context

@@ -74,7 +74,7 @@ def test_where_no_kernel_can_be_compiled_the_report_says_so_and_how_to_mend_it(f
     def refuse():
         raise BackendUnavailable("NVRTC is not here", hint="bring it")
 
-    monkeypatch.setattr(nvrtc, "_nvrtc", refuse)
+    monkeypatch.setattr(nvrtc, "library", refuse)
     assert prove.main() == 1
     rows = json.loads((folder / "proof.json").read_text())["checks"]
     assert [row["passed"] for row in rows] == [False] * len(rows)

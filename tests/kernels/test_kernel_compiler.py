@@ -23,7 +23,7 @@ FAILS = 'extern "C" __global__ void fails() { missing(); }\n'
 @pytest.fixture(autouse=True)
 def _nvrtc():
     try:
-        compiler._nvrtc()
+        compiler.library()
     except BackendUnavailable as missing:
         pytest.skip(str(missing))
 
