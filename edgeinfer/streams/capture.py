@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from edgeinfer import answers, lifetime, naming, sources
+from edgeinfer import answers, lifetime, naming, opencv, sources
 from edgeinfer.arrivals import STEADY
 from edgeinfer.errors import EdgeInferError, SourceError
 from edgeinfer.pictures import MAX_PIXELS
@@ -146,7 +146,7 @@ class Capture(threading.Thread):
         late_s = time.monotonic() - frame.captured_ns / 1e9
         # the first ones count from when the connection was begun
         if late_s > LATEST_S and frame.index > STEADY and not frame.behind:
-            why = "it is decoded more slowly than it comes, or its clock is slow"
+            why = f"it is decoded more slowly than it comes (more threads: {opencv.THREADS}=4), or its clock is slow"
             raise SourceError(f"{self.shown} is read {late_s:.0f} s late: {why}")
 
     def _offer(self, frame: sources.Frame, fault: str) -> bool:
