@@ -262,6 +262,19 @@ def test_a_library_that_is_installed_and_does_not_load_is_a_problem_with_its_rea
     assert "install it again" in finding.remedy
 
 
+def test_cuda_bindings_without_the_compiler_of_kernels_are_a_problem(monkeypatch, tmp_path):
+    bindings = tmp_path / "cuda" / "bindings"
+    bindings.mkdir(parents=True)
+    (bindings / "__init__.py").touch()
+    (bindings / "nvrtc.py").write_text('raise RuntimeError("no libnvrtc.so.13")')
+    monkeypatch.syspath_prepend(tmp_path)
+    install(monkeypatch, None, cuda_bindings="13.0.3")
+    monkeypatch.setattr(_libraries, "probe", probe)
+    (finding,) = found(_libraries.optional(), "cuda-bindings")
+    assert (finding.state, finding.text) == ("problem", "cuda-bindings 13.0.3: NVRTC is not here: no libnvrtc.so.13")
+    assert "nvidia-cuda-nvrtc" in finding.remedy
+
+
 def test_a_library_that_ends_the_process_that_loads_it_is_a_problem(monkeypatch):
     install(monkeypatch, None, openvino="2026.0")
     (finding,) = found(_libraries.optional(), "openvino")

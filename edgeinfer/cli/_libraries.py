@@ -32,24 +32,30 @@ from edgeinfer import gstreamer
 fault = gstreamer.fault()
 print(json.dumps([fault, "" if fault else gstreamer.release()]))
 """
-BACKEND_PROBE = """
+LOADS_PROBE = """
 import json
 from edgeinfer import backends
+from edgeinfer.devices import compiler
 from edgeinfer.errors import BackendUnavailable
 try:
-    backends.load({backend!r})
+    {load}
 except BackendUnavailable as error:
     print(json.dumps([str(error), error.hint]))
 else:
     print("[]")
 """
 _, WITH_OPENCV = _remedies.LIBRARIES["cv2"]
-# topic, the distributions that give it, what pip is to install, the backend that it is for
+# topic, the distributions that give it, what pip is to install, what loads it
 OPTIONAL = (
-    ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), '"edgeinfer[tensorrt]"', "trt"),
-    ("tensorrt-rtx", ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"), '"edgeinfer[rtx]"', "rtx"),
-    ("cuda-bindings", ("cuda-bindings",), '"edgeinfer[gpu]"', ""),
-    ("openvino", ("openvino",), '"edgeinfer[openvino]"', "ov"),
+    ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), '"edgeinfer[tensorrt]"', 'backends.load("trt")'),
+    (
+        "tensorrt-rtx",
+        ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+        '"edgeinfer[rtx]"',
+        'backends.load("rtx")',
+    ),
+    ("cuda-bindings", ("cuda-bindings",), '"edgeinfer[gpu]"', "compiler.library()"),
+    ("openvino", ("openvino",), '"edgeinfer[openvino]"', 'backends.load("ov")'),
     ("onnx", ("onnx",), '"edgeinfer[export]"', ""),
     ("loadgen", ("mlcommons-loadgen",), '"edgeinfer[profile]"', ""),
 )
@@ -131,9 +137,9 @@ def _pipelines(reads: list[str], file: str, *, shadowed: bool) -> list[Finding]:
 def optional() -> list[Finding]:
     """What is installed of the libraries of the extras, and loads; absence is fine."""
     findings = []
-    for topic, names, wanted, backend in OPTIONAL:
+    for topic, names, wanted, load in OPTIONAL:
         installed = ", ".join(f"{name} {version}" for name, version in versions(*names).items())
-        fault = probe(BACKEND_PROBE.format(backend=backend)) if installed and backend else []
+        fault = probe(LOADS_PROBE.format(load=load)) if installed and load else []
         if not installed:
             findings.append(Finding(topic, NOTE, "not installed", f"where wanted: pip install {wanted}"))
         elif fault is None:
