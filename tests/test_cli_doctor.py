@@ -252,6 +252,15 @@ def test_libraries_of_extras_may_be_absent(monkeypatch):
     assert {finding.state for finding in findings} == {"ok", "note"}
 
 
+def test_on_a_jetson_libraries_of_nvidias_come_as_jetpack_has_them(monkeypatch):
+    install(monkeypatch, [])
+    monkeypatch.setattr(_libraries, "jetson_release", lambda _: "R36 (release), REVISION: 4.3")
+    remedies = {finding.topic: finding.remedy for finding in _libraries.optional()}
+    assert remedies["tensorrt"].startswith("where wanted: sudo apt install python3-libnvinfer")
+    assert remedies["cuda-bindings"] == 'where wanted: pip install "edgeinfer[jetson]"'
+    assert remedies["openvino"] == 'where wanted: pip install "edgeinfer[openvino]"'
+
+
 def test_a_library_that_is_installed_and_does_not_load_is_a_problem_with_its_reason(monkeypatch, tmp_path):
     (tmp_path / "tensorrt.py").write_text('raise ImportError("libnvonnxparser.so.11: no such file")')
     monkeypatch.syspath_prepend(tmp_path)

@@ -59,6 +59,11 @@ OPTIONAL = (
     ("onnx", ("onnx",), '"edgeinfer[export]"', ""),
     ("loadgen", ("mlcommons-loadgen",), '"edgeinfer[profile]"', ""),
 )
+# of these, what comes otherwise on a Jetson
+ON_JETSON = {
+    "tensorrt": "sudo apt install python3-libnvinfer, and a venv made with --system-site-packages",
+    "cuda-bindings": 'pip install "edgeinfer[jetson]"',
+}
 
 
 def onnxruntime() -> list[Finding]:
@@ -136,12 +141,13 @@ def _pipelines(reads: list[str], file: str, *, shadowed: bool) -> list[Finding]:
 
 def optional() -> list[Finding]:
     """What is installed of the libraries of the extras, and loads; absence is fine."""
-    findings = []
+    findings, otherwise = [], ON_JETSON if jetson_release(ROOT) else {}
     for topic, names, wanted, load in OPTIONAL:
         installed = ", ".join(f"{name} {version}" for name, version in versions(*names).items())
         fault = probe(LOADS_PROBE.format(load=load)) if installed and load else []
         if not installed:
-            findings.append(Finding(topic, NOTE, "not installed", f"where wanted: pip install {wanted}"))
+            command = otherwise.get(topic, f"pip install {wanted}")
+            findings.append(Finding(topic, NOTE, "not installed", f"where wanted: {command}"))
         elif fault is None:
             remedy = f"install it again: pip install --force-reinstall {wanted}"
             findings.append(Finding(topic, PROBLEM, f"{installed} crashes when it is loaded", remedy))
