@@ -89,6 +89,8 @@ def test_gpus_are_listed_by_nvidia_smi(root, monkeypatch):
     first, second = _machine.gpu(root({}))
     assert first == Finding("gpu", "ok", "RTX 4090, compute 8.9, 24564 MiB, driver 550.54")
     assert second.text.startswith("RTX 3060")
+    monkeypatch.setattr(_machine, "output", lambda *_: "Orin (nvgpu), [N/A], [N/A], 540.4.0")
+    assert _machine.gpu(root({})) == [Finding("gpu", "ok", "Orin (nvgpu), driver 540.4.0")]
 
 
 def test_gpus_are_found_without_nvidia_smi(root):

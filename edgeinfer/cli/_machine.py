@@ -93,7 +93,8 @@ def _listed(line: str) -> Finding:
     if len(parts) != 4:
         return Finding("gpu", NOTE, f"nvidia-smi says: {line}", "restart after a driver update")
     name, capability, size, driver = parts
-    return Finding("gpu", OK, f"{name}, compute {capability}, {size}, driver {driver}")
+    facts = (name, f"compute {capability}", size, f"driver {driver}")
+    return Finding("gpu", OK, ", ".join(fact for fact in facts if "N/A" not in fact))  # of Jetsons little is told
 
 
 def _on_bus(root: Path) -> bool:
