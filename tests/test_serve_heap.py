@@ -63,6 +63,46 @@ def test_who_set_the_heap_for_themselves_is_heeded():
     assert freed > 0.9 * PAGES
 
 
+# resident megabytes that four threads leave behind which took and freed 32 of them each at the same time
+THREADS = """
+import ctypes, sys, threading
+from edgeinfer.serve.heap import Heap
+library, now, together = ctypes.CDLL(None), [0.0], threading.Barrier(4)
+library.malloc.restype = ctypes.c_void_p
+library.free.argtypes = [ctypes.c_void_p]
+library.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def resident():
+    with open("/proc/self/statm") as pages:
+        return int(pages.read().split()[1]) * 4096 >> 20
+def work():
+    together.wait()
+    blocks = [library.malloc(1 << 20) for _ in range(32)]
+    for block in blocks:
+        library.memset(block, 1, 1 << 20)
+    together.wait()
+    for block in blocks:
+        library.free(block)
+heap, before = Heap(clock=lambda: now[0]), resident()
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+heap.look(2)
+now[0] = float(sys.argv[1])
+heap.look(2)
+print(resident() - before)
+"""
+
+
+@glibc
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is told by Linux's /proc")
+def test_what_threads_freed_goes_back_too():
+    line = [sys.executable, "-c", THREADS, str(IDLE_S)]
+    left_mb = int(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+    assert left_mb < 32
+
+
 def test_memory_is_given_back_once_after_each_time_of_use():
     now, given = [0.0], []
     one = Heap(clock=lambda: now[0])
@@ -84,7 +124,6 @@ def test_requests_of_megabytes_take_no_new_memory_from_the_system(tmp_path):
             fields = Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(")")[2].split()
             return int(fields[7])
 
-        # each thread that gRPC reads with has a heap of its own
         for _ in range(40):
             client.infer("wide", [given])
         before = faults()

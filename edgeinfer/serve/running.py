@@ -114,6 +114,7 @@ class Running:
     ) -> None:
         self._paths, self._limits, self._ports, self._guard = paths, limits, ports, guard
         self._watch_s, self._told = watch_s, told
+        self._heap = Heap()  # before models and gRPC begin their threads
         # models may come later; a folder that is not there is more likely a slip of the pen
         self._patient = bool(watch_s or guard.managed) and all(path.is_dir() for path in paths)
         self._repository, self._classify = Repository(paths, options, limits), options.classify
@@ -260,13 +261,12 @@ class Running:
 
     async def _keep_well(self) -> None:
         """Test again what is suspect; give back memory that nothing asks for any more."""
-        heap = Heap()
         while True:
             for found in self._repository.served():
                 if found.version.station.suspect:
                     await self._test(found)
             self.service.cameras.note()
-            heap.look(self.service.memory.uses)
+            self._heap.look(self.service.memory.uses)
             await asyncio.sleep(CHECK_S)
 
     async def _test(self, found: Found) -> None:
