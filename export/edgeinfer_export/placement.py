@@ -1,9 +1,9 @@
 """Where a graph is quantised: which tensors get a QuantizeLinear / DequantizeLinear pair, for what will run it.
 
-`cpu`: a pair round every operator that ONNX Runtime is faster at in 8 bits: thin convolutions stay float32, and what
-reads nothing but float32. `trt`: pairs where TensorRT fuses them: at what
-convolutions read, at the residual side of additions (the other side stays in the convolution before), and with one
-scale round pools, resizing and concatenation. The last convolutions and all behind them stay float32.
+`cpu`: a pair round every operator that ONNX Runtime is faster at in 8 bits: thin convolutions stay float32 beside wider
+ones, and what reads nothing but float32. `trt`: pairs where TensorRT fuses them: at what convolutions read, at the
+residual side of additions (the other side stays in the convolution before), and with one scale round pools, resizing
+and concatenation. The last convolutions and all behind them stay float32.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Net:
         self.readers = Counter(name for node in self.nodes for name in node.input)
         self.readers.update(value.name for value in model.graph.output)
         last = precision.last(self.nodes, self._weighted)
-        self.keep = {*keep, *precision.delicate(model), *map(precision.title, last)}
+        exact = {*precision.delicate(model), *map(precision.title, last)}
+        self.fitting = [node for node in self.nodes if self._fits(node) and precision.title(node) not in exact]
+        self.keep = {*keep, *exact}
 
     def _weighted(self, node: Any) -> bool:
         # a convolution to a single channel is a weighted mean, part of decoding
@@ -60,15 +62,18 @@ class Net:
         return [name for name in names if name in self.floats]
 
     def convolutions(self, flavor: str) -> list[Any]:
-        """Those that are quantised."""
-        return [node for node in self.nodes if node.op_type == "Conv" and self.free(node) and self._fits(node, flavor)]
+        """Those that are quantised; for a CPU the thin ones only where all are thin."""
+        wide = [] if flavor == "trt" else [node for node in self.fitting if self._wide(node)]
+        return [node for node in wide or self.fitting if self.free(node)]
 
-    def _fits(self, node: Any, flavor: str) -> bool:
-        if not all(name in self.constants for name in node.input[1:] if name) or node.input[0] not in self.floats:
-            return False
+    def _fits(self, node: Any) -> bool:
+        constant = all(name in self.constants for name in node.input[1:] if name)
+        return node.op_type == "Conv" and constant and node.input[0] in self.floats
+
+    def _wide(self, node: Any) -> bool:
         outputs, inputs = self.constants[node.input[1]].dims[:2]
         # one channel for each group has kernels of its own
-        return bool(flavor == "trt" or (outputs > THIN and (inputs > THIN or inputs == 1)))
+        return bool(outputs > THIN and (inputs > THIN or inputs == 1))
 
     def points(self, flavor: str) -> set[str]:
         """The tensors that are quantised."""
@@ -114,11 +119,11 @@ class Net:
         return points
 
     def _residual(self, node: Any) -> str:
-        """The side of an addition that does not come straight from a convolution; empty if it is no such addition."""
+        """The side of an addition whose other side comes straight from a convolution; empty of any other addition."""
         sides = self.activations(node)
         if len(sides) != 2:
             return ""
-        return sides[1] if self._straight(sides[0]) else sides[0]
+        return next((other for one, other in (sides, sides[::-1]) if self._straight(one)), "")
 
     def _straight(self, name: str) -> bool:
         """Whether a tensor is a convolution's, with at most an activation between, and read once."""

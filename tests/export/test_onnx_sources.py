@@ -421,15 +421,18 @@ def patches(tmp_path_factory):
     return Sources(str(folder), few=True)
 
 
-@pytest.mark.parametrize("opset", [11, 12, 17, 21])
-def test_a_model_whose_constants_are_nodes_becomes_int8(tmp_path, patches, opset):
-    bundle = exported(tmp_path, foreign.resizing(opset), precisions=("fp16", "int8"), pictures=patches, budget=10.0)
+@pytest.mark.parametrize(("opset", "channels"), [(11, 32), (12, 32), (17, 32), (21, 32), (17, 8)])
+def test_a_model_whose_constants_are_nodes_becomes_int8(tmp_path, patches, opset, channels):
+    model = foreign.resizing(opset, channels)
+    bundle = exported(tmp_path, model, precisions=("fp16", "int8"), pictures=patches, budget=10.0)
 
     assert [one.precision for one in bundle.spec.artifacts] == ["fp16", "int8", "int8"]
     for one in bundle.spec.artifacts[1:]:
         quantized = onnx.load(bundle.path / one.file).graph
         weights = [tensor for tensor in quantized.initializer if len(tensor.dims) == 4]
-        assert [tensor.data_type for tensor in weights].count(onnx.TensorProto.INT8) == {"cpu": 2, "trt": 3}[one.flavor]
+        # the first convolution is thin, which ONNX Runtime takes in float32, unless all are
+        whole = 2 if one.flavor == "cpu" and channels == 32 else 3
+        assert [tensor.data_type for tensor in weights].count(onnx.TensorProto.INT8) == whole
         # by how much Resize enlarges the rest is no value to be rounded
         assert {node.op_type for node in quantized.node if "scales" in node.input} == {"Resize"}
 

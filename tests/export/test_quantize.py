@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from edgeinfer import backends
 from edgeinfer.devices import cpu
@@ -13,6 +13,7 @@ from edgeinfer.errors import ExportError
 from edgeinfer.spec import Size
 from edgeinfer_export import calibration, graphs, quantize
 from edgeinfer_export.compile import Options, compile_onnx
+from edgeinfer_export.precision import title
 from edgeinfer_export.ranges import METHODS, Histogram, Range
 from helpers import fullsize, graphmodels, seeded
 
@@ -319,6 +320,29 @@ def test_weights_and_biases_at_the_ends_of_float32_get_scales_that_divide(flavor
     found = constants(quantize.quantize(one.model, ranges, flavor))
     scales = [value for name, value in found.items() if name.endswith(".scale")]
     assert all(np.isfinite(value).all() and (value > 0).all() for value in scales)
+
+
+def test_thin_convolutions_stay_float32_for_cpus_although_all_wide_ones_do():
+    one = built("yolov5")
+    net = quantize.Net(one.model)
+    wide, every = (net.convolutions(flavor) for flavor in quantize.FLAVORS)
+    titles = {title(node) for node in wide}
+
+    assert 0 < len(wide) < len(every)
+    assert quantize.Net(one.model, titles).points("cpu") == set()
+
+
+def test_sums_that_no_convolution_ends_in_stay_float32_for_tensorrt():
+    random = np.random.default_rng(0)
+    matrices = {name: random.random((32, 32), np.float32) for name in ("one", "two", "three")}
+    nodes = [helper.make_node("MatMul", ["x", "one"], ["a"]), helper.make_node("MatMul", ["x", "two"], ["b"])]
+    nodes += [helper.make_node("Add", ["a", "b"], ["c"]), helper.make_node("MatMul", ["c", "three"], ["y"])]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 32]) for name in ("x", "y")]
+    tensors = [numpy_helper.from_array(value, name) for name, value in matrices.items()]
+    graph = helper.make_graph(nodes, "products", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+    assert quantize.points(model) == set()
 
 
 @pytest.mark.parametrize("flavor", quantize.FLAVORS)

@@ -47,15 +47,15 @@ def classifier(classes=1000, softmax=False, gemm=False, **how):
     return _model(nodes, {"weight": random.normal(0, 3, (3, classes)).astype(np.float32)}, **how)
 
 
-def resizing(opset=17, **how):
-    """(n, 7) from convolutions of 32 channels round a Resize, the constants nodes as PyTorch exports them."""
-    random = np.random.RandomState(2)
+def resizing(opset=17, channels=32, **how):
+    """(n, 7) from convolutions round a Resize, the constants nodes as PyTorch exports them."""
+    random, twice = np.random.RandomState(2), 2 * channels
     weights = {
-        "first": random.normal(0, 0.3, (32, 3, 3, 3)).astype(np.float32),
-        "second": random.normal(0, 0.1, (32, 32, 1, 1)).astype(np.float32),
-        "third": random.normal(0, 0.1, (64, 64, 1, 1)).astype(np.float32),
-        "bias": random.normal(0, 1, 64).astype(np.float32),
-        "last": random.normal(0, 1, (64, 7)).astype(np.float32),
+        "first": random.normal(0, 0.3, (channels, 3, 3, 3)).astype(np.float32),
+        "second": random.normal(0, 0.1, (channels, channels, 1, 1)).astype(np.float32),
+        "third": random.normal(0, 0.1, (twice, twice, 1, 1)).astype(np.float32),
+        "bias": random.normal(0, 1, twice).astype(np.float32),
+        "last": random.normal(0, 1, (twice, 7)).astype(np.float32),
         "roi": np.zeros(0, np.float32),
         "ones": np.ones(2, np.float32),
         "twos": np.full(2, 2, np.float32),
