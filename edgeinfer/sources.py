@@ -308,17 +308,23 @@ def _camera(name: str, max_pixels: int) -> Iterator[Frame]:
 
 
 def _pipeline(name: str, max_pixels: int) -> Iterator[Frame]:
-    """Frames of a pipeline; the end of a live one that nobody counts the frames of is a SourceError, as a camera's."""
-    shown, count = naming.without_password(name), 0
+    """Frames of a pipeline; the end of a live one that nobody counts the frames of is a SourceError, as a camera's.
+
+    Where the network stood still, a pipeline stamps what comes from its buffers as of the moment it comes.
+    """
+    shown, count, began_ns, live = naming.without_password(name), 0, time.monotonic_ns(), False
     with gstreamer.playing(name[4:], shown) as opened:
-        for image, pixels, captured_ns, stamp_ns in opened.frames(opencv.OPEN_MS):
+        for image, pixels, told_ns, stamp_ns in opened.frames(opencv.OPEN_MS):
             rows, width = image.shape[:2]
             opencv.check_size(rows * 2 // 3 if pixels == "nv12" else rows, width, shown, max_pixels)
             fps = opencv.plausible(opened.rate())
-            yield Frame(image, shown, count, captured_ns, fps, pixels, shown_ns=stamp_ns)
+            if not count:
+                live, arrivals = opened.live, Arrivals(fps, began_ns)
+            captured_ns = arrivals.captured_ns(told_ns) if live else told_ns
+            yield Frame(image, shown, count, captured_ns, fps, pixels, shown_ns=stamp_ns, behind=arrivals.behind)
             count += 1
-        if not count or (opened.live and "num-buffers=" not in name):
-            raise _stopped(shown, count)
+    if not count or (live and "num-buffers=" not in name):
+        raise _stopped(shown, count)
 
 
 def _stopped(shown: str, count: int) -> SourceError:

@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import struct
+import time
 import tracemalloc
 import types
 import zlib
@@ -462,6 +463,26 @@ def test_frames_of_a_stream_that_lay_in_a_buffer_are_not_called_new_and_those_of
     assert found[:10] == reads_ns[:10]
     # as if they had come in time after the tenth
     assert [round((late - found[9]) / 33e6) for late in found[10:]] == [1, 2]
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_gathered_while_the_network_of_a_pipeline_stood_still_is_not_called_new(monkeypatch, live):
+    told_ms = [*range(33, 330, 33), 1830, 1831, 1832]
+
+    @contextlib.contextmanager
+    def playing(*_):
+        found = [(np.zeros((48, 64, 3), np.uint8), "bgr", moment * 1_000_000, 0) for moment in told_ms]
+        yield types.SimpleNamespace(frames=lambda _: iter(found), rate=lambda: 30.0, live=live)
+
+    monkeypatch.setattr(gstreamer, "available", lambda: True)
+    monkeypatch.setattr(gstreamer, "playing", playing)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 0)
+    late_ms = [
+        told - frame.captured_ns / 1e6
+        for told, frame in zip(told_ms, sources.frames("gst:it num-buffers=12"), strict=True)
+    ]
+    assert late_ms[:9] == [0] * 9
+    assert [late > 1300 for late in late_ms[9:]] == [live] * 3
 
 
 @pytest.mark.parametrize(("source", "apart_ms"), [("rtsp://cam/1", 33), ("http://cam/1.mjpg", 50)])
