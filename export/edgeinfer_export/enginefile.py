@@ -16,7 +16,7 @@ from edgeinfer.errors import ExportError, SpecError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Provenance, Size, TensorSpec, TopK
 from edgeinfer_export import layouts, metadata, onnxsource
 from edgeinfer_export.layouts import Layout
-from edgeinfer_export.onnxgraph import READABLE
+from edgeinfer_export.onnxreading import READABLE
 from edgeinfer_export.told import NORMALIZE
 
 if TYPE_CHECKING:

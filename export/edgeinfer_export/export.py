@@ -25,6 +25,7 @@ from edgeinfer_export import (
     heldout,
     modelfile,
     onnxgraph,
+    onnxreading,
     quantize,
     ranges,
     samples,
@@ -117,7 +118,7 @@ def read(
     """The source's graph and spec, with all that is known of where it comes from."""
     built = sources.read(source, options, progress)
     if options.variant.nms or "int8" in options.precisions:
-        built = dataclasses.replace(built, model=onnxgraph.raised(built.model, built.spec.name))
+        built = dataclasses.replace(built, model=onnxreading.raised(built.model, built.spec.name))
     built = graphs.vary(built, options.variant)
     held = onnxgraph.precision(built.model)
     _check_precisions(held, options)

@@ -11,7 +11,7 @@ from edgeinfer import modeljson
 from edgeinfer.bundle import sha256_of
 from edgeinfer.errors import ExportError, SpecError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Provenance, Size, TensorSpec, TopK
-from edgeinfer_export import graphs, layouts, metadata, onnxgraph
+from edgeinfer_export import graphs, layouts, metadata, onnxgraph, onnxreading
 from edgeinfer_export.graphs.labels import Names
 from edgeinfer_export.told import NORMALIZE, RESIZE_SHARE, UNTOLD, Told
 
@@ -41,7 +41,7 @@ def build(
     `size` and `batch` fix dimensions that are open in the file (batch: 1 when None) and must be those of fixed
     ones. Raises ExportError.
     """
-    model = onnxgraph.read(path)
+    model = onnxreading.read(path)
     facts = metadata.read(onnxgraph.facts_of(model), path.name)
     source = _Source(path, model, facts, told, labels)
     try:
