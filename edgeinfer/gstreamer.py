@@ -142,19 +142,19 @@ class Playing:
         if kind != "video/x-raw":
             raise SourceError(f"{self._shown} gives {kind}, not video/x-raw", hint="put a decoder in it: ! decodebin")
         info, on_gpu = self._video.VideoInfo.new_from_caps(caps), caps.get_features(0).contains(NVMM)
-        name = info.finfo.name
-        wanted = ("NV12",) if on_gpu else tuple(FORMATS)
-        if name not in wanted:
-            convert = (
-                f"nvvidconv ! video/x-raw({NVMM}),format=NV12" if on_gpu else "videoconvert ! video/x-raw,format=BGR"
-            )
-            raise SourceError(
-                f"{self._shown} gives {name} pixels, not {', '.join(wanted)}",
-                hint=f"put ! {convert} ! appsink at its end",
-            )
+        name, odd = info.finfo.name, info.width % 2 or info.height % 2
+        if name not in (("NV12",) if on_gpu else FORMATS) or (name == "NV12" and odd):
+            raise self._unreadable(info, on_gpu=on_gpu)
         image = self._on_gpu(buffer, info) if on_gpu else self._in_main_memory(buffer, info, FORMATS[name])
         stamp_ns = 0 if buffer.pts == self._gst.CLOCK_TIME_NONE else buffer.pts
         return Sample(image, FORMATS[name], self._captured(buffer), stamp_ns)
+
+    def _unreadable(self, info: Any, *, on_gpu: bool) -> SourceError:
+        wanted, name = ("NV12",) if on_gpu else tuple(FORMATS), info.finfo.name
+        size = f"NV12 of {info.width}x{info.height}, whose sides are not even"
+        told = size if name in wanted else f"{name} pixels, not {', '.join(wanted)}"
+        convert = f"nvvidconv ! video/x-raw({NVMM}),format=NV12" if on_gpu else "videoconvert ! video/x-raw,format=BGR"
+        return SourceError(f"{self._shown} gives {told}", hint=f"put ! {convert} ! appsink at its end")
 
     def _on_gpu(self, buffer: Any, info: Any) -> Any:
         from edgeinfer import nvmm

@@ -155,6 +155,10 @@ def test_every_pixel_format_shows_the_same_colours(kind):
         ("nonsense ! appsink", "is not a GStreamer pipeline"),
         ("filesrc location=/nowhere.mp4 ! decodebin", "Resource not found"),
         (f"videotestsrc num-buffers=1 ! video/x-raw,format=GRAY8,{SMALL} ! appsink", "gives GRAY8 pixels"),
+        (
+            "videotestsrc num-buffers=1 ! video/x-raw,format=NV12,width=65,height=48 ! appsink",
+            "gives NV12 of 65x48",
+        ),
         ("videotestsrc num-buffers=1 ! jpegenc ! appsink", "gives image/jpeg, not video/x-raw"),
         ("videotestsrc num-buffers=0", "stopped after 0 frames"),
     ],
