@@ -190,7 +190,7 @@ class Outcome:
             lines.append("nothing is shown to be better than what runs without a plan")
         lines.append(f"best for {self.objective}: {self.winner.choice.name}")
         if self.winner.choice.contexts > 1:
-            lines.append("run and serve keep its contexts busy; a program does that calls from as many threads")
+            lines.append("run and serve keep its contexts busy, and so does a program that calls from as many threads")
         if self.plan_file:
             when = "now" if self.device == "auto" else f"with --device {self.device}"
             lines.append(f"plan: {self.plan_file}; every verb uses it {when} (edgeinfer tune --forget removes it)")
