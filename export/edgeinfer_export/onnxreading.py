@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
 from edgeinfer import onnxfile
 from edgeinfer.errors import BundleError, ExportError
 from edgeinfer.inside import safe_relative
-from edgeinfer_export.onnxgraph import AGAIN, STANDARD, first_line, nodes, opset
+from edgeinfer_export.onnxgraph import AGAIN, STANDARD, first_line, nodes, opset, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,14 +55,28 @@ def raised(model: Any, name: str) -> Any:
 
     if (own := opset(model)) >= OUR_OPSET:
         return model
+    refused = f"{name} has opset {own}, which cannot be raised to {OUR_OPSET}"
     try:
         later = version_converter.convert_version(model, OUR_OPSET)
+        _gather_constants(later)
+        agreed = _agree(model, later)
     except Exception as error:
-        raise ExportError(
-            f"{name} has opset {own}, which cannot be raised to {OUR_OPSET}: {first_line(error)}", hint=AGAIN
-        ) from error
-    _gather_constants(later)
+        # of the converter and of ONNX Runtime, which have no common one
+        raise ExportError(f"{refused}: {first_line(error)}", hint=AGAIN) from error
+    if not agreed:
+        raise ExportError(f"{refused}: it would give other numbers", hint=AGAIN)
     return later
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two models give the same for noise; the converter takes some enlargements for others."""
+    (value,) = one.graph.input
+    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+    noise = np.random.default_rng(0).random(shape).astype(kind)
+    found = [session(model).run(None, {value.name: noise}) for model in (one, other)]
+    with np.errstate(invalid="ignore"):
+        return all(np.abs(a - b).max(initial=0) <= 1e-5 * np.abs(a).max(initial=0) for a, b in zip(*found, strict=True))
 
 
 def _check_external(path: Path) -> None:

@@ -421,7 +421,16 @@ def patches(tmp_path_factory):
     return Sources(str(folder), few=True)
 
 
-@pytest.mark.parametrize(("opset", "channels"), [(11, 32), (12, 32), (17, 32), (21, 32), (17, 8)])
+def test_an_opset_whose_raising_would_give_other_numbers_is_refused(tmp_path, patches):
+    # what onnx's converter makes of this enlargement begins half a pixel elsewhere
+    model = foreign.resizing(10, mode="linear")
+
+    assert "opset 10, which cannot be raised to 13: it would give other numbers" in refusal(
+        tmp_path, model, precisions=("int8",), pictures=patches
+    )
+
+
+@pytest.mark.parametrize(("opset", "channels"), [(10, 32), (11, 32), (12, 32), (17, 32), (21, 32), (17, 8)])
 def test_a_model_whose_constants_are_nodes_becomes_int8(tmp_path, patches, opset, channels):
     model = foreign.resizing(opset, channels)
     bundle = exported(tmp_path, model, precisions=("fp16", "int8"), pictures=patches, budget=10.0)

@@ -47,7 +47,7 @@ def classifier(classes=1000, softmax=False, gemm=False, **how):
     return _model(nodes, {"weight": random.normal(0, 3, (3, classes)).astype(np.float32)}, **how)
 
 
-def resizing(opset=17, channels=32, **how):
+def resizing(opset=17, channels=32, mode="nearest", **how):
     """(n, 7) from convolutions round a Resize, the constants nodes as PyTorch exports them."""
     random, twice = np.random.RandomState(2), 2 * channels
     weights = {
@@ -62,13 +62,14 @@ def resizing(opset=17, channels=32, **how):
     }
     tensors = {name: numpy_helper.from_array(value) for name, value in weights.items()}
     nodes = [helper.make_node("Constant", [], [name], name, value=tensor) for name, tensor in tensors.items()]
-    enlarging = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    enlarging = {"mode": mode}
+    enlarging |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"} if opset > 10 else {}
     nodes += [
         _node("Conv", ["images", "first"], "a", pads=[1] * 4, strides=[2, 2]),
         _node("MaxPool", ["a"], "b", kernel_shape=[2, 2], strides=[2, 2]),
         _node("Conv", ["b", "second"], "c"),
         helper.make_node("Concat", ["ones", "twos"], ["scales"], axis=0),
-        _node("Resize", ["c", "roi", "scales"], "d", **enlarging),
+        _node("Resize", ["c", "roi", "scales"] if opset > 10 else ["c", "scales"], "d", **enlarging),
         _node("Concat", ["d", "a"], "e", axis=1),
         _node("Conv", ["e", "third", "bias"], "f"),
         _node("Relu", ["f"], "g"),
