@@ -1,18 +1,22 @@
 """Freed memory that stays for the next request, and goes back to the system when none comes."""
 
+import http.client
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
+from tritonclient.grpc import service_pb2 as pb
 
 from edgeinfer.serve import heap
 from edgeinfer.serve.heap import IDLE_S, Heap
 from helpers import bundles
+from helpers.patience import LONG_S
 from helpers.service import service
 
 glibc = pytest.mark.skipif(not heap._glibc(), reason="this C library's heap has no settings")
@@ -131,3 +135,51 @@ def test_requests_of_megabytes_take_no_new_memory_from_the_system(tmp_path):
             client.infer("wide", [given])
         # fewer pages than the requests fill when they are written once, and they are copied on their way
         assert faults() - before < 20 * array.nbytes / os.sysconf("SC_PAGESIZE")
+
+
+# a service that never looks for circles of objects
+UNSWEPT = """
+import gc, sys
+from edgeinfer.cli import main
+gc.disable()
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+LARGE = 16 << 20
+
+
+def refused_by_grpc(running):
+    request = pb.ModelInferRequest(model_name="namer", raw_input_contents=[bytes(LARGE)])
+    request.inputs.add(name="images", datatype="FP32", shape=[1, 3, 32, 32])
+    with grpc.insecure_channel(running.grpc, [("grpc.max_send_message_length", -1)]) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError, match="its data is"):
+            infer(request.SerializeToString())
+
+
+def too_large(running):
+    connection = http.client.HTTPConnection(running.address, timeout=LONG_S)
+    pieces = (bytes(1 << 20) for _ in range((LARGE >> 20) + 1))
+    connection.request("POST", "/v2/models/namer/infer", pieces, encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def no_picture(running):
+    assert running.request("/v1/models/namer/predict", bytes(LARGE))[0] == 400
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is told by Linux's /proc")
+@pytest.mark.parametrize("refuse", [refused_by_grpc, too_large, no_picture])
+def test_a_request_that_was_refused_is_kept_by_nothing(tmp_path, refuse):
+    bundle = bundles.classify_bundle(tmp_path / "namer")
+    with service(bundle, "--max-body-mb", LARGE >> 20, start=["-c", UNSWEPT]) as running:
+
+        def resident():
+            pages = Path(f"/proc/{running.process.pid}/statm").read_text().split()[1]
+            return int(pages) * os.sysconf("SC_PAGESIZE")
+
+        refuse(running)
+        before = resident()
+        for _ in range(30):
+            refuse(running)
+        assert resident() - before < 15 * LARGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import NamedTuple
 
 from edgeinfer.errors import EdgeInferError, InputError, ServiceError, SourceError
@@ -59,8 +60,20 @@ def refusal(error: Exception) -> Refusal:
 
 
 def told(error: Exception, what: str) -> Refusal:
-    """`refusal`, and in the log how `what` failed where that is our own fault."""
+    """`refusal` of a request that is over, and in the log how `what` failed where that is our own fault."""
     found = refusal(error)
     if found is not error and found.kind.http >= INTERNAL.http:
         LOG.error("%s failed", what, exc_info=error)
+    _let_go(error)
     return found
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames that an error came through.
+
+    They hold what was sent, megabytes of it, and many hold the future that holds the error: circles, which Python looks
+    for when there are many objects, however large.
+    """
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

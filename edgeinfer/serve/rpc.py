@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
@@ -19,7 +19,7 @@ from edgeinfer.serve.regions import whole
 from edgeinfer.serve.wire import DEPENDENTS, need_known
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import Awaitable, Sequence
     from pathlib import Path
 
     from edgeinfer.serve.service import Answer, Request, Service
@@ -122,20 +122,21 @@ class Calls:
         found = {name: self._small(name, call, messages.PACKAGE) for name, call in calls.items()}
         # these two read and write messages themselves: see contents
         found["ModelInfer"] = self._unary("ModelInfer", self.infer)
-        found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
+        found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._admitted("ModelStreamInfer", self._stream)
+        )
         return found
 
     def health_handlers(self, health: probes.Probes) -> dict[str, Any]:
         """The same for the health protocol."""
         kind = messages.message("HealthCheckRequest", messages.HEALTH)
 
-        async def watch(_: Any, context: Any) -> None:
-            async with self._admitted("Watch", context):
-                async for status in health.watch(_parsed(kind, await self._message(context))):
-                    await context.write(status.SerializeToString())
+        async def watch(context: Any) -> None:
+            async for status in health.watch(_parsed(kind, await self._message(context))):
+                await context.write(status.SerializeToString())
 
         check = self._small("HealthCheck", health.check, messages.HEALTH)
-        return {"Check": check, "Watch": grpc.stream_stream_rpc_method_handler(watch)}
+        return {"Check": check, "Watch": grpc.stream_stream_rpc_method_handler(self._admitted("Watch", watch))}
 
     def _small(self, name: str, call: Call, package: str) -> Any:
         """The handler of a call from a small message to one."""
@@ -148,11 +149,10 @@ class Calls:
         return self._unary(name, answer)
 
     def _unary(self, name: str, call: Callable[[bytes], Awaitable[bytes]]) -> Any:
-        async def answer(_: Any, context: Any) -> Any:
-            async with self._admitted(name, context):
-                return await call(await self._message(context))
+        async def answer(context: Any) -> bytes:
+            return await call(await self._message(context))
 
-        return grpc.stream_unary_rpc_method_handler(answer)
+        return grpc.stream_unary_rpc_method_handler(self._admitted(name, answer))
 
     async def _message(self, context: Any) -> bytes:
         """The message of a call that has one only."""
@@ -161,11 +161,10 @@ class Calls:
             raise Refusal(INVALID, "the call came without its message")
         return data
 
-    async def _stream(self, _: Any, context: Any) -> None:
+    async def _stream(self, context: Any) -> None:
         """Requests one after the other; an error is an answer, and the stream goes on."""
-        async with self._admitted("ModelStreamInfer", context):
-            while (data := await self._callers.message(context, stream=True)) is not grpc.aio.EOF:
-                await context.write(await self._streamed(data))
+        while (data := await self._callers.message(context, stream=True)) is not grpc.aio.EOF:
+            await context.write(await self._streamed(data))
 
     async def _streamed(self, data: bytes) -> bytes:
         identity = ""
@@ -183,17 +182,20 @@ class Calls:
             written: bytes = answer(error_message=failed, infer_response={"id": identity}).SerializeToString()
             return written
 
-    @asynccontextmanager
-    async def _admitted(self, name: str, context: Any) -> AsyncIterator[None]:
-        """A place for the call, once the token was seen; an error within is how the call ends."""
-        try:
-            with self._callers.place(reserved=name in OPEN_CALLS):
-                self._need_token(name, context)
-                yield
-        except Exception as error:  # noqa: BLE001 - the client is told, and the log
-            found = told(error, name)
-            hint = ((RETRY, str(1000 * RETRY_AFTER_S)),) if found.again else ()
-            await context.abort(getattr(grpc.StatusCode, found.kind.grpc), str(found), hint)
+    def _admitted(self, name: str, work: Call) -> Any:
+        """The work on a call, once it has a place and its token was seen; an error is how the call ends."""
+
+        async def answer(_: Any, context: Any) -> Any:
+            try:
+                with self._callers.place(reserved=name in OPEN_CALLS):
+                    self._need_token(name, context)
+                    return await work(context)
+            except Exception as error:  # noqa: BLE001 - the client is told, and the log
+                end = _end(error, name)
+            # out here, where it is not raised of that error: gRPC keeps what is raised, and all that it came of
+            return await context.abort(*end)
+
+        return answer
 
     def _need_token(self, name: str, context: Any) -> None:
         if not self._token or name in OPEN_CALLS:
@@ -290,6 +292,13 @@ class Calls:
     async def unregister_cuda(self, _: Any) -> Any:
         self._service.regions.cuda()
         return messages.message("CudaSharedMemoryUnregisterResponse")()
+
+
+def _end(error: Exception, name: str) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
+    """The status, words and metadata with which an error ends a call."""
+    found = told(error, name)
+    hint = ((RETRY, str(1000 * RETRY_AFTER_S)),) if found.again else ()
+    return getattr(grpc.StatusCode, found.kind.grpc), str(found), hint
 
 
 def _parsed(kind: Any, data: bytes) -> Any:
