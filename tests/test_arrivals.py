@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeinfer.arrivals import CALM, STEADY, Arrivals
+from edgeinfer.sources.arrivals import CALM, STEADY, Arrivals
 
 TOLD_FPS = 25.0  # what FFmpeg says of motion JPEG, whatever comes
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import cli, opencv, sources
+from edgeinfer import cli, sources
 from edgeinfer.cli import _album, _ending, _records
 from edgeinfer.cli import run as verb
 from edgeinfer.cli._album import AHEAD_S, STAY_S, STILL_S, Album
@@ -23,6 +23,7 @@ from edgeinfer.cli._tally import Tally
 from edgeinfer.cli._watch import Watch
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.results import Detections
+from edgeinfer.sources import opencv
 from edgeinfer.spec import Size
 from edgeinfer.streams import Freshness, Seen, Stream
 from helpers import bundles

@@ -14,7 +14,8 @@ from helpers.patience import LONG_S
 SYSTEM = "/usr/lib/python3/dist-packages"  # where Debian and Ubuntu keep PyGObject
 READ = """
 import json, sys, time
-from edgeinfer import opencv, sources
+from edgeinfer import sources
+from edgeinfer.sources import opencv
 from edgeinfer.errors import SourceError
 opencv.OPEN_MS = 100_000
 found, error, began_ns = [], "", time.monotonic_ns()
@@ -32,7 +33,8 @@ print(json.dumps([found, error]))
 # whether each of the last frames counts as captured after the one before it was taken
 SET_BACK = """
 import json, time, types
-from edgeinfer import gstreamer, opencv, sources
+from edgeinfer import sources
+from edgeinfer.sources import gstreamer, opencv
 opencv.OPEN_MS = 100_000
 fresh, captured, back_ns, taken_ns = [], gstreamer.Playing._captured, 0, 0
 
@@ -49,7 +51,8 @@ print(json.dumps(fresh[-10:]))
 # whether each frame is as old as it says at least, and whether it counts as of the moment; frames are taken slowly
 SLOWLY = """
 import json, sys, time
-from edgeinfer import gstreamer, opencv, sources
+from edgeinfer import sources
+from edgeinfer.sources import gstreamer, opencv
 opencv.OPEN_MS, gstreamer.OLDEST_S = 100_000, 1.0
 told, began_s, taken_ns = [], 0.0, 0
 for frame in sources.frames("gst:" + sys.argv[1]):
@@ -65,7 +68,8 @@ print(json.dumps(told))
 """
 SHOWN = """
 import json, sys
-from edgeinfer import opencv, sources
+from edgeinfer import sources
+from edgeinfer.sources import opencv
 opencv.OPEN_MS = 100_000
 print(json.dumps([frame.shown_ns // 1_000_000 for frame in sources.frames("gst:" + sys.argv[1])]))
 """
@@ -78,7 +82,7 @@ def environment():
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs_pygobject():
-    code = "from edgeinfer import gstreamer; raise SystemExit(not gstreamer.available())"
+    code = "from edgeinfer.sources import gstreamer; raise SystemExit(not gstreamer.available())"
     line = [sys.executable, "-c", code]
     if subprocess.run(line, env=environment(), check=False, capture_output=True).returncode:
         pytest.skip("no PyGObject or GStreamer here: apt install python3-gi gstreamer1.0-plugins-base")
@@ -177,7 +181,7 @@ def test_doctor_says_that_pygobject_plays_pipelines():
 
 
 def test_a_gstreamer_without_its_base_elements_is_told(tmp_path):
-    code = "import json; from edgeinfer import gstreamer; print(json.dumps(gstreamer.fault()))"
+    code = "import json; from edgeinfer.sources import gstreamer; print(json.dumps(gstreamer.fault()))"
     folders = dict.fromkeys(("GST_PLUGIN_SYSTEM_PATH", "GST_PLUGIN_SYSTEM_PATH_1_0"), str(tmp_path))
     fault = printed(code, **folders, GST_REGISTRY=str(tmp_path / "registry"))
     assert fault == "GStreamer has no appsink and no videoconvert"

@@ -18,7 +18,8 @@ PLAY = """
 import ctypes, gc, json, sys
 import numpy as np
 import edgeinfer
-from edgeinfer import gstreamer, nvbufsurface, opencv, sources
+from edgeinfer import sources
+from edgeinfer.sources import gstreamer, nvbufsurface, opencv
 from edgeinfer.devices import images
 from edgeinfer.errors import EdgeInferError
 from gpu import standin, surfaces
@@ -75,7 +76,7 @@ print(json.dumps([found, error, hint, driver.live() if driver else {}, made.imag
 def folder(tmp_path_factory):
     """Where the stand-ins are."""
     pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
-    code = "from edgeinfer import gstreamer; raise SystemExit(not gstreamer.available())"
+    code = "from edgeinfer.sources import gstreamer; raise SystemExit(not gstreamer.available())"
     if subprocess.run([sys.executable, "-c", code], env=_environment({}), check=False, capture_output=True).returncode:
         pytest.skip("no PyGObject or GStreamer here: apt install python3-gi gstreamer1.0-plugins-base")
     made = tmp_path_factory.mktemp("jetson")

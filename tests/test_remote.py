@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import cli, opencv, remote, sources
+from edgeinfer import cli, sources
 from edgeinfer.errors import SourceError
+from edgeinfer.sources import opencv, remote
 from edgeinfer.streams import Stream
 from helpers import bundles
 from helpers.camera import camera

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeinfer import gstreamer, naming, opencv, pictures, sources
+from edgeinfer import naming, pictures, sources
 from edgeinfer.errors import SourceError
+from edgeinfer.sources import gstreamer, opencv, videos
 from helpers import bundles
 
 # an 8x8 JPEG in CMYK, all (0, 200, 200, 0) with inverted samples: a clear red
@@ -384,7 +385,7 @@ def read_at(monkeypatch, double, moments_ns):
         return grab()
 
     double.grab = waiting
-    for module in (sources, opencv):
+    for module in (videos, opencv):
         monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic_ns=lambda: now_ns[0]))
 
 

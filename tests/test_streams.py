@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import answers, naming, opencv, sources
+from edgeinfer import naming, sources
 from edgeinfer.errors import SourceError, UsageError
+from edgeinfer.sources import answers, opencv
 from edgeinfer.streams import Stream, stream
 from edgeinfer.streams.capture import STOP_S, Capture
 from edgeinfer.streams.inbox import READ_AHEAD, Captured, Inbox

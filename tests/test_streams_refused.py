@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer import answers, opencv, remote, sources
+from edgeinfer import sources
 from edgeinfer.errors import SourceError
+from edgeinfer.sources import answers, opencv, remote
 from edgeinfer.streams import stream
 from edgeinfer.streams.capture import Capture
 from helpers import bundles

@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import naming, opencv, pictures, regular, sources, workfolder
+from edgeinfer import naming, pictures, regular, sources, workfolder
 from edgeinfer.errors import EdgeInferError, SourceError, UsageError
+from edgeinfer.sources import opencv
 from edgeinfer.spec import Size
 from edgeinfer.wholefile import writing
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgeinfer import gstreamer
 from edgeinfer.cli import _machine, _remedies
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, probe
 from edgeinfer.machine import ROOT, jetson_release, versions
+from edgeinfer.sources import gstreamer
 
 ORT = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 OPENCV = (
@@ -28,7 +28,7 @@ else:
 """
 GST_PROBE = """
 import json
-from edgeinfer import gstreamer
+from edgeinfer.sources import gstreamer
 fault = gstreamer.fault()
 print(json.dumps([fault, "" if fault else gstreamer.release()]))
 """

@@ -37,7 +37,7 @@ class Freshness:
     """How much of the present a result shows.
 
     `captured_ns` is the monotonic clock when the frame was captured, as far as its source or the way it came tell
-    (`edgeinfer.arrivals`), `age_ms` how long ago that was when the result was handed over, and `queue_ms` the part of
+    (`sources.arrivals`), `age_ms` how long ago that was when the result was handed over, and `queue_ms` the part of
     it that was spent waiting, not in the model; `sequence` counts the source's frames from 0; `dropped` of them came
     since the result before and were left for newer ones; `fault` says what is wrong with the picture ("black"), or
     nothing.

@@ -8,10 +8,11 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from edgeinfer import answers, lifetime, naming, opencv, sources
-from edgeinfer.arrivals import STEADY
+from edgeinfer import lifetime, naming, sources
 from edgeinfer.errors import EdgeInferError, SourceError
 from edgeinfer.pictures import MAX_PIXELS
+from edgeinfer.sources import answers, opencv
+from edgeinfer.sources.arrivals import STEADY
 from edgeinfer.streams.inbox import Captured
 from edgeinfer.streams.vitals import Vitals
 
@@ -127,7 +128,7 @@ class Capture(threading.Thread):
     def _put_all(self) -> None:
         kind = sources.on_web(self.source) if self.live else ""
         if kind in ("picture", "video"):
-            from edgeinfer import remote
+            from edgeinfer.sources import remote
 
             remote.ask_again()
             raise SourceError(f"{self.shown} is a {kind}, no camera or stream")

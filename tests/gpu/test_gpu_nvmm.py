@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from edgeinfer import nvbufsurface, nvmm
 from edgeinfer.devices import _driver, cpu
 from edgeinfer.devices._driver import call
 from edgeinfer.devices.images import picture
 from edgeinfer.errors import InputError, SourceError
+from edgeinfer.sources import nvbufsurface, nvmm
 from edgeinfer.spec import Preprocess, Size
 from edgeinfer.streams.vitals import Vitals
 from gpu import standin, surfaces

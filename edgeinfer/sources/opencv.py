@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeinfer import answers, gstreamer
 from edgeinfer.errors import SourceError
 from edgeinfer.naming import RTSP, SCHEMES
+from edgeinfer.sources import answers, gstreamer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

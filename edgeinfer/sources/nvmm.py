@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeinfer import nvbufsurface
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import Memory
 from edgeinfer.devices.images import IN_MAIN_MEMORY
 from edgeinfer.errors import BackendUnavailable, DeviceError, SourceError
+from edgeinfer.sources import nvbufsurface
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

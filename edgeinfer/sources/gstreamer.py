@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgeinfer import nvmm
+    from edgeinfer.sources import nvmm
 
 SINK = "edgeinfer"
 ELEMENTS = ("appsink", "videoconvert")  # that every pipeline needs
@@ -157,7 +157,7 @@ class Playing:
         return SourceError(f"{self._shown} gives {told}", hint=f"put ! {convert} ! appsink at its end")
 
     def _on_gpu(self, buffer: Any, info: Any) -> Any:
-        from edgeinfer import nvmm
+        from edgeinfer.sources import nvmm
 
         # a boxed object's hash is its address
         image = nvmm.read(hash(buffer), Size(info.height, info.width), self._pool, self._shown)
