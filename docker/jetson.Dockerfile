@@ -20,10 +20,11 @@ RUN python3 -m venv --system-site-packages /opt/edgeinfer \
 
 # hadolint ignore=DL3006
 FROM ${BASE}
-# the releases that belong to the JetPack, whatever they are
+# the releases that belong to the JetPack, whatever they are; libopencv-python is NVIDIA's, python3-opencv Ubuntu's
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 python3-libnvinfer python3-opencv \
+    && { apt-cache show libopencv-python > /dev/null 2>&1 && opencv=libopencv-python || opencv=python3-opencv; } \
+    && apt-get install -y --no-install-recommends python3 python3-libnvinfer "$opencv" \
        python3-gi gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --groups video --no-create-home --shell /usr/sbin/nologin edgeinfer \

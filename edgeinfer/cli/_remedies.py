@@ -27,7 +27,7 @@ REMEDIES: dict[type[errors.EdgeInferError], str] = {
 
 # what `import` calls it: (what people call it, the remedy)
 LIBRARIES = {
-    "cv2": ("OpenCV", 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install python3-opencv'),
+    "cv2": ("OpenCV", 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install libopencv-python'),
     "onnxruntime": ("ONNX Runtime", 'pip install "edgeinfer[cpu]"'),
     "numpy": ("NumPy", "pip install numpy"),
     "onnx": ("onnx", 'pip install "edgeinfer[export]"'),
