@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import grpc
@@ -147,13 +148,27 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 LARGE = 16 << 20
 
 
-def refused_by_grpc(running):
+def large_request():
     request = pb.ModelInferRequest(model_name="namer", raw_input_contents=[bytes(LARGE)])
     request.inputs.add(name="images", datatype="FP32", shape=[1, 3, 32, 32])
-    with grpc.insecure_channel(running.grpc, [("grpc.max_send_message_length", -1)]) as channel:
+    return request.SerializeToString()
+
+
+def opened(running):
+    return grpc.insecure_channel(running.grpc, [("grpc.max_send_message_length", -1)])
+
+
+def resident(running):
+    """Bytes of the service that are in memory."""
+    pages = Path(f"/proc/{running.process.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
+def refused_by_grpc(running):
+    with opened(running) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(grpc.RpcError, match="its data is"):
-            infer(request.SerializeToString())
+            infer(large_request())
 
 
 def too_large(running):
@@ -173,13 +188,28 @@ def no_picture(running):
 def test_a_request_that_was_refused_is_kept_by_nothing(tmp_path, refuse):
     bundle = bundles.classify_bundle(tmp_path / "namer")
     with service(bundle, "--max-body-mb", LARGE >> 20, start=["-c", UNSWEPT]) as running:
-
-        def resident():
-            pages = Path(f"/proc/{running.process.pid}/statm").read_text().split()[1]
-            return int(pages) * os.sysconf("SC_PAGESIZE")
-
         refuse(running)
-        before = resident()
+        before = resident(running)
         for _ in range(30):
             refuse(running)
-        assert resident() - before < 15 * LARGE
+        assert resident(running) - before < 15 * LARGE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is told by Linux's /proc")
+def test_a_stream_that_waits_keeps_nothing_of_its_last_request(tmp_path):
+    over = threading.Event()
+
+    def messages():
+        yield large_request()
+        over.wait(10 * LONG_S)
+
+    with (
+        service(bundles.classify_bundle(tmp_path / "namer"), start=["-c", UNSWEPT]) as running,
+        opened(running) as channel,
+    ):
+        streams, before = [], resident(running)
+        for _ in range(30):
+            streams.append(channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(messages()))
+            assert b"its data is" in next(streams[-1])
+        assert resident(running) - before < 15 * LARGE
+        over.set()

@@ -163,8 +163,16 @@ class Calls:
 
     async def _stream(self, context: Any) -> None:
         """Requests one after the other; an error is an answer, and the stream goes on."""
-        while (data := await self._callers.message(context, stream=True)) is not grpc.aio.EOF:
-            await context.write(await self._streamed(data))
+        while await self._answered(context):
+            continue
+
+    async def _answered(self, context: Any) -> bool:
+        """Answer a stream's next request, of which nothing is kept while another is waited for; False at the end."""
+        data = await self._callers.message(context, stream=True)
+        if data is grpc.aio.EOF:
+            return False
+        await context.write(await self._streamed(data))
+        return True
 
     async def _streamed(self, data: bytes) -> bytes:
         identity = ""

@@ -137,14 +137,22 @@ class Station:
         self.sight.close()
 
     def _work(self, place: int) -> None:
-        while batch := self._take():
-            self._began[place] = time.monotonic()
-            began_ns = time.monotonic_ns()
-            ended = self._run(batch)
-            del self._began[place]
-            self._settle(batch, began_ns, ended)
-            if batch[0].work.key == "raw":
-                self._look_at(ended.answers)
+        while self._worked(place):
+            continue
+
+    def _worked(self, place: int) -> bool:
+        """Run the next batch, of which nothing is kept while another is waited for; False when the station closes."""
+        batch = self._take()
+        if not batch:
+            return False
+        self._began[place] = time.monotonic()
+        began_ns = time.monotonic_ns()
+        ended = self._run(batch)
+        del self._began[place]
+        self._settle(batch, began_ns, ended)
+        if batch[0].work.key == "raw":
+            self._look_at(ended.answers)
+        return True
 
     def _look_at(self, answers: Sequence[Mapping[str, Any]]) -> None:
         """Suspect the engine if these outputs are not finite; their requests have been answered already."""
