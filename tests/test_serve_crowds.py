@@ -1,6 +1,7 @@
 """How many may be connected at the same time, whether they speak or not."""
 
 import contextlib
+import re
 import signal
 import socket
 import ssl
@@ -172,7 +173,8 @@ def test_a_call_at_work_keeps_its_place_the_next_is_told_when_to_come_again_and_
         call = calls(channel)
         gate.touch()
         working = call("ModelInfer", iter([infer_request()]))
-        assert until(lambda: refused(call("ModelMetadata", iter([b""]))))
+        # before another call wants its place, which it would lose if its message took 2 s on the way
+        assert until(lambda: re.search(rb"busy_seconds{[^}]*} [1-9]", running.request("/metrics")[2]))
         time.sleep(2)
         late = refused(call("ModelMetadata", iter([b""])))
         assert late.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
