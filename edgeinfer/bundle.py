@@ -157,6 +157,8 @@ def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
 def check_writable(target: Path, mark: str = SPEC_FILE) -> None:
     """Raise the BundleError of `writing(target, mark)`, as far as that shows without writing: to be asked first."""
     check_named(target)
+    if target.absolute().is_mount():  # whether or not what it lies in may be written
+        raise _mounted(target)
     try:
         check_folder(target.absolute().parent)
     except OSError as error:
@@ -165,8 +167,6 @@ def check_writable(target: Path, mark: str = SPEC_FILE) -> None:
         raise BundleError(f"{target} is a link, which would be replaced", hint=f"say -o {target.resolve()}")
     if target.exists() and not target.is_dir():
         raise BundleError(f"{target} exists and is not a folder", hint="choose another -o DIR")
-    if target.absolute().is_mount():
-        raise _mounted(target)
     if target.is_dir() and any(target.iterdir()) and not (target / mark).is_file():
         raise BundleError(f"{target} holds other files, but no {mark}", hint="choose another -o DIR")
 

@@ -172,6 +172,7 @@ def test_what_openvino_compiled_is_kept_below_the_cache_and_a_damaged_copy_is_ma
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load(detector, "ov").close()
     (kept,) = (tmp_path / "cache" / "edgeinfer" / "openvino").rglob("*.blob")
+    kept.chmod(0o600)
     kept.write_bytes(kept.read_bytes()[:100])
 
     with load(detector, "ov") as model:
