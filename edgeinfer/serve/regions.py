@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgeinfer.serve.tensors import Buffer, Tensor
 
 FOLDER = "/dev/shm"  # noqa: S108 - where shm_open(3) keeps its objects
-MOST = 1000
+MOST = 256  # each keeps a file open, of which a process may have 1,024 unless told otherwise
 ALL = ""
 
 
