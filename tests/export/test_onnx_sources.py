@@ -20,7 +20,7 @@ from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
 from edgeinfer.errors import EdgeInferError, ExportError, UsageError
 from edgeinfer.spec import Batch, Boxes, Size, TopK
-from edgeinfer_export import graphs, layouts, metadata, onnxsource
+from edgeinfer_export import graphs, layouts, metadata, onnxreading, onnxsource
 from edgeinfer_export.export import Options, export
 from edgeinfer_export.heldout import Sources
 from edgeinfer_export.told import Told
@@ -428,6 +428,16 @@ def test_an_opset_whose_raising_would_give_other_numbers_is_refused(tmp_path, pa
     assert "opset 10, which cannot be raised to 13: it would give other numbers" in refusal(
         tmp_path, model, precisions=("int8",), pictures=patches
     )
+
+
+def test_a_raised_model_that_takes_frames_is_tried_with_pixels(tmp_path):
+    model = foreign.resizing(10, mode="linear")
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    next(node for node in model.graph.node if "images" in node.input).input[0] = "cast"
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["images"], ["cast"], to=onnx.TensorProto.FLOAT))
+
+    with pytest.raises(ExportError, match="it would give other numbers"):
+        onnxreading.raised(onnxreading.read(foreign.save(model, tmp_path / "model.onnx")), "model.onnx")
 
 
 @pytest.mark.parametrize(("opset", "channels"), [(10, 32), (11, 32), (12, 32), (17, 32), (21, 32), (17, 8)])
