@@ -157,9 +157,9 @@ def writing(target: Path, mark: str = SPEC_FILE) -> Iterator[Path]:
 def check_writable(target: Path, mark: str = SPEC_FILE) -> None:
     """Raise the BundleError of `writing(target, mark)`, as far as that shows without writing: to be asked first."""
     check_named(target)
-    if target.absolute().is_mount():  # whether or not what it lies in may be written
-        raise _mounted(target)
     try:
+        if target.absolute().is_mount():  # whether or not what it lies in may be written
+            raise _mounted(target)
         check_folder(target.absolute().parent)
     except OSError as error:
         raise _unwritable(target, error) from error

@@ -222,6 +222,21 @@ def test_a_build_that_may_not_write_compiles_nothing(tmp_path, old, capsys, monk
         os.seteuid(0)
 
 
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+def test_a_folder_that_may_not_be_looked_into_is_one_error(tmp_path, capsys):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    for folder in closed.parents:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    closed.chmod(0o700)
+    os.seteuid(NOBODY)
+    try:
+        told = first_said(capsys, "export", tmp_path / "none.onnx", "-o", closed / "bundle")
+    finally:
+        os.seteuid(0)
+    assert told == f"error: {closed / 'bundle'} cannot be written: Permission denied"
+
+
 def test_a_mount_point_is_refused_before_the_source_is_read(tmp_path, capsys):
     """A container's /out cannot be exchanged for another folder."""
     assert "/proc is a mount point" in first_said(capsys, "export", tmp_path / "none.onnx", "-o", "/proc")
