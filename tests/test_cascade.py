@@ -55,6 +55,12 @@ def test_every_box_is_named_after_what_is_in_it(models):
     assert set(found.timings_ms) == {"infer", "classify"}
 
 
+def test_no_device_is_asked_for_the_time_while_another_call_may_have_it(models, monkeypatch):
+    monkeypatch.setattr(edgeinfer.Pipeline, "device", property(lambda _: pytest.fail("it is not this call's")))
+    found = Cascade(Finder(models[0], [[2, 5, 28, 50]]), models[1])(stripes())
+    assert found.timings_ms["classify"] >= found.classes[0].timings_ms["infer"] > 0
+
+
 def test_boxes_of_several_pictures_do_not_mix(models):
     cascade = Cascade(*models)
     results = cascade.batch([bundles.picture(color) for color in ("blue", "red", "green", "red")])
