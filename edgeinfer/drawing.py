@@ -6,6 +6,7 @@ import colorsys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer.devices.images import picture
+from edgeinfer.pictures import opencv
 from edgeinfer.results import Classification
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ def draw(image: Image, result: Result) -> Image:
 
 def _canvas(image: Image) -> Image:
     """(h, w), (h, w, 1), (h, w, 3) or (h, w, 4) uint8 -> a copy (h, w, 3). Raises InputError."""
-    import cv2
-
-    pixels = picture(image, "bgr").pixels
+    cv2, pixels = opencv(), picture(image, "bgr").pixels
     codes = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}
     canvas: Image = pixels.copy() if pixels.shape[2] == 3 else cv2.cvtColor(pixels, codes[pixels.shape[2]])
     return canvas

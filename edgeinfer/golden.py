@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edgeinfer.errors import BundleError
+from edgeinfer.pictures import opencv
 from edgeinfer.results import Classification, ious
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ def lowest_score(bundle: Bundle) -> float | None:
 
 def check(pipeline: Pipeline, bundle: Bundle, precision: str = "fp32") -> list[GoldenReport]:
     """Run every golden sample of the bundle and compare; the pipeline must have its golden confidence."""
-    import cv2
-
-    reports = []
+    cv2, reports = opencv(), []
     for golden in bundle.spec.golden:
         picture = cv2.imread(str(bundle.file(golden.image)))
         if picture is None:

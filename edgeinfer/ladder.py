@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.backends import Engine
     from edgeinfer.bundle import Bundle
+    from edgeinfer.machine import Gpu
     from edgeinfer.spec import Artifact
 
 # backends of compiled engines, and all that need a GPU: not imported where there is none
@@ -30,7 +31,7 @@ ON_GPU = (*COMPILED, "ort_gpu", "ort_trt")
 ORDER = ("trt", "rtx", "ort_gpu", "ort", "ov")
 # refusals that say no more than that there is no GPU, or that the CPU was not asked for
 FOR_WANT_OF_A_GPU = {"no-gpu", "gpu-asked", "cpu-unasked"}
-FOR_WANT_OF_A_LIBRARY = {"no-gpu", "no-library"}
+FOR_WANT_OF_A_LIBRARY = {"no-gpu", "no-library", "no-device"}
 
 
 class Rung(NamedTuple):
@@ -146,15 +147,15 @@ class _Look(NamedTuple):
         own = engine.refuses(artifact)
         if own:
             return Refusal("backend", own)
-        return FITS if engine.device == "cpu" else self.reason_on_gpu(engine, artifact)
-
-    def reason_on_gpu(self, engine: type[Engine], artifact: Artifact) -> Refusal:
-        library = engine.library
         try:
-            gpu = machine.gpu(self.gpu or 0)
+            gpu = machine.gpu(self.gpu or 0) if engine.device == "gpu" else None
             devices.load(engine.device)
         except BackendUnavailable as missing:
             return Refusal("no-device", str(missing), hint=missing.hint)
+        return self.reason_on_gpu(engine, artifact, gpu) if gpu else FITS
+
+    def reason_on_gpu(self, engine: type[Engine], artifact: Artifact, gpu: Gpu) -> Refusal:
+        library = engine.library
         if artifact.format != "onnx":
             refusal = keys.refusal(artifact, self.bundle.spec, keys.Here(library, machine.system(), gpu, machine.l4t()))
             if refusal:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from edgeinfer.errors import SourceError
+from edgeinfer.errors import BackendUnavailable, SourceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 TRUNCATED = "truncated: its end is missing"
 FORMATS = "PNG, JPEG, BMP, WebP, TIFF, GIF"
+WITH_OPENCV = 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install libopencv-python'
 
 
 class Header(NamedTuple):
@@ -29,6 +31,19 @@ class Header(NamedTuple):
     fault: str = ""
 
 
+def opencv() -> Any:
+    """The module cv2. Raises BackendUnavailable."""
+    try:
+        import cv2
+    except ImportError as error:
+        told, hint, found = "OpenCV is not installed", WITH_OPENCV, find_spec("cv2")
+        if found:
+            told = f"OpenCV is here ({found.origin}) and cannot be loaded: {error}"
+            hint = f"mend what that names, or: {hint}"
+        raise BackendUnavailable(told, hint=hint) from error
+    return cv2
+
+
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """File bytes -> (h, w, 3) uint8 BGR, turned as its EXIF orientation says; SourceError names `name`.
 
@@ -37,9 +52,9 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.u
     of it could be shown.
     """
     check(data, name, max_pixels)
-    import cv2
     import numpy as np
 
+    cv2 = opencv()
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -197,8 +212,7 @@ def signature(data: bytes) -> bool:
 
 def encode(image: Any, suffix: str, quality: int = 95) -> bytes:
     """(h, w, 3) uint8 BGR -> the bytes of a file of this kind; `quality` is for JPEG and WebP."""
-    import cv2
-
+    cv2 = opencv()
     jpeg, webp = cv2.IMWRITE_JPEG_QUALITY, cv2.IMWRITE_WEBP_QUALITY
     lossy = {".jpg": jpeg, ".jpeg": jpeg, ".webp": webp}
     options = [lossy[suffix], quality] if suffix in lossy else []

@@ -88,6 +88,18 @@ def test_where_no_library_is_installed_the_hint_brings_the_best(detector, monkey
     assert caught.value.hint == 'pip install "edgeinfer[cpu]"'
 
 
+def test_without_opencv_the_cpu_runs_nothing_and_its_command_is_told(detector, monkeypatch):
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    for module in ("cpu", "_planes"):
+        monkeypatch.delitem(sys.modules, f"edgeinfer.devices.{module}", raising=False)
+    codes = {rung.backend: rung.code for rung in ladder.climb(Bundle.open(detector))}
+    assert codes["ort"] == "no-device"
+    with pytest.raises(BackendUnavailable, match=r"; ort model.fp32.onnx: OpenCV is not installed") as caught:
+        loading.load(detector)
+    assert caught.value.hint.startswith('pip install "edgeinfer[cpu]"')
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", 0, None])
 def test_what_is_no_gpu_is_told_with_the_way_to_the_cpu(detector, device):
     with pytest.raises(UsageError, match="is not auto, gpu or such as gpu:1") as caught:

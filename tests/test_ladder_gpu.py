@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import sys
 
 import numpy as np
 import onnx
@@ -141,7 +142,7 @@ def test_what_the_device_itself_lacks_is_said_before_an_engine_is_tried(detector
     def lacking():
         raise BackendUnavailable("cuda-bindings cannot be imported", hint="pip install them")
 
-    monkeypatch.setattr(devices.load("gpu"), "check_libraries", lacking, raising=False)
+    monkeypatch.setattr(devices.load("gpu"), "check_libraries", lacking)
     bundles.add_plan(detector, trt)
     assert reasons(detector)["trt trt-1.fp32.plan"] == ("no-device", "cuda-bindings cannot be imported")
     with pytest.raises(BackendUnavailable, match="plan: cuda-bindings cannot be imported") as caught:
@@ -259,6 +260,15 @@ def test_a_verdict_holds_as_long_as_what_it_was_found_with(detector, trt, monkey
         monkeypatch.setattr(machine, "driver", lambda: "999.99")
     runs(detector)
     assert len(trt.made("Runtime.deserialize_cuda_engine")) == opened + 1
+
+
+def test_golden_samples_that_nothing_can_read_are_told_with_what_can(detector, trt, monkeypatch):
+    bundles.add_plan(detector, trt)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(BackendUnavailable, match="OpenCV is not installed"):
+        load(detector)
+    with load(detector, self_test=False) as model:
+        assert model.backend == "trt"
 
 
 def test_a_bundle_without_golden_samples_runs_untested(detector, trt):

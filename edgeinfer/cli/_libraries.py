@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgeinfer.cli import _machine, _remedies
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, probe
 from edgeinfer.machine import ROOT, jetson_release, versions
+from edgeinfer.pictures import WITH_OPENCV
 from edgeinfer.sources import gstreamer
 
 ORT = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
@@ -44,7 +45,6 @@ except BackendUnavailable as error:
 else:
     print("[]")
 """
-_, WITH_OPENCV = _remedies.LIBRARIES["cv2"]
 # topic, the distributions that give it, what pip is to install, what loads it
 OPTIONAL = (
     ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"), '"edgeinfer[tensorrt]"', 'backends.load("trt")'),

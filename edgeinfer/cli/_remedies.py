@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 
 from edgeinfer import errors
+from edgeinfer.pictures import WITH_OPENCV
 
 EXPORT = "export the bundle again: edgeinfer export SOURCE -o DIR"
 HERE = "edgeinfer doctor says what this machine has, and what is wrong"
@@ -27,7 +28,7 @@ REMEDIES: dict[type[errors.EdgeInferError], str] = {
 
 # what `import` calls it: (what people call it, the remedy)
 LIBRARIES = {
-    "cv2": ("OpenCV", 'pip install "edgeinfer[cpu]", or on a Jetson: sudo apt install libopencv-python'),
+    "cv2": ("OpenCV", WITH_OPENCV),
     "onnxruntime": ("ONNX Runtime", 'pip install "edgeinfer[cpu]"'),
     "numpy": ("NumPy", "pip install numpy"),
     "onnx": ("onnx", 'pip install "edgeinfer[export]"'),
@@ -46,7 +47,7 @@ LIMITS = {
 def words(error: Exception) -> tuple[str, str]:
     """What is said of an error, and what to do about it."""
     if isinstance(error, errors.EdgeInferError):
-        return str(error), of(error)
+        return str(error), of_library(str(error), of(error))
     if isinstance(error, ModuleNotFoundError) and error.name in LIBRARIES:
         called, remedy = LIBRARIES[error.name]
         return f"{called} is not installed", remedy

@@ -55,6 +55,10 @@ class Device(Protocol):
 
     def __init__(self, spec: ModelSpec) -> None: ...
 
+    @staticmethod
+    def check_libraries() -> None:
+        """Raise BackendUnavailable where one is missing."""
+
     def preprocess(self, images: Sequence[Any], pixels: str = "bgr") -> tuple[Tensors, list[Placement]]:
         """Pictures (h, w, 3) uint8 -> engine inputs by name, and where each picture lies in them.
 
@@ -94,7 +98,5 @@ def load(name: str) -> type[Device]:
     if name not in NAMES:
         raise BackendUnavailable(f"device {name!r} is not one of {', '.join(NAMES)}")
     device: type[Device] = importlib.import_module(f"edgeinfer.devices.{name}").Device
-    check: Any = getattr(device, "check_libraries", None)
-    if check:
-        check()
+    device.check_libraries()
     return device

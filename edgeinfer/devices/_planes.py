@@ -6,11 +6,11 @@ import math
 import platform
 from typing import TYPE_CHECKING, Any
 
-import cv2  # noqa: TID253 - this module and what imports it need OpenCV
 import numpy as np
 
 from edgeinfer.devices._pixelvalues import pixel_values
 from edgeinfer.devices._resample import FILTERS, resampler, visible
+from edgeinfer.pictures import opencv
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Bytes = NDArray[np.uint8]
 
+cv2 = opencv()
 # a whole resized picture may be so many times the frame; beyond it only the part that is seen is computed
 SPACIOUS = 16
 # OpenCV looks numbers up by their size; to all its versions a float16 is two bytes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import cv2  # noqa: TID253 - as all this device does
 import numpy as np
 
 from edgeinfer.devices import _decoding
@@ -13,6 +12,7 @@ from edgeinfer.devices._planes import Planes
 from edgeinfer.devices._stages import Stages
 from edgeinfer.devices.images import picture
 from edgeinfer.errors import InputError
+from edgeinfer.pictures import opencv
 from edgeinfer.results import Classification, Detections
 from edgeinfer.spec import Boxes, TopK
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec, Placement
 
+cv2 = opencv()
+
 
 class Device:
     """Main memory for one lane: the input tensor, and scratch that grows to the largest picture seen."""
@@ -36,6 +38,10 @@ class Device:
         self._tensor[...] = 0
         self._planes = Planes(spec.preprocess, self._tensor)
         self._inputs: dict[int, Tensors] = {}
+
+    @staticmethod
+    def check_libraries() -> None:
+        """Nothing is missing where this could be imported."""
 
     def preprocess(self, images: Sequence[Any], pixels: str = "bgr") -> tuple[Tensors, list[Placement]]:
         """Pictures -> the model's input by name, valid until the next call, and where each picture lies in it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgeinfer.pictures import opencv
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -35,9 +37,9 @@ class Frame:
         """The picture (h, w, 3) uint8 BGR, converted if need be."""
         if self.pixels == "bgr" and self.image.ndim == 3 and self.image.shape[2] == 3:
             return self.image
-        import cv2
         import numpy as np
 
+        cv2 = opencv()
         codes = {"nv12": cv2.COLOR_YUV2BGR_NV12, "rgb": cv2.COLOR_RGB2BGR, "bgr": cv2.COLOR_BGRA2BGR}
         converted: NDArray[np.uint8] = cv2.cvtColor(np.asarray(self.image), codes[self.pixels])
         return converted

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgeinfer import pictures
 from edgeinfer.errors import SourceError
 from edgeinfer.naming import RTSP, SCHEMES
 from edgeinfer.sources import answers, gstreamer
@@ -56,8 +57,7 @@ def opened(name: str, shown: str, *, live: bool = False) -> Iterator[Any]:
 
 
 def _capture(name: str, shown: str, *, live: bool) -> Any:
-    import cv2
-
+    cv2 = pictures.opencv()
     need_utf8(name)
     if name.startswith("camera:"):
         capture, hint = cv2.VideoCapture(_camera(name)), "another program may hold it: fuser /dev/video*"
