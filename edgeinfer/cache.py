@@ -5,13 +5,13 @@ A cache that cannot be read or written costs time, never a result.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgeinfer import machine, regular
+from edgeinfer import machine, regular, workfolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def home() -> Path:
@@ -36,18 +36,16 @@ def read(kind: str, name: str) -> bytes | None:
 def write(kind: str, name: str, data: bytes) -> bool:
     """Keep `data`, whole or not at all; False where that cannot be."""
     file = path(kind, name)
-    with contextlib.suppress(OSError):
+    try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, fresh = tempfile.mkstemp(dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as opened:
-                opened.write(hashlib.sha256(data).digest() + data)
-            Path(fresh).replace(file)
-        except OSError:
-            Path(fresh).unlink()
-            return False
-        return True
-    return False
+        with workfolder.beside(file) as folder:
+            part = folder / name
+            part.touch(mode=0o600)
+            part.write_bytes(hashlib.sha256(data).digest() + data)
+            part.replace(file)
+    except OSError:
+        return False
+    return True
 
 
 def names(kind: str) -> list[str]:
@@ -56,9 +54,3 @@ def names(kind: str) -> list[str]:
         return sorted(file.name for file in path(kind, "").iterdir())
     except OSError:
         return []
-
-
-def forget(kind: str, name: str) -> None:
-    """Remove it, if it is there."""
-    with contextlib.suppress(OSError):
-        path(kind, name).unlink()

@@ -2,6 +2,8 @@
 
 import ctypes
 import pwd
+import subprocess
+import sys
 
 import pytest
 
@@ -104,9 +106,17 @@ def test_a_cached_file_is_whole_or_absent(monkeypatch, tmp_path):
     file = cache.path("kind", "name")
     file.write_bytes(file.read_bytes()[:-1])
     assert cache.read("kind", "name") is None
-    cache.forget("kind", "name")
-    cache.forget("kind", "name")
-    assert not file.exists()
+
+
+def test_what_a_killed_writer_left_in_the_cache_goes_with_the_next_write(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = "import os, pathlib; pathlib.Path.replace = lambda *_: os._exit(9)\n"
+    code += "from edgeinfer import cache; cache.write('kind', 'name', b'half')"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert cache.read("kind", "name") is None
+    assert len(cache.names("kind")) == 1
+    assert cache.write("kind", "name", b"content")
+    assert cache.names("kind") == ["name"]
 
 
 def test_what_is_cached_is_nobody_elses_to_read_and_has_a_name(monkeypatch, tmp_path):
