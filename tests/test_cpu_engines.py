@@ -90,6 +90,20 @@ def test_an_input_at_another_address_is_seen(spec, tmp_path, backend):
     np.testing.assert_allclose(engine.run(one)["logits"], first, rtol=1e-6)
 
 
+def test_an_input_that_may_only_be_read_is_read_where_it_lies(spec, tmp_path, backend):
+    engine = opened(backend, networks.residual(tmp_path / "net.onnx"), spec)
+    inputs = [noise(seed=1), noise(seed=2)]
+    wanted = [engine.run(one)["logits"].copy() for one in inputs]
+    array = inputs[0]["images"].copy()
+    shown = array.view()
+    shown.flags.writeable = False
+    found = [engine.run({"images": shown})["logits"].copy()]
+    array[...] = inputs[1]["images"]  # as the bytes of the next request may come to lie where the last one's were
+    found.append(engine.run({"images": shown})["logits"].copy())
+
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_number_of_threads_changes_no_result(detector, backend, threads):
     with load(detector, backend, threads=threads) as model:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgeinfer import cache, machine, quota
 from edgeinfer.backends import Layer, _ovpairs, reads_rows
@@ -126,7 +129,7 @@ class Engine:
         """The request works in our memory: nothing is copied in or out."""
         written = {name: output[:images] for name, output in self._outputs.items()}
         for name, array in (*inputs.items(), *written.items()):
-            self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+            self._request.set_tensor(name, _lent(array))
         self._views = {name: array.transpose(self._orders[name]) for name, array in written.items()}
 
     def profile_layers(self, inputs: Mapping[str, Any]) -> list[Layer]:
@@ -134,7 +137,7 @@ class Engine:
         model, _ = _compiled(self._path, self._spec, {**self._config, "PERF_COUNT": "YES"})
         request = model.create_infer_request()
         for name, array in inputs.items():
-            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+            request.set_tensor(name, _lent(array))
         request.infer()
         spans: dict[str, float] = {}
         for _ in range(RUNS):
@@ -147,6 +150,12 @@ class Engine:
     def close(self) -> None:
         self._request = self._model = None
         self._outputs, self._views, self._bound = {}, {}, ()
+
+
+def _lent(array: Any) -> Any:
+    """A tensor in the array's own memory, also where that may only be read, as a request's bytes: so inputs are."""
+    memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    return openvino.Tensor(np.ndarray(array.shape, array.dtype, memory), shared_memory=True)
 
 
 def _layer(layer: Any, span: float) -> Layer:
