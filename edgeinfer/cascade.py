@@ -11,7 +11,7 @@ import numpy as np
 from edgeinfer.composite import Composite
 from edgeinfer.devices.images import picture
 from edgeinfer.errors import UsageError
-from edgeinfer.pipeline import check_several
+from edgeinfer.pipeline import several
 from edgeinfer.results import Classification, Detections
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Cascade(Composite):
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Inspected]:
         """Any number of pictures -> a result each; all their boxes are classified together."""
-        check_several(images)
+        images = several(images)
         shown = [picture(image, pixels) for image in images]
         boxed = [result for result in self.detector.batch(images, pixels=pixels) if isinstance(result, Detections)]
         found = [result.above(self._score) for result in boxed]

@@ -19,19 +19,20 @@ if TYPE_CHECKING:
     from edgeinfer.spec import ModelSpec
 
 
-def check_several(images: Any) -> None:
-    """InputError if this is no list, or one picture (h, w, channels), whose rows would pass for grey pictures."""
-    if not hasattr(images, "__len__"):
+def several(images: Any) -> list[Any]:
+    """The pictures in this, as a list; InputError if it is one itself, whose rows would pass for grey ones, or no list."""
+    shape: tuple[int, ...] = getattr(images, "shape", (0,))
+    if not hasattr(images, "__len__") or not shape:
         raise InputError(
             f"batch takes a list of pictures, got {type(images).__name__}",
             hint="model.batch([*images]) holds all at once; for as many as come, call model(image) for each",
         )
-    shape: tuple[int, ...] = getattr(images, "shape", ())
     if len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)):
         raise InputError(
             f"batch takes several pictures, got one array of {tuple(shape)}",
             hint="model(image), or model.batch([image])",
         )
+    return [*images]
 
 
 def _kind(thing: Any) -> str:
@@ -93,8 +94,8 @@ class Pipeline:
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Result]:
         """A list, or array (n, h, w, 3), of pictures -> a result each, in their order; runs of at most `group`."""
-        check_several(images)
-        return self._lanes.leased(lambda lane: self._run(lane, images, pixels))
+        pictures = several(images)
+        return self._lanes.leased(lambda lane: self._run(lane, pictures, pixels))
 
     def _run(self, lane: Lane, images: Sequence[Any], pixels: str) -> list[Result]:
         results: list[Result] = []

@@ -12,7 +12,7 @@ from edgeinfer.composite import Composite
 from edgeinfer.devices.images import picture
 from edgeinfer.devices.suppression import suppress
 from edgeinfer.errors import InputError, UsageError
-from edgeinfer.pipeline import check_several
+from edgeinfer.pipeline import several
 from edgeinfer.results import Detections
 from edgeinfer.spec import Boxes, Size
 
@@ -110,8 +110,7 @@ class Tiled(Composite):
 
     def batch(self, images: Sequence[Any], *, pixels: str = "bgr") -> list[Detections]:
         """Any number of pictures -> a result each."""
-        check_several(images)
-        return [self(image, pixels=pixels) for image in images]
+        return [self(image, pixels=pixels) for image in several(images)]
 
     def _merged(self, found: list[tuple[Tile, Detections]], size: Size) -> Detections:
         boxes = np.concatenate([one.boxes + np.array([view.left, view.top] * 2, np.float32) for view, one in found])

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -357,7 +358,7 @@ def test_one_picture_handed_over_as_a_batch_is_refused_instead_of_its_rows_taken
             assert "model.batch([image])" in refusal.value.hint
 
 
-@pytest.mark.parametrize("images", [None, iter([bundles.picture()])], ids=["None", "generator"])
+@pytest.mark.parametrize("images", [None, iter([bundles.picture()]), np.array(1)], ids=["None", "generator", "number"])
 def test_what_is_no_list_of_pictures_is_no_batch(detector, classifier, images):
     with load(detector) as model, load(classifier) as names:
         for several in (model, Tiled(model, "1x2"), Cascade(model, names)):
@@ -370,6 +371,18 @@ def test_what_is_no_list_of_pictures_is_no_batch(detector, classifier, images):
 def test_an_array_of_pictures_is_a_batch(detector, shape):
     with load(detector) as model:
         assert len(model.batch(np.zeros(shape, np.uint8))) == 2
+
+
+@pytest.mark.parametrize("collect", [deque, tuple, lambda pictures: dict(enumerate(pictures)).values()])
+def test_whatever_holds_pictures_in_an_order_is_a_batch(detector, classifier, collect):
+    with load(detector) as model, load(classifier) as names:
+        for several in (model, Tiled(model, "1x2"), Cascade(model, names)):
+            assert len(several.batch(collect([bundles.picture()] * 3))) == 3
+
+
+def test_names_are_no_pictures(detector):
+    with load(detector) as model, pytest.raises(InputError, match="got str"):
+        model.batch({"red.png": bundles.picture()})
 
 
 def test_pictures_of_several_sizes_in_one_array_are_a_batch(detector):
