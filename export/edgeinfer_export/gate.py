@@ -194,7 +194,7 @@ class Gate:
     def _raw(self, pipeline: Pipeline) -> Outputs:
         found = []
         for picture in self._probes:
-            inputs, _ = pipeline.device.preprocess([picture])
+            inputs, _ = pipeline.device.preprocess([picture] * self._spec.batch.min)
             found.append({name: np.array(value, np.float64) for name, value in pipeline.engine.run(inputs).items()})
         return found
 

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from edgeinfer import modeljson
 from edgeinfer.bundle import sha256_of
-from edgeinfer.errors import ExportError, SpecError
+from edgeinfer.errors import ExportError, SpecError, UsageError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Preprocess, Provenance, Size, TensorSpec, TopK
 from edgeinfer_export import graphs, layouts, metadata, onnxgraph, onnxreading
 from edgeinfer_export.graphs.labels import Names
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}
 DTYPES |= {TensorProto.INT8: "int8", TensorProto.INT32: "int32", TensorProto.INT64: "int64"}
+UNSAID = "leave it out"
 LABELED = {"classes": 1000}  # else 80: COCO
 
 
@@ -45,7 +46,7 @@ def build(
     facts = metadata.read(onnxgraph.facts_of(model), path.name)
     source = _Source(path, model, facts, told, labels)
     try:
-        spec = source.own(batch, size) if facts.own and told == UNTOLD else source.recognised(batch, size)
+        spec = source.own(batch, size) if facts.own else source.recognised(batch, size)
         spec = dataclasses.replace(spec, name=name or spec.name)
     except SpecError as error:
         raise ExportError(f"{path.name}: {error}", hint=error.hint or onnxgraph.AGAIN) from error
@@ -71,7 +72,7 @@ class _Source:
         self.dims = [max(0, dim.dim_value) for dim in self.input.type.tensor_type.shape.dim]
 
     def own(self, batch: Batch | None, size: Size | None) -> ModelSpec:
-        """What edgeinfer wrote itself stands in the file as it stands in model.json."""
+        """What edgeinfer wrote itself stands in the file as in model.json, but for what was told of its pictures."""
         assert self.facts.own
         taken = self._input(self._rows(batch), tuple(self.dims[1:]))
         shapes = self._settled(taken)
@@ -88,7 +89,18 @@ class _Source:
         if size and size != spec.preprocess.size:
             raise self._fixed(spec.preprocess.size, size)
         onnxgraph.keep_outputs(self.model, spec.outputs)
-        return dataclasses.replace(spec, provenance=self._provenance())
+        return dataclasses.replace(spec, preprocess=self._prepared(spec), provenance=self._provenance())
+
+    def _prepared(self, spec: ModelSpec) -> Preprocess:
+        """The preprocessing of a spec but for what was told; UsageError where that cannot be."""
+        name, layout = self.path.name, spec.decode.layout if isinstance(spec.decode, Boxes) else "classes"
+        if self.told.layout not in ("", layout):
+            raise UsageError(f"--layout {self.told.layout}: {name} says itself that it is {layout}", hint=UNSAID)
+        if self.told.normalize and spec.preprocess.where == "graph":
+            raise UsageError(f"--normalize: {name} takes uint8 frames, and normalises them itself", hint=UNSAID)
+        if spec.task == "detect":
+            self.told.check_detector(name)
+        return self.told.pictures(spec.preprocess)
 
     def recognised(self, batch: Batch | None, size: Size | None) -> ModelSpec:
         """A spec from metadata and shapes."""

@@ -80,6 +80,7 @@ def _config(facts: dict[str, Any], model: dict[str, Any]) -> Config:
         ("input_size", channels == 3 and len(sides) == 2, facts["input_size"]),
         ("crop_pct", 0.1 <= crop <= 1, crop),
         ("crop_mode", mode in MODES, mode),
+        ("crop_pct of squashed pictures", mode != "squash" or crop == 1, crop),
         ("interpolation", interpolation in INTERPOLATIONS, interpolation),
         ("mean and std", bool(normalize), (mean, std)),
         ("global_pool", model.get("global_pool", "avg") in POOLS, model.get("global_pool")),

@@ -62,7 +62,7 @@ class Told:
         try:
             if self.resize == STRETCH:
                 return dataclasses.replace(told, fit="stretch", resize=0)
-            return dataclasses.replace(told, resize=int(self.resize)) if self.resize else told
+            return dataclasses.replace(told, fit="resize-crop", resize=int(self.resize)) if self.resize else told
         except SpecError as error:
             raise UsageError(f"--resize: {error}", hint="say the length before the crop, or stretch") from error
 

@@ -14,8 +14,9 @@ from onnx import helper, numpy_helper
 from edgeinfer import golden, ladder, load, pictures
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
+from edgeinfer.errors import ExportError
 from edgeinfer_export import export as exporting
-from edgeinfer_export import forms, graphs
+from edgeinfer_export import forms, graphs, heldout
 from helpers import foreign, fullsize, networks, seeded
 from helpers.scenery import SOURCE, TRUTH, write_scenes
 
@@ -256,6 +257,27 @@ def test_a_layer_that_suffers_goes_back_to_a_higher_precision_and_is_named(
         assert f"left in {rest}" in table
         assert "+ model.5" in table
         assert "error alone" in table
+
+
+def test_a_layer_suffers_as_much_in_a_batch_as_alone(tmp_path, few, others, of_these):
+    """A gate that fills one row of a batch compares what lies in the others with what the last picture left there."""
+    of_these("model.2", "model.13")
+    found = {}
+    for count in (1, 3):
+        options = exporting.Options(
+            size=exporting.Size(SIDE, SIDE),
+            batch=exporting.Batch(count, count),
+            precisions=("fp32", "int8"),
+            pictures=heldout.Sources(str(few), str(others), few=True),
+            budget=-100.0,  # nothing is good enough
+        )
+        trials = []
+        with pytest.raises(ExportError):
+            exporting.export(SOURCE, tmp_path / f"batch-{count}", options, tell=trials.append)
+        found[count] = {trial.form.name: trial.sensitivity for trial in trials}
+    for form, errors in found[1].items():
+        assert list(errors) == list(found[3][form])
+        assert list(errors.values()) == pytest.approx(list(found[3][form].values()), rel=1e-3)
 
 
 def loud(path):

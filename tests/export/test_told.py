@@ -100,6 +100,46 @@ def test_an_onnx_classifier_is_resized_as_told(tmp_path):
     assert (usual.fit, usual.interpolation) == ("resize-crop", "linear-antialias")
 
 
+def own(path, name, frames="", size=None):
+    """An ONNX file that was exported here before, and the preprocessing it says."""
+    golden = seeded.Golden(name)
+    built = graphs.build(golden.checkpoint(), size=size or golden.size, name="before")
+    built = graphs.vary(built, graphs.Variant(frames))
+    return foreign.save(built.model, path), built.spec.preprocess
+
+
+def test_of_an_onnx_file_of_ours_no_more_changes_than_is_told(tmp_path):
+    path, before = own(tmp_path / "model.onnx", "yolov8-cls", size=Size(64, 64))
+    for told, changed in (
+        (Told(resize="71"), {"resize": 71}),
+        (Told(interpolation=CUBIC), {"interpolation": CUBIC}),
+        (Told("classes", "symmetric"), {"mean": HALVES, "std": HALVES}),
+    ):
+        spec = sources.read(path, Options(told=told)).spec
+        assert spec.preprocess == dataclasses.replace(before, **changed)
+        assert spec.name == "before"
+
+
+def test_of_an_onnx_file_of_ours_nothing_else_may_be_told_than_it_says(tmp_path):
+    detector, _ = own(tmp_path / "detector.onnx", "yolov5")
+    classifier, _ = own(tmp_path / "classifier.onnx", "yolov8-cls", frames="bgr")
+    for path, told, message in (
+        (detector, Told("yolov8"), "says itself that it is yolov5"),
+        (detector, Told(resize="80"), "--resize is for classifiers"),
+        (classifier, Told("yolov8"), "says itself that it is classes"),
+        (classifier, Told(normalize="imagenet"), "--normalize: classifier.onnx takes uint8 frames"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            preprocess(path, size=None, told=told)
+
+
+def test_a_length_before_the_crop_makes_a_crop_of_what_is_stretched(tmp_path):
+    path, before = own(tmp_path / "model.onnx", "yolov8-cls", size=Size(64, 96))
+    assert before.fit == "stretch"
+    cropped = dataclasses.replace(before, fit="resize-crop", resize=100)
+    assert preprocess(path, size=None, told=Told(resize="100")) == cropped
+
+
 def test_of_a_detector_nothing_is_told_that_is_of_classifiers(tmp_path):
     golden = seeded.Golden("yolov5")
     for flags in ({"resize": "stretch"}, {"normalize": "unit"}, {"interpolation": CUBIC}):
@@ -160,7 +200,7 @@ def test_pictures_are_resized_by_what_timm_would(folder, name, ours):
 
 
 def test_squashed_pictures_are_stretched(folder):
-    assert preprocess(changed(folder, crop_mode="squash")).fit == "stretch"
+    assert preprocess(changed(folder, crop_mode="squash", crop_pct=1)).fit == "stretch"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +208,8 @@ def test_squashed_pictures_are_stretched(folder):
     [
         ({"mean": [0.1, 0.2, 0.3]}, "mean and std is"),
         ({"crop_mode": "border"}, "crop_mode is border"),
+        # timm stretches them to more than the size, and crops
+        ({"crop_mode": "squash"}, "crop_pct of squashed pictures is 0.95"),
         ({"crop_pct": 0}, "crop_pct is 0"),
         ({"crop_pct": 10**400}, "too large"),
         ({"crop_mode": "border" * 999}, "crop_mode is border"),

@@ -105,6 +105,12 @@ def test_an_activation_before_two_are_added_is_refused(yolov9):
         built(yolov9, modules={f"{TWO}.conv2.act": Module("SiLU", {})})
 
 
+def test_what_was_trained_side_by_side_has_silu_whatever_the_model_has(yolov9):
+    names = {node.name for node in built(yolov9, yaml={**yolov9.yaml, "activation": "nn.ReLU()"}).model.graph.node}
+    assert {f"{TWO}.silu", "model.0.relu"} <= names
+    assert names.isdisjoint({f"{TWO}.relu", "model.0.silu"})
+
+
 @pytest.mark.parametrize(("branch", "padding", "right"), [("conv1", 0, 1), ("conv2", 1, 0)])
 def test_padding_of_one_of_two_that_is_another_is_refused(yolov9, branch, padding, right):
     with pytest.raises(ExportError, match=f"{TWO}.{branch}.conv has padding {padding}x{padding}, .* has {right}"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeinfer_export.graphs.ops import Feature
+from edgeinfer_export.graphs.ops import SILU, Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -45,15 +45,16 @@ class Net:
     ) -> Feature:
         """Convolution, batch norm and activation; by default the sides stay as they are, but for the stride.
 
-        Two that are trained side by side, and added, are one.
+        Two that are trained side by side, and added, are one; SiLU is theirs whatever the model's is.
         """
         kernels = []
         for branch in self._branches(path):
             kernels.append(self.kernel(branch))
             self.declared.convolution(f"{branch}.conv", stride, _around(kernels[-1], pad), groups)
         kernel = self.weights.added(path, kernels)
+        usual = SILU if len(kernels) > 1 else None
         y = self.graph.conv(f"{path}.conv", x, kernel, stride=stride, pad=_around(kernel, pad), groups=groups)
-        return self.act(path, y, activation)
+        return self.act(path, y, activation or usual)
 
     def _branches(self, path: str) -> list[str]:
         """The convolutions that the one of `path` is the sum of: as a rule it alone."""
