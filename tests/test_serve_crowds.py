@@ -211,21 +211,19 @@ def test_without_the_token_no_message_is_waited_for_and_with_it_there_must_be_on
         assert (code, told) == (grpc.StatusCode.INVALID_ARGUMENT, "the call came without its message")
 
 
-# a client with two streams on one connection
-WATCHER = """\
+# a client with two calls on one connection
+ASKER = """\
 import sys, time, grpc
-watch = grpc.insecure_channel(sys.argv[1]).unary_stream("/grpc.health.v1.Health/Watch")
-streams = [watch(b""), watch(b"")]
-print(*map(next, streams), flush=True)
+infer = grpc.insecure_channel(sys.argv[1]).unary_unary("/inference.GRPCInferenceService/ModelInfer")
+asked = [infer.future(bytes.fromhex(sys.argv[2])) for _ in range(2)]
 time.sleep(3600)
 """
 
 
-def test_a_client_that_stands_still_in_its_streams_does_not_keep_their_places(namer):
-    line = [sys.executable, "-c", WATCHER]
+def test_a_client_that_stands_still_does_not_keep_the_places_of_its_calls(namer, tmp_path):
+    gate = tmp_path / "gate"
     with (
-        service(namer, "--connections", 2, "--slow", 2) as running,
-        subprocess.Popen([*line, running.grpc], stdout=subprocess.PIPE, text=True) as watcher,
+        service(namer, "--connections", 2, "--slow", 2, "--timeout", 10 * LONG_S, gate=gate) as running,
         grpc.insecure_channel(running.grpc) as channel,
     ):
         call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
@@ -234,13 +232,16 @@ def test_a_client_that_stands_still_in_its_streams_does_not_keep_their_places(na
             with contextlib.suppress(grpc.RpcError):
                 return call(b"", timeout=LONG_S)
 
+        gate.touch()
+        asker = subprocess.Popen([sys.executable, "-c", ASKER, running.grpc, infer_request().hex()])
         try:
-            assert watcher.stdout.readline()
-            assert answered() is None
-            watcher.send_signal(signal.SIGSTOP)
+            assert until(lambda: not answered())
+            asker.send_signal(signal.SIGSTOP)
             assert until(answered)
         finally:
-            watcher.kill()
+            gate.unlink()
+            asker.kill()
+            asker.wait()
 
 
 # a service that may have few files open

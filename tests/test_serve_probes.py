@@ -1,5 +1,6 @@
 """gRPC's health protocol, asked by its own client: what Kubernetes and load balancers hear."""
 
+import contextlib
 import threading
 
 import cv2
@@ -11,6 +12,7 @@ from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
 from helpers import bundles
+from helpers.patience import until
 from helpers.service import service
 
 PROTOCOL = "inference.GRPCInferenceService"
@@ -89,9 +91,33 @@ def test_who_watches_hears_of_the_end_and_does_not_hold_it_up(tmp_path):
         channel = grpc.insecure_channel(running.grpc)
         watched = health_pb2_grpc.HealthStub(channel).Watch(pb.HealthCheckRequest(), timeout=10 * LONG_S)
         seen = [next(watched).status]
-        listener = threading.Thread(target=lambda: seen.extend(one.status for one in watched))
+
+        def listen():
+            with contextlib.suppress(grpc.RpcError):
+                seen.extend(one.status for one in watched)
+
+        listener = threading.Thread(target=listen)
         listener.start()
     listener.join(LONG_S)
     assert seen == [SERVING, NOT_SERVING]
-    assert watched.code() == grpc.StatusCode.OK
+    assert (watched.code(), watched.details()) == (grpc.StatusCode.UNAVAILABLE, "the service is ending")
     channel.close()
+
+
+def test_who_watches_gives_its_place_to_a_call_that_needs_it(tmp_path):
+    bundle = bundles.classify_bundle(tmp_path / "namer")
+    with (
+        service(bundle, "--connections", 1, "--slow", 2) as running,
+        grpc.insecure_channel(running.grpc) as channel,
+    ):
+        watched = health_pb2_grpc.HealthStub(channel).Watch(pb.HealthCheckRequest(), timeout=10 * LONG_S)
+        assert next(watched).status == SERVING
+        call = channel.unary_unary(f"/{PROTOCOL}/ServerMetadata")
+
+        def answered():
+            with contextlib.suppress(grpc.RpcError):
+                return call(b"", timeout=LONG_S)
+
+        assert until(answered)
+        with pytest.raises(grpc.RpcError, match="its place was needed"):
+            next(watched)

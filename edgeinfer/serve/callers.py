@@ -18,7 +18,7 @@ RESERVED = 16  # places beyond the limit that are kept for questions of health
 
 
 class Wait(NamedTuple):
-    """A call's wait for its client: since when, by the loop's clock, and whether for the next message of a stream."""
+    """A call's wait: since when, by the loop's clock, and whether it would go on without end, as a stream's."""
 
     since: float
     stream: bool
@@ -27,7 +27,8 @@ class Wait(NamedTuple):
 class Callers:
     """The calls under way, whose messages are read here: gRPC itself would wait for one without end.
 
-    A call that has waited for its client for `limits.slow` gives its place to another that finds all of them taken.
+    A call that has waited for its client, or watched, for `limits.slow` gives its place to another that finds all of
+    them taken.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -49,20 +50,26 @@ class Callers:
 
     async def message(self, context: Any, *, stream: bool = False) -> Any:
         """The call's next message, or grpc.aio.EOF. Refusal if its place was needed, or the service ends."""
+        with self.wait(stream=stream) as came:
+            reading = asyncio.ensure_future(context.read())
+            reading.add_done_callback(partial(_hand_over, came))
+            return await came
+
+    @contextmanager
+    def wait(self, *, stream: bool) -> Iterator[asyncio.Future[Any]]:
+        """While the block lasts the call waits, or watches; the future fails with a Refusal once it must go."""
         if stream and self._over:
             raise _ending()
         loop = asyncio.get_running_loop()
         came: asyncio.Future[Any] = loop.create_future()
-        reading = asyncio.ensure_future(context.read())
-        reading.add_done_callback(partial(_hand_over, came))
         self._waits[came] = Wait(loop.time(), stream)
         try:
-            return await came
+            yield came
         finally:
             self._waits.pop(came, None)
 
     def end(self) -> None:
-        """Send away the streams that wait for a message, now and from now on: they would hold up the service's end."""
+        """Send away the streams that wait, now and from now on: they would hold up the service's end."""
         self._over = True
         for came in [came for came, wait in self._waits.items() if wait.stream]:
             self._send_away(came, _ending())

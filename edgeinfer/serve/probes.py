@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.serve import messages
@@ -23,7 +22,7 @@ class Probes:
     """Tells whether the service is ready; models are no services of this protocol, ModelReady tells of them."""
 
     def __init__(self, service: Service) -> None:
-        self._service, self._over = service, asyncio.Event()
+        self._service = service
 
     async def check(self, request: Any) -> Any:
         """The status now. Refusal for a service there is not."""
@@ -33,22 +32,18 @@ class Probes:
             raise Refusal(NOT_FOUND, told)
         return _response(status)
 
-    async def watch(self, request: Any) -> AsyncIterator[Any]:
-        """The status now, and every other from then on, until the service ends."""
+    async def watch(self, request: Any, over: asyncio.Future[Any]) -> AsyncIterator[Any]:
+        """The status now, and every other from then on, until `over`, which is raised if it is an error."""
         told = None
-        while not self._over.is_set():
+        while True:
             status = self._status(request.service)
             if status != told:
                 told = status
                 yield _response(status)
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._over.wait(), LOOK_S)
-        if told == SERVING:
-            yield _response(NOT_SERVING)
-
-    def end(self) -> None:
-        """Send those who watch away: they would hold up the end of the service."""
-        self._over.set()
+            if over.done():
+                break
+            await asyncio.wait((over,), timeout=LOOK_S)
+        over.result()
 
     def _status(self, name: str) -> int:
         if name not in ("", messages.SERVICE):

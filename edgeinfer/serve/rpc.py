@@ -31,19 +31,18 @@ IDLE_S = 60.0  # without a call before a connection is given up: clients make an
 SPARE = 1 << 20  # bytes of a message beside the tensors, or of one that has none
 RETRY = "grpc-retry-pushback-ms"  # metadata that clients with a retry policy wait for
 FINAL = "triton_final_response"  # a parameter of answers in a stream: no more will come to this request
-# calls that need no token; whoever watches needs one, for it takes a place for as long as it likes
+# calls that need no token; whoever watches needs one, for it takes a place for long
 OPEN_CALLS = ("ServerLive", "ServerReady", "HealthCheck")
 
 
 class Started:
     """A server that listens on `port`."""
 
-    def __init__(self, server: Any, port: int, callers: Callers, health: probes.Probes) -> None:
-        self._server, self.port, self._callers, self._health = server, port, callers, health
+    def __init__(self, server: Any, port: int, callers: Callers) -> None:
+        self._server, self.port, self._callers = server, port, callers
 
     async def stop(self, grace: float) -> None:
         """Take nothing more, and give what runs so many seconds."""
-        self._health.end()
         self._callers.end()
         await self._server.stop(grace)
 
@@ -73,9 +72,9 @@ async def start(
         ("grpc.http2.ping_timeout_ms", slow_ms),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections + CROWD)
-    callers, health = Callers(service.limits), probes.Probes(service)
+    callers = Callers(service.limits)
     calls = Calls(service, callers, token=token, managed=managed)
-    handlers = {messages.SERVICE: calls.handlers(), probes.SERVICE: calls.health_handlers(health)}
+    handlers = {messages.SERVICE: calls.handlers(), probes.SERVICE: calls.health_handlers()}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(*pair) for pair in handlers.items()])
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -85,7 +84,7 @@ async def start(
     if not bound:
         raise ServiceError(f"cannot listen on {address} for gRPC", hint="choose another with --grpc-port")
     await server.start()
-    return Started(server, bound, callers, health)
+    return Started(server, bound, callers)
 
 
 def _credentials(tls: tuple[Path, Path]) -> Any:
@@ -127,13 +126,15 @@ class Calls:
         )
         return found
 
-    def health_handlers(self, health: probes.Probes) -> dict[str, Any]:
+    def health_handlers(self) -> dict[str, Any]:
         """The same for the health protocol."""
-        kind = messages.message("HealthCheckRequest", messages.HEALTH)
+        health, kind = probes.Probes(self._service), messages.message("HealthCheckRequest", messages.HEALTH)
 
         async def watch(context: Any) -> None:
-            async for status in health.watch(_parsed(kind, await self._message(context))):
-                await context.write(status.SerializeToString())
+            request = _parsed(kind, await self._message(context))
+            with self._callers.wait(stream=True) as over:
+                async for status in health.watch(request, over):
+                    await context.write(status.SerializeToString())
 
         check = self._small("HealthCheck", health.check, messages.HEALTH)
         return {"Check": check, "Watch": grpc.stream_stream_rpc_method_handler(self._admitted("Watch", watch))}
