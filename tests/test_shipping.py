@@ -201,6 +201,12 @@ def test_the_unit_is_one_that_systemd_understands(tmp_path):
     assert str(unit) not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("setting", ["PrivateDevices", "ProtectClock", "DeviceAllow", "DevicePolicy"])
+def test_the_unit_leaves_the_service_the_gpu_and_the_cameras(setting):
+    """Each of these takes devices away; before systemd 253 ProtectClock takes all of them."""
+    assert not re.search(rf"^{setting}=", (DOCKER / "edgeinfer.service").read_text(), re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_the_cpu_image_installs_and_serves_as_it_says(tmp_path):
     image, source, home = DOCKER / "cpu.Dockerfile", tmp_path / "source", tmp_path / "opt"
