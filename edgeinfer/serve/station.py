@@ -185,6 +185,8 @@ class Station:
                 if left_ns <= 0 or self._closing:
                     break
                 self._changed.wait(left_ns / 1e9)
+            if self._queue:
+                self._changed.notify()  # who was woken for what stays was this one
             return batch
 
     def _run(self, batch: list[Job]) -> Ended:
