@@ -531,6 +531,35 @@ def test_systemd_is_told_and_its_watchdog_fed(models, tmp_path):
     listening.close()
 
 
+# a service that is told to look at its folders again while it opens its first model
+HASTY = """\
+import os, signal, sys, threading
+from edgeinfer.cli import main
+from edgeinfer.serve import versions
+from edgeinfer.serve.repository import Repository
+looked, opened, reload = threading.Event(), versions.opened, Repository.reload
+def held(*given):
+    os.kill(os.getpid(), signal.SIGHUP)
+    looked.wait()
+    return opened(*given)
+async def reloaded(repository):
+    await reload(repository)
+    looked.set()
+versions.opened, Repository.reload = held, reloaded
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+def test_systemd_hears_of_no_reload_before_the_start_is_over(models, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(LONG_S)
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with service(models / "namer", env=env, start=("-c", HASTY)):
+            assert listening.recv(100) == b"READY=1"
+        assert listening.recv(100) == b"STOPPING=1"
+
+
 def fails(*words):
     line = [sys.executable, "-m", "edgeinfer", "serve", *map(str, words)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=LONG_S, check=False)

@@ -242,9 +242,12 @@ class Running:
         return f"watching {folders}" if self._watch_s else f"loading from {folders} what requests ask for"
 
     async def _reload(self) -> None:
-        notify.say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        started = self.service.ready  # else the end of the start is what there is to say
+        if started:
+            notify.say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         await self._look()
-        notify.say("READY=1")
+        if started:
+            notify.say("READY=1")
 
     async def _watch(self) -> None:
         """Look at the folders now and then."""
