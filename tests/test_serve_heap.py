@@ -14,7 +14,7 @@ import pytest
 import tritonclient.grpc as grpc_client
 from tritonclient.grpc import service_pb2 as pb
 
-from edgeinfer.serve import heap
+from edgeinfer.serve import heap, refusals
 from edgeinfer.serve.heap import IDLE_S, Heap
 from helpers import bundles
 from helpers.patience import LONG_S
@@ -213,3 +213,9 @@ def test_a_stream_that_waits_keeps_nothing_of_its_last_request(tmp_path):
             assert b"its data is" in next(streams[-1])
         assert resident(running) - before < 15 * LARGE
         over.set()
+
+
+def test_an_error_whose_causes_go_in_a_circle_is_told():
+    first, second = ValueError("one"), ValueError("two")
+    first.__cause__, second.__cause__ = second, first
+    assert refusals.told(first, "it").kind == refusals.INTERNAL

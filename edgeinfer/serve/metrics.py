@@ -158,8 +158,8 @@ class _Present:
         for name, told, read in rows:
             gauge = GaugeMetricFamily(name, told, labels=("model",))
             for model in list(self._repository.models.values()):
-                if model.current:
-                    gauge.add_metric((model.name,), read(model.current))
+                if version := model.current:  # which the event loop may take away meanwhile
+                    gauge.add_metric((model.name,), read(version))
             yield gauge
         yield from self._sensors()
 

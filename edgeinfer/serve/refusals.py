@@ -74,6 +74,8 @@ def _let_go(error: BaseException | None) -> None:
     They hold what was sent, megabytes of it, and many hold the future that holds the error: circles, which Python looks
     for when there are many objects, however large.
     """
-    while error:
+    seen: set[int] = set()  # a library may chain its errors in a circle
+    while error and id(error) not in seen:
+        seen.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

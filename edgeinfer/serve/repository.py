@@ -54,8 +54,8 @@ class Model:
 
     def news(self) -> versions.State:
         """The state of the folder's files if that is news; empty if not."""
-        found = self.digest()
-        if not found or found in (self.current.digest if self.current else "", self.left):
+        found, version = self.digest(), self.current
+        if not found or found in (version.digest if version else "", self.left):
             return ()
         files = self.files()
         return files if files != self.refused else ()
