@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -441,9 +443,9 @@ def test_who_does_not_come_to_the_end_of_a_handshake_is_hung_up_on(folder):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["--tls-cert", "{tmp}/none.pem", "--tls-key", TLS / "key.pem"], 1, "none.pem cannot be used"),
-        (["--tls-cert", TLS / "cert.pem", "--tls-key", "{tmp}/none.pem"], 1, "none.pem cannot be used"),
-        (["--tls-cert", TLS / "cert.pem", "--tls-key", TLS / "cert.pem"], 1, "cert.pem cannot be used with the key"),
+        (["--tls-cert", "{tmp}/none.pem", "--tls-key", TLS / "key.pem"], 2, "none.pem cannot be used"),
+        (["--tls-cert", TLS / "cert.pem", "--tls-key", "{tmp}/none.pem"], 2, "none.pem cannot be used"),
+        (["--tls-cert", TLS / "cert.pem", "--tls-key", TLS / "cert.pem"], 2, "cert.pem cannot be used with the key"),
         (["--tls-cert", TLS / "cert.pem"], 2, "go together"),
         (["--token-file", "{tmp}"], 2, "cannot be read"),
         (["--token-file", "{tmp}/empty"], 2, "holds no token"),
@@ -452,6 +454,7 @@ def test_who_does_not_come_to_the_end_of_a_handshake_is_hung_up_on(folder):
         (["--max-body-mb", "0"], 2, "0"),
         (["--host", "192.0.2.1"], 1, "cannot listen on 192.0.2.1"),
         (["--host", "[::1]"], 1, "choose another with --host"),
+        (["--host", 70 * "a"], 1, "choose another with --host"),
     ],
 )
 def test_what_it_is_started_with_is_checked_first(folder, tmp_path, words, code, told):
@@ -469,6 +472,48 @@ def test_what_it_is_started_with_is_checked_first(folder, tmp_path, words, code,
     assert told in done.stderr
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
+
+
+def linked():
+    """A link-local address of this machine, with its interface."""
+    facts = Path("/proc/net/if_inet6")
+    rows = [line.split() for line in facts.read_text().splitlines()] if facts.exists() else []
+    for digits, *_, name in rows:
+        if digits.startswith("fe80"):
+            return f"{ipaddress.ip_address(int(digits, 16))}%{name}"
+    return pytest.skip("no interface has a link-local address here")
+
+
+def test_it_listens_on_a_link_local_address(folder):
+    host = linked()
+    with service(folder / "namer", "--host", host) as running:
+        port = int(running.address.rpartition(":")[2])
+        with socket.create_connection((host, port), timeout=LONG_S) as opened:
+            opened.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+            assert opened.recv(100).startswith(b"HTTP/1.1 200")
+        with grpc.insecure_channel(f"[{host}]:{running.grpc.rpartition(':')[2]}") as channel:
+            assert channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=LONG_S)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file here is full")
+def test_a_full_disk_under_its_words_does_not_keep_it_from_serving(folder, tmp_path):
+    line = [sys.executable, "-m", "edgeinfer", "serve", folder / "namer", "--port", "0", "--no-grpc"]
+    env = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, Path("/dev/full").open("w") as full:
+        told.bind(env["NOTIFY_SOCKET"])
+        told.settimeout(1)
+        with subprocess.Popen(line, env=env, stdout=full, stderr=full) as serving:
+            try:
+                assert until(lambda: serving.poll() is not None or heard(told)) == b"READY=1"
+            finally:
+                serving.terminate()
+            assert serving.wait(LONG_S) == 0
+
+
+def heard(told):
+    """What systemd is told next; nothing, if that takes long."""
+    with contextlib.suppress(TimeoutError):
+        return told.recv(100)
 
 
 def test_the_wheel_holds_the_page(tmp_path):

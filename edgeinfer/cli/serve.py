@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
@@ -25,7 +28,7 @@ BOUNDS: dict[str, tuple[str, float, Callable[[str], float], str, str]] = {
     "--stuck": ("stuck", 1, _limits.above_zero, "S", "how long a batch may run before health turns red"),
     "--slow": ("slow", 1, _limits.above_zero, "S", "how long a sender may pause"),
     "--max-body-mb": ("body", MIB, _limits.above_zero, "MB", "a request's size at most"),
-    "--max-memory-mb": ("memory", MIB, _limits.above_zero, "MB", "all requests under way together at most"),
+    "--max-memory-mb": ("memory", MIB, _limits.above_zero, "MB", "all requests together at most, gRPC's once complete"),
     "--max-values": ("values", 1, _limits.count, "N", "values that are not binary data at most"),
     "--max-pixels": ("pixels", 1, _limits.count, "N", "a picture's pixels at most"),
     "--connections": ("connections", 1, _limits.count, "N", "connections at most"),
@@ -169,7 +172,9 @@ def _loopback(host: str) -> bool:
 
 
 def _told(line: str) -> None:
-    print(_tables.line(line), flush=True)
+    """A line on stdout; that its disk is full, or its reader gone, is no reason to end."""
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), f"{_tables.line(line)}\n".encode(sys.stdout.encoding, "backslashreplace"))
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -190,22 +195,21 @@ def _bounds(args: argparse.Namespace) -> Limits:
 
 def _cameras(file: Path | None) -> list[str]:
     """The lines of the file that name cameras; empty ones and comments (#) are passed over."""
-    if file is None:
-        return []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--camera-file {file} cannot be read: {error}", hint="NAME[@MODEL]=SOURCE a line") from error
+    lines = _text("--camera-file", file, "NAME[@MODEL]=SOURCE a line").splitlines() if file else []
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _token(file: Path | None) -> str:
     if file is None:
         return ""
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--token-file {file} cannot be read: {error}", hint="one line with the token") from error
+    token = _text("--token-file", file, "one line with the token").strip()
     if not token or not token.isascii() or any(letter.isspace() for letter in token):
         raise UsageError(f"--token-file {file} holds no token", hint="one line of ASCII letters without spaces")
     return token
+
+
+def _text(flag: str, file: Path, hint: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{flag} {file} cannot be read: {error}", hint=hint) from error

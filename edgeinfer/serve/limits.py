@@ -13,9 +13,10 @@ class Limits:
 
     `queue` counts the waiting requests of one model; `delay` is how long the first request of a batch waits for
     others (0: a batch is what came while the one before it ran); `memory` holds for all request bodies, and the
-    pictures decoded from them, together. `age` is how old the newest result of a camera may be before it counts as ill,
-    `viewers` how many may watch the cameras together. `values` are those of a request, or of its answer, that are no
-    binary data, each of which is a Python object for a while.
+    pictures decoded from them, together. A gRPC message counts once it is complete: on their way there may be
+    `connections` of them besides, each up to `body`. `age` is how old the newest result of a camera may be before it
+    counts as ill, `viewers` how many may watch the cameras together. `values` are those of a request, or of its answer,
+    that are no binary data, each of which is a Python object for a while.
     """
 
     body: int = 64 * MIB

@@ -125,7 +125,10 @@ class Running:
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self, asked: Callable[[], bool] = lambda: False) -> None:
-        """Serve until SIGTERM or SIGINT, or not at all where one was `asked` for before. Raises ServiceError."""
+        """Serve until SIGTERM or SIGINT, or not at all where one was `asked` for before.
+
+        Raises ServiceError, UsageError.
+        """
         # before anything starts: an exception in the middle of gRPC's own start ends the process
         self._handle_signals()
         if asked():
@@ -313,20 +316,21 @@ def _listen(host: str, port: int, most: int = 1, flag: str = "--port") -> socket
     ServiceError if the address is taken or not ours; the `flag` chooses another.
     """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        # the address has the interface in it that a link-local one names
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = Door(family, most)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
+        listening.bind(address)
         listening.listen()
-    except OSError as error:
-        other = flag if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host, an address of this machine"
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:
+        number, reason = getattr(error, "errno", 0), getattr(error, "strerror", None) or str(error)
+        other = flag if number in (errno.EADDRINUSE, errno.EACCES) else "--host, an address of this machine"
         raise ServiceError(f"cannot listen on {host}:{port}: {reason}", hint=f"choose another with {other}") from error
     return listening
 
 
 def _tls(guard: Guard) -> ssl.SSLContext | None:
-    """A look at the certificate and key, so that bad ones are told before anything starts."""
+    """A look at the certificate and key: UsageError for bad ones, before anything starts."""
     if not guard.files:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -337,7 +341,7 @@ def _tls(guard: Guard) -> ssl.SSLContext | None:
         context.load_cert_chain(*guard.files, password="")
     except ssl.SSLError as error:
         told = f"{guard.certificate} cannot be used with the key {guard.key}: {error}"
-        raise ServiceError(told, hint=TLS_HINT) from error
+        raise UsageError(told, hint=TLS_HINT) from error
     except OSError as error:
-        raise ServiceError(f"{error.filename} cannot be used: {error.strerror}", hint=TLS_HINT) from error
+        raise UsageError(f"{error.filename} cannot be used: {error.strerror}", hint=TLS_HINT) from error
     return context

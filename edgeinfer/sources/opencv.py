@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 # of a network stream: short, because a lost one is opened again; an answer may come later than a frame
 OPEN_MS, READ_MS = 4_000, 2_000
 # two frames tell FFmpeg the rate of an RTSP stream: else it waits for twenty, seconds of a slow camera. OpenCV has no
-# other way to say so, and what is said by whoever runs the program counts; TCP first is what OpenCV itself asks for
+# other way to say so than to the whole process, whose WMV files are then up to 2 % off in their rate; not to be undone
+# while other threads read the environment. What is said by whoever runs the program counts; TCP first is OpenCV's own
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|fpsprobesize;2"
 THREADS = "OPENCV_FFMPEG_THREADS"  # with which the user says how many decode
 ADDRESS = "check the address, the user and password (rtsp://USER:PASSWORD@HOST/...), and the network"
