@@ -579,7 +579,7 @@ def test_what_keeps_it_from_starting_is_one_clear_error(models, tmp_path):
         assert fails(models, "--port", 0, "--grpc-port", port) == (1, told)
     assert fails(tmp_path / "nowhere", "--port", 0)[0] == 1
     code, told = fails(models, "--port", 0, "--tls-cert", __file__, "--tls-key", __file__)
-    assert (code, "cannot be used" in told) == (1, True)
+    assert (code, "cannot be used" in told) == (2, True)
     assert fails(models, "--tls-cert", __file__)[0] == 2
     assert fails(models, "--token-file", tmp_path / "none")[0] == 2
 
