@@ -83,7 +83,7 @@ class _Source:
             "inputs": [modeljson.tensor_json(taken)],
             "outputs": [modeljson.tensor_json(self._output(taken, name, shape)) for name, shape in shapes.items()],
             **self.facts.own,
-            **({"labels": list(self.labels)} if self.labels else {}),
+            **({"labels": list(Names(self.labels).of(len(self.facts.own["labels"])))} if self.labels else {}),
         }
         spec = modeljson.from_json(value, f"{self.path.name}: metadata")
         if size and size != spec.preprocess.size:

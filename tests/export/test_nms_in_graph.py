@@ -18,6 +18,7 @@ from edgeinfer.spec import Batch, Preprocess, Size
 from edgeinfer_export import compile as compiling
 from edgeinfer_export import engines, graphs, targets
 from edgeinfer_export.export import Options, export
+from edgeinfer_export.export import read as reading
 from edgeinfer_export.graphs import Variant, suppress
 from helpers import cases, graphmodels, seeded
 
@@ -191,6 +192,22 @@ def test_heads_of_every_layout_are_taken(name):
     assert min(map(len, expected)) > 3
     for one, other in zip(found, expected, strict=True):
         same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": Variant(score=0.01, iou=0.9)}, "has --conf 0.25, --iou 0.45 in its graph"),
+        ({"variant": Variant(class_agnostic=True)}, "has --class-agnostic False in its graph"),
+        ({"labels": ("a", "b")}, "2 labels given, the model has 10 classes"),
+    ],
+)
+def test_what_a_graph_has_decided_is_told_as_nothing_else_when_it_is_exported_again(bundles, options, message):
+    source = bundles["nms"] / "model.fp32.onnx"
+    again = reading(source, Options(batch=BATCH, variant=Variant(score=0.25, iou=0.45, limit=300)))
+    assert again.spec.decode == Bundle.open(bundles["nms"]).spec.decode
+    with pytest.raises(ExportError, match=message):
+        reading(source, Options(batch=BATCH, **options))
 
 
 def test_what_cannot_be_suppressed_in_the_graph_is_refused_with_a_remedy():

@@ -31,6 +31,8 @@ NO_YAML = "has no YAML: it is taken to be wired as YOLOv5 since release 6.0, wit
 MISFITS = (DAMAGED, plan.HINT, NO_PLACE)
 WHOLE = f"save the whole model with torch.save, which keeps its YAML; or {plan.OTHER_WAY}"
 TWO_HEADS = "has two heads: the one whose boxes are suppressed is taken, --layout end2end takes the other"
+# a detector's, and the flags that tell them
+THRESHOLDS = {"score": "--conf", "iou": "--iou", "limit": "--limit", "class_agnostic": "--class-agnostic"}
 CROPPED = (
     "gets its pictures resized and then cropped, where YOLOv5 crops and then resizes: "
     "of pictures that are not square, the two may be a pixel of the model's apart"
@@ -162,12 +164,19 @@ def vary(built: Built, variant: Variant) -> Built:
 
 
 def _thresholds(spec: ModelSpec, variant: Variant) -> ModelSpec:
-    names = ("score", "iou", "limit", "class_agnostic")
-    asked = {name: getattr(variant, name) for name in names if getattr(variant, name) is not None}
-    if asked and not isinstance(spec.decode, Boxes):
-        raise ExportError(f"{', '.join(asked)} is for detectors, {spec.name} is a classifier", hint="leave it out")
+    held = spec.decode
+    asked = {name: getattr(variant, name) for name in THRESHOLDS if getattr(variant, name) is not None}
+    if not isinstance(held, Boxes):
+        if asked:
+            flags = ", ".join(THRESHOLDS[name] for name in asked)
+            raise ExportError(f"{flags} is for detectors, {spec.name} is a classifier", hint="leave it out")
+        return spec
+    changed = {name: value for name, value in asked.items() if value != getattr(held, name)}
+    if changed and held.where == "graph":
+        fixed = ", ".join(f"{THRESHOLDS[name]} {getattr(held, name)}" for name in changed)
+        raise ExportError(f"{spec.name} suppresses its boxes itself, and has {fixed} in its graph", hint="leave it out")
     try:
-        return dataclasses.replace(spec, decode=dataclasses.replace(spec.decode, **asked))
+        return dataclasses.replace(spec, decode=dataclasses.replace(held, **changed))
     except SpecError as error:
         raise UsageError(str(error), hint="for example --conf 0.25 --iou 0.45 --limit 300") from error
 
