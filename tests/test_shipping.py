@@ -38,6 +38,15 @@ def last(image, name):
     return words(image, name)[-1]
 
 
+def extras():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("extra", ["jetson", "serve", "profile", "validate"])
+def test_an_extra_that_any_device_may_add_brings_nothing_that_would_take_the_place_of_the_devices_own(extra):
+    assert [one for one in extras()[extra] if re.match("onnxruntime|opencv|tensorrt", one)] == []
+
+
 @pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
 def test_the_linter_has_nothing_to_say(image):
     hadolint = Path(sys.executable).parent / "hadolint"
@@ -49,9 +58,8 @@ def test_the_linter_has_nothing_to_say(image):
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
 def test_an_image_installs_extras_that_exist_from_files_that_exist(image):
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (asked,) = re.findall(r'pip install [^"]*"\.\[([\w,]+)\]"', " ".join(words(image, "RUN")))
-    assert set(asked.split(",")) <= set(extras)
+    assert set(asked.split(",")) <= set(extras())
     sources = [word for line in words(image, "COPY") if not line.startswith("--") for word in line.split()[:-1]]
     assert all((ROOT / source).exists() for source in sources)
 

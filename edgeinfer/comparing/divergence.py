@@ -159,7 +159,7 @@ class _Graph:
         try:
             import onnx
         except ModuleNotFoundError as missing:
-            raise BackendUnavailable("onnx is not installed", hint='pip install "edgeinfer[export]"') from missing
+            raise BackendUnavailable("onnx is not installed", hint="pip install onnx") from missing
         self._onnx, self._side, self._inputs = onnx, side, inputs
         try:
             self._model = onnx.load(side.path)

@@ -1,4 +1,4 @@
-"""Measure a trained checkpoint on the held-out pictures, in COCO terms (needs torch and edgeinfer[validate])."""
+"""Measure a trained checkpoint on the held-out pictures, in COCO terms (needs torch and edgeinfer[cpu,validate])."""
 
 from __future__ import annotations
 
