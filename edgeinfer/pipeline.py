@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def several(images: Any) -> list[Any]:
-    """The pictures in this; InputError if it is one itself, whose rows would pass for grey ones, or holds none."""
+    """The pictures in this; InputError if it is one itself, whose rows would pass for grey ones, or no list."""
     shape: tuple[int, ...] = getattr(images, "shape", (0,))
     if not hasattr(images, "__len__") or not shape:
         raise InputError(

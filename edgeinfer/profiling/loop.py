@@ -25,12 +25,12 @@ Clock = Callable[[], float]
 def issue(
     load: Load, work: Work, *, clock: Clock = time.perf_counter, sleep: Callable[[float], None] = time.sleep
 ) -> Samples:
-    """Let work arrive until `load.seconds` are over; `clock` gives seconds."""
+    """Let work arrive until `load.seconds` are over, once at least; `clock` gives seconds."""
     samples = Samples(clock())
     size = STREAMS if load.kind == "multi-stream" else load.images
     with interruption.noticed() as stop:
         for query, due in zip(range(MOST_QUERIES), _ARRIVALS[load.kind](load, samples, clock)):
-            if stop.asked or due - samples.origin >= load.seconds:
+            if stop.asked or (query and due - samples.origin >= load.seconds):
                 break
             wait = due - clock()
             if wait > 0:

@@ -46,6 +46,12 @@ def test_in_a_single_stream_the_next_picture_is_due_when_the_last_is_done(clock)
     assert (samples.images, samples.elapsed_s) == (3, 1.25)
 
 
+def test_however_short_the_time_one_picture_is_measured(clock):
+    moments = itertools.count(100.0, 0.001)
+    samples = loop.issue(Load("single-stream", 1e-9), lambda _: {"infer": 1.0}, clock=lambda: next(moments))
+    assert len(samples.latency_ms) == 1
+
+
 def test_a_multi_stream_query_is_eight_pictures(clock):
     samples = clock.issue(Load("multi-stream", 1.0), [0.5])
     assert (len(samples.latency_ms), samples.images, clock.seen) == (2, 16, list(range(8, 16)))
