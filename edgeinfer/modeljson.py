@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -63,7 +62,7 @@ class Node:
 
     def number(self, key: str, default: float = _REQUIRED) -> float:
         value = self._take(key, (float, int), default)
-        if abs(value) > 1e300 or not math.isfinite(value):
+        if not abs(value) <= 1e300:  # NaN is not, either
             raise SpecError(f"{self.where}: {key} must be a finite number, got {value!r:.60}")
         return float(value)
 
@@ -108,17 +107,19 @@ class Node:
         try:
             yield
         except SpecError as error:
-            message = str(error)
-            raise error if message.startswith(self.where) else SpecError(f"{self.where}: {message}") from None
+            message, part = str(error), self.where.rpartition(": ")[2]
+            if message.startswith(self.where):
+                raise
+            raise SpecError(f"{self.where}: {message.removeprefix(f'{part}: ')}") from None
         if self._left:
-            unknown = ", ".join(sorted(map(repr, self._left)))
+            unknown = ", ".join(map(repr, self._left))
             raise SpecError(f"{self.where}: unknown key {unknown}", hint="update edgeinfer, or remove the key")
 
 
 def read(path: Path) -> ModelSpec:
     """The spec in this `model.json`; SpecError when it is not JSON or not a spec."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror or error}", hint=READABLE) from error
     except (ValueError, RecursionError) as error:
@@ -133,10 +134,6 @@ def write(spec: ModelSpec, path: Path) -> None:
         file.write("{\n" + rows + "\n}\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number")
 
 
 def _rows(value: Any) -> str:

@@ -43,7 +43,7 @@ def _locations(data: mmap.mmap) -> set[str]:
                 if number == _EXTERNAL_DATA and wire == BYTES:
                     names |= _location(data, first, last)
                 elif number == _DATA_LOCATION and wire == VARINT and varint(data, first, last)[0] == 1:
-                    names |= set() if names else {""}
+                    names.add("")
             elif wire == BYTES and number in _INSIDE[kind]:
                 parts.append((_INSIDE[kind][number], first, last))
     return names - {""} if len(names) > 1 else names
@@ -51,5 +51,5 @@ def _locations(data: mmap.mmap) -> set[str]:
 
 def _location(data: mmap.mmap, start: int, end: int) -> set[str]:
     """The value of a StringStringEntryProto whose key is `location`."""
-    pair = {one.number: data[one.start : one.end] for one in fields(data, start, end) if one.kind == BYTES}
+    pair = {one.number: data[one.start : one.end] for one in fields(data, start, end)}
     return {pair.get(2, b"").decode("utf-8", "replace")} if pair.get(1) == b"location" else set()

@@ -91,11 +91,10 @@ def with_external_data(folder, location):
     tensor = model.graph.initializer[0]
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location)
-    rewrite(folder, model)
+    rewrite(folder, model.SerializeToString())
 
 
-def rewrite(folder, model):
-    data = model.SerializeToString()
+def rewrite(folder, data):
     (folder / "model.fp32.onnx").write_bytes(data)
     spec = json.loads((folder / "model.json").read_text())
     import hashlib
@@ -117,8 +116,13 @@ def external(name):
     tensor = numpy_helper.from_array(__import__("numpy").zeros(2, "float32"), name)
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=name)
+    for key, value in {"offset": "4096", "location": name, "length": "8"}.items():
+        tensor.external_data.add(key=key, value=value)
     return tensor
+
+
+def sparse(name):
+    return onnx.SparseTensorProto(values=external(f"{name}-values.bin"), indices=external(f"{name}-indices.bin"))
 
 
 def test_external_weights_are_found_in_attributes_subgraphs_and_functions(tmp_path):
@@ -134,6 +138,37 @@ def test_external_weights_are_found_in_attributes_subgraphs_and_functions(tmp_pa
 
     found = onnxfile.external_files(tmp_path / "m.onnx")
     assert found == ["attribute.bin", "function.bin", "list.bin", "subgraph.bin", "top.bin"]
+
+
+def test_external_weights_are_found_in_sparse_tensors_lists_and_defaults(tmp_path):
+    node = helper.make_node("Constant", [], ["c"], alpha=0.5)
+    node.attribute.add(name="tensors").tensors.append(external("list.bin"))
+    node.attribute.add(name="one").sparse_tensor.CopyFrom(sparse("one"))
+    node.attribute.add(name="many").sparse_tensors.append(sparse("many"))
+    function = helper.make_function("d", "f", [], ["c"], [], [])
+    function.attribute_proto.add(name="default").t.CopyFrom(external("default.bin"))
+    graph = helper.make_graph([node], "g", [], [], sparse_initializer=[sparse("top")])
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph, functions=[function]).SerializeToString())
+
+    pairs = [f"{name}-{part}.bin" for name in ("many", "one", "top") for part in ("indices", "values")]
+    assert onnxfile.external_files(tmp_path / "m.onnx") == sorted(["default.bin", "list.bin", *pairs])
+
+
+def test_a_tensor_that_says_it_is_in_the_file_itself_is(tmp_path):
+    tensor = numpy_helper.from_array(__import__("numpy").zeros(2, "float32"), "x")
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    (tmp_path / "m.onnx").write_bytes(
+        helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
+    )
+
+    assert onnxfile.external_files(tmp_path / "m.onnx") == []
+
+
+def test_a_file_of_right_hash_that_is_no_onnx_is_refused(detector):
+    rewrite(detector, (detector / "model.fp32.onnx").read_bytes()[:-1])
+
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx is not an ONNX file"):
+        Bundle.open(detector).verify()
 
 
 def test_an_external_tensor_without_a_location_is_found_too(tmp_path):

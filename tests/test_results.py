@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeinfer.cascade import Inspected
-from edgeinfer.results import Classification, Detections
+from edgeinfer.results import Classification, Detections, ious
 from edgeinfer.spec import Size
 
 LABELS = tuple(f"class {number}" for number in range(1000))
@@ -101,6 +101,7 @@ def test_in_words_a_result_names_its_best_and_not_every_class_of_the_model(make)
 
     assert repr(make(0)) == f"<{name} in 48x64: nothing>"
     assert repr(make(2)) == f"<{name} in 48x64: class 0 0.90, class 7 0.10>"
+    assert "more" not in repr(make(5))
     assert repr(make(100)).endswith("class 28 0.87, 95 more>")
 
 
@@ -127,3 +128,20 @@ def test_a_record_has_boxes_to_a_hundredth_scores_to_four_digits_and_times_to_th
         {**size, "task": "detect", "detections": [{**found, **box}], "timings_ms": {"infer": 1.235}},
         {**size, "task": "classify", "classes": [found], "timings_ms": {"infer": 1.235}},
     ]
+
+
+def test_boxes_overlap_by_what_they_share_of_what_both_cover_and_not_where_they_are_apart():
+    box = np.array([[2, 2, 6, 4]], np.float32)
+    others = {
+        (2, 2, 6, 4): 1.0,
+        (4, 3, 8, 7): 2 / 22,
+        (3, 2, 5, 4): 0.5,
+        (6, 2, 9, 4): 0.0,  # beside it
+        (2, 5, 6, 9): 0.0,  # below it
+        (7, 5, 9, 9): 0.0,  # apart in both directions
+        (3, 3, 3, 3): 0.0,
+    }
+
+    assert ious(box, np.array([*others], np.float32)).tolist() == [pytest.approx([*others.values()])]
+    assert ious(np.zeros((2, 4)), np.zeros((1, 4))).tolist() == [[0], [0]]
+    assert ious(np.array([[0, 0, 0.5, 0.5]]), np.array([[0, 0, 0.5, 0.25]])).tolist() == [[0.5]]  # of one's own scale

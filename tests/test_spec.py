@@ -251,6 +251,30 @@ def test_a_path_that_leaves_the_bundle_is_refused(name):
         modeljson.from_json(changed(DETECT, ("artifacts", 0, "file"), name))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("labels",), [], "a model needs labels"),
+        (("decode", "score"), 1.5, "decode: score 1.5 is not within 0-1"),
+        (("preprocess", "pad"), 256, "preprocess: pad 256 is not within 0-255"),
+        (("inputs", 0, "name"), "", "inputs[0]: a tensor has no name"),
+        (("inputs", 0, "dtype"), 7, "inputs[0]: dtype must be str, got 7"),
+        (("golden", 0, "expect", 0), {}, "golden[0]: expect[0]: class_id is missing"),
+        (("preprocess", "scale"), float("nan"), "preprocess: scale must be a finite number, got nan"),
+        (("preprocess", "mean"), [0, 0, float("inf")], "preprocess: mean: item 2 must be a finite number, got inf"),
+        (("provenance", "gflops"), 10**400, "provenance: gflops must be a finite number, got 1" + 59 * "0"),
+        (("artifacts", 1, "made"), 3, "artifacts[1]: made must be dict, got 3"),
+    ],
+)
+def test_what_is_wrong_is_told_once_with_the_file_and_the_place_in_it(path, value, message, tmp_path):
+    file = tmp_path / "model.json"
+    file.write_text(json.dumps(changed(DETECT, path, value)))
+
+    with pytest.raises(SpecError) as refused:
+        modeljson.read(file)
+    assert str(refused.value) == f"{file}: {message}"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"schema": NaN}', "[" * 100000, '{"schema": 1e999}'])
 def test_a_file_that_is_not_a_spec_is_one_clear_error(text, tmp_path):
     (tmp_path / "model.json").write_text(text)
