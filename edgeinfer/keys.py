@@ -134,7 +134,7 @@ def _numbers(library: str) -> tuple[int, ...]:
 
 def _later(built: tuple[int, ...], ours: tuple[int, ...]) -> bool:
     """Whether a release runs the version-compatible engines of another."""
-    if not built or not ours or built[:2] < (8, 6):
+    if not ours or built < (8, 6):
         return False
     return (built[0], ours[0]) in CROSSINGS or (built[0] == ours[0] and built <= ours)
 

@@ -76,7 +76,7 @@ class Grid(NamedTuple):
         else:
             side = min(self.side, length)
             step = max(1.0, side * (1 - self.overlap))
-            count = 1 + max(0, -int(-(length - side) // step))
+            count = 1 + math.ceil((length - side) / step)
         side_px = min(length, math.ceil(side))
         starts = [round(place * (length - side_px) / max(1, count - 1)) for place in range(count)]
         return [(start, start + side_px) for start in dict.fromkeys(starts)]

@@ -97,6 +97,28 @@ def test_boxes_beyond_the_limit_have_no_classes(models):
     assert [one is not None for one in found.classes] == [True] * 3 + [False] * 2
     assert [len(one["classes"]) for one in found.to_dict()["detections"]] == [1, 1, 1, 0, 0]
     assert len(found.above(0.6).classes) == len(found.above(0.6)) == 4
+    assert found.captions()[2:] == ["red 1.00 (thing 0.70)", "thing 0.60", "thing 0.50"]
+
+
+def test_the_limit_is_each_pictures_own(models):
+    cascade = Cascade(Finder(models[0], [[0, 0, 20, 20]] * 5), models[1], most=3)
+    results = cascade.batch([bundles.picture(color, 60, 90) for color in bundles.COLORS])
+    assert [[one[0][1] for one in found.classes if one] for found in results] == [
+        [color] * 3 for color in bundles.COLORS
+    ]
+
+
+def test_a_margin_is_a_part_of_the_boxs_sides_and_ends_with_the_picture(models):
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(90), np.arange(60)[:, None]
+    cascade = Cascade(*models, margin=0.1)
+    for box, first, last in (
+        ([20.5, 10.5, 60.5, 30.5], (16, 8), (64, 32)),
+        ([1, 1, 41, 21], (0, 0), (45, 23)),
+        ([49.5, 39.5, 89.5, 59.5], (45, 37), (89, 59)),
+    ):
+        part = cascade.cut(picture(image, "bgr"), np.array(box, np.float32))
+        assert (*part[0, 0, :2], *part[-1, -1, :2]) == (*first, *last)
 
 
 def test_the_drawing_shows_the_classifiers_word(models):

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeinfer import frames, golden, lanes, load, profile, stream
-from edgeinfer.bundle import Bundle
+from edgeinfer import frames, lanes, load, profile, stream
 from edgeinfer.cascade import Cascade
 from edgeinfer.errors import EdgeInferError, InputError, SpecError, UsageError
-from edgeinfer.results import Detections
 from edgeinfer.sources import Frame
-from edgeinfer.spec import Batch, Expected, Golden, Size
+from edgeinfer.spec import Batch, Size
 from edgeinfer.tiling import Grid, Tiled
 from helpers import bundles
 from helpers.patience import LONG_S, until
@@ -309,44 +307,6 @@ def test_tensors_that_the_model_does_not_take_are_refused_with_those_it_does(tmp
 def test_the_null_backend_runs_any_bundle(detector):
     with load(detector, backend="null") as model:
         assert len(model(bundles.picture())) == 0
-
-
-def test_golden_samples_pass_on_the_engine_that_made_them(detector):
-    with load(detector) as model:
-        reports = golden.check(model, Bundle.open(detector))
-
-    assert [report.passed for report in reports] == [True]
-
-
-def test_golden_samples_fail_on_an_engine_that_finds_nothing(detector):
-    with load(detector, backend="null") as model:
-        report = golden.check(model, Bundle.open(detector))[0]
-
-    assert not report.passed
-    assert "1 of 1 not found, first: red 1.00" in report.detail
-
-
-@pytest.mark.parametrize(
-    ("recorded", "shift", "passed"),
-    [
-        (0.6, 0.04, True),
-        (0.6, -0.06, False),
-        (0.6, 0.06, False),
-        (0.555, -1, True),
-        (0.52, -1, True),
-        (0.57, -1, False),
-    ],
-)
-def test_a_box_is_as_golden_as_its_score_and_one_near_the_confidence_may_be_lost(recorded, shift, passed):
-    box = (8.0, 8.0, 24.0, 24.0)
-    sample = Golden("a.png", (Expected(0, recorded, box),), 0.51)
-    found = [recorded + shift] if shift > -1 else []
-    boxes, scores = np.array([box] * len(found), np.float32).reshape(-1, 4), np.array(found, np.float32)
-    result = Detections(boxes, scores, np.zeros(len(found), np.int32), ("red",), Size(32, 32), {})
-
-    report = golden.compare(sample, result, "fp16")
-    assert report.passed == passed
-    assert report.detail.startswith("1 of 1 " if recorded > 0.56 else "0 of 0 found")
 
 
 @pytest.mark.parametrize("shape", [(32, 48, 3), (32, 48, 4), (32, 48, 1), (32, 48)], ids=str)

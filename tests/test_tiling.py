@@ -46,7 +46,7 @@ def test_neighbours_share_what_was_asked_for():
     assert [(tile.left, tile.right) for tile in tiles] == [(0, 640), (512, 1152)]
 
 
-@pytest.mark.parametrize("text", ["", "2", "2x", "0x2", "axb", "640:1.5", "640:0.95", "-2x2", "2x2x2"])
+@pytest.mark.parametrize("text", ["", "2", "2x", "0x2", "2x0", "axb", "15", "640:1.5", "640:0.95", "-2x2", "2x2x2"])
 def test_other_words_are_no_tiles(text):
     with pytest.raises(UsageError, match="are not ROWSxCOLUMNS"):
         Grid.parse(text)
@@ -55,6 +55,7 @@ def test_other_words_are_no_tiles(text):
 def test_too_many_tiles_are_refused():
     with pytest.raises(InputError, match="more than 256"):
         Grid(side=16).tiles(Size(4000, 4000))
+    assert len(Grid.parse("16x16:0.9").tiles(Size(4000, 4000))) == MOST == 256
 
 
 class Blobs:
@@ -101,9 +102,9 @@ def test_every_object_is_found_once_in_its_own_place(blobs, grid):
 
 def test_an_object_larger_than_a_tile_is_found_whole(blobs):
     image = np.zeros((200, 200, 3), np.uint8)
-    image[20:180, 10:190] = 4
+    image[20:180, :190] = 4
     found = Tiled(blobs, Grid.parse("3x3"))(image)
-    assert found.boxes.tolist() == [[10, 20, 190, 180]]
+    assert found.boxes.tolist() == [[0, 20, 190, 180]]
 
 
 @pytest.mark.parametrize(("gap", "cut"), [(0, True), (2, True), (3, False)])
@@ -118,14 +119,22 @@ def test_of_two_views_of_the_same_cut_box_none_is_left_out_for_the_other():
     boxes = np.array([[10, 10, 50, 50], [10, 10, 50, 50]], np.float32)
     both = np.ones(2, bool)
     assert not tiling._covered(boxes, np.zeros(2, np.int32), np.arange(2), both).any()
+    boxes[1, 2] = 90  # one that shows more of the object, cut or not
+    assert tiling._covered(boxes, np.zeros(2, np.int32), np.arange(2), both).tolist() == [True, False]
 
 
-def test_a_small_object_inside_a_large_one_of_its_class_stays(blobs):
-    image = np.zeros((200, 200, 3), np.uint8)
-    image[5:195, 5:195] = 4
-    image[30:50, 30:50] = 7  # of the same class, not at a tile's edge
+@pytest.mark.parametrize(
+    ("left", "top"),
+    [(30, 30), (0, 30), (30, 0), (180, 30), (30, 180)],
+    ids=["inside", "left", "top", "right", "bottom"],
+)
+def test_a_small_object_inside_a_large_one_of_its_class_stays(blobs, left, top):
+    """It is not at an inner edge of its tile; at the picture's own it is whole."""
+    image = np.full((200, 200, 3), 4, np.uint8)
+    image[95:105, 95:105] = 0
+    image[top : top + 20, left : left + 20] = 7  # of the same class
     found = Tiled(blobs, Grid.parse("2x2"))(image)
-    assert sorted(found.boxes.tolist()) == [[5, 5, 195, 195], [30, 30, 50, 50]]
+    assert sorted(found.boxes.tolist()) == sorted([[0, 0, 200, 200], [left, top, left + 20, top + 20]])
 
 
 @pytest.mark.parametrize("grid", ["2x2", "3x3:0.1", "97:0.3"])
