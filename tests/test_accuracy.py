@@ -144,6 +144,12 @@ def test_perfect_predictions_score_one_and_none_score_zero():
     assert accuracy.score(dataset(*truths), [detections(), detections()]).numbers == {"map50": 0, "map50_95": 0}
 
 
+def test_up_to_a_hundred_boxes_of_a_class_in_a_picture_count():
+    rows = [(0, 20 * place, 0, 20 * place + 10, 10) for place in range(100)]
+    found = [detections(*((0, 0.9, *box) for _, *box in rows))]
+    assert accuracy.score(dataset(boxes_of(*rows)), found).numbers == {"map50": 1, "map50_95": 1}
+
+
 def test_boxes_in_fractions_are_scored_in_pixels_of_the_picture():
     relative = boxes_sample("x.png", [(0, (0.1, 0.1, 0.5, 0.5), False)], relative=True)
     score = accuracy.score(dataset(relative), [detections((0, 0.9, 10, 10, 50, 50))])
@@ -180,6 +186,8 @@ def test_top_1_and_top_5_are_shares_of_pictures():
     score = accuracy.score(dataset(*truths, task="classify"), found)
     assert score.numbers == {"top1": 0.5, "top5": 0.75}
     assert score.headline == 0.5
+    sixth = accuracy.score(dataset(truths[0], task="classify"), [classification(1, 2, 3, 4, 5, 0)])
+    assert sixth.numbers == {"top1": 0, "top5": 0}
 
 
 def test_agreement_of_classifiers_is_that_of_their_first_classes():
@@ -205,6 +213,8 @@ def test_agreement_of_detectors_is_the_share_of_boxes_both_give():
     assert accuracy.agreement(detections(), detections()) == 1
     assert accuracy.agreement(detections(), one) == 0
     assert accuracy.agreement(one, other_class, least=0.85) == 1
+    assert accuracy.agreement(detections((0, 0.24, 0, 0, 9, 9)), detections()) == 1  # too faint to count
+    assert accuracy.agreement(detections((0, 0.26, 0, 0, 9, 9)), detections()) == 0
 
 
 rows = st.lists(
@@ -236,7 +246,17 @@ def test_a_comparison_counts_matches_over_all_pictures_and_gives_points():
     assert -60 < none.difference < -40
     bare = dataclasses.replace(dataset(*truths), task="")
     assert accuracy.compare(bare, whole, lost).difference is None
-    assert accuracy.compare(bare, [detections()], [detections()]).compared == 0
+    nothing = accuracy.compare(bare, [detections()], [detections()])
+    assert (nothing.compared, nothing.agreement) == (0, 1)
+
+
+def test_a_comparison_leaves_out_pictures_that_were_not_read_and_needs_one():
+    truths = dataset(boxes_of((0, 0, 0, 10, 10)), boxes_of((0, 0, 0, 10, 10)))
+    whole = detections((0, 0.9, 0, 0, 10, 10))
+    found = accuracy.compare(truths, [whole, None], [whole, None])
+    assert (found.images, found.compared, found.agreement, found.difference) == (1, 1, 1, 0)
+    with pytest.raises(DatasetError, match="no picture was read, so nothing can be compared"):
+        accuracy.compare(truths, [None, None], [None, None])
 
 
 def test_a_model_that_suppresses_itself_is_measured_by_its_own_thresholds():

@@ -98,6 +98,24 @@ def test_a_plan_that_does_not_hold_is_passed_over_and_info_says_why(detector, mo
     assert reason in out
 
 
+def test_a_plan_is_passed_over_for_what_its_backend_says_of_its_own_file_alone(detector):
+    spec = Bundle.open(detector).spec
+    (detector / "model.int8.trt.onnx").write_bytes((detector / "model.fp32.onnx").read_bytes())
+    other = dataclasses.replace(spec.artifacts[0], file="model.int8.trt.onnx", precision="int8", flavor="trt")
+    modeljson.write(dataclasses.replace(spec, artifacts=(*spec.artifacts, other)), detector / "model.json")
+
+    bundle = kept(detector, choice=Choice("ort", other.file))
+    assert "int8 flavor trt" in plans.fault(plans.read(bundle), bundle)
+    kept(detector, choice=Choice("ort", "model.fp32.onnx"))
+    assert plans.fault(plans.read(bundle), bundle) == ""
+
+
+def test_a_choice_in_words_has_all_that_is_not_as_usual():
+    every = Choice("ov", "model.fp32.onnx", threads=2, settings={"pinning": "off"}, batch=4, contexts=3)
+    assert every.name == "ov model.fp32.onnx, 3 contexts, 2 threads, pinning off, batch 4"
+    assert (Choice("ort", "model.fp32.onnx").name, Choice("null").name) == ("ort model.fp32.onnx", "null")
+
+
 def test_a_bundle_written_again_is_not_run_by_the_old_plan(detector):
     bundle = kept(detector)
     modeljson.write(dataclasses.replace(bundle.spec, name="other"), detector / "model.json")

@@ -33,6 +33,13 @@ TREES = {
         {"proc/self/cgroup": "0::/../../kubepods/pod1\n", f"{GROUPS}/cpu.max": "200000 100000\n"},
         2.0,
     ),
+    "a name with colons, as containerd gives": (
+        {
+            "proc/self/cgroup": "0::/kubepods.slice:cri-containerd:1f2e\n",
+            f"{GROUPS}/kubepods.slice:cri-containerd:1f2e/cpu.max": "150000 100000\n",
+        },
+        1.5,
+    ),
     "version 1": (
         {
             "proc/self/cgroup": V1,
