@@ -215,3 +215,12 @@ def test_a_full_disk_ends_a_camera_with_a_clear_error(detector):
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "\nhint: " in f"\n{done.stderr}"
+
+
+def test_a_library_that_a_source_needs_and_is_not_here_is_its_error(detector, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "red.png"), bundles.picture())
+    with edgeinfer.load(detector) as model:
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        with stream(tmp_path / "red.png", model) as sights, pytest.raises(SourceError, match="not installed") as caught:
+            next(iter(sights))
+    assert 'pip install "edgeinfer[cpu]"' in caught.value.hint

@@ -201,9 +201,11 @@ class Cameras:
         return iter(list(self._cameras.values()))
 
     def find(self, name: str) -> Camera:
-        """The camera called this. Refusal if there is none."""
-        if name not in self._cameras:
+        """The camera called this. Refusal if there is none, or not yet."""
+        if name not in self._well:
             raise Refusal(NOT_FOUND, f"there is no camera {name[:64]!r} here")
+        if name not in self._cameras:
+            raise Refusal(UNAVAILABLE, f"camera {name!r} is followed once models are loaded")
         return self._cameras[name]
 
     def start(self, service: Service, ages: Any) -> None:

@@ -56,8 +56,8 @@ class Watching:
 
     async def picture(self, request: Request) -> Response:
         """The newest picture as a JPEG; with `after`, the next that is not the one of that name, or 204 for none."""
-        live = self._cameras.gallery.of(self._find(request))
-        coming = live.after(request.query_params.get("after", ""))
+        camera = self._find(request)
+        coming = self._cameras.gallery.of(camera).after(request.query_params.get("after", ""))
         try:
             shown = await asyncio.wait_for(coming, PATIENCE_S)
         except asyncio.TimeoutError:
@@ -66,9 +66,9 @@ class Watching:
 
     async def live(self, request: Request) -> Response:
         """Motion JPEG."""
-        gallery = self._cameras.gallery
+        camera, gallery = self._find(request), self._cameras.gallery
         gallery.need_place()
-        return Motion(gallery.of(self._find(request)), gallery)
+        return Motion(gallery.of(camera), gallery)
 
     def _find(self, request: Request) -> Camera:
         return self._cameras.find(request.path_params["name"])

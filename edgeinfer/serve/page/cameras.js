@@ -6,7 +6,10 @@ const OLD_MS = 1500, TURN_MS = 200, ASK_MS = 1000, PATIENCE_MS = 3000;
 const tiles = new Map();
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const seen = new IntersectionObserver((changes) => {
-  changes.forEach((change) => { tiles.get(change.target.dataset.name).visible = change.isIntersecting; });
+  for (const change of changes) {
+    const one = tiles.get(change.target.dataset.name);
+    if (one) one.visible = change.isIntersecting;
+  }
 });
 
 function tile(name) {
@@ -88,13 +91,23 @@ function tellCamera(about) {
   one.last = { now, results: about.results, pictures: about.pictures };
 }
 
+function dropOthers(names) {
+  for (const one of tiles.values()) {
+    if (names.includes(one.name)) continue;
+    one.gone = true;
+    seen.unobserve(one.figure);
+    one.figure.remove();
+    tiles.delete(one.name);
+  }
+}
+
 async function watchCameras() {
   for (;;) {
     try {
-      const { cameras } = await asked("/v1/cameras");
+      const { cameras } = await asked("/v1/cameras"); // none yet while the service starts
       at("cameras").hidden = !cameras.length;
+      dropOthers(cameras.map((about) => about.name));
       cameras.forEach(tellCamera);
-      if (!cameras.length) return; // cameras are given when the service starts
     } catch (error) {
       tiles.forEach((one) => { one.told.textContent = error.message; });
     }
