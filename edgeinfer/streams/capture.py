@@ -120,10 +120,11 @@ class Capture(threading.Thread):
     def _read(self) -> None:
         try:
             self._put_all()
-        except EdgeInferError:
+        except SourceError:
             raise
-        except Exception as error:  # of a library
-            raise SourceError(f"{self.shown}: reading it failed: {type(error).__name__}: {error}") from error
+        except Exception as error:  # of a library, or that one is missing
+            told, hint = f"{type(error).__name__}: {error}", getattr(error, "hint", "")
+            raise SourceError(f"{self.shown}: reading it failed: {told}", hint=hint) from error
 
     def _put_all(self) -> None:
         kind = sources.on_web(self.source) if self.live else ""
