@@ -1,5 +1,6 @@
 """Cameras of the service: pictures, results and metrics that never show the past as the present."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,6 +19,8 @@ import pytest
 from edgeinfer.errors import UsageError
 from edgeinfer.serve.cameras import Cameras, Mount
 from edgeinfer.serve.limits import Limits
+from edgeinfer.serve.refusals import NOT_FOUND, UNAVAILABLE, Refusal
+from edgeinfer.serve.watching import Watching
 from edgeinfer.spec import Batch
 from helpers import bundles
 from helpers.camera import camera
@@ -433,6 +437,15 @@ def test_other_words_are_no_camera(text):
 def test_two_cameras_of_one_name_are_refused():
     with pytest.raises(UsageError, match="two cameras are called door"):
         Cameras([Mount("door", "camera:0"), Mount("door", "camera:1")])
+
+
+@pytest.mark.parametrize("handler", ["one", "health", "latest", "picture", "live"])
+def test_a_camera_is_not_there_yet_while_the_service_starts(handler):
+    watching = Watching(Cameras([Mount("door", "camera:0")]))
+    for name, kind in (("door", UNAVAILABLE), ("yard", NOT_FOUND)):
+        with pytest.raises(Refusal) as told:
+            asyncio.run(getattr(watching, handler)(SimpleNamespace(path_params={"name": name}, query_params={})))
+        assert told.value.kind == kind
 
 
 def test_a_file_of_cameras_that_is_not_there_is_told(finder, tmp_path):

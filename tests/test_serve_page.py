@@ -111,6 +111,35 @@ def test_cameras_are_shown_with_their_age_and_an_ill_one_is_marked(bundle, brows
             served.process.wait(LONG_S)
 
 
+# a service that opens its model once somebody has asked for its cameras
+LATE = """\
+import sys, threading
+from edgeinfer.cli import main
+from edgeinfer.serve import versions
+from edgeinfer.serve.watching import Watching
+asked, opened, every = threading.Event(), versions.opened, Watching.every
+def held(*given):
+    asked.wait()
+    return opened(*given)
+async def told(watching, request):
+    answer = await every(watching, request)
+    asked.set()
+    return answer
+versions.opened, Watching.every = held, told
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+def test_a_page_that_stays_open_shows_the_cameras_of_a_service_that_was_started_again(bundle, browser):
+    with camera() as opened, contextlib.ExitStack() as end:
+        with service(bundle, *(f"--camera={name}={opened.address}" for name in ("door", "yard"))) as served:
+            page = end.enter_context(contextlib.closing(browser.open(served.url)))
+            page.until("document.querySelectorAll('figure.good').length == 2")
+        words = ("--port", served.url.rpartition(":")[2], f"--camera=door={opened.address}")
+        with service(bundle, *words, start=("-c", LATE)):
+            page.until("[...document.querySelectorAll('figure')].map((one) => one.className).join() == 'good'")
+
+
 def test_a_service_with_a_token_asks_for_it_on_the_page(bundle, browser, tmp_path):
     (tmp_path / "token").write_text("a-secret")
     with camera() as opened:
