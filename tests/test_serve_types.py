@@ -31,12 +31,12 @@ WAYS = ("json", "binary", "grpc")
 INPUTS = ("float32", "float16", "uint8")
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
+@pytest.fixture(scope="module", params=["ort", "ov"])
+def served(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for dtype in INPUTS:
         bundles.casts_bundle(folder / dtype, dtype)
-    with service(folder) as running:
+    with service(folder, "--backend", request.param) as running:
         yield running
 
 
