@@ -183,11 +183,11 @@ class Gate:
         return file
 
     def _measure(self, file: Path) -> Measured:
-        try:
-            with on_cpu(self._spec, file) as pipeline:
+        with on_cpu(self._spec, file) as pipeline:
+            try:
                 results, outputs = accuracy.predict(pipeline, self._heldout), self._raw(pipeline)
-        except EngineError:
-            return Measured({}, math.inf, None)
+            except EngineError:
+                return Measured({}, math.inf, None)
         comparison = accuracy.compare(self._heldout, self._results, results)
         return Measured(self._errors(outputs), self._drift(outputs), comparison)
 

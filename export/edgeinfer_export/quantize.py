@@ -131,6 +131,7 @@ class _Quantizing:
 
     def _weights(self, copy: Any, node: Any) -> None:
         """int8 weights by output channel, and for CPUs the bias in its accumulator's int32."""
+        names = [self._own(name, node) for name in node.input]
         weight, *bias = (numpy_helper.to_array(self._net.constants[name]) for name in node.input[1:] if name)
         step = self._scales[node.input[0]].step
         largest = np.abs(weight.reshape(len(weight), -1)).max(1).astype(np.float64) / 127
@@ -138,17 +139,21 @@ class _Quantizing:
             largest = np.maximum(largest, np.abs(bias[0]).astype(np.float64) / (float(step) * LARGEST_BIAS))
         steps = _dividing(np.where(largest > 0, largest, 1.0))
         rounded = np.round(weight / steps.reshape(-1, *[1] * (weight.ndim - 1))).clip(-127, 127).astype(np.int8)
-        copy.input[1] = self._dequantized(node.input[1], rounded, steps)
+        copy.input[1] = self._dequantized(names[1], rounded, steps)
         if bias:
             lost = rounded * steps.reshape(-1, *[1] * (weight.ndim - 1)) - weight
             bias[0] = bias[0] - self._shift(node, lost)
             if self._flavor == "trt":
                 held = bias[0].clip(FLOAT32.min, FLOAT32.max).astype(np.float32)
-                copy.input[2] = self._constant(f"{node.input[2]}.corrected", held)
+                copy.input[2] = self._constant(f"{names[2]}.corrected", held)
         if self._flavor == "cpu" and bias:
             fine = _dividing(steps.astype(np.float64) * float(step))
             whole = np.round(bias[0] / fine.astype(np.float64)).clip(-(2**31), 2**31 - 1).astype(np.int32)
-            copy.input[2] = self._dequantized(node.input[2], whole, fine)
+            copy.input[2] = self._dequantized(names[2], whole, fine)
+
+    def _own(self, name: str, node: Any) -> str:
+        """What the numbers are called that are made for `node` of a constant that others may read too."""
+        return name if self._net.readers[name] == 1 else f"{node.output[0]}.{name}"
 
     def _shift(self, node: Any, lost: NDArray[Any]) -> NDArray[np.float64] | float:
         """By how much the rounding of its weights moves the mean of each output: what the bias makes good.

@@ -251,6 +251,17 @@ def test_channels_and_tensors_that_are_always_zero_divide_nothing_by_zero():
         assert np.isfinite(graphmodels.seen(model, one.spec, pictures(1, one.spec.preprocess.size))).all()
 
 
+@pytest.mark.parametrize("flavor", quantize.FLAVORS)
+def test_convolutions_that_share_weights_and_biases_are_rounded_each_by_its_own_scales(flavor):
+    one = built("resnet-basic")
+    nodes = {node.name: node for node in one.model.graph.node}
+    nodes["layer1.0.conv2"].input[1:] = nodes["layer1.0.conv1"].input[1:]
+    shown = pictures(1, one.spec.preprocess.size, seed=1)
+    model = quantize.quantize(one.model, ranged(one), flavor)
+    exact, rounded = (graphmodels.seen(each, one.spec, shown) for each in (one.model, model))
+    np.testing.assert_allclose(rounded, exact, rtol=0, atol=0.1 * exact.std())
+
+
 def test_a_bias_beside_weights_that_are_next_to_nothing_is_kept():
     golden = seeded.Golden("resnet-basic")
     golden.tensors["layer1.0.conv1.weight"][0] = 1e-12
