@@ -95,6 +95,7 @@ def test_cameras_are_shown_with_their_age_and_an_ill_one_is_marked(bundle, brows
         words += ["--max-age", "3000ms"]  # a machine that does other things too may be late for a moment
         with service(bundle, *words) as served, contextlib.closing(browser.open(served.url, width)) as page:
             page.until("document.querySelectorAll('figure.good').length == 2")
+            assert page.evaluate("tiles.get('door').limit") >= 3000
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             sources = "[...document.querySelectorAll('figure img')].map((one) => one.src)"
             before = page.evaluate(sources)

@@ -57,12 +57,16 @@ class Mount(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a camera shows at one moment: its newest result, if there is one, by which model, and how the camera is."""
+    """What a camera shows at one moment: its newest result, if there is one, by which model, and how the camera is.
+
+    `age_s` is that of the newest picture that went through the model; from `limit_s` on it is not the present.
+    """
 
     seen: Seen | None
     found: Found | None
     health: Health
-    age_s: float  # of the newest picture that went through the model
+    age_s: float
+    limit_s: float
 
     @property
     def key(self) -> str:
@@ -138,14 +142,14 @@ class Camera:
         """What there is to see now. Any thread may ask."""
         newest, health = self._newest, self.vitals.health()
         since = newest[0].freshness.captured_ns / 1e9 if newest else self._began
-        age_s = time.monotonic() - since
+        age_s, limit_s = time.monotonic() - since, max(self._limits.age, self.vitals.patience)
         why = f": {self._trouble}" if self._trouble else ""
         if health.well and not newest:
             health = Health(well=False, reason=f"no result yet, {age_s:.1f} s after the start{why}")
-        elif health.well and age_s > max(self._limits.age, self.vitals.patience):
+        elif health.well and age_s > limit_s:
             health = Health(well=False, reason=f"the newest result is {age_s:.1f} s old{why}")
         seen, found = newest or (None, None)
-        return Look(seen, found, health, age_s)
+        return Look(seen, found, health, age_s, limit_s)
 
     def drops(self) -> dict[str, int]:
         """How many pictures got no result, by cause."""

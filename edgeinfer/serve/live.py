@@ -144,9 +144,10 @@ class Motion(Response):
 
 
 def described(shown: Shown) -> dict[str, str]:
-    """Headers that go with a picture: its age when it is sent, its number, and how the camera is."""
+    """Headers that go with a picture: its age when it is sent, and at most, its number, and how the camera is."""
     age_s = time.monotonic() - shown.look.seen.freshness.captured_ns / 1e9 if shown.look.seen else shown.look.age_s
-    about = {"X-Age-Ms": f"{age_s * 1e3:.0f}", "X-Picture": shown.key, "X-Health": shown.look.health.color}
+    ages = {"X-Age-Ms": f"{age_s * 1e3:.0f}", "X-Max-Age-Ms": f"{shown.look.limit_s * 1e3:.0f}"}
+    about = {**ages, "X-Picture": shown.key, "X-Health": shown.look.health.color}
     reason = " ".join(shown.look.health.reason.encode("ascii", "replace").decode().split())
     return {**about, "X-Health-Reason": reason[:200]}
 

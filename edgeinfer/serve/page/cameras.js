@@ -2,7 +2,7 @@
 // Cameras: each picture is asked for by itself, so that a slow connection gets the newest one next,
 // and stands beside its age, which goes on while nothing comes.
 
-const OLD_MS = 1500, TURN_MS = 200, ASK_MS = 1000, PATIENCE_MS = 3000;
+const TURN_MS = 200, ASK_MS = 1000, PATIENCE_MS = 3000;
 const tiles = new Map();
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const seen = new IntersectionObserver((changes) => {
@@ -23,7 +23,7 @@ function tile(name) {
   image.hidden = true;
   element("b", name, caption);
   const made = {
-    name, figure, image, badge, key: "", age: 0, came: 0, color: "", lost: "", visible: true, last: null, gone: false,
+    name, figure, image, badge, key: "", age: 0, limit: 0, came: 0, color: "", lost: "", visible: true, last: null, gone: false,
     model: element("span", "", caption), told: element("small", "", caption),
   };
   tiles.set(name, made);
@@ -54,13 +54,13 @@ async function next(one) {
   const answer = await reach(path, { signal: AbortSignal.timeout(PATIENCE_MS) });
   if (answer.status === 204) return;
   if (!answer.ok) throw new Error(`the service answered ${answer.status}`);
-  const age = Number(answer.headers.get("x-age-ms")), came = performance.now();
+  const [age, limit] = ["x-age-ms", "x-max-age-ms"].map((name) => Number(answer.headers.get(name))), came = performance.now();
   const url = URL.createObjectURL(await answer.blob()), old = one.image.src;
   one.image.src = url;
   await one.image.decode();
   if (old) URL.revokeObjectURL(old);
   one.image.hidden = false;
-  Object.assign(one, { age, came, key: answer.headers.get("x-picture"), color: answer.headers.get("x-health") });
+  Object.assign(one, { age, limit, came, key: answer.headers.get("x-picture"), color: answer.headers.get("x-health") });
   mark(one);
 }
 
@@ -70,7 +70,7 @@ function shownAge(ms) {
 
 function mark(one) {
   const age = one.came ? one.age + performance.now() - one.came : 0;
-  const live = one.came && one.color === "green" && age < OLD_MS && !one.lost;
+  const live = one.came && one.color === "green" && age <= one.limit && !one.lost;
   one.figure.className = `${one.figure.classList.contains("wide") ? "wide " : ""}${live ? "good" : one.came || one.lost ? "bad" : ""}`;
   const shown = one.came && !one.key.startsWith("none");
   one.badge.textContent = shown ? `${live ? "live" : "not live"} · ${shownAge(age)}` : one.lost ? "no answer" : one.came ? "no picture" : "waiting";
