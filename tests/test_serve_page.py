@@ -60,6 +60,33 @@ def test_boxes_are_drawn_over_a_picture_that_was_chosen(running, browser, width,
         page.close()
 
 
+# the first answer about a picture is held back until `free` is called
+HELD = """
+const real = asked;
+let free, first = true;
+const held = new Promise((done) => { free = done; });
+asked = async (path, options) => {
+  const answer = await real(path, options), mine = options && first;
+  first &&= !options;
+  if (mine) await held;
+  return answer;
+};
+"""
+
+
+def test_a_late_answer_is_not_shown_over_that_to_a_later_picture(running, browser):
+    with contextlib.closing(browser.open(running.url)) as page:
+        page.until("document.getElementById('model').value == 'pictograms'")
+        page.evaluate(HELD)
+        page.choose("#file", ASSETS / "street-0.jpg")
+        page.until("!first")
+        page.choose("#file", ASSETS / "street-1.jpg")
+        page.until("state.answer")
+        late = "const { answer } = state; free(); await new Promise((done) => setTimeout(done, 50));"
+        kept = "answer === state.answer && state.file.name"
+        assert page.evaluate(f"(async () => {{ {late} return {kept}; }})()") == "street-1.jpg"
+
+
 def test_a_file_that_is_no_picture_is_told(running, browser, tmp_path):
     (tmp_path / "not.png").write_text("no picture")
     page = browser.open(running.url)

@@ -45,6 +45,8 @@ async function look(file) {
     say("no model is loaded", true);
     return;
   }
+  const turn = Symbol("turn");
+  Object.assign(state, { file, turn });
   say("looking");
   try {
     const drawable = createImageBitmap(file);
@@ -52,7 +54,8 @@ async function look(file) {
     const path = `/v1/models/${encodeURIComponent(at("model").value)}/predict`;
     const answer = await asked(path, { method: "POST", body: file });
     const picture = await drawable;
-    Object.assign(state, { file, picture, answer });
+    if (state.turn !== turn) return; // another picture, or model, was chosen meanwhile
+    Object.assign(state, { picture, answer });
     const spans = Object.entries(answer.timings_ms);
     const total = spans.reduce((sum, [, ms]) => sum + ms, 0);
     state.latencies = [...state.latencies, total].slice(-KEPT);
@@ -61,7 +64,7 @@ async function look(file) {
     spark("latencies", state.latencies);
     show();
   } catch (error) {
-    say(error.message, true);
+    if (state.turn === turn) say(error.message, true);
   }
 }
 
