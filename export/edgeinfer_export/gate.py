@@ -19,7 +19,7 @@ from edgeinfer.errors import EngineError, SourceError
 from edgeinfer.lanes import Lane
 from edgeinfer.loading import with_thresholds
 from edgeinfer.pipeline import Pipeline
-from edgeinfer.spec import Artifact, TopK
+from edgeinfer.spec import Artifact, Boxes, TopK
 from edgeinfer_export import forms, modelfile
 
 if TYPE_CHECKING:
@@ -167,14 +167,18 @@ class Gate:
     def _sensitivity(
         self, model: Any, form: Form, ranges: Ranges | None, layers: dict[str, set[str]]
     ) -> dict[str, float]:
-        """How far the outputs move when one layer alone takes this form, worst first."""
-        found = {}
+        """How far the outputs move when one layer alone takes this form, worst first.
+
+        Of a model that chooses its boxes, the scores: which box lies in which row jumps, whatever moved it.
+        """
+        found, exact = {}, [self._steady(one) for one in self._outputs]
         for name in layers:
             others = {title for other, titles in layers.items() if other != name for title in titles}
             made = forms.make(model, form, ranges, others, islands=False)
             file = self._write(made.model, form)
             with on_cpu(self._spec, file) as pipeline:
-                found[name] = max(self._errors(self._raw(pipeline)).values())
+                moved = [self._steady(one) for one in self._raw(pipeline)]
+            found[name] = max(_errors(exact, moved).values())
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def _write(self, model: Any, form: Form) -> Path:
@@ -189,7 +193,7 @@ class Gate:
             except EngineError:
                 return Measured({}, math.inf, None)
         comparison = accuracy.compare(self._heldout, self._results, results)
-        return Measured(self._errors(outputs), self._drift(outputs), comparison)
+        return Measured(_errors(self._outputs, outputs), self._drift(outputs), comparison)
 
     def _raw(self, pipeline: Pipeline) -> Outputs:
         found = []
@@ -212,15 +216,14 @@ class Gate:
             return None
         return raw[..., 4:] if decode.layout == "yolov5" else raw[:, 4:]
 
-    def _errors(self, outputs: Outputs) -> dict[str, float]:
-        errors = {}
-        for name in self._outputs[0]:
-            pairs = [(one[name], two[name]) for one, two in zip(self._outputs, outputs, strict=True)]
-            lost = sum(float(((one - two) ** 2).sum()) for one, two in pairs)
-            size = sum(float((one**2).sum()) for one, _ in pairs)
-            error = math.sqrt(lost / size) if size else math.sqrt(lost)
-            errors[name] = error if math.isfinite(error) else math.inf
-        return errors
+    def _steady(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs, or of boxes that the model chooses their scores, best first."""
+        decode, names = self._spec.decode, [output.name for output in self._spec.outputs]
+        if isinstance(decode, Boxes) and decode.where == "graph":
+            return {names[2]: outputs[names[2]]}
+        if isinstance(decode, Boxes) and decode.layout == "end2end":
+            return {names[0]: outputs[names[0]][..., 4]}
+        return outputs
 
 
 def on_cpu(spec: ModelSpec, file: Path) -> Pipeline:
@@ -228,6 +231,18 @@ def on_cpu(spec: ModelSpec, file: Path) -> Pipeline:
     device = Device(spec)
     engine = backends.load("ort")(file, spec, device)
     return Pipeline(spec, [Lane(device, engine)], backend="ort", artifact=file.name)
+
+
+def _errors(exact: Outputs, outputs: Outputs) -> dict[str, float]:
+    """By output, of several pictures: the root of the squared error over that of the squares."""
+    errors = {}
+    for name in exact[0]:
+        pairs = [(one[name], two[name]) for one, two in zip(exact, outputs, strict=True)]
+        lost = sum(float(((one - two) ** 2).sum()) for one, two in pairs)
+        size = sum(float((one**2).sum()) for one, _ in pairs)
+        error = math.sqrt(lost / size) if size else math.sqrt(lost)
+        errors[name] = error if math.isfinite(error) else math.inf
+    return errors
 
 
 def _activated(raw: NDArray[Any], activation: str) -> NDArray[Any]:

@@ -259,25 +259,36 @@ def test_a_layer_that_suffers_goes_back_to_a_higher_precision_and_is_named(
         assert "error alone" in table
 
 
-def test_a_layer_suffers_as_much_in_a_batch_as_alone(tmp_path, few, others, of_these):
-    """A gate that fills one row of a batch compares what lies in the others with what the last picture left there."""
-    of_these("model.2", "model.13")
-    found = {}
-    for count in (1, 3):
-        options = exporting.Options(
-            size=exporting.Size(SIDE, SIDE),
-            batch=exporting.Batch(count, count),
-            precisions=("fp32", "int8"),
-            pictures=heldout.Sources(str(few), str(others), few=True),
-            budget=-100.0,  # nothing is good enough
-        )
+@pytest.fixture
+def suffering(tmp_path, few, others):
+    """How much each layer of the packaged detector suffers from int8, by form: where nothing is good enough."""
+
+    def of(**how):
+        given = heldout.Sources(str(few), str(others), few=True)
+        size, precisions = exporting.Size(SIDE, SIDE), ("fp32", "int8")
+        options = exporting.Options(size, precisions=precisions, pictures=given, budget=-100.0, **how)
         trials = []
         with pytest.raises(ExportError):
-            exporting.export(SOURCE, tmp_path / f"batch-{count}", options, tell=trials.append)
-        found[count] = {trial.form.name: trial.sensitivity for trial in trials}
-    for form, errors in found[1].items():
-        assert list(errors) == list(found[3][form])
-        assert list(errors.values()) == pytest.approx(list(found[3][form].values()), rel=1e-3)
+            exporting.export(SOURCE, tmp_path / "b", options, tell=trials.append)
+        return {trial.form.name: trial.sensitivity for trial in trials}
+
+    return of
+
+
+def test_a_layer_suffers_as_much_in_a_batch_as_alone(suffering, of_these):
+    """A gate that fills one row of a batch compares what lies in the others with what the last picture left there."""
+    of_these("model.2", "model.13")
+    alone, three = suffering(), suffering(batch=exporting.Batch(3, 3))
+    for form, errors in alone.items():
+        assert list(errors) == list(three[form])
+        assert list(errors.values()) == pytest.approx(list(three[form].values()), rel=1e-3)
+
+
+def test_a_layer_that_makes_boxes_change_their_rows_alone_suffers_little(suffering, of_these):
+    of_these("model.2", "model.13", "model.18")
+    chosen = graphs.Variant(nms=True, score=0.01)
+    for errors in suffering(variant=chosen).values():
+        assert 0 < max(errors.values()) < 0.2
 
 
 def loud(path):
