@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -112,5 +113,5 @@ class Cascade(Composite):
         return image.part(*image.sides(left, top, max(right, left + 1), max(bottom, top + 1)))
 
     def close(self) -> None:
-        super().close()
-        self.classifier.close()
+        with closing(self.classifier):
+            super().close()

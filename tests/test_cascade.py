@@ -169,3 +169,12 @@ def test_a_detector_on_tiles_may_come_first(models):
 def test_a_cascade_takes_arrays_of_the_host_only(models):
     with pytest.raises(InputError, match="got list"):
         Cascade(*models)([[0]])
+
+
+def test_a_detector_that_does_not_close_keeps_no_classifier_open(models, monkeypatch):
+    monkeypatch.setattr(models[0], "close", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Cascade(*models).close()
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="the pipeline is closed"):
+        models[1](stripes())
