@@ -147,8 +147,8 @@ class Context:
 
     def __init__(self, ordinal: int = 0) -> None:
         call("cuInit", 0)
-        self.ordinal = call("cuDeviceGet", ordinal)
-        self.handle: Any = call("cuDevicePrimaryCtxRetain", self.ordinal)
+        self.ordinal, self.device = ordinal, call("cuDeviceGet", ordinal)
+        self.handle: Any = call("cuDevicePrimaryCtxRetain", self.device)
 
     def __enter__(self) -> Context:
         if self.handle is None:
@@ -178,9 +178,9 @@ class Context:
     def attribute(self, name: str) -> int:
         """The GPU's CU_DEVICE_ATTRIBUTE_`name`."""
         which = getattr(library().CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
-        return int(call("cuDeviceGetAttribute", which, self.ordinal))
+        return int(call("cuDeviceGetAttribute", which, self.device))
 
     def close(self) -> None:
         """Let go of the context; it lives on while others hold it."""
         self.handle = None
-        call("cuDevicePrimaryCtxRelease", self.ordinal)
+        call("cuDevicePrimaryCtxRelease", self.device)

@@ -112,9 +112,9 @@ def _checked(frame: Resident, ours: Context) -> Resident:
 
 
 def _check_place(place: int, ours: Context) -> None:
-    if place != int(ours.ordinal):
+    if place != ours.ordinal:
         raise InputError(
-            f"the frame lies on GPU {place}, the model on GPU {int(ours.ordinal)}",
+            f"the frame lies on GPU {place}, the model on GPU {ours.ordinal}",
             hint=f'copy it there, or load the model there: load(..., device="gpu:{place}")',
         )
 

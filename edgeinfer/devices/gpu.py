@@ -61,7 +61,7 @@ class Device:
 
     def _ask(self) -> None:
         context = self.context
-        self.name = call("cuDeviceGetName", 96, context.ordinal).split(b"\0")[0].decode("utf-8", "replace")
+        self.name = call("cuDeviceGetName", 96, context.device).split(b"\0")[0].decode("utf-8", "replace")
         number = call("cuDriverGetVersion")
         self.driver_version = f"{number // 1000}.{number % 1000 // 10}"
         self.compute_capability = (
