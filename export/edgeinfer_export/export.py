@@ -56,10 +56,10 @@ class Options:
 
     `size` of its input, `batch` (where the source leaves both open: the family's usual size, 1), `labels`,
     `precisions`, each but the source's own measured on `pictures` and kept within `budget` points of accuracy;
-    `method` chooses the ranges of int8. `told`: what an .onnx or .engine file does not say itself. `via`: the tool
-    that exports a checkpoint the builders do not know, run by `via_python`. `variant`: what is moved into the graph,
-    and a detector's thresholds. `targets`: what the bundle is to be compiled for; `export` compiles nothing, but
-    refuses what could not be.
+    `method` chooses the ranges of int8. `told`: what the model does not say itself. `via`: the tool that exports a
+    checkpoint the builders do not know, run by `via_python`. `variant`: what is moved into the graph, and a detector's
+    thresholds. `targets`: what the bundle is to be compiled for; `export` compiles nothing, but refuses what could
+    not be.
     """
 
     size: Size | None = None
@@ -131,11 +131,11 @@ def read(
 
 def read_engine(source: str | Path, options: Options) -> enginefile.Engine:
     """A compiled source and its spec, with who exported it."""
-    if options.variant != PLAIN or options.via or options.targets:
+    if options.variant.frames or options.variant.nms or options.via or options.targets:
         what = "it cannot be compiled again" if options.targets else "its graph cannot be changed"
         raise ExportError(f"{source} is compiled: {what}", hint="export its ONNX instead")
     engine = enginefile.read(Path(source), options)
-    return dataclasses.replace(engine, spec=_signed(engine.spec, options))
+    return dataclasses.replace(engine, spec=_signed(graphs.with_thresholds(engine.spec, options.variant), options))
 
 
 def _check_precisions(held: str, options: Options) -> None:

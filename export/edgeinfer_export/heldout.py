@@ -1,4 +1,7 @@
-"""Which pictures calibrate int8, and which are held out to judge every artifact by: told apart by what is in them."""
+"""Which pictures calibrate int8, and which are held out to judge every artifact by.
+
+Those of one data set are told apart by what is in them; two that the user gives are taken as they are.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ PACKAGED = Sources()
 
 @dataclass(frozen=True)
 class Pictures:
-    """Data sets without a picture in common; `calibration` is None if none was given."""
+    """`calibration` is None if none was given."""
 
     calibration: Dataset | None
     heldout: Dataset

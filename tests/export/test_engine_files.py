@@ -172,6 +172,13 @@ def test_what_changes_a_graph_is_refused_for_an_engine(tmp_path, capsys):
     assert "cannot be changed" in capsys.readouterr().err
 
 
+def test_the_runtimes_thresholds_may_be_told_of_an_engine(tmp_path):
+    words = ["export", str(written(tmp_path)), "-o", str(tmp_path / "out"), "--conf", "0.4", "--limit", "20"]
+
+    assert main(words) == 0
+    assert Bundle.open(tmp_path / "out").spec.decode == Boxes("yolov8", score=0.4, limit=20)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     prefix=st.one_of(

@@ -151,7 +151,7 @@ class Variant:
 
 def vary(built: Built, variant: Variant) -> Built:
     """The model as the variant wants it; `built.model` is changed, not copied. Raises ExportError, UsageError."""
-    spec = _thresholds(built.spec, variant)
+    spec = with_thresholds(built.spec, variant)
     if variant.frames:
         spec = frames.take(built.model, spec, variant.frames)
     if variant.nms:
@@ -163,7 +163,8 @@ def vary(built: Built, variant: Variant) -> Built:
     return dataclasses.replace(built, spec=spec)
 
 
-def _thresholds(spec: ModelSpec, variant: Variant) -> ModelSpec:
+def with_thresholds(spec: ModelSpec, variant: Variant) -> ModelSpec:
+    """The spec of a detector with the variant's thresholds. Raises ExportError, UsageError."""
     held = spec.decode
     asked = {name: getattr(variant, name) for name in THRESHOLDS if getattr(variant, name) is not None}
     if not isinstance(held, Boxes):
