@@ -434,6 +434,17 @@ def test_other_words_are_no_camera(text):
         Mount.parse(text)
 
 
+def test_words_that_are_no_camera_are_told_without_their_password():
+    for text in (
+        "rtsp://me:secret@10.0.0.5/x",
+        "door@a b=rtsp://me:secret@10.0.0.5/x",
+        "door=file://me:secret@10.0.0.5",
+    ):
+        with pytest.raises(UsageError) as told:
+            Mount.parse(text)
+        assert "secret" not in str(told.value)
+
+
 def test_two_cameras_of_one_name_are_refused():
     with pytest.raises(UsageError, match="two cameras are called door"):
         Cameras([Mount("door", "camera:0"), Mount("door", "camera:1")])

@@ -102,6 +102,18 @@ def test_what_runs_and_what_it_takes_are_told(served):
     assert np.ptp(cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_COLOR)) > 100
 
 
+def test_what_a_link_to_the_classifier_leads_to_may_be_exchanged(tmp_path):
+    write(tmp_path)
+    relabel(bundles.classify_bundle(tmp_path / "jeweller"), ["ruby", "jade", "azure"])
+    (tmp_path / "current").symlink_to("painter")
+    with service(tmp_path / "models" / "finder", "--classify", tmp_path / "current") as running:
+        assert predicted(running)["detections"][0]["classes"][0]["label"] == "navy"
+        (tmp_path / "next").symlink_to("jeweller")
+        (tmp_path / "next").replace(tmp_path / "current")
+        running.send("SIGHUP")
+        until(lambda: predicted(running)["detections"][0]["classes"][0]["label"] == "azure")
+
+
 def test_either_half_is_swapped_without_a_failed_request(tmp_path):
     write(tmp_path)
     with service(tmp_path / "models", "--classify", tmp_path / "painter") as running:

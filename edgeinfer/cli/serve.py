@@ -180,7 +180,7 @@ def _told(line: str) -> None:
 def _options(args: argparse.Namespace) -> Options:
     from edgeinfer.serve.versions import Options
 
-    classify = args.classify.resolve() if args.classify else None
+    classify = args.classify.absolute() if args.classify else None
     names = ("backend", "precision", "device", "threads", "contexts", "conf", "iou")
     return Options(**{name: getattr(args, name) for name in names}, classify=classify)
 

@@ -45,10 +45,10 @@ class Mount(NamedTuple):
     def parse(cls, text: str) -> Mount:
         """`door=rtsp://10.0.0.5/main`, or with a model `door@yolov5s=camera:0`; UsageError for anything else."""
         match = re.fullmatch(rf"({NAME})(?:@({NAME}))?=(.+)", text.strip(), re.DOTALL)
+        shown = naming.without_password(match[3] if match else text)[:60]
         if not match:
-            raise UsageError(f"camera {text[:60]!r} is not NAME[@MODEL]=SOURCE", hint="door=rtsp://10.0.0.5/main")
+            raise UsageError(f"camera {shown!r} is not NAME[@MODEL]=SOURCE", hint="door=rtsp://10.0.0.5/main")
         if not naming.addressed(match[3]):
-            shown = naming.without_password(match[3])[:60]
             raise UsageError(
                 f"camera {match[1]}: {shown!r} is no camera or stream", hint="camera:0, rtsp://..., gst:..."
             )
