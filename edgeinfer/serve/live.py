@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from edgeinfer import drawing, pictures
 from edgeinfer.serve.refusals import OVERLOADED, UNAVAILABLE, Refusal
+from edgeinfer.serve.replies import gone
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
@@ -124,9 +125,9 @@ class Motion(Response):
         with self._gallery.place():
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             sending = asyncio.ensure_future(self._send(send))
-            gone = asyncio.ensure_future(_gone(receive))
-            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
-            for task in (sending, gone):
+            left = asyncio.ensure_future(gone(receive))
+            await asyncio.wait((sending, left), return_when=asyncio.FIRST_COMPLETED)
+            for task in (sending, left):
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Refusal):
                 await sending
@@ -150,11 +151,6 @@ def described(shown: Shown) -> dict[str, str]:
     about = {**ages, "X-Picture": shown.key, "X-Health": shown.look.health.color}
     reason = " ".join(shown.look.health.reason.encode("ascii", "replace").decode().split())
     return {**about, "X-Health-Reason": reason[:200]}
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
 
 
 def _drawn(name: str, look: Look) -> bytes:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from starlette.requests import Request
+    from starlette.types import Receive
 
     Handler = Callable[[Request], Awaitable[Response]]
 
@@ -47,3 +48,9 @@ def health(well: bool, word: str, reason: str = "") -> Response:
 def fresh(record: Any, status: int = 200) -> Response:
     """What is true of this moment only."""
     return JSONResponse(record, status, NO_STORE)
+
+
+async def gone(receive: Receive) -> None:
+    """Comes back once the client has hung up; what it sends until then is passed over."""
+    while (await receive())["type"] != "http.disconnect":
+        continue

@@ -133,7 +133,7 @@ class Running:
         self._handle_signals()
         if asked():
             return
-        tls = _tls(self._guard)
+        _check_tls(self._guard)
         listening = _listen(self._ports.host, self._ports.http, self._limits.connections + CROWD)
         server = self._http()
         serving = asyncio.ensure_future(server.serve(sockets=[listening]))
@@ -147,7 +147,7 @@ class Running:
             else:
                 loading.result()
                 self.service.start_cameras()
-                self._announce(listening, rpc, secure=tls is not None)
+                self._announce(listening, rpc)
                 for task in (self._keep_well, self._beat, self._watch):
                     self._begin(task())
             await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
@@ -231,13 +231,13 @@ class Running:
             )
         self.service.ready = True
 
-    def _announce(self, listening: socket.socket, rpc: Any, *, secure: bool) -> None:
+    def _announce(self, listening: socket.socket, rpc: Any) -> None:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         also = f", gRPC on {shown}:{rpc.port}" if rpc else ""
         names = ", ".join(dict.fromkeys(found.model.name for found in self._repository.served()))
         what = names or f"nothing yet, {self._awaited()}"
-        self._told(f"serving {what} on {'https' if secure else 'http'}://{shown}:{port}{also}")
+        self._told(f"serving {what} on {'https' if self._guard.files else 'http'}://{shown}:{port}{also}")
         notify.say("READY=1")
 
     def _awaited(self) -> str:
@@ -329,10 +329,10 @@ def _listen(host: str, port: int, most: int = 1, flag: str = "--port") -> socket
     return listening
 
 
-def _tls(guard: Guard) -> ssl.SSLContext | None:
-    """A look at the certificate and key: UsageError for bad ones, before anything starts."""
+def _check_tls(guard: Guard) -> None:
+    """UsageError for a certificate and key that cannot be used."""
     if not guard.files:
-        return None
+        return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         for file in guard.files:
@@ -344,4 +344,3 @@ def _tls(guard: Guard) -> ssl.SSLContext | None:
         raise UsageError(told, hint=TLS_HINT) from error
     except OSError as error:
         raise UsageError(f"{error.filename} cannot be used: {error.strerror}", hint=TLS_HINT) from error
-    return context

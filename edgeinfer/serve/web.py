@@ -17,7 +17,7 @@ from edgeinfer.serve.bodies import Bodies, picture
 from edgeinfer.serve.faces import IMAGE, Work
 from edgeinfer.serve.guard import Guarded
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, Refusal
-from edgeinfer.serve.replies import health, route
+from edgeinfer.serve.replies import gone, health, route
 from edgeinfer.serve.sharing import Sharing
 from edgeinfer.serve.watching import Watching
 
@@ -243,19 +243,14 @@ async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """The work's result; it is cancelled when the client hangs up."""
     mine, waits = asyncio.current_task(), True
     assert mine
-    gone = asyncio.ensure_future(_gone(request))
-    gone.add_done_callback(lambda _: mine.cancel() if waits and not gone.cancelled() else None)
+    left = asyncio.ensure_future(gone(request.receive))
+    left.add_done_callback(lambda _: mine.cancel() if waits and not left.cancelled() else None)
     try:
         return await work
     except asyncio.CancelledError:
-        if gone.done():
+        if left.done():
             raise Refusal(INVALID, "the client has gone") from None
         raise
     finally:
         waits = False
-        gone.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
+        left.cancel()
