@@ -20,7 +20,6 @@ from edgeinfer import bundle as bundle_module
 from edgeinfer import onnxfile
 from edgeinfer.bundle import Bundle, writing
 from edgeinfer.errors import BundleError, EdgeInferError
-from helpers import bundles
 from helpers.patience import until
 
 
@@ -414,8 +413,3 @@ def test_a_bundle_that_may_not_be_read_is_called_so(detector, closed):
             os.seteuid(0)
         (detector / closed).chmod(0o755)
     assert "chmod" in refused.value.hint
-
-
-def test_the_helpers_write_bundles_that_pass_the_onnx_checker(tmp_path):
-    for make in (bundles.detect_bundle, bundles.classify_bundle):
-        Bundle.open(make(tmp_path / make.__name__)).verify()

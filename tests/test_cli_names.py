@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import pytest
 
 from edgeinfer import cli
@@ -32,7 +31,7 @@ def photo(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     path = place(folder, f"{LATIN}.png")
-    path.write_bytes(cv2.imencode(".png", bundles.picture("red"))[1].tobytes())
+    path.write_bytes(bundles.png("red"))
     return path
 
 

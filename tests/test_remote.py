@@ -191,6 +191,6 @@ def test_a_picture_that_is_taken_away_is_told(web):
 
 
 def test_a_picture_of_the_web_is_the_one_that_was_put_there(web):
-    address = web.put("/a.png", cv2.imencode(".png", bundles.picture("blue"))[1].tobytes(), content_type="image/png")
+    address = web.put("/a.png", bundles.png("blue"), content_type="image/png")
     (frame,) = sources.frames(address)
     assert np.array_equal(frame.image, bundles.picture("blue"))

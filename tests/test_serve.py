@@ -171,7 +171,7 @@ def test_a_body_without_json_is_the_input(served, color):
     bare = {"Inference-Header-Content-Length": "0"}
     status, _, body = served.request("/v2/models/namer/infer", planes(color).tobytes(), bare)
     assert (status, np.argmax(json.loads(body)["outputs"][0]["data"])) == (200, COLORS.index(color))
-    file = cv2.imencode(".png", bundles.picture(color, 48, 64))[1].tobytes()
+    file = bundles.png(color, 48, 64)
     status, _, body = served.request("/v2/models/finder.image/infer", file, bare)
     (labels,) = [one["data"] for one in json.loads(body)["outputs"] if one["name"] == "labels"]
     assert (status, labels) == (200, [color])

@@ -237,7 +237,7 @@ sys.exit(main(sys.argv[1:]))
         started = type("Started", (), {"address": address})
 
         def results():
-            with urllib.request.urlopen(f"http://{address}/v1/cameras/door", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://{address}/v1/cameras/door", timeout=LONG_S) as answer:
                 return json.loads(answer.read())["results"]
 
         def drawn():
@@ -302,7 +302,7 @@ def test_several_cameras_share_batches_and_leave_room_for_requests(tmp_path):
         with service(folder, *words, "--delay-ms", 20) as running:
             for place in range(3):
                 until(lambda place=place: color(running, f"c{place}") == "green")
-            file = cv2.imencode(".png", bundles.picture("red"))[1].tobytes()
+            file = bundles.png("red")
             before = [state(running, f"c{place}")["results"] for place in range(3)]
             answers = [running.request("/v1/models/namer/predict", file) for _ in range(20)]
             until(lambda: state(running, "c0")["results"] > before[0] + 60)
@@ -319,7 +319,7 @@ def test_several_cameras_share_batches_and_leave_room_for_requests(tmp_path):
 
 def test_neither_requests_nor_cameras_crowd_the_others_out(tmp_path):
     folder = bundles.classify_bundle(tmp_path / "namer")
-    file = cv2.imencode(".png", bundles.picture("red"))[1].tobytes()
+    file = bundles.png("red")
     with camera(fps=60) as one, camera(fps=60) as two:
         words = ["--queue", 1, f"--camera=a={one.address}", f"--camera=b={two.address}"]
         with service(folder, *words) as running:
@@ -461,7 +461,7 @@ def test_a_camera_is_not_there_yet_while_the_service_starts(handler):
 
 def test_a_file_of_cameras_that_is_not_there_is_told(finder, tmp_path):
     line = [sys.executable, "-m", "edgeinfer", "serve", finder, "--camera-file", tmp_path / "none"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert done.returncode == 2
     assert "cannot be read" in done.stderr
 
@@ -470,7 +470,7 @@ def test_a_file_of_cameras_that_is_not_there_is_told(finder, tmp_path):
 def test_a_camera_needs_a_model_that_is_served(finder, tmp_path, word, told):
     other = bundles.classify_bundle(tmp_path / "namer")
     line = [sys.executable, "-m", "edgeinfer", "serve", finder, other, "--port", "0", "--no-grpc", "--camera"]
-    done = subprocess.run([*line, f"{word}=camera:0"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*line, f"{word}=camera:0"], capture_output=True, text=True, timeout=LONG_S, check=False)
     assert done.returncode == 2
     assert told in done.stderr
     assert "hint: --camera door@finder=..." in done.stderr

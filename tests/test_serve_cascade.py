@@ -27,10 +27,6 @@ def relabel(bundle, labels):
     (bundle / "new.json").replace(bundle / "model.json")
 
 
-def file_of(color):
-    return cv2.imencode(".png", bundles.picture(color, 48, 64))[1].tobytes()
-
-
 def write(folder):
     """The detector, the classifier of its boxes, and another classifier that is served on its own."""
     bundles.detect_bundle(folder / "models" / "finder")
@@ -51,13 +47,13 @@ def served(folder):
 
 
 def predicted(running, color="blue", name="finder"):
-    status, _, body = running.request(f"/v1/models/{name}/predict", file_of(color))
+    status, _, body = running.request(f"/v1/models/{name}/predict", bundles.png(color))
     assert status == 200, body
     return json.loads(body)
 
 
 def test_predict_says_what_run_says_with_a_classifier(served, folder, tmp_path):
-    (tmp_path / "blue.png").write_bytes(file_of("blue"))
+    (tmp_path / "blue.png").write_bytes(bundles.png("blue"))
     words = [folder / "models" / "finder", tmp_path / "blue.png", "--classify", folder / "painter", "--json", "-"]
     line = [sys.executable, "-m", "edgeinfer", "run", *map(str, words)]
     run = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
@@ -77,7 +73,7 @@ def test_the_protocol_gives_the_best_class_of_each_box(served, way):
         names = [(one["name"], one["datatype"]) for one in about["outputs"]]
         assert names[-3:] == [("top_scores", "FP32"), ("top_classes", "INT32"), ("top_labels", "BYTES")]
         item = module.InferInput("image", [1], "BYTES")
-        item.set_data_from_numpy(np.array([file_of("green")], np.object_))
+        item.set_data_from_numpy(np.array([bundles.png("green")], np.object_))
         answer = client.infer("finder.image", [item])
         assert answer.as_numpy("labels").tolist() == [b"green"]
         assert answer.as_numpy("top_labels").tolist() == [b"lime"]
@@ -97,7 +93,7 @@ def test_what_runs_and_what_it_takes_are_told(served):
     rows = {row["name"]: row for row in json.loads(served.request("/v1/models")[2])["models"]}
     assert rows["finder"]["runs_on"] == "ort model.fp32.onnx, then ort model.fp32.onnx"
     assert rows["namer"]["runs_on"] == "ort model.fp32.onnx"
-    status, headers, drawn = served.request("/v1/models/finder/predict?annotate=1", file_of("red"))
+    status, headers, drawn = served.request("/v1/models/finder/predict?annotate=1", bundles.png("red"))
     assert (status, headers["content-type"]) == (200, "image/jpeg")
     assert np.ptp(cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_COLOR)) > 100
 
@@ -121,7 +117,7 @@ def test_either_half_is_swapped_without_a_failed_request(tmp_path):
 
         def ask():
             while not over.is_set():
-                status, _, body = running.request("/v1/models/finder/predict", file_of("red"))
+                status, _, body = running.request("/v1/models/finder/predict", bundles.png("red"))
                 record = json.loads(body)
                 if status != 200:
                     failed.append(body)
@@ -140,7 +136,7 @@ def test_either_half_is_swapped_without_a_failed_request(tmp_path):
             relabel(tmp_path / "models" / "finder", ["apple", "leaf", "sea"])
             running.send("SIGHUP")
             until(lambda: (3, "apple", "ruby") in found)
-            (tmp_path / "painter" / "golden" / "0.png").write_bytes(file_of("blue"))
+            (tmp_path / "painter" / "golden" / "0.png").write_bytes(bundles.png("blue"))
             relabel(tmp_path / "painter", ["one", "two", "three"])
             running.send("SIGHUP")
             until(lambda: "version 3 stays" in running.log())

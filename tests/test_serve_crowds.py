@@ -3,7 +3,6 @@
 import contextlib
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from tritonclient.grpc import service_pb2 as pb
 from edgeinfer.serve.connections import CROWD
 from helpers import bundles
 from helpers.patience import LONG_S, until
-from helpers.service import service
+from helpers.service import connected, service
 
 TLS = Path(__file__).parent / "data" / "tls"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and empty settings
@@ -29,11 +28,6 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0
 @pytest.fixture(scope="module")
 def namer(tmp_path_factory):
     return bundles.classify_bundle(tmp_path_factory.mktemp("models") / "namer")
-
-
-def connected(address):
-    host, port = address.split(":")
-    return socket.create_connection((host, int(port)), timeout=LONG_S)
 
 
 def heard(opened):

@@ -4,7 +4,6 @@ import json
 import struct
 from unittest import mock
 
-import cv2
 import grpc
 import numpy as np
 import pytest
@@ -91,7 +90,7 @@ def test_typed_contents_are_read_as_raw_ones(infer, color):
 
 def test_typed_bytes_are_a_picture(infer):
     made = pb.ModelInferRequest(model_name="namer.image")
-    file = cv2.imencode(".png", bundles.picture("blue"))[1].tobytes()
+    file = bundles.png("blue")
     made.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(file)
     labels = infer(made).raw_output_contents[2]
     assert labels[: struct.unpack("<I", labels[:4])[0] + 4][4:] == b"blue"
@@ -225,15 +224,6 @@ def test_an_answer_is_written_as_protobuf_writes_it(name, raw):
     assert contents.streamed(head, raw) == pb.ModelStreamInferResponse(infer_response=theirs).SerializeToString()
 
 
-def gauge(served, name, model="patient"):
-    lines = served.request("/metrics")[2].decode().splitlines()
-    return next(float(one.split()[-1]) for one in lines if one.startswith(f'edgeinfer_{name}{{model="{model}"}}'))
-
-
-def depth(served, name):
-    return gauge(served, "queue_depth", name)
-
-
 def outcomes(served, name):
     rows = [one for one in served.request("/metrics")[2].decode().splitlines() if "edgeinfer_requests_total{" in one]
     return {one.split('outcome="')[1].split('"')[0]: float(one.split()[-1]) for one in rows if f'"{name}"' in one}
@@ -242,28 +232,28 @@ def outcomes(served, name):
 def occupied(served, infer):
     """A call that the patient one is at work on, as long as the gate stands."""
     running = infer.future(full(0.5, "patient"))
-    until(lambda: gauge(served, "busy_seconds") > 0)
+    until(lambda: served.gauge("busy_seconds", "patient") > 0)
     return running
 
 
 def test_a_call_that_is_cancelled_or_too_late_leaves_the_queue(served, infer, gate):
     running = occupied(served, infer)
     waiting = infer.future(full(0.5, "patient"))
-    until(lambda: depth(served, "patient") == 1)
+    until(lambda: served.gauge("queue_depth", "patient") == 1)
 
     def queued():
         """A call that waits behind the other and has a second for it; one that is slow to arrive may not."""
         late = infer.future(full(0.5, "patient"), timeout=1)
-        until(lambda: late.done() or depth(served, "patient") == 2)
+        until(lambda: late.done() or served.gauge("queue_depth", "patient") == 2)
         return not late.done() and late
 
     assert until(queued).code() == grpc.StatusCode.DEADLINE_EXCEEDED
     waiting.cancel()
-    until(lambda: depth(served, "patient") == 0)
+    until(lambda: served.gauge("queue_depth", "patient") == 0)
     assert not running.done()
     # both places are free again
     again = [infer.future(full(0.5, "patient")) for _ in range(2)]
-    until(lambda: depth(served, "patient") == 2)
+    until(lambda: served.gauge("queue_depth", "patient") == 2)
     gate.unlink()
     assert [len(one.result().raw_output_contents) for one in (running, *again)] == [1, 1, 1]
     assert outcomes(served, "patient")["cancelled"] >= 2
@@ -273,7 +263,7 @@ def test_overload_is_told_at_once_with_the_time_to_come_again(served, infer, gat
     before = outcomes(served, "patient").get("overload", 0)
     running = occupied(served, infer)
     waiting = [infer.future(full(0.5, "patient")) for _ in range(2)]
-    until(lambda: depth(served, "patient") == 2)
+    until(lambda: served.gauge("queue_depth", "patient") == 2)
     with pytest.raises(grpc.RpcError) as caught:
         infer(full(0.5, "patient"))
     assert not running.done()

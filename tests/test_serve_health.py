@@ -240,7 +240,7 @@ def test_a_picture_whose_version_is_replaced_while_it_is_decoded_goes_to_the_nex
     tmp_path, version, status
 ):
     bundle, gate = bundles.classify_bundle(tmp_path / "namer"), tmp_path / "gate"
-    picture = cv2.imencode(".png", bundles.picture("red"))[1].tobytes()
+    picture = bundles.png("red")
     asked = f"/v2/models/namer.image{version}/infer", picture, {"Inference-Header-Content-Length": "0"}
     start = ["-c", SLOW.format(step="pictures.decode"), str(gate)]
     with service(bundle, "--manage", start=start) as running, ThreadPoolExecutor() as threads:
@@ -299,7 +299,7 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 
 def test_a_sensor_that_hangs_holds_up_neither_pictures_nor_the_end(tmp_path):
     bundle = bundles.classify_bundle(tmp_path / "namer")
-    picture = cv2.imencode(".png", bundles.picture("red", 48, 64))[1].tobytes()
+    picture = bundles.png("red", 48, 64)
     with service(bundle, start=["-c", SILENT]) as running:
         scrapes = [running.request("/metrics") for _ in range(DECODERS + 1)]
         assert {status for status, _, _ in scrapes} == {503}

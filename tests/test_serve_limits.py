@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
 from pathlib import Path
 
-import cv2
 import grpc
 import numpy as np
 import pytest
@@ -28,14 +27,10 @@ from tritonclient.utils import InferenceServerException
 from edgeinfer.serve import running
 from helpers import bundles
 from helpers.patience import LONG_S, until
-from helpers.service import service
+from helpers.service import connected, service
 
 ROOT = Path(__file__).parent.parent
 TLS = Path(__file__).parent / "data" / "tls"
-
-
-def file_of(height=48, width=64):
-    return cv2.imencode(".png", bundles.picture("red", height, width))[1].tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +98,10 @@ def test_a_message_that_is_too_large_is_refused(served):
 @pytest.mark.parametrize("way", ["predict", "image", "frame", "nv12"])
 def test_a_picture_of_too_many_pixels_is_refused_whichever_way_it_comes(served, way):
     if way == "predict":
-        status, _, body = served.request("/v1/models/namer/predict", file_of(101, 100))
+        status, _, body = served.request("/v1/models/namer/predict", bundles.png("red", 101, 100))
         assert (status, "pixels" in json.loads(body)["error"]) == (400, True)
         return
-    array = np.array([file_of(101, 100)], np.object_) if way == "image" else bundles.picture("red", 101, 100)
+    array = np.array([bundles.png("red", 101, 100)], np.object_) if way == "image" else bundles.picture("red", 101, 100)
     array = np.zeros((153, 100), np.uint8) if way == "nv12" else array
     item = http_client.InferInput(
         "image" if way == "image" else "frame", list(array.shape), "BYTES" if way == "image" else "UINT8"
@@ -186,7 +181,7 @@ POST = b"POST /%s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     ids=["line", "header", "head", "chunk"],
 )
 def test_what_is_no_http_is_told_so_in_json(served, sent):
-    with connected(served) as opened:
+    with connected(served.address) as opened:
         opened.sendall(sent)
         answer = HTTPResponse(opened)
         answer.begin()
@@ -196,7 +191,7 @@ def test_what_is_no_http_is_told_so_in_json(served, sent):
 
 
 def test_what_is_no_http_after_an_answer_closes_the_connection_and_is_no_news(served):
-    with connected(served) as opened:
+    with connected(served.address) as opened:
         opened.sendall(POST % b"nowhere")
         answer = HTTPResponse(opened)
         answer.begin()
@@ -212,11 +207,6 @@ def closed(opened):
         return opened.recv(1) == b""
     except ConnectionError:
         return True
-
-
-def connected(running):
-    host, port = running.address.split(":")
-    return socket.create_connection((host, int(port)), timeout=60)
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2/models/namer/", "//elsewhere.example/v2/"])
@@ -255,22 +245,13 @@ def infer(running, way="http", **how):
         return client.infer("patient", [item], **how).as_numpy("logits")
 
 
-def gauge(running, name):
-    lines = running.request("/metrics")[2].decode().splitlines()
-    return next(float(one.split()[-1]) for one in lines if one.startswith(f'edgeinfer_{name}{{model="patient"}}'))
-
-
-def depth(running):
-    return gauge(running, "queue_depth")
-
-
 def busy(running, gate, way="http"):
     """A request that is answered when the gate is taken away."""
     gate.touch()
     answers = []
     asking = threading.Thread(target=lambda: answers.append(infer(running, way)))
     asking.start()
-    until(lambda: gauge(running, "busy_seconds") > 0)
+    until(lambda: running.gauge("busy_seconds", "patient") > 0)
     return asking, answers
 
 
@@ -280,7 +261,7 @@ def test_a_request_that_takes_too_long_is_answered_so_and_leaves_the_queue(folde
         with pytest.raises(InferenceServerException, match=r"no answer within 0\.2 s"):
             infer(running, timeout=200_000)
         assert asking.is_alive()
-        assert depth(running) == 0
+        assert running.gauge("queue_depth", "patient") == 0
         gate.unlink()
         asking.join()
         assert len(answers) == 1
@@ -295,7 +276,7 @@ def test_requests_share_the_memory_they_may_fill_whichever_way_they_come(folder,
         asking, _ = busy(running, gate)
         held = []
         client.async_infer("patient.image", [item], lambda result, error: held.append(error or result))
-        until(lambda: depth(running) == 1)
+        until(lambda: running.gauge("queue_depth", "patient") == 1)
         with pytest.raises(InferenceServerException, match=r"RESOURCE_EXHAUSTED.*too many large requests"):
             client.infer("patient.image", [item])
         status, headers, body = running.request("/v1/models/patient/predict", bytes(frame))
@@ -310,12 +291,12 @@ def test_requests_share_the_memory_they_may_fill_whichever_way_they_come(folder,
 
 
 def test_pictures_count_by_their_pixels(folder, gate):
-    file = file_of(1000, 1000)  # 3 MB
+    file = bundles.png("red", 1000, 1000)  # 3 MB
     with service(folder / "patient", "--max-memory-mb", 8, gate=gate) as running:
         asking, _ = busy(running, gate)
         with ThreadPoolExecutor() as threads:
             held = [threads.submit(running.request, "/v1/models/patient/predict", file) for _ in range(2)]
-            until(lambda: depth(running) == 2)
+            until(lambda: running.gauge("queue_depth", "patient") == 2)
             status, _, body = running.request("/v1/models/patient/predict", file)
             gate.unlink()
             assert (status, "too many large requests" in json.loads(body)["error"]) == (503, True)
@@ -343,13 +324,13 @@ def test_a_client_that_hangs_up_leaves_the_queue(folder, gate):
     with service(folder / "patient", gate=gate) as running:
         asking, _ = busy(running, gate)
         host, port = running.address.split(":")
-        body = file_of()
+        body = bundles.png()
         with socket.create_connection((host, int(port)), timeout=LONG_S) as opened:
             opened.sendall(
                 b"POST /v1/models/patient/predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
             )
-            until(lambda: depth(running) == 1)
-        until(lambda: depth(running) == 0)
+            until(lambda: running.gauge("queue_depth", "patient") == 1)
+        until(lambda: running.gauge("queue_depth", "patient") == 0)
         assert asking.is_alive()
         gate.unlink()
         asking.join()

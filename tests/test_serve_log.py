@@ -7,7 +7,6 @@ import socket
 import threading
 from pathlib import Path
 
-import cv2
 import pytest
 
 from edgeinfer.cli import _log
@@ -22,7 +21,7 @@ REQUESTS = 40
 
 def fill(running):
     """Have the service log more than its pipe takes: each request brings a traceback."""
-    blue = cv2.imencode(".png", bundles.picture("blue"))[1].tobytes()
+    blue = bundles.png("blue")
     return [running.request("/v1/models/root/predict", blue)[0] for _ in range(REQUESTS)]
 
 

@@ -12,12 +12,11 @@ from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
 from helpers import bundles
-from helpers.patience import until
+from helpers.patience import LONG_S, until
 from helpers.service import service
 
 PROTOCOL = "inference.GRPCInferenceService"
 SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
-LONG_S = 60
 BLUE = np.stack([np.zeros((32, 32)), np.zeros((32, 32)), np.ones((32, 32))])[None].astype(np.float32)
 
 

@@ -4,7 +4,6 @@ import base64
 import json
 import struct
 
-import cv2
 import grpc
 import numpy as np
 import pytest
@@ -85,7 +84,7 @@ def test_numbers_of_every_type_go_in_and_come_out(served, way, dtype):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_bytes_go_in_and_come_out(served, way):
-    file = cv2.imencode(".png", bundles.picture("blue"))[1].tobytes()
+    file = bundles.png("blue")
     found = asked(way, served, "float16.image", ("image", np.array([file], np.object_)))
     kind, labels = found["labels"]
     assert kind == "BYTES"
@@ -180,7 +179,7 @@ def test_an_answer_of_too_many_numbers_is_refused_before_the_model_runs_and_coun
 
 def test_an_answer_that_turns_out_to_have_too_many_values_is_no_success(tmp_path):
     bundles.classify_bundle(tmp_path / "namer")
-    file = base64.b64encode(cv2.imencode(".png", bundles.picture("red"))[1].tobytes()).decode()
+    file = base64.b64encode(bundles.png("red")).decode()
     request = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [file]}]}
     with service(tmp_path / "namer", "--max-values", 4) as running:
         status, _, answer = running.request("/v2/models/namer.image/infer", json.dumps(request).encode())

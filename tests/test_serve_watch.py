@@ -58,7 +58,7 @@ def relabel(folder, told):
 def test_bundles_come_and_go_while_the_others_are_served(tmp_path):
     shelf = tmp_path / "shelf"
     bundles.detect_bundle(shelf / "finder")
-    sent = cv2.imencode(".png", bundles.picture("green", 48, 64))[1].tobytes()
+    sent = bundles.png("green", 48, 64)
 
     def predict(name):
         return running.request(f"/v1/models/{name}/predict", sent)[0]

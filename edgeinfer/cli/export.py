@@ -266,8 +266,8 @@ def _report(path: Path, as_json: bool) -> None:
         return
     classes, size = _tables.counted(len(spec.labels), "class"), spec.preprocess.size
     print(_tables.printable(f"{path}: {spec.name}, {spec.task}, {classes}, {size}, batch {spec.batch}"))
-    for one in artifacts:
-        print(f"  {one['file']}  {one['precision']}  {one['bytes'] / 1e6:.1f} MB")
+    rows = [[one["file"], one["precision"], f"{one['bytes'] / 1e6:.1f} MB"] for one in artifacts]
+    print(_tables.table(rows, right=(2,)))
     if spec.provenance.license:
         print(_tables.printable(f"  licence: {spec.provenance.license}"))
     print(_tables.printable(f"next: edgeinfer run {path} IMAGE"))

@@ -29,7 +29,7 @@ NAMES = {
     "single-stream": "one picture, the next when it is done",
     "multi-stream": f"{STREAMS} pictures at once, the next when all are done",
     "server": "one picture of those that come at random, worked off one by one",
-    "offline": "one call of each context, of all pictures there at the start",
+    "offline": "one call of each context; all pictures are there at the start",
     "paced": "one picture of a camera",
     "cold": "from the start of a process to its first result",
 }

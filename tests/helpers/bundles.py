@@ -53,6 +53,11 @@ def picture(color="red", height=SIDE, width=SIDE):
     return np.full((height, width, 3), BGR[color], np.uint8)
 
 
+def png(color="red", height=SIDE, width=SIDE):
+    """That picture as the bytes of a file."""
+    return cv2.imencode(".png", picture(color, height, width))[1].tobytes()
+
+
 def video(path: Path, pictures, fps=10) -> Path:
     """Write pictures of one size as a video in Motion JPEG, which every OpenCV writes and reads."""
     height, width, _ = pictures[0].shape

@@ -26,7 +26,7 @@ class Camera:
         self.port = 0
 
     def picture(self):
-        """The picture of this moment; a moving one tells its number in the brightness of its left half's stripes."""
+        """The picture of this moment; a moving one has its rectangle at another place each time."""
         image = np.full((self.height, self.width, 3), 60, np.uint8)
         if self.mode == "black":
             return image * 0

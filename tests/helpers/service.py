@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -35,8 +36,8 @@ class Service:
 
     def __init__(self, process):
         self.process, self.lines, self.reading = process, [], threading.Lock()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         self.told = process.stdout.readline()
         found = re.search(r"(https?://[^ ,\n]+)(?:, gRPC on (\S+))?", self.told)
         assert found, self.log()
@@ -66,6 +67,17 @@ class Service:
             with error:
                 return error.code, error.headers, error.read()
 
+    def gauge(self, name, model):
+        """What /metrics says of a model at this moment."""
+        lines = self.request("/metrics")[2].decode().splitlines()
+        return next(float(one.split()[-1]) for one in lines if one.startswith(f'edgeinfer_{name}{{model="{model}"}}'))
+
+
+def connected(address):
+    """A connection to "host:port" that has said nothing yet."""
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=LONG_S)
+
 
 @contextlib.contextmanager
 def service(*words, env=None, gate=None, start=("-m", "edgeinfer", "serve")):
@@ -80,6 +92,7 @@ def service(*words, env=None, gate=None, start=("-m", "edgeinfer", "serve")):
     )
     guard = threading.Timer(LONG_S, process.kill)
     guard.start()
+    started = None
     try:
         started = Service(process)
         guard.cancel()
@@ -91,7 +104,6 @@ def service(*words, env=None, gate=None, start=("-m", "edgeinfer", "serve")):
         process.kill()
         process.wait()
         process.stdout.close()
-        started_log = locals().get("started")
-        if started_log:
-            started_log._reader.join(LONG_S)
+        if started:
+            started.reader.join(LONG_S)
         process.stderr.close()
