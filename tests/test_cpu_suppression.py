@@ -118,3 +118,10 @@ def test_candidates_beyond_the_most_are_left_out():
     scores = np.linspace(1, 0.5, MOST + 1, dtype=np.float32)
 
     assert suppress(boxes, scores, np.zeros(MOST + 1, int), iou=0.5, limit=300).tolist() == [0, MOST - 1]
+
+
+def test_boxes_without_area_suppress_nothing_and_warn_of_nothing():
+    boxes = np.array([[5, 5, 5, 5], [5, 5, 5, 5], [5, 2, 5, 9], [5, 2, 5, 9], [2, 2, 9, 9]], np.float32)
+    scores = np.linspace(0.9, 0.5, 5, dtype=np.float32)
+
+    assert suppress(boxes, scores, np.zeros(5, int), iou=0.5, limit=9).tolist() == [0, 1, 2, 3, 4]
