@@ -1,5 +1,7 @@
 """Raw outputs to results on the CPU: classes, boxes in source pixels, and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -156,6 +158,12 @@ def test_boxes_suppressed_in_the_graph_are_taken_up_to_their_number(num, kept):
     assert found.class_ids.dtype == np.int32
 
 
+def test_of_boxes_suppressed_in_the_graph_the_limit_keeps_the_best():
+    spec = dataclasses.replace(SUPPRESSED, decode=dataclasses.replace(SUPPRESSED.decode, limit=1))
+
+    assert results(spec, graph_outputs(3), SQUARE)[0].boxes.tolist() == [DOG]
+
+
 @pytest.mark.parametrize("name", ["boxes", "scores"])
 def test_nan_among_boxes_suppressed_in_the_graph_is_an_error(name):
     outputs = graph_outputs(2)
@@ -174,6 +182,17 @@ def test_nan_or_infinity_in_a_candidate_is_an_error_with_a_hint(column, value):
     with pytest.raises(EngineError, match="output0 holds NaN or infinity") as caught:
         detections(rows)
     assert "float16 may have overflowed" in caught.value.hint
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("column", range(6))
+def test_nan_or_infinity_in_the_end2end_layout_is_an_error(column, value):
+    rows = END.astype(np.float32)
+    rows[1, column] = value
+    spec = detector(decode=Boxes("end2end"), outputs=(TensorSpec("output0", (1, 4, 6)),))
+
+    with pytest.raises(EngineError, match="output0 holds NaN or infinity"):
+        results(spec, {"output0": rows[None]}, SQUARE)
 
 
 @pytest.mark.parametrize("row", range(7))
@@ -212,6 +231,14 @@ def test_more_classes_than_there_are_means_all():
 @pytest.mark.parametrize("activation", ["none", "sigmoid", "softmax"])
 def test_the_lower_class_comes_first_of_equals(activation):
     assert classes([500, 500, 500], k=3, activation=activation)[0] == [0, 1, 2]
+    assert classes([0, 500] * 300, k=400, activation=activation)[0] == [*range(1, 600, 2), *range(0, 200, 2)]
+
+
+def test_of_equal_boxes_in_the_end2end_layout_the_first_comes_first():
+    rows = np.array([[place, 0, place + 1, 9, (0.5, 0.9)[place % 2], 0] for place in range(60)], np.float32)
+    found = _decoding.boxes(rows, Boxes("end2end"), "o")
+
+    assert found.boxes[:, 0].tolist() == [*range(1, 60, 2), *range(0, 60, 2)]
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
