@@ -67,16 +67,15 @@ class Global:
 
 @dataclass(eq=False, repr=False, slots=True)
 class Record:
-    """What an object would have been made from: its class, arguments, state and contents.
+    """What an object would have been made from: its class, arguments and state.
 
-    `entries` and `items` are what a subclass of dict or list holds; None until something is put in.
+    `entries` are what a subclass of dict holds; None until something is put in.
     """
 
     origin: str
     args: tuple[object, ...] = ()
     state: object = None
     entries: dict[Any, object] | None = None
-    items: list[object] | None = None
 
     def attributes(self) -> dict[Any, object]:
         """The object's `__dict__`; empty for what was saved otherwise."""

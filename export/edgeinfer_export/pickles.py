@@ -121,12 +121,9 @@ class Machine:
 
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        if isinstance(target, Record):
-            target.items = target.items or []
-            target.items.extend(items)
-        elif isinstance(target, list):
+        if isinstance(target, list):
             target.extend(items)
-        else:
+        elif not isinstance(target, Record):  # what a subclass of list holds is no model
             raise CheckpointError(f"the pickle appends to a {type(target).__name__}")
 
     def update(self, items: list[Any]) -> None:

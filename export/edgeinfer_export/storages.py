@@ -81,8 +81,6 @@ class Storage:
 
 def numbers(data: Any, start: int, storage: Storage, order: str = "<") -> NDArray[Any]:
     """The storage's numbers (numel,), a read-only view of `data` where dtype and byte order allow."""
-    if storage.numel == 0:
-        return np.empty(0, _native(storage.dtype))
     kind = np.dtype(ENCODINGS[storage.dtype]).newbyteorder(order)  # type: ignore[arg-type]
     stored = np.frombuffer(data, kind, storage.numel, start)
     if storage.dtype == "bfloat16":
@@ -90,10 +88,6 @@ def numbers(data: Any, start: int, storage: Storage, order: str = "<") -> NDArra
         wide <<= 16
         return wide.view(np.float32)
     return stored if kind.isnative else stored.astype(kind.newbyteorder("="))
-
-
-def _native(dtype: str) -> np.dtype[Any]:
-    return np.dtype(np.float32 if dtype == "bfloat16" else ENCODINGS[dtype])
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)

@@ -159,7 +159,7 @@ def _places(data: mmap.mmap, keys: list[Any], storages: dict[str, Storage]) -> d
         header = data[start : start + 8]
         if storage is None or key in places or len(header) < 8:
             raise CheckpointError("the list of storages is damaged or cut off")
-        size = int.from_bytes(header, "little", signed=True) * storage.itemsize
+        size = int.from_bytes(header, "little") * storage.itemsize
         if size != storage.size_bytes or start + 8 + size > len(data):
             raise CheckpointError(f"storage {key!r} needs {storage.size_bytes} bytes, {len(data) - start - 8} are left")
         places[key] = (start + 8, size)

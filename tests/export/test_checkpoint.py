@@ -14,7 +14,7 @@ from edgeinfer_export import checkpoint
 from edgeinfer_export.modeltree import Module
 from edgeinfer_export.torchfiles import LEGACY_MAGIC
 from helpers.hostile import safetensors_entry as entry
-from helpers.pickling import Call, Name, Raw, Tensor, archive, legacy, module, safetensors
+from helpers.pickling import Call, Name, New, Raw, Tensor, Writer, archive, legacy, module, safetensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))["files"]
@@ -121,8 +121,17 @@ def test_a_view_is_written_as_what_it_shows(tmp_path, write):
     }
 
 
+@pytest.mark.parametrize("write", [archive, legacy])
+def test_tensors_without_a_number_are_read_as_such(tmp_path, write):
+    empty = {"x.weight": np.zeros((0, 3), np.float32), "y.weight": np.zeros(0, np.float16)}
+    found = read(tmp_path, write({name: Tensor(array) for name, array in empty.items()})).tensors
+    assert {name: (one.shape, one.dtype) for name, one in found.items()} == {
+        name: (one.shape, one.dtype) for name, one in empty.items()
+    }
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "uint8", "bool"])
-@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("order", ["little", "big", ""])
 def test_both_byte_orders(tmp_path, dtype, order):
     array = np.arange(12).reshape(3, 4).astype(dtype)
     found = read(tmp_path, archive({"x.weight": Tensor(array)}, order)).tensors["x.weight"]
@@ -197,6 +206,18 @@ def test_the_model_is_found_under_many_names(tmp_path, key):
     found = read(tmp_path, archive({"epoch": 3, key: {"fc.weight": Tensor(WEIGHT)}, "optimizer": {"state": {}}}))
     assert list(found.tensors) == ["fc.weight"]
     assert found.ema == ("ema" in key)
+
+
+def test_what_subclasses_of_dict_and_list_hold_is_read_or_passed_over(tmp_path):
+    names, history = (Writer().opcodes(New(Name("train.config", kind))) for kind in ("Names", "History"))
+    texts = [b"X\x03\0\0\0" + text for text in (b"bus", b"car")]
+    root = {
+        "names": Raw(names + b"(K\0" + texts[0] + b"uK\x01" + texts[1] + b"s"),
+        "history": Raw(history + b"(K\x01K\x02eK\x03a"),
+        "model": {"fc.weight": Tensor(WEIGHT)},
+    }
+    found = read(tmp_path, archive(root))
+    assert (found.labels, list(found.tensors)) == (("bus", "car"), ["fc.weight"])
 
 
 def test_averaged_weights_win_unless_they_are_none(tmp_path):

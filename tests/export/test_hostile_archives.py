@@ -10,6 +10,7 @@ from io import BytesIO
 import pytest
 
 from edgeinfer.errors import UnsafeCheckpoint
+from edgeinfer_export import torchfiles
 from helpers.hostile import GOOD, INERT, MIB, WEIGHT, refused
 from helpers.hostile import safetensors_entry as entry
 from helpers.pickling import Call, Name, New, Raw, Tensor, Writer, archive, legacy, safetensors
@@ -107,6 +108,24 @@ def test_members_in_one_place_are_refused(tmp_path):
     assert "claim" in str(refused(tmp_path, file.getvalue(), UnsafeCheckpoint))
 
 
+@pytest.mark.parametrize(
+    ("place", "kind", "value"),
+    [(8, "H", 1), (42, "I", 3), (20, "II", 10**6)],
+    ids=["encrypted", "elsewhere", "too long"],
+)
+def test_a_member_that_is_not_what_the_directory_says_is_refused(tmp_path, place, kind, value):
+    content = bytearray(archive(GOOD))
+    last = content.rindex(b"PK\x01\x02")
+    struct.pack_into(f"<{kind}", content, last + place, *[value] * len(kind))
+    error = refused(tmp_path, bytes(content))
+    assert "is encrypted or not where the directory says" in str(error)
+
+
+def test_a_pickle_that_is_too_long_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchfiles, "MAX_PICKLE", 100)
+    assert "bytes long, above 100" in str(refused(tmp_path, archive(GOOD), UnsafeCheckpoint))
+
+
 def test_two_pickles_are_refused(tmp_path):
     refused(tmp_path, archive(GOOD, storages={"more/data.pkl": Writer().dump(1)}))
 
@@ -127,6 +146,11 @@ def test_the_old_format_lists_its_storages_once(tmp_path, keys):
     content = legacy(GOOD)
     listed = pickle.dumps(["0"], 2)
     refused(tmp_path, content.replace(listed, pickle.dumps(keys, 2)))
+
+
+def test_another_version_of_the_old_format_is_told(tmp_path):
+    content = legacy(GOOD).replace(pickle.dumps(1001, 2), pickle.dumps(1002, 2))
+    assert "protocol is not 1001" in str(refused(tmp_path, content))
 
 
 @pytest.mark.parametrize("size", [-1, 0, 7, 2**62])

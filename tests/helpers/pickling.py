@@ -122,12 +122,15 @@ def module(origin, *, parameters=None, buffers=None, children=None, hidden=(), *
 
 
 def archive(root, order="little", compression=zipfile.ZIP_STORED, storages=None):
-    """A file of torch.save since 1.6; `root` is written by `Writer`, or taken as it is when it is bytes."""
+    """A file of torch.save since 1.6; `root` is written by `Writer`, or taken as it is when it is bytes.
+
+    Before 2.1 it did not say its `order`: then it is empty, and little.
+    """
     writer = Writer()
     opcodes = root if isinstance(root, bytes) else writer.dump(root)
-    members = {"data.pkl": opcodes, "byteorder": order.encode(), "version": b"3\n"}
+    members = {"data.pkl": opcodes, **({"byteorder": order.encode()} if order else {}), "version": b"3\n"}
     for key, array in writer.storages.items():
-        members[f"data/{key}"] = array.astype(array.dtype.newbyteorder("<" if order == "little" else ">")).tobytes()
+        members[f"data/{key}"] = array.astype(array.dtype.newbyteorder(">" if order == "big" else "<")).tobytes()
     members |= storages or {}
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as target:
