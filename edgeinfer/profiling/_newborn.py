@@ -26,7 +26,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     marks.append(time.monotonic())
     with load(bundle, **loading, threads=asked["threads"]) as model:
         marks.append(time.monotonic())
-        image = picture_set(bundle, asked["source"][:1]).pictures[0].image
+        image = picture_set(bundle, asked["source"], most=1).pictures[0].image
         marks.append(time.monotonic())
         model(image)
         marks.append(time.monotonic())

@@ -51,11 +51,12 @@ def profile(
 ) -> Report:
     """Measure a bundle on this machine.
 
-    `scenario` is one or several of single-stream, multi-stream, server, offline, paced, cold; `boundary` is
-    engine, pipeline or file; `source` names pictures (else the bundle's golden ones); `fps` is for paced,
-    `latency_bound_ms` for server; `plan` and `device` as of `load`; with `layers`, layers are timed after all else.
-    Each scenario takes about `seconds`, a server three to six times that. Ctrl-C gives a report of what there is,
-    marked partial. `say` hears what goes on. Raises UsageError, and all that `load` and the model raise.
+    `scenario` is one or several of single-stream, multi-stream, server, offline, paced, cold; `boundary` is engine,
+    pipeline or file; `source` names pictures (else the bundle's golden ones), of which at most 128 are taken, evenly
+    spread; `fps` is for paced, `latency_bound_ms` for server; `plan` and `device` as of `load`; with `layers`, layers
+    are timed after all else. Each scenario takes about `seconds`, a server three to six times that. Ctrl-C gives a
+    report of what there is, marked partial. `say` hears what goes on. Raises UsageError, and all that `load` and the
+    model raise.
     """
     names = [scenario] if isinstance(scenario, str) else list(dict.fromkeys(scenario))
     for name in names:

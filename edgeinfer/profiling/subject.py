@@ -22,6 +22,7 @@ BOUNDARIES = {
     "file": "encoded file to results",
 }
 SYNTHETIC = (720, 1280)
+MOST = 128  # pictures that are measured on: they lie in memory
 
 
 class Picture(NamedTuple):
@@ -38,16 +39,20 @@ class PictureSet(NamedTuple):
     origin: str
 
 
-def picture_set(bundle: Bundle, named: Sequence[str | Path]) -> PictureSet:
-    """The pictures named; else the bundle's golden ones; else one of noise. Raises SourceError."""
-    if named:
-        paths = [path for name in named for path in sources.files(name)]
-        if not paths:
-            raise UsageError("cameras and streams cannot be measured", hint="--source takes pictures and folders")
-        return PictureSet([_read(path) for path in paths], f"{len(paths)} given")
-    golden = [bundle.file(sample.image) for sample in bundle.spec.golden]
-    if golden:
-        return PictureSet([_read(path) for path in golden], f"{len(golden)} golden of the bundle")
+def picture_set(bundle: Bundle, named: Sequence[str | Path], most: int = MOST) -> PictureSet:
+    """The pictures named, else the bundle's golden ones, of many so many evenly spread; else one of noise.
+
+    Raises SourceError, UsageError.
+    """
+    paths = [path for name in named for path in sources.files(name)]
+    if named and not paths:
+        raise UsageError("cameras and streams cannot be measured", hint="--source takes pictures and folders")
+    origin = "given" if named else "golden of the bundle"
+    paths = paths or [bundle.file(sample.image) for sample in bundle.spec.golden]
+    if paths:
+        kept = [paths[len(paths) * place // most] for place in range(most)] if len(paths) > most else paths
+        count = str(len(paths)) if kept is paths else f"{most} of {len(paths)}"
+        return PictureSet([_read(path) for path in kept], f"{count} {origin}")
     import numpy as np
 
     noise = np.random.default_rng(0).integers(0, 256, (*SYNTHETIC, 3), np.uint8)

@@ -1,6 +1,7 @@
 """`edgeinfer profile` from end to end, in Python and on the command line, with tiny bundles."""
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -14,15 +15,16 @@ import cv2
 import pytest
 
 import edgeinfer
-from edgeinfer import cli
+from edgeinfer import cli, pictures
+from edgeinfer.bundle import Bundle
 from edgeinfer.cli import profile as command
 from edgeinfer.errors import EngineError, SourceError, UsageError
 from edgeinfer.pipeline import Pipeline
-from edgeinfer.profiling import cold, layers, loop, scenarios, server
+from edgeinfer.profiling import _newborn, cold, layers, loop, scenarios, server
 from edgeinfer.profiling.report import MAKE, SCHEMA
 from edgeinfer.profiling.samples import Samples
 from edgeinfer.profiling.statistics import distribution
-from edgeinfer.profiling.subject import BOUNDARIES
+from edgeinfer.profiling.subject import BOUNDARIES, picture_set
 from helpers import bundles
 from helpers.patience import said, until
 
@@ -92,6 +94,27 @@ def test_all_pictures_are_used(detector, tmp_path, monkeypatch):
     assert report.data["context"]["pictures"] == "80 given"
     assert report.partial
     assert seen == set(range(10, 90))
+
+
+def test_of_a_large_folder_as_many_are_held_as_fit_in_memory_evenly_spread(detector, tmp_path):
+    for place in range(300):
+        cv2.imwrite(str(tmp_path / f"{place}.png"), bundles.picture("blue", 10 + place, 1))
+    found = picture_set(Bundle.open(detector), [tmp_path])
+    heights = [picture.image.shape[0] for picture in found.pictures]
+    assert (found.origin, len(heights)) == ("128 of 300 given", 128)
+    assert {after - before for before, after in itertools.pairwise(heights)} == {2, 3}
+
+
+def test_a_cold_start_decodes_the_one_picture_that_its_first_result_is_of(detector, photo, monkeypatch):
+    monkeypatch.setattr(_newborn, "_call", lambda *_: 0.0)
+    cv2.imwrite(str(photo.with_name("z.png")), bundles.picture("red"))
+    read, decode = [], pictures.decode
+    monkeypatch.setattr(pictures, "decode", lambda *given: read.append(given[1]) or decode(*given))
+    asked = {"backend": "null", "precision": "auto", "plan": False, "device": "auto", "threads": 0}
+    for source in ([str(photo), str(photo)], [str(photo.parent)], []):
+        _newborn.main({**asked, "bundle": str(detector), "born": 0.0, "idle_s": 0.0, "source": source})
+        assert len(read) == 1
+        read.clear()
 
 
 @pytest.mark.parametrize(
