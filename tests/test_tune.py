@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import cv2
 import onnx
@@ -17,11 +19,12 @@ from edgeinfer.accuracy import Comparison
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BundleError, UsageError
 from edgeinfer.plans import Choice
+from edgeinfer.profiling import subject
 from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.samples import Samples
 from edgeinfer.profiling.sensors import Reading, Sensors
 from edgeinfer.spec import Artifact, Batch
-from edgeinfer.tuning import candidates, entrants
+from edgeinfer.tuning import _entrant, candidates, entrants
 from edgeinfer.tuning.budget import over_budget
 from edgeinfer.tuning.entrants import Entrant, Turn
 from edgeinfer.tuning.figures import Figures, figures
@@ -157,6 +160,23 @@ def test_without_pictures_that_prove_something_nothing_is_tuned(detector, tmp_pa
     with pytest.raises(UsageError, match="finds nothing in 1 pictures"):
         tune(detector, images=black)
     assert plans.read(Bundle.open(detector)) is None
+
+
+def test_to_load_a_candidate_is_not_to_read_its_pictures(detector, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "red.png"), bundles.picture())
+    seconds, read = [0.0], subject.picture_set
+
+    def slow(*given):
+        seconds[0] += 1000.0
+        return read(*given)
+
+    monkeypatch.setattr(subject, "picture_set", slow)
+    monkeypatch.setattr(_entrant, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    asked = {"bundle": str(detector), "choice": {"backend": "ort", "artifact": "model.fp32.onnx"}, "device": "auto"}
+    heard = []
+    _entrant.turns({**asked, "scenario": "single-stream", "pictures": [str(tmp_path / "red.png")]}, heard.append)
+    assert (heard[0]["ready"]["load_ms"], seconds[0]) == (0.0, 1000.0)
 
 
 def test_a_bundle_without_golden_pictures_asks_for_images(detector):

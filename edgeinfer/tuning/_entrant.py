@@ -85,9 +85,9 @@ def turns(asked: dict[str, Any], say: Voice) -> None:
     from edgeinfer.profiling import loop, scenarios
     from edgeinfer.profiling.subject import picture_set
 
-    start = time.perf_counter()
     bundle, scenario = Bundle.open(asked["bundle"]), asked["scenario"]
     pictures = picture_set(bundle, asked["pictures"]).pictures
+    start = time.perf_counter()
     with _loaded(bundle, asked) as model:
         load_ms = (time.perf_counter() - start) * 1e3
         subject = scenarios.subject_of(scenario, model, "pipeline", pictures)
