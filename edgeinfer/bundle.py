@@ -71,6 +71,12 @@ class Bundle:
             raise BundleError(f"{path} is not a file inside the bundle", hint=f"export {self.spec.name} again")
         return path
 
+    def content(self, name: str) -> bytes:
+        """The bytes of a file of this bundle, as they are now. Raises BundleError."""
+        path = self.file(name)
+        with _reading(path):
+            return path.read_bytes()
+
     def artifact_file(self, artifact: Artifact) -> Path:
         """The artifact's path once its hash and, for ONNX, its external files are found right."""
         path = self.file(artifact.file)

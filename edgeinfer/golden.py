@@ -11,6 +11,8 @@ from edgeinfer.pictures import opencv
 from edgeinfer.results import Classification, ious
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgeinfer.bundle import Bundle
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.results import Detections, Result
@@ -33,11 +35,21 @@ def lowest_score(bundle: Bundle) -> float | None:
     return min((golden.score for golden in bundle.spec.golden), default=None)
 
 
-def check(pipeline: Pipeline, bundle: Bundle, precision: str = "fp32") -> list[GoldenReport]:
-    """Run every golden sample of the bundle and compare; the pipeline must have its golden confidence."""
+def files(bundle: Bundle) -> list[bytes]:
+    """The picture files of its golden samples, as they are now. Raises BundleError."""
+    return [bundle.content(golden.image) for golden in bundle.spec.golden]
+
+
+def check(
+    pipeline: Pipeline, bundle: Bundle, precision: str = "fp32", kept: Sequence[bytes] | None = None
+) -> list[GoldenReport]:
+    """Run every golden sample of the bundle and compare; the pipeline must have its golden confidence.
+
+    `kept` are the samples' files as they were: another bundle may be in the folder by now.
+    """
     cv2, reports = opencv(), []
-    for golden in bundle.spec.golden:
-        picture = cv2.imread(str(bundle.file(golden.image)))
+    for golden, data in zip(bundle.spec.golden, files(bundle) if kept is None else kept):
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         if picture is None:
             raise BundleError(f"{bundle.path / golden.image} is not a picture", hint="export the bundle again")
         reports.append(compare(golden, pipeline(picture), precision))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from edgeinfer.serve.running import DECODERS
 from edgeinfer.serve.versions import Options
 from helpers import bundles
 from helpers.patience import LONG_S, until
-from helpers.service import service
+from helpers.service import SPOILED, service
 
 
 def ask(running, name, array):
@@ -44,13 +45,12 @@ BLUE = np.stack([np.zeros((32, 32)), np.zeros((32, 32)), np.ones((32, 32))])[Non
 
 
 def test_outputs_that_are_nan_turn_health_red_if_the_engine_is_to_blame(tmp_path):
-    bundle = bundles.root_bundle(tmp_path / "root")
-    with service(bundle) as running:
+    bundle, gate = bundles.root_bundle(tmp_path / "root"), tmp_path / "gate"
+    with service(bundle, start=("-c", SPOILED, gate)) as running:
         assert np.isnan(ask(running, "root", BLUE)).any()
         until(lambda: "suspect and passes its self-test" in running.log())
         assert health(running, "models/root/ready") == [200, 200, 200]
-        # from now on the engine gives NaN for its golden sample as well
-        cv2.imwrite(str(bundle / "golden" / "0.png"), bundles.picture("blue"))
+        gate.touch()  # from now on the engine gives NaN for its golden sample as well
 
         def red():
             """How health is after one more answer, of which one a second is looked at."""
@@ -69,12 +69,29 @@ def test_outputs_that_are_nan_turn_health_red_if_the_engine_is_to_blame(tmp_path
 
 
 def test_a_picture_that_gives_nan_is_an_error_and_makes_the_engine_suspect(tmp_path):
-    bundle = bundles.root_bundle(tmp_path / "root")
-    with service(bundle) as running:
-        cv2.imwrite(str(bundle / "golden" / "0.png"), bundles.picture("blue"))
-        status, _, body = running.request("/v1/models/root/predict", (bundle / "golden" / "0.png").read_bytes())
+    bundle, gate = bundles.classify_bundle(tmp_path / "namer"), tmp_path / "gate"
+    with service(bundle, start=("-c", SPOILED, gate)) as running:
+        gate.touch()
+        status, _, body = running.request("/v1/models/namer/predict", (bundle / "golden" / "0.png").read_bytes())
         assert (status, "NaN" in json.loads(body)["error"]) == (500, True)
         until(lambda: health(running) == [503, 503])
+
+
+@pytest.mark.parametrize("folder", ["gone", "of another version, which is refused"])
+def test_an_engine_is_judged_by_its_own_samples_whatever_is_in_its_folder_now(tmp_path, folder):
+    bundle = bundles.root_bundle(tmp_path / "root")
+    with service(bundle) as running:
+        if folder == "gone":
+            shutil.rmtree(bundle)
+        else:
+            cv2.imwrite(str(bundle / "golden" / "0.png"), bundles.picture("blue"))
+            (bundle / "model.json").write_text((bundle / "model.json").read_text().replace("red", "scarlet"))
+            running.send("SIGHUP")
+            until(lambda: "version 1 stays" in running.log())
+        assert np.isnan(ask(running, "root", BLUE)).any()
+        until(lambda: "self-test" in running.log().rpartition("version 1")[2])
+        assert "suspect and passes its self-test" in running.log()
+        assert health(running, "models/root/ready") == [200, 200, 200]
 
 
 # a service whose engines fail, as no library of theirs says, for as long as a file stands

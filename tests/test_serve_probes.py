@@ -3,21 +3,17 @@
 import contextlib
 import threading
 
-import cv2
 import grpc
-import numpy as np
 import pytest
-import tritonclient.http as http_client
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
 from helpers import bundles
 from helpers.patience import LONG_S, until
-from helpers.service import service
+from helpers.service import SPOILED, service
 
 PROTOCOL = "inference.GRPCInferenceService"
 SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
-BLUE = np.stack([np.zeros((32, 32)), np.zeros((32, 32)), np.ones((32, 32))])[None].astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +32,6 @@ def health(served):
 
 def check(health, name):
     return health.Check(pb.HealthCheckRequest(service=name), timeout=LONG_S).status
-
-
-def spoil(running, bundle):
-    """Have the engine give NaN, and not find its golden sample any more."""
-    cv2.imwrite(str(bundle / "golden" / "0.png"), bundles.picture("blue"))
-    item = http_client.InferInput("images", list(BLUE.shape), "FP32")
-    item.set_data_from_numpy(BLUE)
-    with http_client.InferenceServerClient(running.address, network_timeout=LONG_S) as client:
-        client.infer("root", [item])
 
 
 @pytest.mark.parametrize("name", ["", PROTOCOL])
@@ -73,12 +60,16 @@ def test_who_watches_needs_the_token(health):
 
 
 def test_an_engine_that_fails_is_told_to_all_who_ask_and_watch(tmp_path):
-    bundle = bundles.root_bundle(tmp_path / "root")
-    with service(bundle) as running, grpc.insecure_channel(running.grpc) as channel:
+    bundle, gate = bundles.classify_bundle(tmp_path / "namer"), tmp_path / "gate"
+    with (
+        service(bundle, start=("-c", SPOILED, gate)) as running,
+        grpc.insecure_channel(running.grpc) as channel,
+    ):
         health = health_pb2_grpc.HealthStub(channel)
         watched = health.Watch(pb.HealthCheckRequest(), timeout=LONG_S)
         assert next(watched).status == SERVING
-        spoil(running, bundle)
+        gate.touch()
+        assert running.request("/v1/models/namer/predict", (bundle / "golden" / "0.png").read_bytes())[0] == 500
         assert next(watched).status == NOT_SERVING
         assert [check(health, name) for name in ("", PROTOCOL)] == [NOT_SERVING, NOT_SERVING]
         assert running.request("/v2/health/ready")[0] == 503

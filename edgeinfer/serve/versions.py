@@ -7,6 +7,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from edgeinfer import golden
 from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
 from edgeinfer.errors import EdgeInferError, EngineError
 from edgeinfer.serve.faces import FACES, INSPECTED
@@ -43,22 +46,20 @@ class Options(NamedTuple):
 
 
 class Half(NamedTuple):
-    """A bundle and what runs it."""
+    """A bundle, what runs it, and its golden samples as it was opened: the folder may hold another one later."""
 
     bundle: Bundle
     pipeline: Pipeline
+    samples: Sequence[bytes]
 
     def test(self) -> None:
         """The golden samples; a bundle that has none must bear a grey picture. EngineError if they are not found."""
-        from edgeinfer import golden
-
         if not self.bundle.spec.golden:
-            import numpy as np
-
             self.pipeline(np.full((64, 64, 3), 114, np.uint8))
             return
         artifact = self.bundle.spec.artifact(self.pipeline.artifact)
-        for report in golden.check(self.pipeline, self.bundle, artifact.precision if artifact else "fp32"):
+        precision = artifact.precision if artifact else "fp32"
+        for report in golden.check(self.pipeline, self.bundle, precision, self.samples):
             if not report.passed:
                 told = f"golden sample {report.image} of {self.bundle.spec.name}: {report.detail}"
                 raise EngineError(told, hint="export the bundle again")
@@ -152,13 +153,13 @@ def opened(number: int, digest: str, folder: Path, options: Options, limits: Lim
         first = {**facts, "conf": conf, "iou": options.iou}
     with ExitStack() as stack:
         pipeline = stack.enter_context(load(bundle, options.backend, options.precision, **first))
-        halves, sight = [Half(bundle, pipeline)], None
+        halves, sight = [Half(bundle, pipeline, golden.files(bundle))], None
         if options.classify and bundle.spec.task == "detect":
             from edgeinfer.cascade import Cascade
 
             second = Bundle.open(options.classify)
             facts["contexts"] = pipeline.contexts
-            halves.append(Half(second, stack.enter_context(load(second, **facts))))
+            halves.append(Half(second, stack.enter_context(load(second, **facts)), golden.files(second)))
             sight, score = Cascade(pipeline, halves[1].pipeline, score=score or 0.0), None
         for half in halves:
             half.test()
@@ -171,8 +172,6 @@ def _confidence(bundle: Bundle, asked: float | None) -> tuple[float, float | Non
 
     Golden samples may be recorded below the confidence that is served; boxes below it hide none above it.
     """
-    from edgeinfer import golden
-
     assert isinstance(bundle.spec.decode, Boxes)
     score = bundle.spec.decode.score if asked is None else asked
     lowest = golden.lowest_score(bundle)
