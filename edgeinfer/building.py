@@ -11,7 +11,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING
 
-from edgeinfer import backends, interpreter, ladder, machine
+from edgeinfer import backends, interpreter, ladder, lifetime, machine
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, EdgeInferError
 
@@ -84,6 +84,7 @@ class Upgrade(threading.Thread):
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self.state = "building"
+        lifetime.watch(self)
 
     def run(self) -> None:
         try:
@@ -101,7 +102,13 @@ class Upgrade(threading.Thread):
             if self._stopping.is_set():
                 return "stopped"
             self._process = subprocess.Popen(
-                self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # a Ctrl-C is for the program, which ends the build
             )
         _, said = self._process.communicate()
         if self._stopping.is_set():
@@ -118,13 +125,25 @@ class Upgrade(threading.Thread):
 
     def stop(self) -> None:
         """End the build if it still runs, and wait for the rest."""
+        if threading.current_thread() is not self:
+            self.settle()
+            self.join()
+
+    def halt(self) -> None:
+        """Of `lifetime.Guest`, as the next two: tell the build to end."""
         self._stopping.set()
         with self._starting:
             process = self._process
         if process and process.poll() is None:
             process.terminate()
+
+    def settle(self) -> None:
+        self.halt()
+        if self._process:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_S)
-            process.kill()
-        if threading.current_thread() is not self:
-            self.join()
+                self._process.wait(GRACE_S)
+            self._process.kill()
+        self.join(GRACE_S)
+
+    def orphan(self) -> None:
+        """A fork has neither this thread nor the build."""

@@ -3,16 +3,17 @@
 import dataclasses
 import os
 import shutil
+import signal
 import sys
 import threading
 
 import pytest
 
-from edgeinfer import building, cli, load, machine
+from edgeinfer import building, cli, lifetime, load, machine
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import UsageError
 from helpers import bundles, fake_gpu, fake_nvinfer, fake_ort
-from helpers.patience import LONG_S
+from helpers.patience import LONG_S, until
 
 COLORS = ("red", "green", "blue")
 
@@ -129,6 +130,24 @@ def test_closing_ends_the_build(detector, builder):
     model.close()
     assert not upgrade.is_alive()
     assert upgrade.state == "stopped"
+
+
+def test_a_ctrl_c_at_the_terminal_is_for_the_program_and_not_for_the_build(detector, builder):
+    with load(detector, build="background") as model:
+        until(builder.said.exists)
+        pid = model.upgrade._process.pid
+        assert os.getsid(pid) == pid
+
+
+def test_a_program_that_ends_without_closing_its_model_leaves_no_build_behind(detector, builder):
+    model = load(detector, build="background")
+    until(builder.said.exists)
+    assert model.upgrade in lifetime._GUESTS
+    model.upgrade.halt()
+    model.upgrade.settle()
+    assert model.upgrade._process.returncode == -signal.SIGTERM
+    assert (model.upgrade.state, model.upgrade.is_alive()) == ("stopped", False)
+    model.close()
 
 
 def test_nothing_is_built_where_an_engine_fits_already(detector, builder, trt):
