@@ -1,14 +1,18 @@
 """Fixtures only; what tests share stands in tests/helpers/."""
 
 import logging
+import os
 import signal
+import threading
 
 import hypothesis
 import pytest
 
+from edgeinfer.cli import main
 from helpers import browser as browsers
 from helpers import bundles
 from helpers import pictogram_classifier as classifiers
+from helpers.patience import LONG_S
 
 LOGGERS = [logging.getLogger(name) for name in ("", "edgeinfer", "edgeinfer.serve")]
 
@@ -50,6 +54,21 @@ def detector(tmp_path):
 def classifier(tmp_path):
     """A bundle that names the picture's colour."""
     return bundles.classify_bundle(tmp_path / "classifier")
+
+
+@pytest.fixture
+def unserved(capfd):
+    """`edgeinfer serve` with words that keep it from starting, in this process: gives (exit code, stdout, stderr)."""
+
+    def serve(*words):
+        guard = threading.Timer(LONG_S, os.kill, (os.getpid(), signal.SIGTERM))  # ends one that serves all the same
+        guard.start()
+        try:
+            return main(["serve", "--port=0", "--grpc-port=0", *map(str, words)]), *capfd.readouterr()
+        finally:
+            guard.cancel()
+
+    return serve
 
 
 @pytest.fixture

@@ -560,37 +560,23 @@ def test_systemd_hears_of_no_reload_before_the_start_is_over(models, tmp_path):
         assert listening.recv(100) == b"STOPPING=1"
 
 
-def fails(*words):
-    line = [sys.executable, "-m", "edgeinfer", "serve", *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=LONG_S, check=False)
-    return done.returncode, done.stderr
-
-
-def test_what_keeps_it_from_starting_is_one_clear_error(models, tmp_path):
+@pytest.mark.parametrize("word", ["--port", "--grpc-port"])
+def test_a_port_that_is_taken_is_one_clear_error(models, unserved, word):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, told = fails(models, "--port", port)
-        assert (code, "Address already in use" in told, "hint: " in told) == (1, True, True)
-        told = (
-            f"error: cannot listen on 127.0.0.1:{port}: Address already in use\nhint: choose another with --grpc-port\n"
-        )
-        assert fails(models, "--port", 0, "--grpc-port", port) == (1, told)
-    assert fails(tmp_path / "nowhere", "--port", 0)[0] == 1
-    code, told = fails(models, "--port", 0, "--tls-cert", __file__, "--tls-key", __file__)
-    assert (code, "cannot be used" in told) == (2, True)
-    assert fails(models, "--tls-cert", __file__)[0] == 2
-    assert fails(models, "--token-file", tmp_path / "none")[0] == 2
+        told = f"error: cannot listen on 127.0.0.1:{port}: Address already in use\nhint: choose another with {word}\n"
+        assert unserved(models, word, port) == (1, "", told)
 
 
-def test_one_port_for_both_protocols_is_one_clear_error(models):
+def test_one_port_for_both_protocols_is_one_clear_error(models, unserved):
     with socket.socket() as kept:
         # so that nobody else gets the port; who listens at it may still share it
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         kept.bind(("127.0.0.1", 0))
         port = kept.getsockname()[1]
-        code, told = fails(models, "--port", port, "--grpc-port", port)
+        code, _, told = unserved(models, "--port", port, "--grpc-port", port)
     assert (code, told.count("\n"), "choose another with --grpc-port" in told) == (1, 2, True)
 
 

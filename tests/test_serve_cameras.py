@@ -459,21 +459,18 @@ def test_a_camera_is_not_there_yet_while_the_service_starts(handler):
         assert told.value.kind == kind
 
 
-def test_a_file_of_cameras_that_is_not_there_is_told(finder, tmp_path):
-    line = [sys.executable, "-m", "edgeinfer", "serve", finder, "--camera-file", tmp_path / "none"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=LONG_S, check=False)
-    assert done.returncode == 2
-    assert "cannot be read" in done.stderr
+def test_a_file_of_cameras_that_is_not_there_is_told(finder, tmp_path, unserved):
+    code, _, said = unserved(finder, "--camera-file", tmp_path / "none")
+    assert code == 2
+    assert "cannot be read" in said
 
 
 @pytest.mark.parametrize(("word", "told"), [("door@other", "'other' is not served"), ("door", "which model")])
-def test_a_camera_needs_a_model_that_is_served(finder, tmp_path, word, told):
-    other = bundles.classify_bundle(tmp_path / "namer")
-    line = [sys.executable, "-m", "edgeinfer", "serve", finder, other, "--port", "0", "--no-grpc", "--camera"]
-    done = subprocess.run([*line, f"{word}=camera:0"], capture_output=True, text=True, timeout=LONG_S, check=False)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "hint: --camera door@finder=..." in done.stderr
+def test_a_camera_needs_a_model_that_is_served(finder, classifier, unserved, word, told):
+    code, _, said = unserved(finder, classifier, "--camera", f"{word}=camera:0")
+    assert code == 2
+    assert told in said
+    assert "hint: --camera door@finder=..." in said
 
 
 def test_a_password_is_not_shown(finder, tmp_path):

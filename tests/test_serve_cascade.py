@@ -13,7 +13,7 @@ import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 
 from helpers import bundles
-from helpers.patience import LONG_S, until
+from helpers.patience import until
 from helpers.service import service
 
 PAINTS = {"red": "scarlet", "green": "lime", "blue": "navy"}
@@ -151,21 +151,18 @@ def test_either_half_is_swapped_without_a_failed_request(tmp_path):
         assert predicted(running, name="namer")["model_version"] == 1
 
 
-def fails(*words):
-    line = [sys.executable, "-m", "edgeinfer", "serve", "--port", "0", "--no-grpc", *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=LONG_S, check=False)
-    assert done.stderr.count("error: ") == 1
-    return done.returncode, done.stderr
-
-
-def test_halves_that_do_not_go_together_are_refused(folder, tmp_path):
-    models = folder / "models"
-    code, told = fails(models / "namer", "--classify", folder / "painter")
-    assert (code, "none of these models finds any" in told) == (2, True)
-    code, told = fails(models / "finder", "--classify", models / "finder")
-    assert (code, "has task detect, a cascade needs classify" in told) == (1, True)
-    code, told = fails(models / "finder", "--classify", tmp_path / "nowhere")
-    assert (code, "nowhere" in told) == (1, True)
+@pytest.mark.parametrize(
+    ("served", "classifier", "code", "told"),
+    [
+        ("models/namer", "painter", 2, "none of these models finds any"),
+        ("models/finder", "models/finder", 1, "has task detect, a cascade needs classify"),
+        ("models/finder", "nowhere", 1, "nowhere"),
+    ],
+)
+def test_halves_that_do_not_go_together_are_refused(folder, unserved, served, classifier, code, told):
+    ended, _, said = unserved(folder / served, "--classify", folder / classifier)
+    assert (ended, said.count("error: ")) == (code, 1)
+    assert told in said
 
 
 def test_a_bad_classifier_leaves_the_models_that_do_not_need_it(folder, tmp_path):

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import socket
-import subprocess
-import sys
 
 import cv2
 import grpc
@@ -152,34 +150,27 @@ def test_systemd_hears_that_a_service_without_models_has_started(tmp_path, shelf
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [(["shelf"], "shelf holds no bundle"), (["nowhere", "--watch=5"], "nowhere does not exist")]
+    ("words", "told"),
+    [
+        (["shelf"], "shelf holds no bundle"),
+        (["nowhere"], "nowhere does not exist"),
+        (["nowhere", "--watch=5"], "nowhere does not exist"),
+    ],
 )
-def test_nothing_to_serve_and_nothing_to_wait_for_is_an_error(shelf, words, told):
-    line = [sys.executable, "-m", "edgeinfer", "serve", *words, "--port=0", "--grpc-port=0"]
-    ended = subprocess.run(line, cwd=shelf.parent, capture_output=True, text=True, timeout=LONG_S, check=False)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    error, hint = ended.stderr.splitlines()[-2:]
+def test_nothing_to_serve_and_nothing_to_wait_for_is_an_error(shelf, unserved, monkeypatch, words, told):
+    monkeypatch.chdir(shelf.parent)
+    code, out, said = unserved(*words)
+    assert (code, out) == (1, "")
+    error, hint = said.splitlines()[-2:]
     assert error.startswith("error: no model can be served: ")
     assert told in error
     assert hint.startswith("hint: ")
 
 
-def test_what_would_help_a_model_that_cannot_be_opened_is_told(tmp_path):
-    namer = bundles.classify_bundle(tmp_path / "namer")
-    line = [
-        sys.executable,
-        "-m",
-        "edgeinfer",
-        "serve",
-        namer,
-        "--backend=ort",
-        "--precision=fp16",
-        "--port=0",
-        "--no-grpc",
-    ]
-    ended = subprocess.run(line, capture_output=True, text=True, timeout=LONG_S, check=False)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == f"hint: edgeinfer info {namer} lists what would run, and why not"
+def test_what_would_help_a_model_that_cannot_be_opened_is_told(classifier, unserved):
+    code, _, said = unserved(classifier, "--backend=ort", "--precision=fp16")
+    assert code == 1
+    assert said.splitlines()[-1] == f"hint: edgeinfer info {classifier} lists what would run, and why not"
 
 
 def test_an_empty_folder_beside_a_bundle_is_told_and_no_model(tmp_path, shelf):
@@ -196,13 +187,10 @@ def test_a_camera_waits_for_the_model_it_names(shelf):
         until(lambda: running.request("/v1/cameras/door/health")[0] == 200)
 
 
-def test_a_camera_that_names_no_model_is_refused_where_there_is_none_yet(shelf):
-    line = [sys.executable, "-m", "edgeinfer", "serve", str(shelf), "--watch=5", "--port=0", "--grpc-port=0"]
-    ended = subprocess.run(
-        [*line, "--camera=door=camera:0"], capture_output=True, text=True, timeout=LONG_S, check=False
-    )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.splitlines()[-2:] == [
+def test_a_camera_that_names_no_model_is_refused_where_there_is_none_yet(shelf, unserved):
+    code, out, said = unserved(shelf, "--watch=5", "--camera=door=camera:0")
+    assert (code, out) == (2, "")
+    assert said.splitlines()[-2:] == [
         "error: camera door: which model shall look?",
         "hint: --camera door@MODEL=...",
     ]

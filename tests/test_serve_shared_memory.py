@@ -14,7 +14,6 @@ import tritonclient.utils.shared_memory as shm
 from google.protobuf import json_format
 from tritonclient.utils import InferenceServerException
 
-from edgeinfer.cli import main
 from edgeinfer.serve import regions
 from edgeinfer.serve.memory import Memory
 from edgeinfer.serve.refusals import Refusal
@@ -304,10 +303,10 @@ def test_shared_memory_is_closed_unless_asked_for(tmp_path, module):
                 call()
 
 
-def test_shared_memory_is_not_open_to_other_machines_without_a_token(tmp_path, capsys):
+def test_shared_memory_is_not_open_to_other_machines_without_a_token(tmp_path, unserved):
     bundle = bundles.classify_bundle(tmp_path / "namer")
-    assert main(["serve", str(bundle), "--shared-memory", "--host", "0.0.0.0", "--port", "0"]) == 2
-    assert "--token-file" in capsys.readouterr().err
+    code, _, said = unserved(bundle, "--shared-memory", "--host", "0.0.0.0")
+    assert (code, "--token-file" in said) == (2, True)
     (tmp_path / "token").write_text("secret")
     words = ("--shared-memory", "--host", "0.0.0.0", "--token-file", tmp_path / "token")
     with service(bundle, *words) as running:

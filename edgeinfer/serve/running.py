@@ -315,6 +315,7 @@ def _listen(host: str, port: int, most: int = 1, flag: str = "--port") -> socket
 
     ServiceError if the address is taken or not ours; the `flag` chooses another.
     """
+    listening = None
     try:
         # the address has the interface in it that a link-local one names
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -323,6 +324,8 @@ def _listen(host: str, port: int, most: int = 1, flag: str = "--port") -> socket
         listening.bind(address)
         listening.listen()
     except (OSError, UnicodeError) as error:
+        if listening:
+            listening.close()
         number, reason = getattr(error, "errno", 0), getattr(error, "strerror", None) or str(error)
         other = flag if number in (errno.EADDRINUSE, errno.EACCES) else "--host, an address of this machine"
         raise ServiceError(f"cannot listen on {host}:{port}: {reason}", hint=f"choose another with {other}") from error
