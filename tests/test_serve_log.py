@@ -95,3 +95,12 @@ def test_a_message_that_cannot_be_told_is_no_fault_of_who_logs_it(pipe):
     handler.finish()
     writer.close()
     assert reader.read().startswith("a log message cannot be told: %d format")
+
+
+def test_a_caller_who_left_at_the_moment_of_the_answer_is_no_news(capfd):
+    with _log.written(as_json=False):
+        for name in ("ExecuteBatchError", "InternalError"):
+            error = type(name, (Exception,), {})("in core")
+            logging.getLogger("grpc._cython.cygrpc").error("%s raised", name, exc_info=error)
+    told = capfd.readouterr().err
+    assert ("InternalError" in told, "ExecuteBatchError" in told) == (True, False)

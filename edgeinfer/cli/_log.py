@@ -102,11 +102,18 @@ class Background(logging.Handler):
             return
 
 
+def _news(record: logging.LogRecord) -> bool:
+    """Not that a caller left at the moment of its answer, of which gRPC makes an error with a traceback."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ != "ExecuteBatchError"
+
+
 @contextmanager
 def written(*, as_json: bool) -> Iterator[None]:
     """The service's log, and what its libraries say, goes to stderr, instead of the warning lines of other verbs."""
     handler = Background()
     handler.setFormatter(Lines() if as_json else Plain("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(_news)
     root, own, uvicorn = map(logging.getLogger, (None, "edgeinfer", "uvicorn"))
     before = [(one, one.handlers[:], one.level, one.propagate) for one in (root, own, uvicorn)]
     root.handlers[:] = [handler]
