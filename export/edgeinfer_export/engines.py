@@ -134,7 +134,7 @@ def _batch(spec: ModelSpec, batch: tuple[int, int, int] | None) -> tuple[int, in
     least, most = spec.batch.min, spec.batch.max
     if batch is None:
         return least, max(least, most // 2), most
-    if not batch[0] <= batch[1] <= batch[2]:
+    if not 1 <= batch[0] <= batch[1] <= batch[2]:
         raise UsageError(f"batch {','.join(map(str, batch))} is not smallest, usual, largest", hint="for example 1,4,8")
     if not least <= batch[0] <= batch[2] <= most:
         raise UsageError(

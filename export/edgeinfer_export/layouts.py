@@ -23,7 +23,7 @@ LAYOUTS = {
 }
 CHOICES = ", ".join(f"{name} {shape}" for name, shape in LAYOUTS.items())
 # model pixels per cell of each level of the detection heads there are
-STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8, 16))
+STRIDES = ((8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128), (4, 8, 16, 32), (16, 32), (8, 16))
 ANCHORS_A_CELL = 3
 OTHER = "export a YOLO detector or a classifier instead"
 MOST_BOXES = 1000  # more than a model that suppresses boxes itself gives

@@ -125,9 +125,8 @@ def plan(source: str, out: str | None, options: Options) -> Plan:
     folder = Path(out) if out else Path("engines") / found.name
     check_writable(folder)
     recipe = options.recipe
-    compiled = [
-        (target, _precision(one)) for target in options.targets for one in found.artifacts if "-cpu." not in one
-    ]
+    precisions = dict.fromkeys(map(_precision, found.artifacts))
+    compiled = [(target, held) for target in options.targets for held in precisions]
     return dataclasses.replace(
         found,
         recipe=recipe.name if recipe else "",

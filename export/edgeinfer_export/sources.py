@@ -78,12 +78,13 @@ def _sized(weights: checkpoint.Checkpoint, options: Options) -> tuple[str, ...]:
 
 def _check_told(path: Path, options: Options) -> None:
     """What is told of a model that says it itself would be passed over: that is refused."""
-    told, onnx = options.told, path.suffix.lower() == ".onnx" or options.via
-    passed = onnx or told.layout in HEADS
-    if told.io or (told.layout and not passed):
-        flags = [f"--{name}" for name in ("layout", "io") if getattr(told, name) and not (passed and name == "layout")]
-        kinds = "an engine" if onnx else "an .onnx file or an engine"
-        raise UsageError(f"{', '.join(flags)} tells of {kinds}, which {path.name} is not", hint="leave it out")
+    told, hint = options.told, "leave it out"
+    if told.io:
+        raise UsageError(f"--io tells of an engine, which {path.name} is not", hint=hint)
+    if path.suffix.lower() != ".onnx" and not options.via and told.layout not in ("", *HEADS):
+        raise UsageError(
+            f"--layout {told.layout} tells of an .onnx file or an engine, which {path.name} is not", hint=hint
+        )
 
 
 def _completed(options: Options, published: zoo.Known | None, config: Config | None) -> Told:

@@ -297,6 +297,7 @@ def test_a_later_failure_keeps_the_engines_built_before_it(detector, capsys, mon
         (["--compile", "rtx:sm86", "--batch", "1,2,4"], 2, "not within the 1-1"),
         (["--compile", "rtx:sm86", "--batch", "4"], 2, "three numbers"),
         (["--compile", "rtx:sm86", "--batch", "4,2,1"], 2, "not smallest, usual, largest"),
+        (["--compile", "rtx:sm86", "--batch", "0,1,2"], 2, "not smallest, usual, largest"),
         (["--compile", "rtx:sm86", "--dla", "0"], 2, "has no DLA"),
         (["--compile", "rtx:sm86", "--log", "/proc/no/log"], 1, "log file"),
     ],

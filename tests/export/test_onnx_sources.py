@@ -487,7 +487,7 @@ def test_constants_are_no_inputs_although_old_files_list_them(tmp_path):
     steps=st.sampled_from(layouts.STRIDES),
 )
 def test_no_head_at_any_size_is_taken_for_another_layout(name, height, width, classes, steps):
-    size = Size(64 * height, 64 * width)
+    size = Size(128 * height, 128 * width)
     cells = sum(size.height // step * (size.width // step) for step in steps)
     shape = (1, 3 * cells, 5 + classes) if name == "yolov5" else (1, 4 + classes, cells)
     try:
