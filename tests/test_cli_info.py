@@ -1,7 +1,9 @@
 """`edgeinfer info` and `edgeinfer verify` on a bundle, sound and otherwise."""
 
 import json
+import re
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -45,6 +47,13 @@ def test_info_names_a_file_that_is_missing(detector, capsys):
     assert "model.fp32.onnx onnx fp32 missing - -" in lines
     assert "no ort model.fp32.onnx (fp32) model.fp32.onnx is missing; export the bundle again" in lines
     assert not any(line.startswith("runs ") for line in lines)
+
+
+def test_info_tells_what_an_engine_was_built_for(detector, capsys):
+    bundles.add_plan(detector, SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1", sm="86"))
+    assert cli.main(["info", str(detector)]) == 0
+    (line,) = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if "tensorrt_rtx" in line]
+    assert re.search(r"tensorrt_rtx 1\.7\.1, sm 86 os linux-x86_64 onnx [0-9a-f]{12} gpu Stand-in A10$", line)
 
 
 def test_of_two_files_info_says_that_the_second_runs_only_where_it_does(detector, capsys):

@@ -247,7 +247,8 @@ def _artifact(bundle: Bundle, artifact: Artifact) -> tuple[str, ...]:
     path = bundle.path / artifact.file
     size = _tables.size(path.stat().st_size) if path.is_file() else MISSING
     accuracy = ", ".join(f"{name} {value:g}" for name, value in artifact.accuracy.items())
-    target = " ".join(f"{name} {value}" for name, value in artifact.target.items())
+    facts = {**artifact.target, "onnx": artifact.target.get("onnx", "")[:12]}
+    target = " ".join(f"{name} {value}" for name, value in facts.items() if value)
     precision = f"{artifact.precision} ({artifact.flavor})" if artifact.flavor else artifact.precision
     return artifact.file, artifact.format, precision, size, accuracy or "-", _joined(artifact.built_with, target) or "-"
 
