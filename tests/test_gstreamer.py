@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +73,19 @@ from edgeinfer import sources
 from edgeinfer.sources import opencv
 opencv.OPEN_MS = 100_000
 print(json.dumps([frame.shown_ns // 1_000_000 for frame in sources.frames("gst:" + sys.argv[1])]))
+"""
+# how many files more are open after each of some tries with a pipeline that cannot be played
+TRIED = """
+import json, os, sys
+from edgeinfer import sources
+from edgeinfer.errors import SourceError
+counts = []
+for _ in range(6):
+    try:
+        list(sources.frames("gst:" + sys.argv[1]))
+    except SourceError:
+        counts.append(len(os.listdir("/proc/self/fd")))
+print(json.dumps([after - before for before, after in zip(counts, counts[1:])]))
 """
 SMALL = "width=322,height=242,framerate=25/1"
 
@@ -171,6 +185,12 @@ def test_a_bad_pipeline_is_one_clear_error(pipeline, told):
     found, error = read(pipeline)
     assert found == []
     assert told in error
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
+@pytest.mark.parametrize("pipeline", ["videotestsrc ! nonsense", "filesrc location=/nowhere.mp4 ! decodebin"])
+def test_a_bad_pipeline_that_is_tried_again_and_again_leaves_no_file_open(pipeline):
+    assert printed(TRIED, pipeline)[1:] == [0] * 4
 
 
 def test_doctor_says_that_pygobject_plays_pipelines():

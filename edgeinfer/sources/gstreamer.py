@@ -93,7 +93,8 @@ class Playing:
         gst = self._gst
         text = description if "appsink" in description else f"{description} {ENDING}"
         try:
-            pipeline = gst.parse_launch(text)
+            # else what could be made of it comes back beside the error, and is nobody's to free
+            pipeline = gst.parse_launch_full(text, None, gst.ParseFlags.FATAL_ERRORS)
         except Exception as error:
             message = getattr(error, "message", None) or str(error)
             raise SourceError(
