@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -129,6 +130,17 @@ def test_a_bundle_whose_engine_fails_in_a_way_nobody_knows_stops_no_other(tmp_pa
         assert [(row["name"], row["state"]) for row in rows] == [("first", "UNAVAILABLE"), ("second", "READY")]
         assert rows[0]["reason"] == "RuntimeError: broken"
     assert "RuntimeError: broken" in running.log()
+
+
+def test_a_bundle_whose_name_is_no_text_is_told_among_the_others(tmp_path):
+    bundles.classify_bundle(tmp_path / "namer")
+    bundles.classify_bundle(tmp_path / os.fsdecode(b"odd\xff"))
+    with service(tmp_path, "--manage") as running:
+        rows = {row["name"]: row for row in json.loads(running.request("/v1/models")[2])["models"]}
+        assert {name: row["state"] for name, row in rows.items()} == {"namer": "READY", r"odd\udcff": "UNAVAILABLE"}
+        assert "is not UTF-8" in rows[r"odd\udcff"]["reason"]
+        with grpc_client.InferenceServerClient(running.grpc) as client:
+            assert len(client.get_model_repository_index().models) == 4
 
 
 def test_a_stuck_worker_turns_health_red_and_starves_the_watchdog(tmp_path):

@@ -35,7 +35,7 @@ class Model:
     """
 
     def __init__(self, path: Path, classify: Path | None) -> None:
-        self.name, self.path, self._classify = path.name, path, classify
+        self.name, self.path, self._classify = versions.as_text(path.name), path, classify
         self.current: Version | None = None
         self.previous: Version | None = None
         self.state, self.reason = "UNAVAILABLE", "not loaded yet"
@@ -267,7 +267,7 @@ class Repository:
         try:
             await self.aside.run(model.check_whole)
         except (EdgeInferError, OSError) as error:
-            model.refused, model.reason = files, f"not whole yet: {error}"
+            model.refused, model.reason = files, f"not whole yet: {versions.cause(error)}"
             if not model.waiting:
                 LOG.warning("%s: what is in its folder is not whole, and is waited for: %s", model.name, error)
             model.waiting = True

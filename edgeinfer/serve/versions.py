@@ -103,7 +103,12 @@ class Version:
 def cause(error: Exception) -> str:
     """Why a version cannot be served, in a line; an engine may fail in ways nobody foresaw."""
     own = isinstance(error, (EdgeInferError, OSError))
-    return str(error) if own else f"{type(error).__name__}: {error}".rstrip(": ")
+    return as_text(str(error) if own else f"{type(error).__name__}: {error}".rstrip(": "))
+
+
+def as_text(told: str) -> str:
+    """The same as it may be sent: what files are called need not be UTF-8."""
+    return told.encode(errors="backslashreplace").decode()
 
 
 def digest(folder: Path, classify: Path | None) -> str:
