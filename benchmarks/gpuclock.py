@@ -17,7 +17,7 @@ class Bench:
 
     def __init__(self, quick):
         self.repeats, self.inside, self.settle = (1, 1, 0) if quick else (20, 50, 3)
-        self.frame = Size(40, 60) if quick else Size(1080, 1920)
+        self.frame, self.frames = (Size(40, 60), 2) if quick else (Size(1080, 1920), 100)
         self.quick = quick
 
     def on_gpu(self, device, enqueue):

@@ -49,15 +49,15 @@ def around(bench, spec):
                 way.graph = reason
                 once = lambda way=way, image=image: way.run([image], "bgr")  # noqa: E731
                 spent = bench.on_host(once)
-                found.append({"frame": kind, "manner": manner, "ms": spent, "takes": taken(device, once)})
+                found.append({"frame": kind, "manner": manner, "ms": spent, "takes": taken(bench, device, once)})
                 way.close()
     finally:
         device.close()
     return found
 
 
-def taken(device, function):
-    """Bytes of the GPU's memory that 100 frames leave taken, and the most that the host holds for one while it runs."""
+def taken(bench, device, function):
+    """Bytes of the GPU's memory that the bench's frames leave taken, and the most that the host holds for one."""
     with device.context:
         before = int(call("cuMemGetInfo")[0])
     tracemalloc.start()
@@ -65,7 +65,7 @@ def taken(device, function):
         function()
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
-        for _ in range(100):
+        for _ in range(bench.frames):
             function()
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -148,7 +148,7 @@ def engine(bench, name, model):
         "upload_ms": round(sending, 4),
         "frame_ms": whole,
         "frame_without_upload_ms": round(whole - sending, 4),
-        "takes": taken(model.device, lambda: model(pinned)),
+        "takes": taken(bench, model.device, lambda: model(pinned)),
         "ratio": round(median(one / other for other, one in rounds), 3),
         "graph": model.graph or "yes",
     }
