@@ -94,7 +94,7 @@ def _place(name: str, entry: Any, available: int) -> tuple[int, int, tuple[int, 
     if sides and max(sides) > available + 1:
         raise CheckpointError(f"tensor {name!r} has a size of {max(sides)}, the file holds {available} bytes")
     storage = Storage(name, DTYPES[dtype], math.prod(sides))
-    if not first <= last <= available or last - first != storage.size_bytes:
+    if last > available or last - first != storage.size_bytes:
         raise CheckpointError(
             f"tensor {name!r} lies at {first}-{last} of {available} bytes and needs {storage.size_bytes}"
         )

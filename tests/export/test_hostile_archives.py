@@ -15,6 +15,8 @@ from helpers.hostile import GOOD, INERT, MIB, WEIGHT, refused
 from helpers.hostile import safetensors_entry as entry
 from helpers.pickling import Call, Name, New, Raw, Tensor, Writer, archive, legacy, safetensors
 
+FLOATS = Raw(Writer().opcodes(("storage", Name("torch", "FloatStorage"), "0", "cpu", 6)) + b"Q")
+TYPED = (0, (2,), (1,), False, None, Name("torch", "float16"))
 TENSORS = {
     "an offset outside": Tensor(WEIGHT, offset=1),
     "a storage of 130 000 bits": Tensor(WEIGHT, numel=Raw(b"\x8b\x00\x40\x00\x00" + b"\x01" * 0x4000)),
@@ -40,9 +42,12 @@ TENSORS = {
     "a storage with a path": Raw(Writer().opcodes(Tensor(WEIGHT, key="../data.pkl"))),
     "a storage that is not there": Raw(Writer().opcodes(Tensor(WEIGHT, key="77"))),
     "a storage with a long key": Raw(Writer().opcodes(Tensor(WEIGHT, key="7" * 999))),
-    "no storage at all": Call(Name("torch._utils", "_rebuild_tensor_v2"), (1, 2, 3, 4)),
+    "no storage at all": Call(Name("torch._utils", "_rebuild_tensor_v2"), (1, 0, (2,), (1,))),
+    "too few arguments": Call(Name("torch._utils", "_rebuild_tensor_v2"), (FLOATS, 0, (2,))),
     "no arguments": Call(Name("torch._utils", "_rebuild_tensor_v2")),
     "a typed tensor without a type": Call(Name("torch._utils", "_rebuild_tensor_v3"), (1, 2, 3, 4, 5, 6, 7)),
+    "a typed tensor without a storage": Call(Name("torch._utils", "_rebuild_tensor_v3"), (1, *TYPED)),
+    "a typed tensor of numbers": Call(Name("torch._utils", "_rebuild_tensor_v3"), (FLOATS, *TYPED)),
     "a parameter of nothing": Call(Name("torch._utils", "_rebuild_parameter")),
 }
 
@@ -172,19 +177,22 @@ HEADERS = {
     "with a huge size": {"x": entry(0, 0, (0, 2**62, 2**62))},
     "with a size that is true": {"x": entry(0, 8, (True, 2))},
     "with a size that is a text": {"x": entry(0, 8, ("2",))},
-    "with too many sizes": {"x": entry(0, 4, (1,) * 17)},
+    "with too many sizes": {"x": entry(0, 8, (2, *[1] * 16))},
     "of an unknown dtype": {"x": entry(dtype="F8_E4M3")},
     "of a dtype that is a list": {"x": {**entry(), "dtype": []}},
     "without offsets": {"x": {"dtype": "F32", "shape": [2]}},
+    "with three offsets": {"x": {**entry(), "data_offsets": [0, 4, 8]}},
+    "with offsets that are a number": {"x": {**entry(), "data_offsets": 8}},
+    "with a shape that is a number": {"x": {**entry(), "shape": 2}},
     "that are no map": {"x": [1]},
-    "with odd metadata": {"__metadata__": {"a": 1}},
-    "with metadata that is no map": {"__metadata__": [1]},
+    "with odd metadata": {"__metadata__": {"a": 1}, "x": entry()},
+    "with metadata that is no map": {"__metadata__": [1], "x": entry()},
     "with names that are no JSON": {"__metadata__": {"names": "["}, "x": entry()},
     "with deep names": {"__metadata__": {"names": "[" * 100_000}, "x": entry()},
     "with a long name": {"x" * 9999: entry()},
     "with a long name and an unknown dtype": {"x" * 9999: entry(dtype="y" * 9999)},
     "with an unprintable name": {"\ud800": entry()},
-    "as a list": b'{"x":1}'.replace(b"{", b"[").replace(b":", b","),
+    "as a list": b'["x", 1]',
     "that are deep": b'{"x":' + b"[" * 100_000,
     "that are cut": json.dumps({"x": entry()}).encode()[:-3],
     "named twice": b'{"x":' + json.dumps(entry()).encode() + b',"x":' + json.dumps(entry()).encode() + b"}",
