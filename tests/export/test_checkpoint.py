@@ -95,7 +95,7 @@ def test_tensors_are_views_of_the_file_and_cannot_be_written():
 def test_our_own_checkpoint(tmp_path, write):
     root = {
         "state_dict": {"model.0.conv.weight": Tensor(WEIGHT)},
-        "yaml": {"nc": 2, "backbone": [[-1, 1, "Conv", [16, 6, 2, 2]]]},
+        "yaml": {"nc": 2, "backbone": [[-1, 1, "Conv", [16, 6, 2, 2]]], "odd": [True, False, None, 0.5, 2**70, -300]},
         "names": {0: "person", 1: "bus"},
         "stride": [8, 16, 32],
         "license": "Apache-2.0",

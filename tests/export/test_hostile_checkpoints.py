@@ -119,6 +119,7 @@ CALLS = {
     "a state for a number": Raw(b"K\x01}b"),
     "an item for a number": Raw(b"K\x01K\x02a"),
     "a key for a list": Raw(b"]K\x01K\x02s"),
+    "a key for a number": Raw(b"K\x01K\x02K\x03s"),
     "half a pair": Raw(b"}(K\x01u"),
     "a list as key": Raw(b"}]K\x01s"),
     "an empty stack": Raw(b"0000"),
