@@ -14,7 +14,7 @@ from edgeinfer.spec import Size
 from edgeinfer_export import calibration, graphs, quantize
 from edgeinfer_export.compile import Options, compile_onnx
 from edgeinfer_export.precision import title
-from edgeinfer_export.ranges import METHODS, Histogram, Range
+from edgeinfer_export.ranges import Range
 from helpers import fullsize, graphmodels, seeded
 
 NAMES = ["yolov5", "yolov5u", "resnet-basic", "resnet-bottleneck"]
@@ -367,58 +367,6 @@ def test_the_largest_weights_leave_a_bias_that_float32_holds(flavor):
     found = constants(quantize.quantize(one.model, ranges, flavor))
 
     assert all(np.isfinite(value).all() for name, value in found.items() if not name.endswith(".weight"))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_range_holds_zero_and_lies_within_what_was_seen(method):
-    chance = np.random.default_rng(3)
-    for low, high in ((-1, 1), (2, 9), (-7, -3), (0, 1e-6), (-1e6, 3)):
-        histogram = Histogram()
-        for grow in (0.3, 1.0):
-            values = chance.uniform(low * grow, high * grow, 5000)
-            histogram.add(values.min(), values.max(), values)
-        least, most, _ = histogram.range(method)
-        assert min(low, 0) <= least <= 0 <= most <= max(high, 0)
-        assert most - least > 0.05 * (max(high, 0) - min(low, 0))
-
-
-@pytest.mark.parametrize("size", [1e-42, 1e-37, 1e37, 3e38])
-def test_values_at_the_ends_of_float32_are_counted_like_others(size):
-    values = np.random.default_rng(0).uniform(-1, 1, 10_000)
-    plain, extreme = Histogram(), Histogram()
-    for histogram, gain in ((plain, 1.0), (extreme, size)):
-        sample = (values * gain).astype(np.float32)
-        histogram.add(float(sample.min()), float(sample.max()), sample)
-    np.testing.assert_allclose(extreme._counts.reshape(64, -1).sum(1), plain._counts.reshape(64, -1).sum(1), atol=20)
-
-
-@pytest.mark.parametrize("method", ["percentile", "entropy"])
-def test_one_value_far_out_does_not_decide(method):
-    values = np.random.default_rng(1).normal(size=100_000)
-    values[0] = 400
-    histogram = Histogram()
-    histogram.add(values.min(), values.max(), values)
-
-    assert histogram.range("minmax").high == 400
-    assert histogram.range(method).high < 250
-
-
-def test_a_percentile_leaves_out_one_value_in_ten_thousand():
-    histogram = Histogram()
-    values = np.linspace(-1, 1, 200_001)
-    histogram.add(-1.0, 1.0, values)
-
-    least, most, _ = histogram.range("percentile")
-    assert (least, most) == pytest.approx((-0.9998, 0.9998), abs=2e-3)
-
-
-def test_bins_that_grow_lose_no_value():
-    histogram = Histogram()
-    for size in (1, 3, 1000, 10):
-        histogram.add(-size, size, np.linspace(-size, size, 101))
-
-    assert histogram._counts.sum() == 404
-    assert histogram.range("minmax")[:2] == (-1000, 1000)
 
 
 @pytest.mark.parametrize("make", [fullsize.yolov5n, fullsize.resnet50])
