@@ -294,6 +294,49 @@ def test_rounded_weights_answer_the_mean_of_what_was_seen_as_the_others_did():
     assert answers[1] == pytest.approx(answers[0], abs=1e-5)
 
 
+def grouped(groups):
+    """x (1, 4, 8, 8) through a convolution of so many groups, and the last one, which stays float32."""
+    chance = np.random.default_rng(groups)
+    tensors = {"w": chance.normal(size=(8, 4 // groups, 3, 3)), "b": chance.normal(size=8), "v": np.ones((2, 8, 1, 1))}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["a"], "one", group=groups),
+        helper.make_node("Conv", ["a", "v"], ["y"], "last"),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 4, 8, 8]), ("y", [1, 2, 6, 6]))
+    ]
+    held = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "grouped", values[:1], values[1:], held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_each_group_of_a_convolution_makes_good_for_the_rounding_of_its_own_weights(groups):
+    model, means = grouped(groups), (3.0, -20.0, 100.0, 7.0)
+    found = constants(quantize.quantize(model, {"x": Range(-20.0, 100.0, means)}, "trt"))
+    before = constants(model)
+    rounded = found["w.quantized"] * found["w.scale"].astype(np.float64).reshape(-1, 1, 1, 1)
+    mean = np.repeat(np.reshape(means, (groups, -1)), 8 // groups, axis=0)  # of what each output reads
+    exact, answers = (
+        (weight.sum((2, 3)) * mean).sum(1) + bias
+        for weight, bias in ((before["w"].astype(np.float64), before["b"]), (rounded, found["b.corrected"]))
+    )
+
+    assert np.abs(rounded - before["w"]).max() > 1e-4
+    assert answers == pytest.approx(exact, abs=1e-4)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-6.0, 1.0), (-1.0, 6.0), (0.0, 6.0), (-6.0, 0.0)])
+def test_the_levels_of_a_range_reach_both_its_ends_and_hold_zero(low, high):
+    ranges = dict.fromkeys("xa", Range(low, high))
+    trt, cpu_ = (constants(quantize.quantize(grouped(1), ranges, flavor)) for flavor in ("trt", "cpu"))
+
+    assert (trt["x.scale"] * 127, trt["x.zero"]) == (pytest.approx(6), 0)
+    step, zero = float(cpu_["x.scale"]), int(cpu_["x.zero"])
+    assert ((0 - zero) * step, (255 - zero) * step) == pytest.approx((low, high), abs=step)
+
+
 # -- what calibration sees
 
 
