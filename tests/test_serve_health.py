@@ -134,7 +134,7 @@ def test_a_bundle_whose_engine_fails_in_a_way_nobody_knows_stops_no_other(tmp_pa
 
 def test_a_bundle_whose_name_is_no_text_is_told_among_the_others(tmp_path):
     bundles.classify_bundle(tmp_path / "namer")
-    bundles.classify_bundle(tmp_path / os.fsdecode(b"odd\xff"))
+    bundles.classify_bundle(tmp_path / "odd").rename(tmp_path / os.fsdecode(b"odd\xff"))
     with service(tmp_path, "--manage") as running:
         rows = {row["name"]: row for row in json.loads(running.request("/v1/models")[2])["models"]}
         assert {name: row["state"] for name, row in rows.items()} == {"namer": "READY", r"odd\udcff": "UNAVAILABLE"}
