@@ -74,7 +74,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         "--latency-bound",
         type=_limits.milliseconds,
         metavar="MS",
-        help="server: what 99 of 100 pictures may take (default: 4 times what one takes alone)",
+        help="server: what 99 of 100 pictures may take (default: 4 times what one takes that need not wait)",
     )
     measuring.add_argument(
         "--source",

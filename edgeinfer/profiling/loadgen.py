@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer import interruption
 from edgeinfer.errors import BackendUnavailable, EngineError
@@ -115,6 +115,16 @@ class _Test(threading.Thread):
         os._exit(1)
 
 
+class _Call(NamedTuple):
+    """A call of the model: for which of the queries, when it began, its milliseconds, its stages, its pictures."""
+
+    query: int
+    begin: float
+    took_ms: float
+    stages: dict[str, float]
+    images: int
+
+
 class _System:
     """The system under test.
 
@@ -127,52 +137,57 @@ class _System:
         self.origin = 0.0
         self.failure: Exception | None = None
         self.stop = stop
-        # (when a call began, how long it took in ms, its stages, its pictures), in the order of issue
-        self.calls: list[tuple[float, float, dict[str, float], int]] = []
-        self._waiting: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
-        self._worker = threading.Thread(target=self._serve, name="edgeinfer-server", daemon=True)
-        if load.kind == "server":
-            self._worker.start()
+        self.calls: list[_Call] = []  # in the order they ended
+        self._issued = 0
+        self._waiting: queue.SimpleQueue[tuple[int, list[Any]] | None] = queue.SimpleQueue()
+        self._workers = [
+            threading.Thread(target=self._serve, name="edgeinfer-server", daemon=True)
+            for _ in range(load.lanes if load.kind == "server" else 0)
+        ]
+        for worker in self._workers:
+            worker.start()
 
     def receive(self, query: list[Any]) -> None:
         """LoadGen's IssueQuery: a server takes it in and returns, any other works it off."""
         self.origin = self.origin or time.perf_counter()
-        if self._load.kind == "server":
-            self._waiting.put(query)
+        number, self._issued = self._issued, self._issued + 1
+        if self._workers:
+            self._waiting.put((number, query))
         else:
-            self._work_off(query)
+            self._work_off(number, query)
 
     def flush(self) -> None:
         """LoadGen asks for this at the end; nothing is held back."""
 
     def _serve(self) -> None:
-        while (query := self._waiting.get()) is not None:
-            self._work_off(query)
+        while (issued := self._waiting.get()) is not None:
+            self._work_off(*issued)
 
-    def _work_off(self, query: list[Any]) -> None:
+    def _work_off(self, number: int, query: list[Any]) -> None:
         step = self._load.images if self._load.kind == "offline" else len(query)
         for start in range(0, len(query), step):
             part = query[start : start + step]
             try:
-                self._call(part)
+                self._call(number, part)
             except Exception as error:  # noqa: BLE001 - raised again when LoadGen is through
                 self.failure = self.failure or error
             self._answer(part)
 
-    def _call(self, part: list[Any]) -> None:
+    def _call(self, number: int, part: list[Any]) -> None:
         if self.stop.asked or self.failure:
             return
         begin = time.perf_counter()
         stages = self._work([sample.index for sample in part])
-        self.calls.append((begin, (time.perf_counter() - begin) * 1e3, stages, len(part)))
+        self.calls.append(_Call(number, begin, (time.perf_counter() - begin) * 1e3, stages, len(part)))
 
     def _answer(self, part: list[Any]) -> None:
         lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, 0, 0) for sample in part])
 
     def close(self) -> None:
-        self._waiting.put(None)
-        if self._worker.is_alive():
-            self._worker.join()
+        for _ in self._workers:
+            self._waiting.put(None)
+        for worker in self._workers:
+            worker.join()
 
 
 @contextmanager
@@ -207,7 +222,7 @@ def _settings(load: Load) -> Any:
 
 def _samples(load: Load, system: _System, trace: str) -> Samples:
     timed = [tuple(map(float, found.groups())) for found in _SAMPLE.finditer(trace)]
-    worked = sum(call[3] for call in system.calls)
+    worked = sum(call.images for call in system.calls)
     if len(timed) < worked:
         raise EngineError(
             f"LoadGen wrote down {len(timed)} of {worked} samples",
@@ -222,7 +237,7 @@ def _samples(load: Load, system: _System, trace: str) -> Samples:
 
 
 def _queries(samples: Samples, system: _System, timed: list[tuple[float, ...]]) -> None:
-    """One sample a query, by LoadGen's clock; queries come in the order of issue."""
+    """One sample a query that was worked on, by LoadGen's clock, in the order of issue."""
     spans: dict[int, tuple[float, float]] = {}
     for due_us, _, query, complete_ns in timed:
         due_s, latency_ms = due_us / 1e6, complete_ns / 1e6
@@ -231,15 +246,16 @@ def _queries(samples: Samples, system: _System, timed: list[tuple[float, ...]]) 
         spans[int(query)] = due_s, latency_ms
     ordered = [spans[query] for query in sorted(spans)]
     first = ordered[0][0] if ordered else 0.0
-    for (due_s, latency_ms), (_, _, stages, images) in zip(ordered, system.calls):
-        samples.add(due_s - first, latency_ms, stages, images)
+    for call in sorted(system.calls, key=lambda call: call.query):
+        due_s, latency_ms = ordered[call.query]
+        samples.add(due_s - first, latency_ms, call.stages, call.images)
         samples.elapsed_s = max(samples.elapsed_s, due_s - first + latency_ms / 1e3)
 
 
 def _whole_calls(samples: Samples, system: _System, timed: list[tuple[float, ...]]) -> None:
     """One sample a call: in LoadGen's eyes all pictures were due at the start, so only the last one tells."""
-    for begin, took_ms, stages, images in system.calls:
-        samples.add(begin - system.origin, took_ms, stages, images)
+    for call in system.calls:
+        samples.add(call.begin - system.origin, call.took_ms, call.stages, call.images)
     if system.stop.asked and system.calls:
         samples.elapsed_s = samples.start_s[-1] + samples.latency_ms[-1] / 1e3
     elif timed:

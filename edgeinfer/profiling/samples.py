@@ -21,9 +21,9 @@ class Load:
 
     `kind` single-stream: the next picture when the last is done; multi-stream: `images` pictures at once, the
     next when all are done; offline: all pictures at once, worked off in calls of `images`; server: pictures
-    at random (Poisson), `rate` a second on average; paced: a picture every 1 / `rate` seconds, dropped when
-    the one before is not done by then. `expected_ms` is what one call is
-    thought to take, `pictures` how many different ones there are.
+    at random (Poisson), `rate` a second on average, of which as many as `lanes` are worked on at the same time;
+    paced: a picture every 1 / `rate` seconds, dropped when the one before is not done by then. `expected_ms` is
+    what one call is thought to take, `pictures` how many different ones there are.
     """
 
     kind: str
@@ -33,6 +33,7 @@ class Load:
     images: int = 1
     seed: int = 0
     pictures: int = 1
+    lanes: int = 1
 
 
 @dataclass

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 NAMES = {
     "single-stream": "one picture, the next when it is done",
     "multi-stream": f"{STREAMS} pictures at once, the next when all are done",
-    "server": "one picture of those that come at random, worked off one by one",
+    "server": "one picture of those that come at random",
     "offline": "one call of each context; all pictures are there at the start",
     "paced": "one picture of a camera",
     "cold": "from the start of a process to its first result",
 }
 OWN = ("paced", "cold")  # what LoadGen does not have
 WARM_UP_S, WARM_UP_RUNS = 1.0, 5
-# the latency a server may have where none is asked for, in times of what a picture takes alone
+# the latency a server may have where none is asked for, in times of what a picture takes that need not wait
 USUAL_BOUND = 4.0
 
 
@@ -83,10 +83,11 @@ def issuer_name(scenario: str) -> str:
 
 
 def subject_of(scenario: str, model: Pipeline, boundary: str, pictures: Sequence[Picture]) -> Subject:
-    """The model as a scenario calls it: on all of its lanes where there are pictures enough at once."""
+    """The model as a scenario calls it: on all of its lanes where there are, or may be, pictures enough at once."""
     group, lanes = group_of(scenario, model.group), 1
     if boundary != "engine":
-        lanes = {"offline": model.contexts, "multi-stream": min(model.contexts, STREAMS // group)}.get(scenario, 1)
+        most = {"offline": model.contexts, "server": model.contexts, "multi-stream": STREAMS // group}
+        lanes = min(model.contexts, most.get(scenario, 1))
     return Subject(model, boundary, pictures, group, lanes)
 
 
@@ -122,7 +123,8 @@ def load_of(scenario: str, subject: Subject, seconds: float, call_ms: float, fps
     images = subject.reach if scenario == "offline" else 1
     calls = -(-STREAMS // subject.reach) if scenario == "multi-stream" else 1
     rate = fps if scenario == "paced" else 0.0
-    return Load(scenario, seconds, call_ms * calls, rate, images, pictures=subject.pictures)
+    lanes = subject.reach if scenario == "server" else 1
+    return Load(scenario, seconds, call_ms * calls, rate, images, pictures=subject.pictures, lanes=lanes)
 
 
 def warm_up(subject: Subject, least_s: float = WARM_UP_S) -> dict[str, float]:

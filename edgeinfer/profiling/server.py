@@ -45,7 +45,7 @@ class Search:
 
     def _bisect(self) -> tuple[float, float]:
         """A rate that held in its trial, 0 if none did, and the lowest that did not."""
-        low, high = 0.0, 1e3 / self._load.expected_ms
+        low, high = 0.0, self._load.lanes * 1e3 / self._load.expected_ms
         for number in range(1, TRIALS + 1):
             rate = (low + high) / 2
             self._say(f"server: trial {number} of {TRIALS}, {rate:.1f} a second")

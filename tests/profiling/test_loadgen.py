@@ -53,16 +53,33 @@ def test_the_latencies_are_loadgens_own(tmp_path, monkeypatch):
     assert ninetieth == pytest.approx(ordered[int(0.9 * len(ordered))] * 1e6, abs=1)
 
 
-def test_a_query_of_several_pictures_is_done_with_its_slowest():
+def test_a_query_of_several_pictures_is_done_with_its_slowest_whichever_call_ended_first():
     trace = [(1000.0, sample, sample // 2, ns) for sample, ns in enumerate((2e6, 5e6, 4e6, 3e6))]
-    samples = Samples(0.0)
-    loadgen._queries(samples, SimpleNamespace(calls=[(0.0, 5.0, {"infer": 1.0}, 2)] * 2), trace)
-    assert samples.latency_ms == [5.0, 4.0]
+    samples, calls = Samples(0.0), [loadgen._Call(place, 0.0, 5.0, {"infer": float(place)}, 2) for place in (1, 0)]
+    loadgen._queries(samples, SimpleNamespace(calls=calls), trace)
+    assert (samples.latency_ms, samples.stages_ms) == ([5.0, 4.0], {"infer": [0.0, 1.0]})
 
 
 def test_a_server_counts_the_time_a_picture_waits():
     samples = loadgen.issue(Load("server", 0.5, rate=400.0), lambda numbers: nap(numbers * 5))
     assert max(samples.latency_ms) > 100  # twice as many came as could be done
+
+
+def test_a_server_of_two_lanes_works_on_two_pictures_at_once():
+    both, lock, calls = threading.Event(), threading.Lock(), []
+
+    def work(numbers):
+        with lock:
+            calls.append(numbers)
+            first = len(calls) == 1
+        assert not first or both.wait(LONG_S)
+        both.set()
+        return {"infer": float(numbers[0])}
+
+    samples = loadgen.issue(Load("server", 0.3, rate=200.0, pictures=64, lanes=2), work)
+    assert len(samples.latency_ms) == len(calls) > 2
+    assert samples.start_s == sorted(samples.start_s)
+    assert sorted([place] for place in samples.stages_ms["infer"]) == sorted(calls)
 
 
 def test_a_failure_comes_out_and_the_next_test_runs():

@@ -3,11 +3,13 @@
 import itertools
 import os
 import signal
+import threading
 
 import pytest
 
 from edgeinfer.profiling import loop
 from edgeinfer.profiling.samples import Load, Samples
+from helpers.patience import LONG_S
 
 
 class Clock:
@@ -112,6 +114,55 @@ def test_ctrl_c_ends_it_after_the_call_that_is_on():
     assert samples.interrupted
     assert len(calls) == len(samples.latency_ms) == len(samples.stages_ms["infer"]) == 5
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class Pair:
+    """Work of which the first call is not done before a second has begun."""
+
+    def __init__(self):
+        self.both, self.calls, self.lock = threading.Event(), 0, threading.Lock()
+
+    def __call__(self, numbers):
+        with self.lock:
+            self.calls += 1
+            first = self.calls == 1
+        assert not first or self.both.wait(LONG_S)
+        self.both.set()
+        return {"infer": float(numbers[0])}
+
+
+def test_a_server_of_two_lanes_works_on_two_pictures_at_once_and_tells_each_by_its_own():
+    pair = Pair()
+    samples = loop.issue(Load("server", 0.05, rate=1000.0, lanes=2), pair)
+    assert len(samples.latency_ms) == samples.images == pair.calls > 2
+    assert samples.stages_ms["infer"] == [float(number) for number in range(pair.calls)]
+    assert samples.start_s == sorted(samples.start_s)
+
+
+def test_what_is_raised_in_a_lane_comes_out_and_ends_the_others():
+    calls = []
+
+    def work(numbers):
+        calls.append(numbers)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        loop.issue(Load("server", 1e6, rate=1000.0, lanes=2), work)
+    assert len(calls) <= 2
+
+
+def test_ctrl_c_ends_the_lanes_of_a_server_after_the_calls_that_are_on():
+    done = []
+
+    def work(numbers):
+        if numbers == [5]:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        done.append(numbers)
+        return {"infer": 1.0}
+
+    samples = loop.issue(Load("server", 1e6, rate=1000.0, lanes=2), work)
+    assert samples.interrupted
+    assert len(samples.latency_ms) == len(done) >= 6
 
 
 def test_what_the_work_raises_comes_out():

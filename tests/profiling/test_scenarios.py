@@ -19,7 +19,7 @@ class Simulated:
     """An issuer, and a subject that takes `span_s` a call, on a clock of their own."""
 
     NAME = "simulated"
-    group, pictures = 1, 1
+    reach, pictures = 1, 1
 
     def __init__(self, span_s, day=0):
         """Each `day` pictures come at other times."""
@@ -131,10 +131,12 @@ def test_pictures_that_are_there_at_once_are_worked_on_in_every_context():
         ("multi-stream", "file", 3, 8),
         ("multi-stream", "pipeline", 1, 4),
         ("single-stream", "pipeline", 3, 1),
-        ("server", "pipeline", 3, 1),
+        ("paced", "pipeline", 3, 1),
+        ("server", "pipeline", 3, 3),
+        ("server", "engine", 3, 1),
     ],
 )
-def test_only_pictures_that_are_there_at_once_meet_several_contexts(scenario, boundary, contexts, reach):
+def test_only_pictures_that_may_be_there_at_once_meet_several_contexts(scenario, boundary, contexts, reach):
     device = SimpleNamespace(preprocess=lambda images: (images, []))
     model = SimpleNamespace(group=4, contexts=contexts, device=device)
     assert scenarios.subject_of(scenario, model, boundary, [Picture(None, Path("x"))]).reach == reach
