@@ -158,12 +158,28 @@ def _gather_constants(model: Any) -> None:
         if tensor is not None and tensor.name not in taken:
             graph.initializer.append(tensor)
             del graph.node[place]
+    _drop_copies(graph)
     names = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in names]
     if len(inputs) < len(graph.input):
         del graph.input[:]
         graph.input.extend(inputs)
         model.ir_version = max(model.ir_version, APART)
+
+
+def _drop_copies(graph: Any) -> None:
+    """Who reads the Identity of a constant reads that: of equal weights PyTorch writes one, and Identities of it."""
+    every = list(nodes(graph))
+    parts = [part for node in every for one in node.attribute for part in (one.g, *one.graphs)]
+    held = {tensor.name: tensor.name for tensor in graph.initializer}
+    fixed = {*held, *(value.name for part in (graph, *parts) for value in part.output)}
+    copies = [node for node in graph.node if node.op_type == "Identity" and len(node.input) == len(node.output) == 1]
+    for node in copies:
+        if node.input[0] in held and node.output[0] not in fixed:
+            held[node.output[0]] = held[node.input[0]]
+            graph.node.remove(node)
+    for node in every:
+        node.input[:] = [held.get(name, name) for name in node.input]
 
 
 def _constant(node: Any) -> Any:

@@ -479,6 +479,22 @@ def test_constants_are_no_inputs_although_old_files_list_them(tmp_path):
     assert [value.name for value in onnx.load(bundle.path / "model.fp32.onnx").graph.input] == ["images"]
 
 
+def test_copies_of_constants_are_the_constants_so_that_8_bits_reach_all_who_read_them(tmp_path):
+    """Of equal weights, such as biases of 0, PyTorch writes one, and Identities of it."""
+    model = foreign.resizing()
+    second = next(node for node in model.graph.node if list(node.output) == ["c"])
+    second.input[1] = "copy of the copy"
+    copies = [helper.make_node("Identity", ["second"], ["copy"])]
+    copies.append(helper.make_node("Identity", ["copy"], ["copy of the copy"]))
+    for node in copies[::-1]:
+        model.graph.node.insert(8, node)  # behind the constants
+    read = onnxreading.read(foreign.save(foreign.add_output(model, (1, 3)), tmp_path / "model.onnx"))
+
+    assert {node.output[0] for node in read.graph.node if node.op_type == "Identity"} == {"output1"}
+    assert next(node for node in read.graph.node if list(node.output) == ["c"]).input[1] == "second"
+    assert onnxruntime.InferenceSession(read.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
 @given(
     name=st.sampled_from(["yolov5", "yolov8"]),
     height=st.integers(1, 40),
