@@ -169,17 +169,21 @@ def _gather_constants(model: Any) -> None:
 
 def _drop_copies(graph: Any) -> None:
     """Who reads the Identity of a constant reads that: of equal weights PyTorch writes one, and Identities of it."""
-    every = list(nodes(graph))
-    parts = [part for node in every for one in node.attribute for part in (one.g, *one.graphs)]
+    parts = [part for node in nodes(graph) for one in node.attribute for part in (one.g, *one.graphs)]
     held = {tensor.name: tensor.name for tensor in graph.initializer}
     fixed = {*held, *(value.name for part in (graph, *parts) for value in part.output)}
-    copies = [node for node in graph.node if node.op_type == "Identity" and len(node.input) == len(node.output) == 1]
-    for node in copies:
-        if node.input[0] in held and node.output[0] not in fixed:
+    kept = []
+    for node in graph.node:
+        alone = node.op_type == "Identity" and len(node.input) == len(node.output) == 1
+        if alone and node.input[0] in held and node.output[0] not in fixed:
             held[node.output[0]] = held[node.input[0]]
-            graph.node.remove(node)
-    for node in every:
-        node.input[:] = [held.get(name, name) for name in node.input]
+        else:
+            kept.append(node)
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
+        for node in nodes(graph):
+            node.input[:] = [held.get(name, name) for name in node.input]
 
 
 def _constant(node: Any) -> Any:
