@@ -5,6 +5,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -93,6 +94,20 @@ def test_a_message_that_is_too_large_is_refused(served):
         with pytest.raises(InferenceServerException, match="RESOURCE_EXHAUSTED"):
             client.infer("namer", [item])
         assert client.is_server_ready()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_a_message_that_is_too_large_once_it_is_unpacked_fills_no_memory(served):
+    def peak_mb():
+        return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{served.process.pid}/status").read_text())[1]) >> 10
+
+    before = peak_mb()
+    with grpc.insecure_channel(served.grpc, [("grpc.max_send_message_length", -1)]) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as told:
+            infer(bytes(200 << 20), compression=grpc.Compression.Gzip, timeout=LONG_S)
+    assert told.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED)
+    assert peak_mb() - before < 100
 
 
 @pytest.mark.parametrize("way", ["predict", "image", "frame", "nv12"])

@@ -31,6 +31,8 @@ IDLE_S = 60.0  # without a call before a connection is given up: clients make an
 SPARE = 1 << 20  # bytes of a message beside the tensors, or of one that has none
 RETRY = "grpc-retry-pushback-ms"  # metadata that clients with a retry policy wait for
 FINAL = "triton_final_response"  # a parameter of answers in a stream: no more will come to this request
+BOUNDED = 1, 84  # the release from which a message is not unpacked beyond the size that is allowed
+PLAIN = 1  # of the sets of packings the one that has none
 # calls that need no token; whoever watches needs one, for it takes a place for long
 OPEN_CALLS = ("ServerLive", "ServerReady", "HealthCheck")
 
@@ -71,6 +73,8 @@ async def start(
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.ping_timeout_ms", slow_ms),
     ]
+    if not unpacks():
+        options.append(("grpc.compression_enabled_algorithms_bitset", PLAIN))
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections + CROWD)
     callers = Callers(service.limits)
     calls = Calls(service, callers, token=token, managed=managed)
@@ -85,6 +89,11 @@ async def start(
         raise ServiceError(f"cannot listen on {address} for gRPC", hint="choose another with --grpc-port")
     await server.start()
     return Started(server, bound, callers)
+
+
+def unpacks() -> bool:
+    """Whether packed messages are taken: older releases of gRPC make 64 GB of 64 MB before they look at the size."""
+    return tuple(map(int, grpc.__version__.split(".")[:2])) >= BOUNDED
 
 
 def _credentials(tls: tuple[Path, Path]) -> Any:
