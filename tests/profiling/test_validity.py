@@ -79,7 +79,10 @@ def test_clocks_may_fall_in_the_gaps_of_a_camera():
     assert reasons(scenario="paced", cpu__clock_mhz=800.0) == []
 
 
-@pytest.mark.parametrize(("scenario", "count"), [("single-stream", 64), ("server", 662), ("cold", 11)])
+@pytest.mark.parametrize(
+    ("scenario", "count"),
+    [("single-stream", 64), ("multi-stream", 662), ("server", 662), ("offline", 11), ("paced", 64), ("cold", 11)],
+)
 def test_too_few_samples_are_named(scenario, count):
     assert reasons(scenario=scenario, taken=samples(count)) == []
     (reason,) = reasons(scenario=scenario, taken=samples(count - 1))
@@ -102,3 +105,20 @@ def test_what_no_sensor_tells_is_unchecked_not_invalid():
         "load of other processes (gpu.other_percent)",
         "swapping (memory.swapped_pages)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("device", "told", "checked"),
+    [
+        ("cpu", "cpu.throttled_count", True),
+        ("cpu", "board.throttled_count", True),
+        ("cpu", "gpu.throttle_bits", False),
+        ("gpu", "gpu.throttle_bits", True),
+        ("gpu", "board.throttled_count", True),
+        ("gpu", "cpu.throttled_count", False),
+    ],
+)
+def test_throttling_is_checked_where_the_device_or_the_board_tells_of_it(device, told, checked):
+    readings = [Reading(float(at), {told: 0.0}) for at in range(5)]
+    seen = judge("single-stream", samples(), Window(readings[1:-1], readings), device)
+    assert ("throttling" in seen.unchecked) is not checked
