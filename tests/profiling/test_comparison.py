@@ -47,6 +47,23 @@ def test_a_difference_is_found_with_its_size():
     assert found.words().startswith("single-stream: 9.4% slower (1.094 times the time, 95 % interval")
 
 
+def test_blocks_are_consecutive_as_even_as_can_be_and_leave_out_nothing():
+    assert blocks(range(60)) == [2 * place + 0.5 for place in range(30)]
+    assert blocks([7.0, 1.0, 5.0]) == [7.0, 1.0, 5.0]
+    assert len(blocks([0.0] * 59 + [9.0])) == 30
+    assert blocks([*[0.0] * 59, 9.0])[-1] == 4.5
+    assert blocks([]) == []
+
+
+@pytest.mark.parametrize(("count", "compared"), [(4, 0), (5, 1)])
+def test_five_samples_of_both_are_compared_and_fewer_named_as_too_few(count, compared):
+    few, many = report(latencies(count), "cold"), report(latencies(seed=1), "cold")
+    for this, other in ((few, many), (many, few)):
+        found = compare(this, other)
+        words = [one.words() for one in found] or ["cold: too few samples to compare"]
+        assert (len(found), record(found, ["cold"], other, "")["words"]) == (compared, words)
+
+
 def test_the_same_latencies_show_no_difference():
     (found,) = compare(report(latencies(seed=1)), report(latencies(seed=2)))
     assert not found.shown
@@ -132,13 +149,6 @@ def test_the_interval_leaves_out_only_what_one_time_in_forty_lies_beyond():
 def test_slower_is_shown_and_large(one, slower):
     compared = record([one], ["x"], report([1.0]), "")
     assert Report({"comparison": compared}).slower_than(0.05) is slower
-
-
-def test_too_few_samples_are_said():
-    this = report(latencies(4))
-    found = compare(this, report(latencies()))
-    assert found == []
-    assert record(found, ["single-stream"], this, "")["words"] == ["single-stream: too few samples to compare"]
 
 
 def test_what_two_reports_differ_in_besides_the_time_is_told():
