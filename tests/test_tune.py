@@ -29,6 +29,7 @@ from edgeinfer.tuning.budget import over_budget
 from edgeinfer.tuning.entrants import Entrant, Turn
 from edgeinfer.tuning.figures import Figures, figures
 from edgeinfer.tuning.outcome import Outcome, Row
+from edgeinfer.tuning.race import Race
 from edgeinfer.tuning.tune import tune
 from helpers import bundles, fake_gpu, fake_nvinfer
 
@@ -382,6 +383,64 @@ def test_what_is_not_shown_to_be_faster_does_not_replace_the_usual_way():
 
     assert outcome.winner is outcome.baseline
     assert "nothing is shown to be better" in outcome.table()
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput", "memory", "energy"])
+def test_each_heat_is_left_by_the_slower_half_and_never_by_the_usual_way(monkeypatch, objective):
+    rows = [Row(Choice("ort", f"{place}")) for place in range(10)]
+    race, heats, broken = Race(None, (), objective, 40.0, rows, rows[9], print), [], rows[0]
+
+    def alone(self, row, seconds, heat):
+        heats.append((heat, seconds))
+        cost = float(row.choice.artifact) + 1
+        row.figures = Figures(20, *((cost, None, 1 / cost, 5.0) if objective != "memory" else (5.0, None, 1.0, cost)))
+        if row is broken:
+            row.leave("failed", "crashed: SIGSEGV")
+
+    monkeypatch.setattr(Race, "_alone", alone)
+    race.heats()
+    assert heats == [(1, 2.0)] * 10 + [(2, 4.0)] * 5
+    assert race.running == [rows[1], rows[2], rows[3], rows[9]]
+    assert [row.reason for row in rows[:9]] == [
+        *("crashed: SIGSEGV", "", "", "", "after heat 2"),
+        *["after heat 1"] * 4,
+    ]
+
+
+def test_what_its_turns_show_to_be_slower_does_not_win_by_its_other_numbers():
+    outcome = finished(20, 10)
+    outcome.finalists[1].turns_ms = [30.0] * 10
+    outcome.choose()
+
+    assert outcome.difference.shown
+    assert outcome.winner is outcome.baseline
+
+
+def test_the_table_has_the_best_on_top_and_the_others_by_how_far_they_came():
+    outcome = finished(20, 10)
+    outcome.reference = "ort model.fp32.onnx"
+    known = outcome.finalists[0].figures
+    for name, heat, state, reason in (
+        ("broken", "", "failed", "crashed: SIGSEGV"),
+        ("early", "heat 1", "eliminated", "after heat 1"),
+        ("lossy", "", "over budget", "loses 2.00 points"),
+        ("late", "heat 10", "eliminated", "after heat 10"),
+    ):
+        row = Row(Choice("ov", name), state, reason, heat, figures=known if heat else None)
+        outcome.rows.append(row)
+    outcome.choose()
+    lines = outcome.table().splitlines()
+
+    assert [line[:10].rstrip() for line in lines[1:5]] == ["* ort 1", "  ort 0", "  ov late", "  ov early"]
+    assert lines[5:10] == [
+        "ov lossy: over budget, loses 2.00 points",
+        "ov broken: failed, crashed: SIGSEGV",
+        "",
+        "*: no other finalist is better in everything",
+        "accuracy against ort model.fp32.onnx on pictures",
+    ]
+    assert lines[10].startswith("against ort 0: ort 1: 50.0% faster (")
+    assert lines[11:] == ["best for latency: ort 1"]
 
 
 @pytest.mark.parametrize(
