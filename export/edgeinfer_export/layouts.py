@@ -51,13 +51,14 @@ def recognise(shapes: Shapes, size: Size, facts: Facts, labels: int, *, told: st
     `told` narrows the choice to one layout. ExportError lists the candidates when none or several are left.
     """
     _refuse_others(shapes, facts, where)
-    fitting = [
-        Layout(name, output, _classes(name, shape))
-        for output, shape in shapes.items()
-        for name in ([told] if told else LAYOUTS)
-        if (_shaped(name, shape) if told else _fits(name, shape, size, facts, labels))
-    ]
+    fitting = _fitting(shapes, size, facts, labels, told)
     outputs = "; ".join(f"{name} {shape}" for name, shape in shapes.items())
+    if not fitting and (others := _fitting(shapes, size, facts, 0, told)):
+        counts = " or ".join(dict.fromkeys(f"{one.classes} classes ({one.name})" for one in others))
+        raise ExportError(
+            f"{where}: {labels} labels are known, and its outputs have {counts}: {outputs}",
+            hint="give one label for each class: --labels FILE",
+        )
     if not fitting:
         wanted = f"layout {told} {LAYOUTS[told]}" if told else f"any known layout at {size}"
         raise ExportError(f"{where}: its outputs do not fit {wanted}: {outputs}", hint=_hint(labels))
@@ -65,6 +66,15 @@ def recognise(shapes: Shapes, size: Size, facts: Facts, labels: int, *, told: st
         names = ", ".join(f"{one.name} of {one.output}" for one in fitting)
         raise ExportError(f"{where}: its outputs fit more than one layout ({names}): {outputs}", hint=_hint(labels))
     return fitting[0]
+
+
+def _fitting(shapes: Shapes, size: Size, facts: Facts, labels: int, told: str) -> list[Layout]:
+    return [
+        Layout(name, output, _classes(name, shape))
+        for output, shape in shapes.items()
+        for name in ([told] if told else LAYOUTS)
+        if (_shaped(name, shape) if told else _fits(name, shape, size, facts, labels))
+    ]
 
 
 def _hint(labels: int) -> str:
