@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from edgeinfer.errors import SpecError
 from edgeinfer.inside import safe_relative
+
+if TYPE_CHECKING:
+    from pathlib import PurePath
 
 TASKS = ("detect", "classify")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64")
@@ -385,3 +388,8 @@ class ModelSpec:
     def artifact(self, file: str) -> Artifact | None:
         """The artifact in the file of this name, if there is one."""
         return next((one for one in self.artifacts if one.file == file), None)
+
+    def artifact_at(self, path: PurePath) -> Artifact | None:
+        """The artifact whose file is at this place, wherever the bundle is."""
+        found = [one for one in self.artifacts if f"/{path.as_posix()}".endswith(f"/{one.file}")]
+        return max(found, key=lambda one: len(one.file), default=None)

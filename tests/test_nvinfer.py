@@ -327,6 +327,21 @@ def test_tensors_of_another_shape_are_refused(on, detector, shape):
     assert str(shape) in str(caught.value)
 
 
+@pytest.mark.parametrize(("core", "cores", "has"), [("0", 0, "none"), ("2", 2, "2"), ("first", 2, "2")])
+def test_an_engine_for_a_dla_core_that_is_not_here_is_refused(on, detector, core, cores, has):
+    library = on(answers={"Runtime.num_DLA_cores": cores})
+    with pytest.raises(EngineMismatch, match=f"is for DLA core {core}, this machine has {has}"):
+        engine_of(detector, library, bundles.add_plan(detector, library, dla=core))
+
+
+@pytest.mark.parametrize("file", ["one.plan", "orin/one.plan"])
+def test_an_engine_runs_on_the_dla_core_that_it_was_built_for(on, detector, file):
+    library = on(answers={"Runtime.num_DLA_cores": 2})
+    (detector / "orin").mkdir()
+    with engine_of(detector, library, bundles.add_plan(detector, library, name=file, dla="1")) as model:
+        assert model.engine._plan.runtime.DLA_core == 1
+
+
 @pytest.mark.parametrize(("profile", "batch"), [((1, 2, 4), 8), ((2, 4, 8), 1)])
 def test_an_engine_built_for_other_batches_is_refused(on, tmp_path, profile, batch):
     folder = bundles.classify_bundle(tmp_path / "open", Batch(1, 8))

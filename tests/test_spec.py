@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -323,3 +324,19 @@ def test_the_graph_half_after_the_runtime_half_equals_the_whole(mean, std, pixel
     assert np.allclose(apply(arithmetic, apply(geometry, pixels)), apply(whole, pixels), atol=1e-12)
     assert geometry.place(Size(30, 50)) == whole.place(Size(30, 50))
     assert arithmetic.place(whole.size).resized == whole.size
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        ("x.plan", "x.plan"),
+        ("/bundle/x.plan", "x.plan"),
+        ("e/x.plan", "e/x.plan"),
+        ("/bundle/e/x.plan", "e/x.plan"),
+        ("/bundle/ex.plan", ""),
+    ],
+)
+def test_an_artifact_is_known_by_where_its_file_lies_wherever_the_bundle_does(path, file):
+    artifacts = tuple(Artifact(name, "trt", "fp16", SHA) for name in ("x.plan", "e/x.plan"))
+    found = dataclasses.replace(DETECT, artifacts=artifacts).artifact_at(PurePosixPath(path))
+    assert (found.file if found else "") == file

@@ -55,10 +55,10 @@ class Plan:
                 f"{trt.__name__} {trt.__version__} does not start: {said}",
                 hint="its CUDA version must fit the driver's: edgeinfer doctor",
             ) from error
-        artifact = self.spec.artifact(self.path.name)
+        artifact = self.spec.artifact_at(self.path)
         core = artifact.target.get("dla", "") if artifact else ""
         if core:
-            if int(core) >= runtime.num_DLA_cores:
+            if not core.isdecimal() or int(core) >= runtime.num_DLA_cores:
                 raise EngineMismatch(
                     f"{self.path.name} is for DLA core {core}, this machine has {runtime.num_DLA_cores or 'none'}"
                 )
@@ -232,5 +232,5 @@ class _Jit:
 
 def _identity(path: Path, spec: ModelSpec) -> str:
     """A file name for what belongs to this engine file."""
-    artifact = spec.artifact(path.name)
+    artifact = spec.artifact_at(path)
     return artifact.sha256[:32] if artifact else path.stem

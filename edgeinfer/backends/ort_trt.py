@@ -31,7 +31,7 @@ class Engine(ort_gpu.Engine):
         return ""
 
     def _providers(self) -> list[tuple[str, dict[str, str]]]:
-        artifact = self._spec.artifact(self._path.name)
+        artifact = self._spec.artifact_at(self._path)
         precision = artifact.precision if artifact else "fp32"
         options = {
             **self._where(),
