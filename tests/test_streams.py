@@ -433,6 +433,7 @@ def test_a_picture_that_differs_in_one_value_is_not_repeated():
     other = image.copy()
     other[3, 5, 1] += 1
     assert vitals.saw(other, 3.0) == ""
+    assert (vitals.pictures, vitals.repeated) == (3, 1)
 
 
 def test_what_was_never_connected_does_not_reconnect():
@@ -450,6 +451,11 @@ def test_a_dark_picture_with_a_light_in_it_is_not_black():
     assert Vitals().saw(image, 1.0) == "black"
     image[240:256, 320:336] = 255
     assert Vitals().saw(image, 1.0) == ""
+
+
+@pytest.mark.parametrize(("value", "fault"), [(6, "black"), (7, "")])
+def test_a_picture_that_is_a_little_lighter_everywhere_is_a_night(value, fault):
+    assert Vitals().saw(np.full((48, 64, 3), value, np.uint8), 1.0) == fault
 
 
 def test_darkness_is_told_whatever_the_pixels_are():
@@ -510,6 +516,12 @@ def test_a_second_without_a_new_picture_that_shows_something_is_ill(at, later, r
     vitals.saw(frame(90).image, 11.2)
     at(11.2)
     assert vitals.health().well
+
+
+def test_a_source_is_ill_until_it_has_shown_something(at):
+    vitals = Vitals()
+    at(0.5)
+    assert vitals.health() == (False, "no picture yet, 0.5 s after the start")
 
 
 def test_a_picture_that_comes_late_is_ill_as_soon_as_it_comes(at):
