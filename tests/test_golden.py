@@ -70,6 +70,7 @@ def test_an_engine_may_differ_from_what_was_recorded_by_so_much_and_no_more(prec
         ({1: 0.22, 0: 0.06}, "1 of 1 found"),
         ({1: 0.22, 0: 0.04}, "1 of 2 not found, first: blue 0.10 []"),
         ({0: 0.18, 2: 0.14}, "1 of 2 not found, first: green 0.20 []"),
+        ({0: 0.2, 3: 0.17}, "1 of 1 not found, first: green 0.20 []"),
     ],
 )
 def test_a_classifier_is_golden_if_every_recorded_class_has_its_score_however_low(classes, detail):
