@@ -1,5 +1,6 @@
 """Tiles: they cover the picture, and objects that they cut are found once."""
 
+import dataclasses
 import itertools
 
 import cv2
@@ -121,6 +122,23 @@ def test_of_two_views_of_the_same_cut_box_none_is_left_out_for_the_other():
     assert not tiling._covered(boxes, np.zeros(2, np.int32), np.arange(2), both).any()
     boxes[1, 2] = 90  # one that shows more of the object, cut or not
     assert tiling._covered(boxes, np.zeros(2, np.int32), np.arange(2), both).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("class_id", "view"), [(1, 1), (0, 0)], ids=["another class", "the same view"])
+def test_a_cut_box_is_left_out_for_one_of_its_class_from_another_view_alone(class_id, view):
+    boxes = np.array([[10, 10, 50, 50], [0, 0, 100, 100]], np.float32)
+    class_ids, views, cut = np.array([0, class_id], np.int32), np.array([0, view]), np.array([True, False])
+    assert not tiling._covered(boxes, class_ids, views, cut).any()
+
+
+@pytest.mark.parametrize(("class_agnostic", "kept"), [(False, 2), (True, 1)])
+def test_tiles_are_merged_by_the_detectors_own_suppression(blobs, class_agnostic, kept):
+    decode = dataclasses.replace(blobs.spec.decode, class_agnostic=class_agnostic)
+    blobs.spec = dataclasses.replace(blobs.spec, decode=decode)
+    boxes, scores = np.array([[5, 5, 20, 20]] * 2, np.float32), np.array([0.9, 0.8], np.float32)
+    both = Detections(boxes, scores, np.array([0, 1], np.int32), ("a", "b"), Size(1, 1), {"infer": 1.0})
+    blobs.find = lambda _: both
+    assert len(Tiled(blobs, "1x1")(np.zeros((64, 64, 3), np.uint8))) == kept
 
 
 @pytest.mark.parametrize(
