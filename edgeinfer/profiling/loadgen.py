@@ -13,14 +13,14 @@ import queue
 import re
 import sys
 import tempfile
-import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer import interruption
 from edgeinfer.errors import BackendUnavailable, EngineError
+from edgeinfer.profiling import lasting
 from edgeinfer.profiling.clock import WallClock
 from edgeinfer.profiling.samples import MOST_QUERIES, STREAMS, Samples
 
@@ -56,12 +56,11 @@ def issue(load: Load, work: Work) -> Samples:
     """One LoadGen test in performance mode. EngineError if the machine's clock, by which it goes, is set meanwhile."""
     with interruption.noticed(patient=True) as stop:
         system = _System(load, work, stop)
-        test, clock, told = _Test(load, system), WallClock(), False
-        test.start()
-        end = time.monotonic() + load.seconds
-        while test.is_alive():
-            test.join(LOOK_S)
-            if stop.asked and load.kind == "server" and not told and test.is_alive():
+        test, clock, ended, told = _Test(load, system), WallClock(), False, False
+        over, end = lasting.begin(test.run), time.monotonic() + load.seconds
+        while not ended:
+            ended = over.wait(LOOK_S)
+            if stop.asked and load.kind == "server" and not told and not ended:
                 LOG.warning("%s cannot be stopped: %.0f s more until it ends", NAME, max(0.0, end - time.monotonic()))
                 told = True
             if clock.was_set():
@@ -75,14 +74,13 @@ def issue(load: Load, work: Work) -> Samples:
     return _samples(load, system, test.trace)
 
 
-class _Test(threading.Thread):
-    """LoadGen in a thread of its own: it cannot be stopped, and may wait for hours for a clock that was set back.
+class _Test:
+    """To `run` in a thread of its own: LoadGen cannot be stopped, and may wait for hours for a clock that was set back.
 
     Where it still runs as the process ends, C++ would abort: the process ends with 1 then, without its destructors.
     """
 
     def __init__(self, load: Load, system: _System) -> None:
-        super().__init__(name="edgeinfer-loadgen", daemon=True)
         self._load, self._system, self.trace = load, system, ""
 
     def run(self) -> None:
@@ -104,8 +102,8 @@ class _Test(threading.Thread):
             logs.log_output.copy_summary_to_stdout = False
             # a file of this name in the working directory would change the settings
             audit = str(Path(folder) / "no-audit.config")
-            lg.StartTestWithLogSettings(sut, library, _settings(self._load), logs, audit)
-            self._system.close()
+            with closing(self._system):
+                lg.StartTestWithLogSettings(sut, library, _settings(self._load), logs, audit)
             return (Path(folder) / "mlperf_log_trace.json").read_text(encoding="utf-8", errors="replace")
 
     def _leave(self) -> None:
@@ -140,12 +138,7 @@ class _System:
         self.calls: list[_Call] = []  # in the order they ended
         self._issued = 0
         self._waiting: queue.SimpleQueue[tuple[int, list[Any]] | None] = queue.SimpleQueue()
-        self._workers = [
-            threading.Thread(target=self._serve, name="edgeinfer-server", daemon=True)
-            for _ in range(load.lanes if load.kind == "server" else 0)
-        ]
-        for worker in self._workers:
-            worker.start()
+        self._workers = [lasting.begin(self._serve) for _ in range(load.lanes if load.kind == "server" else 0)]
 
     def receive(self, query: list[Any]) -> None:
         """LoadGen's IssueQuery: a server takes it in and returns, any other works it off."""
@@ -187,7 +180,7 @@ class _System:
         for _ in self._workers:
             self._waiting.put(None)
         for worker in self._workers:
-            worker.join()
+            worker.wait()
 
 
 @contextmanager

@@ -91,6 +91,20 @@ def test_a_failure_comes_out_and_the_next_test_runs():
     assert loadgen.issue(Load("single-stream", 0.1, expected_ms=1.0), nap).latency_ms
 
 
+def test_the_threads_that_call_loadgen_outlast_its_tests_and_serve_the_next():
+    threads = set()
+
+    def work(numbers):
+        threads.add(threading.current_thread())
+        return nap(numbers)
+
+    before = threading.active_count()
+    for _ in range(4):
+        loadgen.issue(Load("server", 0.1, rate=200.0, lanes=2), work)
+    assert all(thread.is_alive() for thread in threads)
+    assert threading.active_count() <= before + 3
+
+
 @pytest.fixture
 def pressed(monkeypatch):
     """Sends signals to this process in the middle of a test, and returns once they are heard."""
