@@ -134,7 +134,7 @@ def test_closing_ends_the_build(detector, builder):
 
 def test_a_ctrl_c_at_the_terminal_is_for_the_program_and_not_for_the_build(detector, builder):
     with load(detector, build="background") as model:
-        until(builder.said.exists)
+        until(lambda: model.upgrade._process)
         pid = model.upgrade._process.pid
         assert os.getsid(pid) == pid
 
