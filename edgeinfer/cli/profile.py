@@ -81,7 +81,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="IMAGE",
         default=[],
-        help="pictures, folders, patterns (default: the bundle's golden ones)",
+        help="pictures, folders, patterns, of which 128 at most are taken (default: the bundle's golden ones)",
     )
     measuring.add_argument("--layers", action="store_true", help="time the engine's layers too, after all else")
 

@@ -12,6 +12,7 @@ import threading
 from typing import Callable
 
 LOG = logging.getLogger(__name__)
+_IDLE: list[_Hand] = []
 
 
 def begin(work: Callable[[], None]) -> threading.Event:
@@ -42,6 +43,3 @@ class _Hand(threading.Thread):
             LOG.exception("a call of LoadGen failed")
         _IDLE.append(self)
         over.set()
-
-
-_IDLE: list[_Hand] = []

@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +32,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
     from edgeinfer.interruption import Interruption
@@ -102,7 +103,7 @@ class _Test:
             logs.log_output.copy_summary_to_stdout = False
             # a file of this name in the working directory would change the settings
             audit = str(Path(folder) / "no-audit.config")
-            with closing(self._system):
+            with self._system:
                 lg.StartTestWithLogSettings(sut, library, _settings(self._load), logs, audit)
             return (Path(folder) / "mlperf_log_trace.json").read_text(encoding="utf-8", errors="replace")
 
@@ -124,7 +125,7 @@ class _Call(NamedTuple):
 
 
 class _System:
-    """The system under test.
+    """The system under test; a server has workers while the block lasts.
 
     After a failure or Ctrl-C it answers at once without working: LoadGen cannot be stopped from outside, and
     an exception thrown through it leaves it broken for the next test.
@@ -138,7 +139,17 @@ class _System:
         self.calls: list[_Call] = []  # in the order they ended
         self._issued = 0
         self._waiting: queue.SimpleQueue[tuple[int, list[Any]] | None] = queue.SimpleQueue()
-        self._workers = [lasting.begin(self._serve) for _ in range(load.lanes if load.kind == "server" else 0)]
+        self._workers: list[threading.Event] = []
+
+    def __enter__(self) -> None:
+        if self._load.kind == "server":
+            self._workers = [lasting.begin(self._serve) for _ in range(self._load.lanes)]
+
+    def __exit__(self, *_: object) -> None:
+        for _worker in self._workers:
+            self._waiting.put(None)
+        for worker in self._workers:
+            worker.wait()
 
     def receive(self, query: list[Any]) -> None:
         """LoadGen's IssueQuery: a server takes it in and returns, any other works it off."""
@@ -175,12 +186,6 @@ class _System:
 
     def _answer(self, part: list[Any]) -> None:
         lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, 0, 0) for sample in part])
-
-    def close(self) -> None:
-        for _ in self._workers:
-            self._waiting.put(None)
-        for worker in self._workers:
-            worker.wait()
 
 
 @contextmanager

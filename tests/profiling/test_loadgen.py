@@ -13,6 +13,7 @@ import pytest
 
 from edgeinfer.cli import _ending
 from edgeinfer.errors import EngineError
+from edgeinfer.profiling import lasting
 from edgeinfer.profiling.samples import Load, Samples
 from helpers.patience import LONG_S, until
 
@@ -105,6 +106,17 @@ def test_the_threads_that_call_loadgen_outlast_its_tests_and_serve_the_next():
     assert threading.active_count() <= before + 3
 
 
+def test_a_server_that_cannot_begin_leaves_no_worker_waiting(monkeypatch):
+    def full(**_):
+        raise OSError("no space for a folder")
+
+    busy = threading.active_count() - len(lasting._IDLE)
+    monkeypatch.setattr(loadgen.tempfile, "TemporaryDirectory", full)
+    with pytest.raises(OSError, match="no space"):
+        loadgen.issue(Load("server", 0.1, rate=50.0, lanes=2), nap)
+    assert threading.active_count() - len(lasting._IDLE) == busy
+
+
 @pytest.fixture
 def pressed(monkeypatch):
     """Sends signals to this process in the middle of a test, and returns once they are heard."""
@@ -157,10 +169,9 @@ def test_ctrl_c_ends_a_long_test_with_the_samples_so_far(presses, pressed):
 
 
 def test_who_interrupts_a_server_is_told_how_long_it_still_takes(pressed, monkeypatch, caplog):
-    def unstoppable(test):
+    def unstoppable(_):
         pressed(signal.SIGINT)
         until(lambda: caplog.messages)
-        test._system.close()
         return ""
 
     monkeypatch.setattr(loadgen._Test, "_traced", unstoppable)
