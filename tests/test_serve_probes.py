@@ -1,13 +1,16 @@
 """gRPC's health protocol, asked by its own client: what Kubernetes and load balancers hear."""
 
+import asyncio
 import contextlib
 import threading
+from types import SimpleNamespace
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
+from edgeinfer.serve.probes import Probes
 from helpers import bundles
 from helpers.patience import LONG_S, until
 from helpers.service import SPOILED, service
@@ -92,6 +95,22 @@ def test_who_watches_hears_of_the_end_and_does_not_hold_it_up(tmp_path):
     assert seen == [SERVING, NOT_SERVING]
     assert (watched.code(), watched.details()) == (grpc.StatusCode.UNAVAILABLE, "the service is ending")
     channel.close()
+
+
+def test_an_end_that_comes_while_a_status_is_being_sent_is_told_before_the_call_ends():
+    answers = iter([True, False, False])
+    service = SimpleNamespace(is_ready=lambda: next(answers))
+
+    async def watched():
+        over, seen = asyncio.get_running_loop().create_future(), []
+        with pytest.raises(RuntimeError, match="the end"):
+            async for one in Probes(service).watch(pb.HealthCheckRequest(), over):
+                seen.append(one.status)
+                if not over.done():
+                    over.set_exception(RuntimeError("the end"))
+        return seen
+
+    assert asyncio.run(watched()) == [SERVING, NOT_SERVING]
 
 
 def test_who_watches_gives_its_place_to_a_call_that_needs_it(tmp_path):

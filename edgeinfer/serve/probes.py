@@ -33,16 +33,17 @@ class Probes:
         return _response(status)
 
     async def watch(self, request: Any, over: asyncio.Future[Any]) -> AsyncIterator[Any]:
-        """The status now, and every other from then on, until `over`, which is raised if it is an error."""
+        """The status now, and every other from then on, until `over`, which is raised once all there was is told."""
         told = None
         while True:
             status = self._status(request.service)
             if status != told:
                 told = status
                 yield _response(status)
-            if over.done():
+            elif over.done():
                 break
-            await asyncio.wait((over,), timeout=LOOK_S)
+            else:
+                await asyncio.wait((over,), timeout=LOOK_S)
         over.result()
 
     def _status(self, name: str) -> int:
