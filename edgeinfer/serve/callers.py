@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeinfer.serve.refusals import OVERLOADED, SLOW, UNAVAILABLE, Refusal
+from edgeinfer.serve.refusals import OVERLOADED, SLOW, Refusal, ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ class Callers:
     def wait(self, *, stream: bool) -> Iterator[asyncio.Future[Any]]:
         """While the block lasts the call waits, or watches; the future fails with a Refusal once it must go."""
         if stream and self._over:
-            raise _ending()
+            raise ending()
         loop = asyncio.get_running_loop()
         came: asyncio.Future[Any] = loop.create_future()
         self._waits[came] = Wait(loop.time(), stream)
@@ -72,7 +72,7 @@ class Callers:
         """Send away the streams that wait, now and from now on: they would hold up the service's end."""
         self._over = True
         for came in [came for came, wait in self._waits.items() if wait.stream]:
-            self._send_away(came, _ending())
+            self._send_away(came, ending())
 
     def _gave_way(self) -> bool:
         came = next(iter(self._waits), None)
@@ -98,7 +98,3 @@ def _hand_over(came: asyncio.Future[Any], reading: asyncio.Future[Any]) -> None:
         came.set_exception(error)
     else:
         came.set_result(reading.result())
-
-
-def _ending() -> Refusal:
-    return Refusal(UNAVAILABLE, "the service is ending")

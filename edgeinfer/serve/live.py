@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from starlette.responses import Response
 
 from edgeinfer import drawing, pictures
-from edgeinfer.serve.refusals import OVERLOADED, UNAVAILABLE, Refusal
+from edgeinfer.serve.refusals import OVERLOADED, Refusal, ending
 from edgeinfer.serve.replies import gone
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Live:
     def __init__(self, camera: Camera, off_loop: Callable[[Callable[[], bytes]], Awaitable[bytes]]) -> None:
         self.camera = camera
         self._off_loop, self._loop = off_loop, asyncio.get_running_loop()
-        self._news, self._drawing, self._closed = asyncio.Event(), asyncio.Lock(), False
+        self._news, self._drawing, self._closed = self._loop.create_future(), asyncio.Lock(), False
         self._shown: Shown | None = None
         camera.arrived = self._arrived
 
@@ -51,19 +52,27 @@ class Live:
             self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        news, self._news = self._news, self._loop.create_future()
+        news.set_result(None)
 
-    async def after(self, key: str) -> Shown:
-        """The newest picture as soon as it is not the one called `key`; Refusal once the service ends.
+    async def differs(self, key: str, patience_s: float = math.inf) -> bool:
+        """Whether the newest picture is not the one called `key`, as soon as it is not; Refusal once the service ends.
 
-        Pictures that nobody was there to take are never drawn.
+        False if it is the same for so long.
         """
+        late = self._loop.time() + patience_s
         while not self._closed and self.camera.look().key == key:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), AGAIN_S)
+            left = late - self._loop.time()
+            if left <= 0:
+                return False
+            # asyncio.wait_for is not told, before Python 3.12, that who waits has left as the news came
+            await asyncio.wait((self._news,), timeout=min(left, AGAIN_S))
         if self._closed:
-            raise Refusal(UNAVAILABLE, "the service ends")
+            raise ending()
+        return True
+
+    async def newest(self) -> Shown:
+        """The newest picture. Those that nobody was there to take are never drawn."""
         async with self._drawing:
             look = self.camera.look()
             if self._shown is None or self._shown.key != look.key:
@@ -84,9 +93,12 @@ class Gallery:
         self.watching = 0
         self._places, self._off_loop = places, off_loop
         self._lives: dict[str, Live] = {}
+        self._closed = False
 
     def of(self, camera: Camera) -> Live:
-        """The camera's live picture."""
+        """The camera's live picture; Refusal once the service ends."""
+        if self._closed:
+            raise ending()
         if camera.name not in self._lives:
             self._lives[camera.name] = Live(camera, self._off_loop)
         return self._lives[camera.name]
@@ -107,6 +119,7 @@ class Gallery:
 
     def close(self) -> None:
         """End every live picture."""
+        self._closed = True
         for live in self._lives.values():
             live.close()
 
@@ -136,7 +149,8 @@ class Motion(Response):
     async def _send(self, send: Send) -> None:
         key = ""
         while True:
-            shown = await self._live.after(key)
+            await self._live.differs(key)
+            shown = await self._live.newest()
             key = shown.key
             head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(shown.jpeg)}\r\n"
             about = "".join(f"{name}: {value}\r\n" for name, value in described(shown).items())

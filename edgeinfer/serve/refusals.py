@@ -48,6 +48,11 @@ class Refusal(ServiceError):
         return self.kind.http == OVERLOADED.http
 
 
+def ending() -> Refusal:
+    """Of what would go on for long while the service ends."""
+    return Refusal(UNAVAILABLE, "the service is ending")
+
+
 def refusal(error: Exception) -> Refusal:
     """Any error as the protocols say it; what is our own fault keeps its details in the log."""
     if isinstance(error, Refusal):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -57,11 +56,10 @@ class Watching:
     async def picture(self, request: Request) -> Response:
         """The newest picture as a JPEG; with `after`, the next that is not the one of that name, or 204 for none."""
         camera = self._find(request)
-        coming = self._cameras.gallery.of(camera).after(request.query_params.get("after", ""))
-        try:
-            shown = await asyncio.wait_for(coming, PATIENCE_S)
-        except asyncio.TimeoutError:
+        live = self._cameras.gallery.of(camera)
+        if not await live.differs(request.query_params.get("after", ""), PATIENCE_S):
             return Response(status_code=204)
+        shown = await live.newest()
         return Response(shown.jpeg, media_type="image/jpeg", headers={**NO_STORE, **described(shown)})
 
     async def live(self, request: Request) -> Response:
