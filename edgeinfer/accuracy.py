@@ -78,6 +78,12 @@ class Comparison:
     difference: float | None = None
     score: Score | None = None
 
+    @property
+    def lost(self) -> float:
+        """What a budget is about: points lost with labels, percent of what is compared that differs without."""
+        lost = 100 * (1 - self.agreement) if self.difference is None else -self.difference
+        return round(lost, 6) or 0.0  # 1 in 100 is not above 1, and nothing is no -0
+
 
 def thresholds(spec: ModelSpec) -> dict[str, Any]:
     """Keywords for `load` with which a model is to be measured; none for one that suppresses its boxes itself."""

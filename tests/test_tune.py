@@ -346,7 +346,9 @@ def test_candidates_are_timed_on_few_pictures_and_held_to_the_budget_on_all(dete
     [
         (0.99, None, 1.0, ""),
         (0.97, None, 1.0, "3.0 % of the results differ"),
+        (0.95, None, 5.0, ""),  # 100 * (1 - 0.95) is 5.000000000000004
         (0.5, -0.9, 1.0, ""),
+        (0.5, 100 * (0.87 - 0.88), 1.0, ""),  # -1.0000000000000009
         (0.5, 3.0, 0.0, ""),
         (1.0, -1.2, 1.0, "loses 1.20 points"),
     ],

@@ -67,8 +67,8 @@ def _check_proof(compared: Comparison, dataset: Dataset) -> None:
 
 def over_budget(compared: Comparison, budget: float) -> str:
     """How much more than the budget is lost, in words; empty if it is kept."""
-    if compared.difference is not None:
-        lost = -compared.difference
-        return f"loses {lost:.2f} points" if lost > budget else ""
-    lost = 100 * (1 - compared.agreement)
-    return f"{lost:.1f} % of the results differ" if lost > budget + 1e-9 else ""
+    if compared.lost <= budget:
+        return ""
+    if compared.difference is None:
+        return f"{compared.lost:.1f} % of the results differ"
+    return f"loses {compared.lost:.2f} points"

@@ -60,8 +60,7 @@ class Row:
         assert self.figures
         assert self.accuracy
         known = self.figures
-        lost = -(self.accuracy.agreement if self.accuracy.difference is None else self.accuracy.difference)
-        return [known.p50_ms, 1 / known.per_second, known.memory_mb, known.joules, lost]
+        return [known.p50_ms, 1 / known.per_second, known.memory_mb, known.joules, self.accuracy.lost]
 
     def to_dict(self) -> dict[str, Any]:
         found = self.accuracy

@@ -61,11 +61,11 @@ class Measured:
         if one is None:
             return math.inf
         if one.difference is not None:
-            return round(-one.difference, 6)  # 1 point in 100 is not above 1
+            return one.lost
         if self.drift <= STEADY:
             return 0.0
-        changed = 1 - one.agreement if one.compared else max(self.errors.values())
-        return 100 * changed / CHANGED
+        changed = one.lost if one.compared else 100 * max(self.errors.values())
+        return changed / CHANGED
 
     def numbers(self, task: str) -> dict[str, float]:
         """What goes into model.json."""

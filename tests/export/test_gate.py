@@ -12,11 +12,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgeinfer import golden, ladder, load, pictures
+from edgeinfer.accuracy import Comparison
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
 from edgeinfer.errors import ExportError
 from edgeinfer_export import export as exporting
-from edgeinfer_export import forms, graphs, heldout
+from edgeinfer_export import forms, gate, graphs, heldout
 from helpers import foreign, fullsize, networks, seeded
 from helpers.scenery import SOURCE, TRUTH, write_scenes
 
@@ -175,6 +176,23 @@ def test_the_same_pictures_give_the_same_bytes(tmp_path, few):
 
     assert len(files) == 5
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize(
+    ("compared", "agreement", "difference", "drift", "loss"),
+    [
+        (100, 0.5, 100 * (0.87 - 0.88), 1.0, 1.0),  # -1.0000000000000009
+        (100, 0.5, 0.3, 1.0, -0.3),
+        (20, 0.95, None, 1.0, 1.0),  # 100 * (1 - 0.95) is 5.000000000000004
+        (20, 0.95, None, 0.01, 0.0),
+        (0, 1.0, None, 1.0, 4.0),
+    ],
+)
+def test_a_loss_is_of_points_or_without_labels_of_answers_that_change_while_scores_move(
+    compared, agreement, difference, drift, loss
+):
+    comparison = Comparison(100, compared, agreement, difference)
+    assert gate.Measured({"a": 0.1, "b": 0.2}, drift, comparison).loss == loss
 
 
 LOOSE = ("--budget", "50")
