@@ -11,6 +11,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer import regular
 from edgeinfer.bundle import sha256_of
 from edgeinfer.errors import ExportError, SpecError
 from edgeinfer.spec import Batch, Boxes, ModelSpec, Provenance, Size, TensorSpec, TopK
@@ -53,6 +54,7 @@ class Engine:
 def read(path: Path, options: Options) -> Engine:
     """The engine in this file as its prefix describes it, or as `options` tell. Raises ExportError."""
     try:
+        regular.check(path)
         value, start = _prefix(path)
     except OSError as error:
         raise ExportError(f"{path} cannot be opened: {error.strerror}", hint=READABLE) from error

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
-from edgeinfer import onnxfile
+from edgeinfer import onnxfile, regular
 from edgeinfer.errors import BundleError, ExportError
 from edgeinfer.inside import safe_relative
 from edgeinfer_export.onnxgraph import AGAIN, STANDARD, first_line, nodes, opset, session
@@ -82,9 +82,8 @@ def _agree(one: Any, other: Any) -> bool:
 
 def _check_external(path: Path) -> None:
     """Weights may lie in other files, but only in the ONNX file's own folder or below."""
-    if path.exists() and not path.is_file():  # to read a pipe could take for ever
-        raise ExportError(f"{path} is not a file, expected an ONNX model", hint=READABLE)
     try:
+        regular.check(path)
         names = onnxfile.external_files(path)
     except BundleError as error:
         raise ExportError(str(error), hint=AGAIN) from error

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeinfer import regular
 from edgeinfer.errors import ExportError
 
 if sys.version_info >= (3, 11):
@@ -70,8 +71,7 @@ def read(path: str | Path, keys: tuple[str, ...], switches: tuple[str, ...] = ()
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = regular.content(path, MAX_BYTES + 1)
     except OSError as error:
         raise ExportError(f"{path} cannot be read: {error.strerror}", hint="give the path of a recipe") from error
     if len(content) > MAX_BYTES:

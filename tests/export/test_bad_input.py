@@ -1,5 +1,7 @@
 """What cannot be exported is said in one error and one hint, before any work, and nothing is written."""
 
+import os
+import re
 import sys
 
 import pytest
@@ -46,6 +48,12 @@ def engine(tmp_path):
 
 
 # -- the model
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.onnx", "model.engine", "recipe.toml"])
+def test_a_pipe_is_not_waited_for(tmp_path, refused, name):
+    os.mkfifo(tmp_path / name)
+    assert re.search(f"{name}.* is not a (regular )?file", refused(tmp_path / name))
 
 
 @pytest.mark.parametrize("version", [3, 99])

@@ -1,7 +1,6 @@
 """ONNX files of other tools become bundles: layouts recognised, shapes settled, weights gathered."""
 
 import json
-import os
 import tracemalloc
 from contextlib import suppress
 
@@ -330,12 +329,6 @@ def test_weights_outside_the_folder_are_never_read(tmp_path, location):
     with pytest.raises(ExportError, match=r"weights|ONNX"):
         export(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "model.onnx")
-    with pytest.raises(ExportError, match="is not a file"):
-        export(tmp_path / "model.onnx", tmp_path / "out")
 
 
 def bomb(text):
