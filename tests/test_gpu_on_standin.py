@@ -139,11 +139,21 @@ def test_the_gpu_suite_cuts_off_what_hangs_and_names_what_there_was_no_time_for(
 
 
 def test_in_the_gpu_suite_what_hangs_leaves_time_for_the_rest(steps, monkeypatch):
-    monkeypatch.setattr(suite, "SHORTEST", 0)
-    rows, code = steps({"hangs": ["sleep", "600"], "goes on": ["true"]}, 30)
+    given, wait = {}, subprocess.Popen.wait
+
+    def waited(process, timeout=None):
+        """What hangs is not waited for, only for how long it would be."""
+        given.update({process.args[0]: timeout} if timeout else {})
+        if timeout and process.args[0] == "sleep":
+            raise subprocess.TimeoutExpired(process.args, timeout)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", waited)
+    rows, code = steps({"hangs": ["sleep", "600"], "goes on": ["true"]}, 900)
 
     assert code == 1
     assert {name: row["state"] for name, row in rows.items()} == {"hangs": "cut off", "goes on": "passed"}
+    assert given["sleep"] == given["true"] == 300
 
 
 def test_the_gpu_suite_takes_every_file_there_is():

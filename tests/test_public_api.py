@@ -108,16 +108,11 @@ def test_a_traceback_shows_the_hint_once_also_one_from_another_process(carried):
     assert len(traceback.format_exception_only(errors.InputError("no hint"))) == 1
 
 
-def test_importing_edgeinfer_loads_nothing_heavy_not_even_numpy():
+def test_importing_edgeinfer_loads_nothing_heavy_not_even_numpy_and_of_its_own_the_errors_alone():
     loaded = set(python("import sys, edgeinfer; print(*sys.modules)").split())
 
     assert not loaded & HEAVY
-
-
-def test_importing_edgeinfer_takes_less_than_100_ms_of_a_processor_in_the_best_of_five_processes():
-    code = "import time; t = time.process_time(); import edgeinfer; print(time.process_time() - t)"
-
-    assert min(float(python(code)) for _ in range(5)) < 0.1
+    assert {name for name in loaded if name.startswith("edgeinfer")} == {"edgeinfer", "edgeinfer.errors"}
 
 
 @pytest.mark.parametrize("name", CORE)

@@ -223,7 +223,6 @@ def test_published_networks_compile_for_every_gpu(tmp_path, make, batch):
     options = Options(library="rtx", capabilities=RTX_CAPABILITIES, batch=(1, max(1, batch // 2), batch))
     engine = compile_onnx(onnx, tmp_path / "engine.plan", options)
     assert engine.inputs[0].name == built.spec.inputs[0].name
-    assert engine.elapsed_s < 20
     assert engine.size_bytes > 4 * built.spec.provenance.parameters
 
 
@@ -321,14 +320,12 @@ def test_an_onnx_changed_since_the_export_is_not_compiled(detector, capsys):
 
 def test_a_kill_at_any_moment_leaves_the_old_bundle_or_the_new_one(tmp_path):
     bundle = bundles.detect_bundle(tmp_path / "detector")
-    seen = set()
     for moment in np.random.default_rng(0).uniform(0, 1, 8):
         killed_build(bundle, moment * 0.6)
         opened = Bundle.open(bundle)
         opened.verify()
         plans = {file.name for file in bundle.glob("*.plan")}
         assert plans == {artifact.file for artifact in opened.spec.artifacts if artifact.format == "rtx"}
-        seen |= plans
     add_engines(bundle, parse("rtx:sm86"))
     assert [file.name for file in tmp_path.iterdir()] == ["detector"]
 

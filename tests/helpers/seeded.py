@@ -4,6 +4,7 @@ A golden file names each tensor and its shape; the numbers follow from the name 
 """
 
 import json
+from functools import cache
 from pathlib import Path
 from zlib import crc32
 
@@ -16,6 +17,7 @@ from edgeinfer_export.modeltree import Module
 GOLDEN = Path(__file__).parent.parent / "golden" / "graphs"
 
 
+@cache  # most of a test that builds a graph is this
 def tensor(name, shape, gain):
     """Weights that keep activations near 1, batch norm that is not trivial, anchors that are positive."""
     random = np.random.RandomState(crc32(name.encode()))
@@ -33,7 +35,7 @@ def tensor(name, shape, gain):
 
 
 def tensors(shapes, gain):
-    return {name: tensor(name, tuple(shape), gain) for name, shape in shapes.items()}
+    return {name: tensor(name, tuple(shape), gain).copy() for name, shape in shapes.items()}
 
 
 def images(size, count=2):
