@@ -24,7 +24,9 @@ import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
 from edgeinfer.cli import main
+from edgeinfer.errors import ServiceError
 from edgeinfer.serve import rpc, web
+from edgeinfer.serve.running import Running
 from edgeinfer.serve.shelves import Shelves
 from helpers import bundles
 from helpers.patience import LONG_S, until
@@ -582,6 +584,15 @@ def test_one_port_for_both_protocols_is_one_clear_error(models, unserved):
         port = kept.getsockname()[1]
         code, _, told = unserved(models, "--port", port, "--grpc-port", port)
     assert (code, told.count("\n"), "choose another with --grpc-port" in told) == (1, 2, True)
+
+
+def test_a_start_that_fails_as_its_end_is_asked_for_is_told(models, unserved, monkeypatch):
+    async def failing(starting):
+        starting._stop.set()
+        raise ServiceError("no model can be served")
+
+    monkeypatch.setattr(Running, "_load", failing)
+    assert unserved(models)[2].startswith("error: no model can be served\n")
 
 
 def test_the_log_can_be_json_and_holds_no_pictures(models):

@@ -1,5 +1,6 @@
 """How many may be connected at the same time, whether they speak or not."""
 
+import asyncio
 import contextlib
 import re
 import signal
@@ -11,12 +12,16 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+from edgeinfer.serve.callers import Callers
 from edgeinfer.serve.connections import CROWD
+from edgeinfer.serve.limits import Limits
+from edgeinfer.serve.refusals import Refusal
 from helpers import bundles
 from helpers.patience import LONG_S, until
 from helpers.service import connected, service
@@ -257,3 +262,37 @@ def test_a_service_without_files_to_spare_hangs_up_and_says_so_once(namer):
         assert "Traceback" not in running.log()
         many.close()
         assert until(lambda: live(running.url)) == 200
+
+
+@pytest.mark.parametrize("later", range(6))
+def test_a_place_is_taken_from_a_call_whose_message_comes_at_that_moment_or_it_is_not(later):
+    async def outcome():
+        callers, message = Callers(Limits(connections=1, slow=0)), asyncio.get_running_loop().create_future()
+        context, heard = SimpleNamespace(read=lambda: message), []
+
+        async def call():
+            with callers.place():
+                try:
+                    heard.append(await callers.message(context))
+                except Refusal:
+                    heard.append("sent away")
+                await asyncio.sleep(3600)
+
+        task = asyncio.ensure_future(call())
+        for _ in range(6):
+            await asyncio.sleep(0)
+        message.set_result("its message")
+        for _ in range(later):
+            await asyncio.sleep(0)
+        try:
+            with callers.place():
+                given = "its place is given"
+        except Refusal:
+            given = "it stays"
+        for _ in range(6):
+            await asyncio.sleep(0)
+        task.cancel()
+        return given, *heard
+
+    found = asyncio.run(outcome())
+    assert found in (("its place is given", "sent away"), ("it stays", "its message"))

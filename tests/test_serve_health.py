@@ -312,6 +312,46 @@ def test_a_load_holds_up_nobody_and_goes_on_when_its_client_has_gone(tmp_path, s
         until(lambda: b'edgeinfer_model_version{model="namer"} 2.0' in running.request("/metrics")[2])
 
 
+# a service whose engines fail, and whose tests of them wait, for as long as a file stands; others say that one waits,
+# and is through
+DOUBTED = """\
+import sys, time
+from pathlib import Path
+from edgeinfer import golden
+from edgeinfer.backends import ort
+from edgeinfer.cli import main
+gate, run, check = Path(sys.argv[1]), ort.Engine.run, golden.check
+def failing(engine, inputs):
+    if gate.exists():
+        raise RuntimeError("broken")
+    return run(engine, inputs)
+def waiting(*given):
+    while gate.exists():
+        gate.with_name("there").touch()
+        time.sleep(0.01)
+    try:
+        return check(*given)
+    finally:
+        gate.with_name("through").touch()
+ort.Engine.run, golden.check = failing, waiting
+sys.exit(main(["serve", *sys.argv[2:]]))
+"""
+
+
+def test_of_a_version_that_is_closed_while_it_is_tested_no_failure_is_told(tmp_path):
+    bundle, gate = bundles.classify_bundle(tmp_path / "namer"), tmp_path / "gate"
+    with service(bundle, "--manage", start=["-c", DOUBTED, str(gate)]) as running:
+        gate.touch()
+        assert running.request("/v1/models/namer/predict", bundles.png("red"))[0] == 500
+        until((tmp_path / "there").exists)
+        assert running.request("/v2/repository/models/namer/unload", b"", method="POST")[0] == 200
+        (tmp_path / "through").unlink()
+        gate.unlink()
+        until((tmp_path / "through").exists)
+        assert running.request("/v2/health/live")[0] == 200
+    assert "self-test" not in running.log()
+
+
 # a service one of whose sensors never answers, and which is tired of it soon
 SILENT = """\
 import sys, time

@@ -245,3 +245,38 @@ def test_a_request_for_a_model_that_was_taken_away_hears_that_it_is_not_there(sh
 
     serving([lambda _: (shelf / "namer").rename(tmp_path / "away"), look], shelf)
     assert refused == [404]
+
+
+def test_a_version_that_a_request_loads_while_its_files_are_checked_is_opened_once(shelf, monkeypatch):
+    async def numbers():
+        opened, loop = Repository([shelf], Options(), Limits()), asyncio.get_running_loop()
+        await opened.load("namer")
+        relabel(shelf / "namer", "another")
+        check_whole = versions.check_whole
+
+        def checked(*given):
+            monkeypatch.setattr(versions, "check_whole", check_whole)
+            asyncio.run_coroutine_threadsafe(opened.load("namer"), loop).result()
+            return check_whole(*given)
+
+        monkeypatch.setattr(versions, "check_whole", checked)
+        model = opened.model("namer")
+        await opened._renew(model)
+        found = model.current.number, model.previous.number
+        await opened.close()
+        return found
+
+    assert asyncio.run(numbers()) == (2, 1)
+
+
+def test_nothing_is_opened_once_the_service_ends(shelf):
+    async def served():
+        opened = Repository([shelf], Options(), Limits())
+        await opened.load("namer")
+        await opened.close()
+        await opened.reload()
+        with pytest.raises(Refusal, match="the service is ending"):
+            await opened.load("finder")
+        return opened.served()
+
+    assert asyncio.run(served()) == []

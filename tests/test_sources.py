@@ -609,3 +609,22 @@ def test_a_pipeline_needs_something_that_plays_it(monkeypatch):
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "GStreamer:   NO")
     with pytest.raises(SourceError, match="needs PyGObject, or an OpenCV with GStreamer"):
         list(sources.frames("gst:videotestsrc ! appsink"))
+
+
+def test_a_pipeline_that_fails_while_it_is_asked_for_its_end_has_failed():
+    """As an element does: it says so on the bus, and ends its stream."""
+    said = []
+
+    def ended(_):
+        error = types.SimpleNamespace(message="it broke")
+        said.append(
+            types.SimpleNamespace(parse_error=lambda: (error, ""), src=types.SimpleNamespace(get_name=lambda: "src"))
+        )
+        return True
+
+    playing = object.__new__(gstreamer.Playing)
+    playing._shown, playing._gst = "gst:x", types.SimpleNamespace(MessageType=types.SimpleNamespace(ERROR=2))
+    playing._sink = types.SimpleNamespace(emit=lambda *_: None, get_property=ended)
+    playing._bus = types.SimpleNamespace(pop_filtered=lambda _: said.pop() if said else None)
+    with pytest.raises(SourceError, match="src: it broke"):
+        list(playing.frames(100_000))

@@ -75,7 +75,7 @@ class Callers:
             self._send_away(came, ending())
 
     def _gave_way(self) -> bool:
-        came = next(iter(self._waits), None)
+        came = next((one for one in self._waits if not one.done()), None)  # its message may have come this moment
         if came is None or asyncio.get_running_loop().time() - self._waits[came].since < self._slow:
             return False
         self._send_away(came, Refusal(SLOW, f"no message came in {self._slow:g} s, and its place was needed"))

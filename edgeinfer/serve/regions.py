@@ -127,9 +127,10 @@ class Regions:
         return Span(region, start, count)
 
     def _found(self, name: str) -> Region:
-        if name not in self._regions:
+        region = self._regions.get(name)  # looked up once: a thread may ask while the event loop forgets it
+        if region is None:
             raise Refusal(NOT_FOUND, f"shared memory region {name[:100]!r} is not registered")
-        return self._regions[name]
+        return region
 
     def _need_allowed(self) -> None:
         if not self.allowed:

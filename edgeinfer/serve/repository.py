@@ -11,7 +11,7 @@ from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.serve import versions
 from edgeinfer.serve.aside import Aside
 from edgeinfer.serve.faces import FACES, IMAGE
-from edgeinfer.serve.refusals import INVALID, NOT_FOUND, UNAVAILABLE, Refusal
+from edgeinfer.serve.refusals import INVALID, NOT_FOUND, UNAVAILABLE, Refusal, ending
 from edgeinfer.serve.shelves import Shelves
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Repository:
         self._shelves, self._looking, self._glancing = Shelves(paths), asyncio.Lock(), asyncio.Lock()
         self.models: dict[str, Model] = {}
         self.aside = Aside()
+        self._closed = False
         self._nameless: set[Path] = set()
         for folder in self._shelves.bundles():
             self._add(folder)
@@ -157,24 +158,29 @@ class Repository:
             rows += [{"name": model.name + suffix, **row} for suffix in FACES]
         return rows
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, *, news: bool = False) -> None:
         """Open the folder beside the running version, test it, and switch; Refusal keeps the running one.
 
-        The folder may have come since the shelves were looked at. It goes on when nobody waits for it any more.
+        If `news` not where another load was faster. The folder may have come since the shelves were looked at. It goes
+        on when nobody waits for it any more.
         """
-        await asyncio.shield(self._load(name))
+        await asyncio.shield(self._load(name, news=news))
 
-    async def _load(self, name: str) -> None:
+    async def _load(self, name: str, *, news: bool) -> None:
         if not self._known(name):
             async with self._looking:
                 await self._meet()
         model = self.model(name)
         async with model.lock:
+            if news and not await self.aside.run(model.news):
+                return
             if not model.current:
                 model.state = "LOADING"
             model.opened += 1
             digest, model.refused = await self.aside.run(model.look)
             model.waiting = False
+            if self._closed:
+                raise ending()
             try:
                 what = model.opened, digest, model.path, self._options, self._limits
                 version = await self.aside.run(versions.opened, *what)
@@ -273,10 +279,11 @@ class Repository:
             model.waiting = True
             return
         with suppress(Refusal):
-            await self.load(model.name)
+            await self.load(model.name, news=True)
 
     async def close(self) -> None:
-        """Finish and close everything."""
+        """Finish and close everything; open nothing more."""
+        self._closed = True
         await self.aside.settle(self._limits.drain)
         for model in list(self.models.values()):
             with suppress(asyncio.TimeoutError):  # an engine hangs as it is opened

@@ -142,10 +142,11 @@ class Running:
             rpc = await self._grpc()
             loading, stopped = asyncio.ensure_future(self._load()), asyncio.ensure_future(self._stop.wait())
             await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()
             if stopped.done():
                 loading.cancel()
             else:
-                loading.result()
                 self.service.start_cameras()
                 self._announce(listening, rpc)
                 for task in (self._keep_well, self._beat, self._watch):
@@ -281,6 +282,8 @@ class Running:
         try:
             await self._repository.aside.run(version.test)
         except Exception as error:  # noqa: BLE001 - the log is told
+            if version not in (found.model.current, found.model.previous):  # it was closed meanwhile
+                return
             version.fault = cause(error)
             told = "%s: version %d fails its self-test: %s"
             LOG.error(told, found.model.name, version.number, version.fault)  # noqa: TRY400

@@ -123,8 +123,9 @@ class Playing:
         """None at the end; while no frame comes it is asked now and then whether the pipeline has failed."""
         end = time.monotonic() + timeout_ms / 1e3
         while (sample := self._sink.emit("try-pull-sample", LOOK_NS)) is None:
-            self._complain()
-            if self._sink.get_property("eos"):
+            ended = self._sink.get_property("eos")
+            self._complain()  # after that look: an element that fails says so before it ends its stream
+            if ended:
                 return None
             if time.monotonic() > end:
                 raise SourceError(f"{self._shown} gave no frame for {timeout_ms} ms", hint="check the camera")
