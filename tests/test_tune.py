@@ -387,6 +387,15 @@ def test_what_is_not_shown_to_be_faster_does_not_replace_the_usual_way():
     assert "nothing is shown to be better" in outcome.table()
 
 
+def test_where_nothing_was_measured_of_what_is_asked_for_the_usual_way_wins():
+    outcome = finished(20, 10, objective="energy")
+    outcome.baseline = outcome.finalists[1]
+    outcome.choose()
+
+    assert outcome.winner is outcome.baseline
+    assert "nothing is shown to be better" in outcome.table()
+
+
 @pytest.mark.parametrize("objective", ["latency", "throughput", "memory", "energy"])
 def test_each_heat_is_left_by_the_slower_half_and_never_by_the_usual_way(monkeypatch, objective):
     rows = [Row(Choice("ort", f"{place}")) for place in range(10)]

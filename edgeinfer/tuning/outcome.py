@@ -103,7 +103,7 @@ class Outcome:
 
     def choose(self) -> None:
         """The best finalist, unless it is not shown to be better than what runs without a plan."""
-        self.finalists.sort(key=self._cost)
+        self.finalists.sort(key=lambda row: (self._cost(row), row is not self.baseline))
         best = self.finalists[0]
         self.winner = best
         base = self.baseline
