@@ -9,7 +9,7 @@ import pytest
 from edgeinfer.cli import main
 from edgeinfer.errors import ExportError
 from edgeinfer_export import export as exporting
-from edgeinfer_export import modelfile, quantize
+from edgeinfer_export import fitness, modelfile, quantize, targets
 from edgeinfer_export.ranges import Range
 from helpers import foreign, seeded
 from helpers.scenery import SOURCE, TRUTH
@@ -136,7 +136,9 @@ def test_int8_for_cpus_is_not_compiled(tmp_path, refused):
     built = exporting.read(SOURCE, exporting.Options(size=exporting.Size(64, 64)))
     names = quantize.points(built.model)
     ranges = dict.fromkeys(names, Range(-1.0, 3.0))
-    modelfile.write(quantize.quantize(built.model, ranges, "cpu"), tmp_path / "cpu.onnx")
+    model = quantize.quantize(built.model, ranges, "cpu")
+    fitness.check(model, (), ["int8"])
+    modelfile.write(model, tmp_path / "cpu.onnx")
     said = refused(tmp_path / "cpu.onnx", "--compile", "rtx:sm86")
     assert "with a zero point, which TensorRT does not take" in said
     assert "`trt` flavour" in said
@@ -153,6 +155,11 @@ def test_attention_in_float32_is_not_for_turing(tmp_path, refused, name, precisi
     modelfile.write(exporting.graphs.build(golden.checkpoint(), size=golden.size).model, tmp_path / "model.onnx")
     words = ("--compile", "rtx:sm75", "--precision", precision, "--calibrate", tmp_path)
     assert "is a MatMul, which TensorRT-RTX has not in float32 for sm75" in refused(tmp_path / "model.onnx", *words)
+
+
+@pytest.mark.parametrize(("target", "precision"), [("rtx:sm86", "fp32"), ("rtx:sm75", "fp16"), ("trt", "fp32")])
+def test_a_head_is_refused_for_turing_in_float32_alone(target, precision):
+    fitness.check(foreign.classifier(gemm=True), targets.parse(target), [precision])
 
 
 @pytest.mark.parametrize(("target", "module"), [("rtx:sm86", "tensorrt_rtx"), ("trt", "tensorrt")])

@@ -116,6 +116,7 @@ def test_a_prefix_that_says_too_little_or_too_much_is_refused(tmp_path, change, 
     with pytest.raises(ExportError) as caught:
         export(written(tmp_path, {**METADATA, **change}), tmp_path / "out")
     assert message in f"{caught.value} {caught.value.hint}"
+    assert caught.value.hint
     assert not (tmp_path / "out").exists()
 
 
@@ -136,6 +137,14 @@ def test_a_file_cut_after_its_prefix_is_an_error(tmp_path):
         export(written(tmp_path, plan=b""), tmp_path / "out")
 
 
+@pytest.mark.parametrize("size", [0, 4])
+def test_a_file_of_a_few_bytes_is_no_engine(tmp_path, size):
+    file = tmp_path / "best.engine"
+    file.write_bytes(PLAN[:size])
+    with pytest.raises(ExportError, match=f"best.engine holds {size} bytes, which is no engine"):
+        export(file, tmp_path / "out", Options(**TOLD))
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -151,11 +160,28 @@ def test_an_engine_is_what_it_was_built_as(tmp_path, asked, message):
     assert caught.value.hint.startswith("leave --")
 
 
-def test_the_size_of_an_engine_is_open_where_it_was_built_so(tmp_path):
-    assert Bundle.open(export(written(tmp_path), tmp_path / "out", Options(size=Size(64, 64)))).spec.preprocess.size
-    fixed = {**METADATA, "args": {"half": True}}
+@pytest.mark.parametrize("batch", [Batch(1, 8), Batch(2, 4), Batch(8, 8)])
+def test_size_and_batch_of_an_engine_are_open_where_it_was_built_so(tmp_path, batch):
+    asked = Options(size=Size(64, 64), batch=batch)
+    spec = Bundle.open(export(written(tmp_path), tmp_path / "out", asked)).spec
+    assert (spec.preprocess.size, spec.batch) == (Size(64, 64), batch)
+    fixed = written(tmp_path, {**METADATA, "args": {"half": True}})
     with pytest.raises(ExportError, match="holds 64x96, and --imgsz 64x64 was asked for"):
-        export(written(tmp_path, fixed), tmp_path / "other", Options(size=Size(64, 64), batch=Batch(8, 8)))
+        export(fixed, tmp_path / "other", asked)
+    with pytest.raises(ExportError, match="holds 8, and --batch 4-8 was asked for"):
+        export(fixed, tmp_path / "other", Options(batch=Batch(4, 8)))
+
+
+def test_a_plain_plan_of_a_classifier_takes_one_picture_and_needs_to_be_told_how_it_is_normalised(tmp_path):
+    file = tmp_path / "best.engine"
+    file.write_bytes(PLAN)
+    asked = {**TOLD, "labels": tuple("abcdef")}
+    with pytest.raises(ExportError, match="does not say its normalisation") as caught:
+        export(file, tmp_path / "out", Options(**{**asked, "told": Told("classes")}))
+    assert "--normalize" in caught.value.hint
+    told = Told("classes", normalize="imagenet")
+    spec = Bundle.open(export(file, tmp_path / "out", Options(**{**asked, "told": told}))).spec
+    assert (spec.batch, spec.outputs[0].shape, spec.decode) == (Batch(1, 1), (1, 6), TopK(5, "softmax"))
 
 
 def test_a_plain_plan_has_one_precision(tmp_path):
@@ -205,6 +231,7 @@ def test_no_prefix_gives_anything_but_an_engine_or_our_error(tmp_path, prefix):
         found = enginefile.read(
             file, Options(told=Told("yolov8"), size=Size(64, 64), labels=("a",), precisions=("fp16",))
         )
-    except EdgeInferError:
+    except EdgeInferError as error:
+        assert error.hint
         return
     assert 0 <= found.start < len(prefix) + 64

@@ -31,7 +31,7 @@ def test_a_target_reads_back_as_it_is_written(capabilities):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "trt,", "tensorrt", "rtx:", "trt:", "openvino", "rtx:86", "rtx:sm8", "rtx:sm86+"]
+    "text", ["", ",", "trt,", "tensorrt", "rtx:", "trt:", "openvino", "rtx:86", "rtx:sm8", "rtx:sm86+", "rtx:sm99"]
 )
 def test_what_is_no_target_is_refused_with_the_known_ones(text):
     with pytest.raises(UsageError) as caught:
