@@ -111,8 +111,8 @@ def _shown(values: Sequence[float], most: int) -> list[int]:
     every = list(range(len(values)))
     if len(every) <= most:
         return every
-    slowest = sorted(every, key=values.__getitem__)[-most // 5 :]
-    return sorted({*_thinned(every, most - most // 5), *slowest})
+    slowest = sorted(every, key=values.__getitem__)[-(most // 5) :]
+    return sorted({*_thinned(every, most - len(slowest)), *slowest})
 
 
 def _thinned(places: list[int], most: int) -> list[int]:
