@@ -26,17 +26,22 @@ class Guest(Protocol):
         """In a fork of the process: nothing that was inherited may be used, waited for or freed."""
 
 
-_GUESTS: weakref.WeakSet[Any] = weakref.WeakSet()
+_GUESTS: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
 
 
 def watch(guest: Guest) -> None:
     """Tell the guest, as long as it is there, of the end of this process and of its forks."""
-    _GUESTS.add(guest)
+    _GUESTS[guest] = None
+
+
+def _present() -> list[Any]:
+    """Those that are there, while other threads may add some."""
+    return [guest for reference in _GUESTS.keyrefs() if (guest := reference()) is not None]
 
 
 @atexit.register
 def _end() -> None:
-    guests = list(_GUESTS)
+    guests = _present()
     for guest in guests:
         guest.halt()
     for guest in guests:
@@ -44,7 +49,7 @@ def _end() -> None:
 
 
 def _fork() -> None:
-    inherited = list(_GUESTS)
+    inherited = _present()
     _GUESTS.clear()
     for guest in inherited:
         guest.orphan()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
+from edgeinfer import lifetime
 from edgeinfer.errors import InputError
 from helpers.camera import camera
 from helpers.patience import LONG_S
@@ -260,3 +261,32 @@ def test_a_call_in_a_fork_says_that_the_model_is_its_parents(detector):
     assert "loaded before this process was forked" in said
     assert "load the bundle in each process" in said
     assert said.endswith("\n0\n")
+
+
+def test_the_end_comes_to_all_there_are_though_others_are_loaded_at_every_step_of_it(monkeypatch):
+    monkeypatch.setattr(lifetime, "_GUESTS", type(lifetime._GUESTS)())
+    guests, settled = [], []
+
+    class Guest:
+        def halt(self):
+            pass
+
+        def settle(self):
+            settled.append(self)
+
+    def load():
+        guests.append(Guest())
+        lifetime.watch(guests[-1])
+
+    def step(*_):
+        load()
+        return step
+
+    load()
+    sys.settrace(step)
+    try:
+        lifetime._end()
+    finally:
+        sys.settrace(None)
+    assert len(guests) > 3
+    assert guests[0] in settled

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import queue
 import shutil
 import signal
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ from edgeinfer.tuning.outcome import Outcome, Row
 from edgeinfer.tuning.race import Race
 from edgeinfer.tuning.tune import tune
 from helpers import bundles, fake_gpu, fake_nvinfer
+from helpers.patience import LONG_S
 
 
 def add(folder, precision, content):
@@ -252,6 +254,15 @@ def test_a_process_that_crashes_is_a_failure_with_the_signals_name(entrant):
 
     with pytest.raises(Failed, match="crashed: SIGSEGV"):
         entrant.turn(0.1)
+
+
+def test_a_process_that_crashes_within_a_line_is_a_failure_too(entrant):
+    entrant._lines = queue.Queue()
+    entrant._lines.put('{"samples": {"start_s": [0.1')
+    os.kill(entrant.pid, signal.SIGKILL)
+
+    with pytest.raises(Failed, match="crashed: SIGKILL"):
+        entrant.heard(LONG_S)
 
 
 def test_a_process_that_hangs_is_a_failure_and_is_ended(entrant, monkeypatch):

@@ -56,7 +56,7 @@ class Child:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
             raise Failed(f"{self._name}hung: not a word in {seconds:.0f} s") from None
-        if not line:
+        if not line.endswith("\n"):  # the end, be it within a line
             raise self._ended()
         said: dict[str, Any] = json.loads(line)
         if "error" in said:
