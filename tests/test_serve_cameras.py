@@ -168,10 +168,15 @@ def test_an_ill_camera_is_told_everywhere(running, shown, mode, reason):
 def test_a_frozen_camera_ages_and_its_picture_is_never_called_new(running, shown):
     shown.mode = "frozen"
     until(lambda: color(running) == "red")
-    first = state(running)["freshness"]
-    time.sleep(0.5)
-    later = state(running)["freshness"]
-    assert later["sequence"] == first["sequence"]
+
+    def rested():
+        """How fresh it is at two moments, between which nothing new came: what moved may have been on its way."""
+        first = state(running)["freshness"]
+        time.sleep(0.5)
+        later = state(running)["freshness"]
+        return later["sequence"] == first["sequence"] and (first, later)
+
+    first, later = until(rested)
     assert later["age_ms"] >= first["age_ms"] + 400
     assert metric(running, "edgeinfer_camera_newest_result_age_seconds", camera="door") > 1
     until(lambda: metric(running, "edgeinfer_camera_dropped_total", camera="door", cause="repeated") > 10)
@@ -394,15 +399,16 @@ def test_places_for_viewers_are_limited(finder, shown):
 def _watching(running):
     """A connection that was let in, or None."""
     opened = socket.create_connection(running.address.split(":"), timeout=LONG_S)
-    opened.sendall(b"GET /v1/cameras/door/live HTTP/1.1\r\nHost: x\r\n\r\n")
-    if b" 200 " in opened.recv(100):
-        return opened
+    with contextlib.suppress(ConnectionError):  # this process may be too slow to ask
+        opened.sendall(b"GET /v1/cameras/door/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        if b" 200 " in opened.recv(100):
+            return opened
     opened.close()
     return None
 
 
 def test_a_viewer_that_stops_reading_loses_its_place(finder, shown):
-    with service(finder, "--camera", f"door={shown.address}", "--viewers", 1, "--slow", 1) as running:
+    with service(finder, "--camera", f"door={shown.address}", "--viewers", 1, "--slow", 3) as running:
         until(lambda: color(running) == "green")
         before = shown.height, shown.width
         shown.height, shown.width = 480, 640

@@ -53,8 +53,9 @@ def test_who_comes_to_grpc_without_tls_leaves_no_line_in_the_log(tmp_path):
 
 
 @pytest.fixture
-def pipe():
-    """The ends of a pipe, as files."""
+def pipe(monkeypatch):
+    """The ends of a pipe, as files; however slow the machine is, the end waits until it is read."""
+    monkeypatch.setattr(_log, "PATIENCE_S", LONG_S)
     reading, writing = os.pipe()
     with os.fdopen(reading) as reader, os.fdopen(writing, "w") as writer:
         yield reader, writer

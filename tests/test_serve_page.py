@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 from importlib import resources
 
 import cv2
@@ -159,12 +160,15 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 
 
 def test_a_page_that_stays_open_shows_the_cameras_of_a_service_that_was_started_again(bundle, browser):
-    with camera() as opened, contextlib.ExitStack() as end:
-        with service(bundle, *(f"--camera={name}={opened.address}" for name in ("door", "yard"))) as served:
+    with camera() as opened, socket.socket() as kept, contextlib.ExitStack() as end:
+        # so that nobody else gets the port meanwhile; who listens at it may still share it
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = "--port", kept.getsockname()[1]
+        with service(bundle, *port, *(f"--camera={name}={opened.address}" for name in ("door", "yard"))) as served:
             page = end.enter_context(contextlib.closing(browser.open(served.url)))
             page.until("document.querySelectorAll('figure.good').length == 2")
-        words = ("--port", served.url.rpartition(":")[2], f"--camera=door={opened.address}")
-        with service(bundle, *words, start=("-c", LATE)):
+        with service(bundle, *port, f"--camera=door={opened.address}", start=("-c", LATE)):
             page.until("[...document.querySelectorAll('figure')].map((one) => one.className).join() == 'good'")
 
 

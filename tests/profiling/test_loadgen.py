@@ -77,7 +77,7 @@ def test_a_server_of_two_lanes_works_on_two_pictures_at_once():
         both.set()
         return {"infer": float(numbers[0])}
 
-    samples = loadgen.issue(Load("server", 0.3, rate=200.0, pictures=64, lanes=2), work)
+    samples = loadgen.issue(Load("server", 2.0, rate=50.0, pictures=64, lanes=2), work)
     assert len(samples.latency_ms) == len(calls) > 2
     assert samples.start_s == sorted(samples.start_s)
     assert sorted([place] for place in samples.stages_ms["infer"]) == sorted(calls)
