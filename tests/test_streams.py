@@ -432,6 +432,7 @@ def test_a_file_waits_for_room_and_is_let_go_on_close():
     inbox.close()
     thread.join(SOON_S)
     assert put == [True] * (READ_AHEAD + 1) + [False] * (9 - READ_AHEAD - 1)
+    assert inbox.take(9, lambda: False) == []
 
 
 def test_a_picture_that_differs_in_one_value_is_not_repeated():
@@ -471,9 +472,9 @@ def test_darkness_is_told_whatever_the_pixels_are():
     packed[..., 3] = 255  # no colour
     assert Vitals().saw(packed, 1.0) == "black"
     nv12 = np.full((72, 64), 128, np.uint8)  # no colour either
-    nv12[:48] = 16
+    nv12[:24], nv12[24:48] = 16, 0
     assert Vitals().saw(nv12, 1.0, "nv12") == "black"
-    nv12[8:24, 8:24] = 90
+    nv12[32:48, 8:24] = 90
     assert Vitals().saw(nv12, 1.0, "nv12") == ""
 
 

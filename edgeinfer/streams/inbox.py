@@ -53,7 +53,7 @@ class Inbox:
             if captured.live and waiting:
                 waiting.clear()
                 self._dropped[camera] += 1
-            self._changed.wait_for(lambda: self._closed or len(waiting) < READ_AHEAD)
+            self._changed.wait_for(lambda: len(waiting) < READ_AHEAD)  # which closing makes too
             if not self._closed:
                 waiting.append(captured)
             self._changed.notify_all()
