@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeinfer import golden, ladder, load, pictures
+from edgeinfer import datasets, golden, ladder, load, pictures
 from edgeinfer.accuracy import Comparison
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
@@ -380,6 +381,17 @@ def test_few_pictures_are_refused_unless_they_are_asked_for(tmp_path, capsys, fe
     said = refused(capsys, tmp_path, "--precision", "int8", "--calibrate", few)
     assert "holds 10 pictures that can be read, expected 100 or more" in said
     assert "--few-calibration-images" in said
+
+
+@pytest.mark.parametrize(("count", "held"), [(20, 4), (2, 1)])
+def test_one_picture_in_five_is_held_out_whose_hash_comes_first_under_whatever_name(tmp_path, count, held):
+    for place in range(count + 1):  # the last is the first once more
+        (tmp_path / f"{place:02}.png").write_bytes(bytes([place % count]))
+    found = heldout.split(datasets.unlabelled(tmp_path, sorted(tmp_path.iterdir()), ()))
+    ranked = sorted((bytes([place]) for place in range(count)), key=lambda content: sha256(content).digest())
+    rest, out = ({one.path.read_bytes() for one in part.samples} for part in (found.calibration, found.heldout))
+    assert (out, rest) == (set(ranked[:held]), set(ranked[held:]))
+    assert len(found.calibration) + len(found.heldout) == count + 1
 
 
 def test_an_empty_folder_a_missing_one_and_one_picture_are_refused(tmp_path, capsys):

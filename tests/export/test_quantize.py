@@ -352,6 +352,14 @@ def test_calibration_sees_what_the_runtime_feeds():
     assert seen["conv1.relu"].low == 0
 
 
+def test_a_model_that_onnx_runtime_refuses_is_told_before_a_picture_is_shown():
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "of other sizes", [x], [y])
+    with pytest.raises(ExportError, match="calibration: ONNX Runtime refused the model: ") as caught:
+        calibration.observe(helper.make_model(graph), None, [], [])
+    assert caught.value.hint
+
+
 def test_values_that_are_not_finite_are_told_with_their_tensor():
     golden = seeded.Golden("resnet-basic")
     golden.tensors["layer1.0.bn1.weight"][:] = 3e38
