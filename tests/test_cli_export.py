@@ -1,8 +1,6 @@
 """`edgeinfer export`, from a real checkpoint to a bundle that runs."""
 
 import json
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +8,13 @@ import pytest
 from edgeinfer import load
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
-
-SOURCE = str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt")
+from helpers.scenery import SOURCE
 
 
 def small(tmp_path, *more):
     """Export the packaged detector at 64x96 and give the bundle."""
     target = tmp_path / "bundle"
-    assert main(["export", SOURCE, "-o", str(target), "--imgsz", "64,96", *more]) == 0
+    assert main(["export", str(SOURCE), "-o", str(target), "--imgsz", "64,96", *more]) == 0
     return Bundle.open(target)
 
 
@@ -92,7 +89,7 @@ def test_labels_come_from_a_file(tmp_path):
     ids=str,
 )
 def test_what_cannot_be_is_one_error_line_and_nothing_is_written(tmp_path, capsys, arguments, code, message):
-    assert main(["export", SOURCE, "-o", str(tmp_path / "bundle"), *arguments]) == code
+    assert main(["export", str(SOURCE), "-o", str(tmp_path / "bundle"), *arguments]) == code
 
     errors = capsys.readouterr().err
     assert message in errors
@@ -107,7 +104,7 @@ def test_a_file_that_is_no_checkpoint_is_an_error_with_a_hint(tmp_path, capsys, 
     assert main(["export", str(tmp_path / name), "-o", str(tmp_path / "bundle")]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in errors] == ["error", "hint"]
-    assert not Path(tmp_path / "bundle").exists()
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_name_that_nobody_knows_lists_those_that_are_known(capsys):

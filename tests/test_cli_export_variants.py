@@ -1,7 +1,6 @@
 """`edgeinfer export --preprocess graph --nms graph`, and what is said of such bundles."""
 
 import json
-from importlib import resources
 
 import cv2
 import numpy as np
@@ -11,8 +10,7 @@ import pytest
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
 from edgeinfer.spec import Boxes
-
-SOURCE = str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt")
+from helpers.scenery import SOURCE
 
 
 @pytest.fixture
@@ -20,7 +18,7 @@ def small(tmp_path):
     """Exports the packaged detector at 64x96 and gives the bundle."""
 
     def export(*more):
-        assert main(["export", SOURCE, "-o", str(tmp_path / "bundle"), "--imgsz", "64,96", *more]) == 0
+        assert main(["export", str(SOURCE), "-o", str(tmp_path / "bundle"), "--imgsz", "64,96", *more]) == 0
         return Bundle.open(tmp_path / "bundle")
 
     return export
@@ -91,7 +89,7 @@ def test_run_refuses_thresholds_that_the_graph_has_fixed(small, tmp_path, capsys
     ids=str,
 )
 def test_what_cannot_be_is_one_error_and_nothing_is_written(tmp_path, capsys, arguments, code, message):
-    assert main(["export", SOURCE, "-o", str(tmp_path / "bundle"), "--imgsz", "64,96", *arguments]) == code
+    assert main(["export", str(SOURCE), "-o", str(tmp_path / "bundle"), "--imgsz", "64,96", *arguments]) == code
 
     errors = capsys.readouterr().err
     assert message in errors

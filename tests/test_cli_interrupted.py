@@ -8,14 +8,14 @@ import subprocess
 import sys
 import termios
 import threading
-from pathlib import Path
 
 import cv2
 import pytest
 
 from edgeinfer.cli import _ending
 from helpers import bundles
-from helpers.patience import LONG_S, said, until
+from helpers.patience import LONG_S, gone, said, until
+from helpers.scenery import SOURCE
 
 # what every process starts with: its sessions stop at the so many'th call, which is told by a file, while `gate` stands
 HELD = """
@@ -35,7 +35,6 @@ def held(run):
 for name in ("run", "run_with_iobinding"):
     setattr(onnxruntime.InferenceSession, name, held(getattr(onnxruntime.InferenceSession, name)))
 """
-CHECKPOINT = Path(__file__).parent.parent / "export" / "edgeinfer_export" / "assets" / "pictograms.pt"
 # by the call that is interrupted: the first of a verb, or one in the middle of its work
 CASES = {
     "verify": ("verify {bundle}", 1),
@@ -74,7 +73,7 @@ def places(tmp_path):
         "pictures": tmp_path / "pictures",
         "few": "--few-calibration-images",
         "video": tmp_path / "video.avi",
-        "checkpoint": CHECKPOINT,
+        "checkpoint": SOURCE,
         "out": tmp_path / "out",
     }
 
@@ -116,14 +115,6 @@ def interrupted(words, number, held_at, tmp_path):
         reader.join(LONG_S)
         os.close(terminal)
     return code, "".join(told)
-
-
-def gone(pid):
-    """Whether there is no such process, or it is only waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 # SIGTERM where work is done in other processes, is not to be thrown through, or has files that are not whole

@@ -1,23 +1,20 @@
 """The packaged detector, exported by us and run by us, finds what is in held-out pictures."""
 
-from importlib import resources
-from pathlib import Path
-
 import pytest
 from faster_coco_eval import COCO, COCOeval_faster
 
 from edgeinfer import accuracy, datasets, load
 from edgeinfer.bundle import Bundle
 from edgeinfer_export.export import export
+from helpers.scenery import SOURCE, TRUTH
 
-DATA = Path(__file__).parent / "data" / "pictograms"
 # measured 0.930; an export or a runtime that loses more than two points of it is wrong
 LEAST_MAP50 = 0.91
 
 
 def reference(found):
     """(mAP50-95, mAP50) of faster-coco-eval, called by hand on the annotations as they are on disk."""
-    truth = COCO(str(DATA / "annotations.json"))
+    truth = COCO(str(TRUTH / "annotations.json"))
     rows = []
     for picture, result in zip(truth.loadImgs(truth.getImgIds()), found, strict=True):
         for box, score, class_id in zip(result.boxes.tolist(), result.scores, result.class_ids, strict=True):
@@ -31,9 +28,8 @@ def reference(found):
 
 
 def test_the_packaged_detector_finds_what_it_was_trained_for(tmp_path):
-    source = Path(str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt"))
-    bundle = Bundle.open(export(source, tmp_path / "pictograms"))
-    pictures = datasets.read(DATA, bundle.spec)
+    bundle = Bundle.open(export(SOURCE, tmp_path / "pictograms"))
+    pictures = datasets.read(TRUTH, bundle.spec)
     with load(bundle, **accuracy.thresholds(bundle.spec)) as model:
         found = accuracy.predict(model, pictures)
     numbers = accuracy.score(pictures, found).numbers

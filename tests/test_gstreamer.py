@@ -1,7 +1,6 @@
 """Frames of real GStreamer pipelines, where PyGObject is; in a process of its own, because it comes with the system."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import bundles
+from helpers import bundles, pygobject
 from helpers.patience import LONG_S
 
-SYSTEM = "/usr/lib/python3/dist-packages"  # where Debian and Ubuntu keep PyGObject
 READ = """
 import json, sys, time
 from edgeinfer import sources
@@ -90,21 +88,14 @@ print(json.dumps([after - before for before, after in zip(counts, counts[1:])]))
 SMALL = "width=322,height=242,framerate=25/1"
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, SYSTEM])}
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _needs_pygobject():
-    code = "from edgeinfer.sources import gstreamer; raise SystemExit(not gstreamer.available())"
-    line = [sys.executable, "-c", code]
-    if subprocess.run(line, env=environment(), check=False, capture_output=True).returncode:
-        pytest.skip("no PyGObject or GStreamer here: apt install python3-gi gstreamer1.0-plugins-base")
+    pygobject.needed()
 
 
 def printed(code, *words, **variables):
     """The JSON that this Python code prints, in a process that has the system's PyGObject."""
-    line, env = [sys.executable, "-c", code, *words], {**environment(), **variables}
+    line, env = [sys.executable, "-c", code, *words], pygobject.environment(**variables)
     done = subprocess.run(line, env=env, check=True, capture_output=True, text=True, timeout=LONG_S)
     return json.loads(done.stdout)
 
@@ -195,7 +186,7 @@ def test_a_bad_pipeline_that_is_tried_again_and_again_leaves_no_file_open(pipeli
 
 def test_doctor_says_that_pygobject_plays_pipelines():
     line = [sys.executable, "-m", "edgeinfer", "doctor"]
-    done = subprocess.run(line, env=environment(), check=True, capture_output=True, text=True, timeout=LONG_S)
+    done = subprocess.run(line, env=pygobject.environment(), check=True, capture_output=True, text=True, timeout=LONG_S)
     assert "gst: sources play through PyGObject, GStreamer 1." in done.stdout
     assert "do not work" not in done.stdout
 

@@ -4,15 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from gpu import standin, surfaces
+from helpers import pygobject
 from helpers.patience import LONG_S
 
-ROOT = Path(__file__).parents[1]
-SYSTEM = "/usr/lib/python3/dist-packages"  # where Debian and Ubuntu keep PyGObject
 # `sys.argv`: the caps' format, what is done with the frames; appsrc gives 30 of them, of two surfaces in turns
 PLAY = """
 import ctypes, gc, json, sys
@@ -76,9 +74,7 @@ print(json.dumps([found, error, hint, driver.live() if driver else {}, made.imag
 def folder(tmp_path_factory):
     """Where the stand-ins are."""
     pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
-    code = "from edgeinfer.sources import gstreamer; raise SystemExit(not gstreamer.available())"
-    if subprocess.run([sys.executable, "-c", code], env=_environment({}), check=False, capture_output=True).returncode:
-        pytest.skip("no PyGObject or GStreamer here: apt install python3-gi gstreamer1.0-plugins-base")
+    pygobject.needed()
     made = tmp_path_factory.mktemp("jetson")
     try:
         (made / "driver").mkdir()
@@ -89,14 +85,10 @@ def folder(tmp_path_factory):
     return made
 
 
-def _environment(settings):
-    return {**os.environ, **settings, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path, SYSTEM])}
-
-
 def play(folders, form="NV12", how="frames"):
-    settings = {"LD_LIBRARY_PATH": os.pathsep.join([*map(str, folders), os.environ.get("LD_LIBRARY_PATH", "")])}
-    line = [sys.executable, "-c", PLAY, form, how]
-    done = subprocess.run(line, env=_environment(settings), check=False, capture_output=True, text=True, timeout=LONG_S)
+    libraries = os.pathsep.join([*map(str, folders), os.environ.get("LD_LIBRARY_PATH", "")])
+    line, env = [sys.executable, "-c", PLAY, form, how], pygobject.environment(LD_LIBRARY_PATH=libraries)
+    done = subprocess.run(line, env=env, check=False, capture_output=True, text=True, timeout=LONG_S)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

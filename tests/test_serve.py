@@ -29,6 +29,7 @@ from edgeinfer.serve import rpc, web
 from edgeinfer.serve.running import Running
 from edgeinfer.serve.shelves import Shelves
 from helpers import bundles
+from helpers.nobody import nobody
 from helpers.patience import LONG_S, until
 from helpers.service import service
 
@@ -62,18 +63,12 @@ def test_a_name_of_two_lines_forges_no_line_of_the_log(detector):
 
 
 def test_a_bundle_that_may_not_be_looked_into_stops_no_other(classifier, detector):
-    root = os.geteuid() == 0
-    for folder in detector.parents if root else ():
-        folder.chmod(folder.stat().st_mode | 0o055)
     detector.chmod(0)
     try:
-        if root:
-            os.seteuid(65534)
-        shelves = Shelves([classifier, detector])
-        assert (shelves.bundles(), shelves.empty) == ([classifier, detector], [])
+        with nobody(detector):
+            shelves = Shelves([classifier, detector])
+            assert (shelves.bundles(), shelves.empty) == ([classifier, detector], [])
     finally:
-        if root:
-            os.seteuid(0)
         detector.chmod(0o755)
 
 

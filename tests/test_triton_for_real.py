@@ -4,8 +4,6 @@ import base64
 import http.client
 import json
 import re
-from importlib import resources
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,11 +20,11 @@ from edgeinfer_export import triton
 from edgeinfer_export.export import Options, export
 from edgeinfer_export.graphs import Variant
 from helpers import bundles, tritonware
+from helpers.scenery import SOURCE, TRUTH
 from helpers.service import service
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(tritonware.missing()), reason=tritonware.missing())]
-DETECTOR = Path(str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt"))
-PICTURES = sorted((Path(__file__).parent / "data" / "pictograms").glob("*.jpg"))[:4]
+PICTURES = sorted(TRUTH.glob("*.jpg"))[:4]
 SIZE = Size(256, 320)
 
 
@@ -41,7 +39,7 @@ def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("triton")
 
     def exported(name, **options):
-        return Bundle.open(export(DETECTOR, folder / "bundles" / name, Options(SIZE, **options)))
+        return Bundle.open(export(SOURCE, folder / "bundles" / name, Options(SIZE, **options)))
 
     made = {
         "fixed": exported("fixed"),

@@ -60,16 +60,5 @@ def test_half_precision_tensors_are_folded_in_double_precision():
 @pytest.mark.parametrize("name", ["yolov3-tiny", "yolov5", "yolov6", "yolov8-ghost", "yolov8-p6"])
 def test_fused_tensors_give_the_same_output(name):
     golden = seeded.Golden(name)
-    built = graphs.build(golden.checkpoint(tensors=fused(golden.tensors)), size=golden.size, batch=Batch(2, 2))
+    built = graphs.build(golden.checkpoint(tensors=seeded.fused(golden.tensors)), size=golden.size, batch=Batch(2, 2))
     np.testing.assert_allclose(run(built, golden.images), golden.output, rtol=0, atol=PIXELS)
-
-
-def fused(tensors):
-    """Each batch norm folded into the convolution before it, as a deployed checkpoint has it."""
-    kept = {name: value for name, value in tensors.items() if ".bn." not in name}
-    for name in [name for name in tensors if name.endswith(".bn.weight")]:
-        path = name.removesuffix(".bn.weight")
-        gain = tensors[name] / np.sqrt(tensors[f"{path}.bn.running_var"] + 1e-3)
-        kept[f"{path}.conv.weight"] = tensors[f"{path}.conv.weight"] * gain[:, None, None, None]
-        kept[f"{path}.conv.bias"] = tensors[f"{path}.bn.bias"] - tensors[f"{path}.bn.running_mean"] * gain
-    return kept

@@ -1,8 +1,6 @@
 """`--nms graph`: a model that suppresses its boxes keeps those that the runtime keeps."""
 
 import dataclasses
-from importlib import resources
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,9 +19,9 @@ from edgeinfer_export.export import Options, export
 from edgeinfer_export.export import read as reading
 from edgeinfer_export.graphs import Variant, suppress
 from helpers import cases, graphmodels, seeded
+from helpers.scenery import SOURCE, TRUTH
 
-DETECTOR = Path(str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt"))
-PICTURES = sorted((Path(__file__).parents[1] / "data" / "pictograms").glob("*.jpg"))[::4]
+PICTURES = sorted(TRUTH.glob("*.jpg"))[::4]
 SIZE, BATCH = Size(256, 320), Batch(1, 8)
 PLACE = Preprocess(Size(64, 64)).place(Size(64, 64))
 VARIANTS = {
@@ -47,8 +45,7 @@ def bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nms")
     variants = {"plain": Variant(), **VARIANTS}
     return {
-        name: export(DETECTOR, folder / name, Options(SIZE, BATCH, variant=variant))
-        for name, variant in variants.items()
+        name: export(SOURCE, folder / name, Options(SIZE, BATCH, variant=variant)) for name, variant in variants.items()
     }
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -25,9 +24,9 @@ from edgeinfer_export.export import Options, export, write_bundle
 from edgeinfer_export.graphs import Variant
 from edgeinfer_export.graphs import frames as in_graph
 from helpers import seeded
+from helpers.scenery import SOURCE, TRUTH
 
-DETECTOR = Path(str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt"))
-PICTURES = sorted((Path(__file__).parents[1] / "data" / "pictograms").glob("*.jpg"))[:8]
+PICTURES = sorted(TRUTH.glob("*.jpg"))[:8]
 SIZE = Size(256, 320)
 BATCH, PLAIN = Batch(1, 8), Variant()
 GRAPH = Variant(frames="bgr", nms=True)
@@ -42,7 +41,7 @@ def detector(tmp_path_factory):
     def make(batch=BATCH, variant=PLAIN):
         if (batch, variant) not in made:
             target = tmp_path_factory.mktemp("triton") / "pictograms"
-            made[batch, variant] = Bundle.open(export(DETECTOR, target, Options(SIZE, batch, variant=variant)))
+            made[batch, variant] = Bundle.open(export(SOURCE, target, Options(SIZE, batch, variant=variant)))
         return made[batch, variant]
 
     return make

@@ -12,7 +12,7 @@ from edgeinfer.errors import BackendUnavailable, ExportError
 from edgeinfer.spec import Batch, Size
 from edgeinfer_export import via
 from helpers import foreign
-from helpers.patience import until
+from helpers.patience import gone, until
 
 ONE = Batch(1, 1)
 STAND_IN = """\
@@ -111,14 +111,7 @@ def test_a_process_that_hangs_is_ended_with_all_it_started(tmp_path, stand_in, m
     monkeypatch.setattr(subprocess.Popen, "wait", begun)
     with pytest.raises(ExportError, match=r"did not finish yolo99x\.pt"), via.exported(source, None, ONE, timeout_s=1):
         pass
-    until(lambda: ended(int(child.read_text())))
-
-
-def ended(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    until(lambda: gone(int(child.read_text())))
 
 
 def test_without_ultralytics_the_error_says_what_to_install(tmp_path, monkeypatch):

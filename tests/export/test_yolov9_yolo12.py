@@ -47,26 +47,8 @@ def changed(golden, index, arguments):
     return yaml
 
 
-def fused(tensors):
-    """Each batch norm folded into its convolution, and two that stand side by side added, in float64."""
-    kept = {name: value for name, value in tensors.items() if ".bn." not in name}
-    for name in (name.removesuffix(".bn.weight") for name in tensors if name.endswith(".bn.weight")):
-        gamma, beta, mean, variance = (
-            tensors[f"{name}.bn.{part}"].astype(np.float64)
-            for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        gain = gamma / np.sqrt(variance + 1e-3)
-        kept[f"{name}.conv.weight"] = tensors[f"{name}.conv.weight"] * gain[:, None, None, None]
-        kept[f"{name}.conv.bias"] = beta - mean * gain
-    for path in [name.removesuffix(".conv2.conv.weight") for name in kept if name.endswith(".conv2.conv.weight")]:
-        small = np.pad(kept.pop(f"{path}.conv2.conv.weight"), [(0, 0), (0, 0), (1, 1), (1, 1)])
-        kept[f"{path}.conv.weight"] = kept.pop(f"{path}.conv1.conv.weight") + small
-        kept[f"{path}.conv.bias"] = kept.pop(f"{path}.conv1.conv.bias") + kept.pop(f"{path}.conv2.conv.bias")
-    return {name: value.astype(np.float32) for name, value in kept.items()}
-
-
 def test_what_was_trained_side_by_side_is_the_fused_files_one_convolution(yolov9):
-    one, other = built(yolov9), built(yolov9, tensors=fused(yolov9.tensors))
+    one, other = built(yolov9), built(yolov9, tensors=seeded.fused(yolov9.tensors))
     assert [node.name for node in one.model.graph.node] == [node.name for node in other.model.graph.node]
     assert f"{TWO}.conv" in {node.name for node in one.model.graph.node}
     assert one.spec.provenance.parameters == other.spec.provenance.parameters

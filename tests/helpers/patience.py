@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 LONG_S = 120  # for what takes moments; a machine may be slow, or busy with other things
 
@@ -13,6 +14,14 @@ def until(fact):
         assert time.monotonic() < end, "it never came"
         time.sleep(0.01)
     return found
+
+
+def gone(pid):
+    """Whether there is no such process, or it is only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the second where it ends between open and read
+        return True
 
 
 def said(terminal):

@@ -64,5 +64,23 @@ class Golden:
         return Checkpoint(**{"path": Path("seeded.pt"), "sha256": "0" * 64, **fields, **changes})
 
 
+def fused(tensors):
+    """Each batch norm folded into its convolution, and two that stand side by side added, in float64."""
+    kept = {name: value for name, value in tensors.items() if ".bn." not in name}
+    for name in (name.removesuffix(".bn.weight") for name in tensors if name.endswith(".bn.weight")):
+        gamma, beta, mean, variance = (
+            tensors[f"{name}.bn.{part}"].astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        gain = gamma / np.sqrt(variance + 1e-3)
+        kept[f"{name}.conv.weight"] = tensors[f"{name}.conv.weight"] * gain[:, None, None, None]
+        kept[f"{name}.conv.bias"] = beta - mean * gain
+    for path in [name.removesuffix(".conv2.conv.weight") for name in kept if name.endswith(".conv2.conv.weight")]:
+        small = np.pad(kept.pop(f"{path}.conv2.conv.weight"), [(0, 0), (0, 0), (1, 1), (1, 1)])
+        kept[f"{path}.conv.weight"] = kept.pop(f"{path}.conv1.conv.weight") + small
+        kept[f"{path}.conv.bias"] = kept.pop(f"{path}.conv1.conv.bias") + kept.pop(f"{path}.conv2.conv.bias")
+    return {name: value.astype(np.float32) for name, value in kept.items()}
+
+
 def names():
     return sorted(path.stem for path in GOLDEN.glob("*.npz"))
