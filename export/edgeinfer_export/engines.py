@@ -72,8 +72,6 @@ def jobs(
     batch: tuple[int, int, int] | None = None,
 ) -> list[Job]:
     """What `add_engines` would build, checked as far as that is possible beforehand."""
-    if not targets:
-        raise UsageError("no target to compile for", hint="for example --compile trt")
     check_nms(targets, getattr(bundle.spec.decode, "where", "runtime"))
     sources = _sources(bundle.spec, precisions)
     chosen = _batch(bundle.spec, batch)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -269,7 +271,11 @@ def test_a_bundle_behind_a_link_is_built_where_it_lies(detector, tmp_path):
     assert "rtx-sm86.fp32.plan" in {one.file for one in Bundle.open(detector).spec.artifacts}
 
 
-def test_other_files_and_golden_samples_survive(detector):
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_other_files_and_golden_samples_survive(detector, monkeypatch, hard_links):
+    if not hard_links:  # as on exFAT
+        monkeypatch.setattr(os, "link", Mock(side_effect=PermissionError(errno.EPERM, "Operation not permitted")))
+    (detector / "latest.onnx").symlink_to("model.fp32.onnx")
     (detector / "NOTES.txt").write_text("mine")
     (detector / "more").mkdir()
     (detector / "more" / "deep.txt").write_text("mine too")
@@ -277,6 +283,7 @@ def test_other_files_and_golden_samples_survive(detector):
     add_engines(detector, parse("rtx:sm86"))
     assert (detector / "more" / "deep.txt").read_text() == "mine too"
     assert (detector / "NOTES.txt").read_text() == "mine"
+    assert (detector / "latest.onnx").readlink() == Path("model.fp32.onnx")
     assert dataclasses.replace(Bundle.open(detector).spec, artifacts=before.artifacts) == before
 
 

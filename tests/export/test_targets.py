@@ -1,12 +1,18 @@
 """What may be asked for with --compile."""
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeinfer.errors import UsageError
-from edgeinfer_export import targets
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import BundleError, UsageError
+from edgeinfer.spec import Batch
+from edgeinfer_export import engines, targets
+from edgeinfer_export.buildoptions import Options
 from edgeinfer_export.targets import Target
+from helpers import bundles
 
 
 @pytest.mark.parametrize(
@@ -53,3 +59,51 @@ def test_tensorrt_cannot_be_told_a_gpu():
     with pytest.raises(UsageError, match="only for the GPU it runs on") as caught:
         targets.parse("trt:sm87")
     assert "build on that machine" in caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return Bundle.open(bundles.classify_bundle(tmp_path_factory.mktemp("bundles") / "many", Batch(2, 8)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "built"), [(None, (2, 4, 8)), ((2, 2, 2), (2, 2, 2)), ((2, 8, 8), (2, 8, 8)), ((3, 4, 5), (3, 4, 5))]
+)
+def test_an_engine_takes_the_batches_that_its_model_takes_or_fewer(bundle, asked, built):
+    trt, rtx = engines.jobs(bundle, targets.parse("trt,rtx:sm86"), batch=asked)
+    assert trt.options.batch == rtx.options.batch == built
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ((2, 8, 4), "2,8,4 is not smallest, usual, largest"),
+        ((1, 4, 8), "1,4,8 is not within the 2-8 of colors-classify"),
+        ((2, 4, 9), "2,4,9 is not within the 2-8 of colors-classify"),
+    ],
+)
+def test_batches_that_are_none_or_not_the_models_are_refused(bundle, asked, told):
+    with pytest.raises(UsageError, match=told) as caught:
+        engines.jobs(bundle, targets.parse("trt"), batch=asked)
+    assert caught.value.hint
+
+
+def test_what_tensorrt_has_timed_is_kept_beside_the_bundle_unless_told_where(bundle, tmp_path):
+    trt, rtx = engines.jobs(bundle, targets.parse("trt,rtx:sm86"))
+    assert (trt.options.timing_cache, rtx.options.timing_cache) == (bundle.path.with_name("many.timing-cache"), None)
+    (told,) = engines.jobs(bundle, targets.parse("trt"), Options(timing_cache=tmp_path / "timings"))
+    assert told.options.timing_cache == tmp_path / "timings"
+
+
+def test_a_build_says_which_engine_it_is_at_and_a_full_disk_ends_it_without_a_trace(bundle, monkeypatch):
+    def compile_onnx(_onnx, _out, _options, progress):
+        progress("tactics", 1, 2)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    heard = []
+    monkeypatch.setattr(engines, "compile_onnx", compile_onnx)
+    with pytest.raises(BundleError, match="cannot be written: No space left on device") as caught:
+        engines.add_engines(bundle.path, targets.parse("rtx:sm86+sm80"), progress=lambda *told: heard.append(told))
+    assert caught.value.hint
+    assert heard == [("rtx sm80+sm86 fp32: tactics", 1, 2)]
+    assert [file.name for file in bundle.path.parent.iterdir()] == ["many"]
