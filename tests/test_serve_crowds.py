@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import re
 import signal
 import ssl
@@ -296,3 +297,16 @@ def test_a_place_is_taken_from_a_call_whose_message_comes_at_that_moment_or_it_i
 
     found = asyncio.run(outcome())
     assert found in (("its place is given", "sent away"), ("it stays", "its message"))
+
+
+def test_a_call_that_breaks_off_as_it_is_sent_away_leaves_no_line_in_the_log():
+    async def logged():
+        callers, told = Callers(Limits()), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+        with contextlib.suppress(ConnectionError), callers.wait(stream=True):
+            callers.end()
+            raise ConnectionError
+        gc.collect()
+        return told
+
+    assert asyncio.run(logged()) == []

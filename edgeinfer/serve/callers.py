@@ -67,6 +67,8 @@ class Callers:
             yield came
         finally:
             self._waits.pop(came, None)
+            if came.done() and not came.cancelled():
+                came.exception()  # else asyncio logs what nobody heard: the call may have ended of itself
 
     def end(self) -> None:
         """Send away the streams that wait, now and from now on: they would hold up the service's end."""
