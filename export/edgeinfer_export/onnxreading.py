@@ -11,7 +11,6 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from edgeinfer import onnxfile, regular
 from edgeinfer.errors import BundleError, ExportError
-from edgeinfer.inside import safe_relative
 from edgeinfer_export.onnxgraph import AGAIN, STANDARD, first_line, nodes, opset, session
 
 if TYPE_CHECKING:
@@ -89,18 +88,12 @@ def _check_external(path: Path) -> None:
         raise ExportError(str(error), hint=AGAIN) from error
     except OSError as error:
         raise ExportError(f"{path} cannot be opened: {error.strerror}", hint=READABLE) from error
-    try:
-        for name in names:
-            safe_relative(name, "external file")
-    except BundleError as error:
-        raise ExportError(f"{path.name} keeps weights outside its folder: {error}", hint=BESIDE) from error
-    folder = path.parent.resolve()
     for name in names:
         file = path.parent / name
         if not file.is_file():
-            raise ExportError(f"{path.name} keeps weights in {name}, which is not there", hint="copy it there too")
-        if not file.resolve().is_relative_to(folder):
-            raise ExportError(f"{path.name} keeps weights in {name}, which leads outside its folder", hint=BESIDE)
+            raise ExportError(f"{path.name} keeps weights in {name!r}, which is not there", hint=BESIDE)
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise ExportError(f"{path.name} keeps weights in {name!r}, which leads outside its folder", hint=BESIDE)
 
 
 def _inlined(model: Any, name: str) -> Any:

@@ -311,23 +311,32 @@ def external(tmp_path, location):
     return folder / "model.onnx"
 
 
-def test_weights_in_a_file_beside_the_onnx_are_put_inside(tmp_path):
-    bundle = Bundle.open(export(external(tmp_path, "weights.bin"), tmp_path / "out"))
+@pytest.mark.parametrize("location", ["weights.bin", "./weights.bin"])
+def test_weights_in_a_file_beside_the_onnx_are_put_inside(tmp_path, location):
+    bundle = Bundle.open(export(external(tmp_path, location), tmp_path / "out"))
 
     assert len(list(bundle.path.glob("*.onnx*"))) == 1
     assert main(["verify", str(bundle.path)]) == 0
 
 
-@pytest.mark.parametrize(
-    "location", ["../secret.bin", "/etc/passwd", "link.bin", "absent.bin", "a/../../secret.bin", ""]
-)
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "link.bin", "a/../../secret.bin"])
 def test_weights_outside_the_folder_are_never_read(tmp_path, location):
     file = external(tmp_path, location)
     (tmp_path / "secret.bin").write_bytes(b"\x00" * 100_000)
     (file.parent / "link.bin").symlink_to(tmp_path / "secret.bin")
+    (file.parent / "a").mkdir()
 
-    with pytest.raises(ExportError, match=r"weights|ONNX"):
+    with pytest.raises(ExportError, match=rf"keeps weights in '{location}', which leads outside its folder"):
         export(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("location", ["absent.bin", "../absent.bin", "a\0b", ""])
+def test_weights_that_are_not_there_are_named(tmp_path, location):
+    with pytest.raises(ExportError) as caught:
+        export(external(tmp_path, location), tmp_path / "out")
+    assert f"keeps weights in {location!r}, which is not there" in str(caught.value)
+    assert "beside" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
 
