@@ -434,6 +434,20 @@ def test_an_opset_whose_raising_would_give_other_numbers_is_refused(tmp_path, pa
     )
 
 
+def test_an_opset_that_cannot_be_raised_is_told_with_the_reason():
+    x, y, *rest = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in {"x": [1, 3], "y": [1, 3], **dict.fromkeys("abcd", [3])}.items()
+    )
+    node = helper.make_node("BatchNormalization", ["x", *"abcd"], ["y"], spatial=0)
+    model = helper.make_model(
+        helper.make_graph([node], "old", [x, *rest], [y]), opset_imports=[helper.make_opsetid("", 7)]
+    )
+    with pytest.raises(ExportError, match="old has opset 7, which cannot be raised to 13: .*spatial") as caught:
+        onnxreading.raised(model, "old")
+    assert caught.value.hint
+
+
 def test_a_raised_model_that_takes_frames_is_tried_with_pixels(tmp_path):
     model = foreign.resizing(10, mode="linear")
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
