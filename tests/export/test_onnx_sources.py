@@ -425,6 +425,20 @@ def patches(tmp_path_factory):
     return Sources(str(folder), few=True)
 
 
+def test_constants_written_as_plain_numbers_are_weights_too(tmp_path):
+    floats, ints = {"value_float": 2.5, "value_floats": [1.0, 2.0]}, {"value_int": 3, "value_ints": [4, 5]}
+    numbers = {name: ("float32", value) for name, value in floats.items()}
+    numbers.update({name: ("int64", value) for name, value in ints.items()})
+    model = foreign.classifier()
+    for name, (_, value) in numbers.items():
+        model.graph.node.append(helper.make_node("Constant", [], [name], **{name: value}))
+    graph = onnxreading.read(foreign.save(model, tmp_path / "model.onnx")).graph
+
+    read = {one.name: numpy_helper.to_array(one) for one in graph.initializer if one.name in numbers}
+    assert {name: (array.dtype.name, array.tolist()) for name, array in read.items()} == numbers
+    assert all(node.op_type != "Constant" for node in graph.node)
+
+
 def test_an_opset_whose_raising_would_give_other_numbers_is_refused(tmp_path, patches):
     # what onnx's converter makes of this enlargement begins half a pixel elsewhere
     model = foreign.resizing(10, mode="linear")
@@ -437,13 +451,13 @@ def test_an_opset_whose_raising_would_give_other_numbers_is_refused(tmp_path, pa
 def test_an_opset_that_cannot_be_raised_is_told_with_the_reason():
     x, y, *rest = (
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in {"x": [1, 3], "y": [1, 3], **dict.fromkeys("abcd", [3])}.items()
+        for name, shape in [("x", [1, 3]), ("y", [1, 3]), *((name, [3]) for name in "abcd")]
     )
     node = helper.make_node("BatchNormalization", ["x", *"abcd"], ["y"], spatial=0)
     model = helper.make_model(
         helper.make_graph([node], "old", [x, *rest], [y]), opset_imports=[helper.make_opsetid("", 7)]
     )
-    with pytest.raises(ExportError, match="old has opset 7, which cannot be raised to 13: .*spatial") as caught:
+    with pytest.raises(ExportError, match=r"old has opset 7, which cannot be raised to 13: .*spatial") as caught:
         onnxreading.raised(model, "old")
     assert caught.value.hint
 
