@@ -223,8 +223,10 @@ def test_a_build_that_may_not_write_compiles_nothing(old, capsys, monkeypatch):
 def test_a_folder_that_may_not_be_looked_into_is_one_error(tmp_path, capsys):
     closed = tmp_path / "closed"
     closed.mkdir(0)
+    words = ("export", tmp_path / "none.onnx", "-o", closed / "bundle")
+    first_said(capsys, *words)  # so that all is imported: nobody may not read where the package lies
     with nobody(closed):
-        told = first_said(capsys, "export", tmp_path / "none.onnx", "-o", closed / "bundle")
+        told = first_said(capsys, *words)
     assert told == f"error: {closed / 'bundle'} cannot be written: Permission denied"
 
 
