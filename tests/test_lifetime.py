@@ -12,6 +12,8 @@ import pytest
 import edgeinfer
 from edgeinfer import lifetime
 from edgeinfer.errors import InputError
+from edgeinfer.spec import Batch
+from helpers import bundles
 from helpers.camera import camera
 from helpers.patience import LONG_S
 
@@ -221,6 +223,36 @@ def test_what_a_signals_handler_raises_while_an_engine_runs_stays_what_it_is(det
         sys.exit(3)
     """
     assert python(text, detector, backend) == (3, "True\n", "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_call_that_a_signal_broke_off_at_any_line_of_an_engine_leaves_the_next_right(tmp_path, backend):
+    if backend == "ov":
+        pytest.importorskip("openvino")
+    pictures = [bundles.picture(color) for color in ("red", "green", "blue")]
+
+    def interrupt(frame, event, _):
+        if frame.f_code.co_filename.endswith(f"{backend}.py") and event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == moment:
+                raise KeyboardInterrupt
+        return interrupt
+
+    with edgeinfer.load(bundles.classify_bundle(tmp_path / "namer", Batch(1, 3)), backend) as model:
+        lines, moment = [], 0
+        while len(lines) >= moment:
+            model.batch(pictures[:1])
+            lines, moment = [], moment + 1
+            sys.settrace(interrupt)
+            try:
+                model.batch(pictures)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            found = [[one[0][1] for one in model.batch(pictures[:count])] for count in (1, 3)]
+            assert found == [["red"], ["red", "green", "blue"]], moment
+    assert moment > 10
 
 
 FORK = """

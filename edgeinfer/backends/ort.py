@@ -118,10 +118,11 @@ class Engine:
         return self._views
 
     def _rebind(self, inputs: Mapping[str, Any], images: int) -> None:
+        before, self._bound = self._bound, ()  # a signal's exception may break it off anywhere
         self._binding.clear_binding_inputs()
         for name, tensor in inputs.items():
             self._binding.bind_input(name, "cpu", 0, tensor.dtype.type, tensor.shape, tensor.ctypes.data)
-        if self._bound[-1:] != (images,):  # else only the inputs lie elsewhere
+        if before[-1:] != (images,):  # else only the inputs lie elsewhere
             self._bind_outputs(images)
 
     def _bind_outputs(self, images: int) -> None:

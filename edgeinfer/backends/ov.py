@@ -127,6 +127,7 @@ class Engine:
 
     def _rebind(self, inputs: Mapping[str, Any], images: int) -> None:
         """The request works in our memory: nothing is copied in or out."""
+        self._bound = ()  # a signal's exception may break it off anywhere
         written = {name: output[:images] for name, output in self._outputs.items()}
         for name, array in (*inputs.items(), *written.items()):
             self._request.set_tensor(name, _lent(array))
