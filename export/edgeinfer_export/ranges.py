@@ -51,7 +51,9 @@ class Histogram:
 
         Raises ExportError for NaN and infinity.
         """
-        if not (np.isfinite(low) and np.isfinite(high)):
+        # least and greatest leave out NaN in ONNX Runtime, a mean does not
+        unknown = np.isnan(sample).any() or (means is not None and np.isnan(means).any())
+        if unknown or not (np.isfinite(low) and np.isfinite(high)):
             raise ExportError("values that are not finite", hint="the model itself overflows on this picture")
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._widen(max(abs(low), abs(high)))

@@ -370,6 +370,14 @@ def test_values_that_are_not_finite_are_told_with_their_tensor():
         ranged(one)
 
 
+def test_nan_beside_numbers_is_told_with_its_tensor():
+    one = built("resnet-basic")
+    makers(one.model)["layer1.0.conv1.relu"].op_type = "Sqrt"  # NaN of what is negative
+
+    with pytest.raises(ExportError, match=r"tensor layer1\.0\.conv1\.relu holds values that are not finite"):
+        ranged(one)
+
+
 @pytest.mark.parametrize("flavor", quantize.FLAVORS)
 @pytest.mark.parametrize(("gain", "bias"), [(1e-40, 0.0), (1e-40, 1e-30), (1e-30, 3e38), (0.0, 1.0)])
 def test_weights_and_biases_at_the_ends_of_float32_get_scales_that_divide(flavor, gain, bias):

@@ -75,6 +75,12 @@ def test_values_that_are_not_finite_are_refused(low, high):
         Histogram().add(low, high, np.zeros(1))
 
 
+@pytest.mark.parametrize(("sample", "mean"), [(np.nan, 0.0), (0.0, np.nan)])
+def test_nan_that_least_and_greatest_leave_out_is_refused(sample, mean):
+    with pytest.raises(ExportError, match="not finite"):
+        Histogram().add(-1.0, 1.0, np.array([0.5, sample]), np.array([mean, 0.5]))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_came_first_does_not_change_the_range(method):
     chance = np.random.default_rng(2)
