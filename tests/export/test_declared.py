@@ -11,11 +11,6 @@ from helpers import seeded
 
 
 @pytest.fixture(scope="module")
-def yolov5():
-    return seeded.Golden("yolov5")
-
-
-@pytest.fixture(scope="module")
 def resnet():
     return seeded.Golden("resnet-bottleneck")
 

@@ -36,11 +36,6 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def resnet():
-    return seeded.Golden("resnet-basic")
-
-
 def write(path, golden, **beside):
     tensors = {name: Tensor(value) for name, value in golden.tensors.items()}
     path.write_bytes(archive({"state_dict": tensors, **beside}))
