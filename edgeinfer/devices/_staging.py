@@ -80,9 +80,9 @@ class Staging:
         self._take(Mirror(memory, 1 << 16, mapped=mapped))
 
     def _take(self, block: Mirror) -> None:
-        self._block = block
         room = block.nbytes // launch.FRAME.itemsize * launch.FRAME.itemsize
-        self._records = block.host[:room].view(launch.FRAME)
+        records = block.host[:room].view(launch.FRAME)
+        self._block, self._records = block, records  # both or, where a signal's exception comes, neither
 
     @property
     def pointer(self) -> int:
@@ -148,9 +148,10 @@ class Staging:
     def _grow(self, nbytes: int) -> None:
         fresh = Mirror(self._memory, nbytes, mapped=self._mapped)
         old = self._block
-        self._take(fresh)
+        # first: a signal's exception may come in between
         self._layouts.clear()
         self._generation += 1
+        self._take(fresh)
         old.free()
 
     def _laid_out(self, arrivals: Sequence[_Arrival]) -> _Layout:

@@ -1,6 +1,7 @@
 """Pictures through the whole GPU path give what the CPU gives; a replayed graph gives what eager work gives."""
 
 import gc
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -231,6 +232,35 @@ def test_pictures_that_grow_leave_no_stale_graph(make):
         for _ in range(2):
             np.testing.assert_array_equal(lane.way.run([image], "bgr")[0][0].scores, wanted)
         np.testing.assert_allclose(wanted, models.on_the_cpu(spec, logits, [image])[0].scores, rtol=1e-5)
+
+
+def test_a_call_that_a_signal_broke_off_at_any_line_while_pictures_grow_leaves_the_next_right(make):
+    spec, line = classes_spec(TopK(3), 6), 0
+    images = [models.noise(side, side, side) for side in (50, 300)]
+    wanted = [one.scores for one in models.on_the_cpu(spec, logits, images)]
+
+    def interrupt(frame, event, _):
+        if frame.f_code.co_filename.endswith("_staging.py") and event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == line:
+                raise KeyboardInterrupt
+        return interrupt
+
+    lines = []
+    while len(lines) >= line:
+        lane, lines, line = make(spec, logits), [], line + 1
+        for _ in range(2):
+            lane.way.run(images[:1], "bgr")
+        sys.settrace(interrupt)
+        try:
+            lane.way.run(images[1:], "bgr")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        for image, scores in zip(images, wanted, strict=True):
+            np.testing.assert_allclose(lane.way.run([image], "bgr")[0][0].scores, scores, rtol=1e-5)
+    assert line > 30
 
 
 def test_a_graph_is_replayed_and_not_captured_again(make, driver):
