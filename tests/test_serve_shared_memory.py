@@ -249,21 +249,22 @@ def test_memory_that_becomes_shorter_is_an_error_and_the_service_lives(served, c
 
 def test_a_region_lives_as_long_as_a_tensor_is_to_lie_there():
     with memory(64) as (key, handle):
-        before = files()
+        before = opened_files(key)
         all_ = regions.Regions(allowed=True)
         all_.register("region", key, 0, 64)
         span = all_.span({"shared_memory_region": "region", "shared_memory_byte_size": 8}, "output")
-        assert files() == before + 1
+        assert opened_files(key) == before + 1
         all_.unregister()
         placed = regions.placed(of("scores", np.array([1, 2], np.float32)), span)
         assert placed.data == span
         assert shm.get_contents_as_numpy(handle, np.float32, [2]).tolist() == [1, 2]
         del span, placed
-        assert files() == before
+        assert opened_files(key) == before
 
 
-def files():
-    return len(list(Path("/proc/self/fd").iterdir()))
+def opened_files(key):
+    """How many of this process's files are this memory."""
+    return sum(os.path.realpath(one) == f"{regions.FOLDER}/{key}" for one in Path("/proc/self/fd").iterdir())
 
 
 def test_what_is_read_counts_as_memory_of_requests():
