@@ -407,6 +407,14 @@ def test_where_nothing_was_measured_of_what_is_asked_for_the_usual_way_wins():
     assert "nothing is shown to be better" in outcome.table()
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_what_is_known_of_one_alone_makes_it_neither_better_nor_worse(known):
+    outcome = finished(20, 10)
+    row = outcome.finalists[known]
+    row.figures = dataclasses.replace(row.figures, joules=3.0)
+    assert outcome.pareto() == [outcome.finalists[1]]
+
+
 @pytest.mark.parametrize("objective", ["latency", "throughput", "memory", "energy"])
 def test_each_heat_is_left_by_the_slower_half_and_never_by_the_usual_way(monkeypatch, objective):
     rows = [Row(Choice("ort", f"{place}")) for place in range(10)]
@@ -463,6 +471,16 @@ def test_the_table_has_the_best_on_top_and_the_others_by_how_far_they_came():
     ]
     assert lines[10].startswith("against ort 0: ort 1: 50.0% faster (")
     assert lines[11:] == ["best for latency: ort 1"]
+
+
+@pytest.mark.parametrize(
+    ("partial", "told"),
+    [(True, "interrupted: partial, and no plan is kept"), (False, "nothing came to the end, so no plan is kept")],
+)
+def test_where_nothing_was_measured_the_table_is_of_words_alone(partial, told):
+    outcome = Outcome(None, "latency", 1.0, "pictures", "ort model.fp32.onnx", partial=partial)
+    outcome.rows = [Row(Choice("ort", "0"))]
+    assert outcome.table().splitlines() == ["accuracy against ort model.fp32.onnx on pictures", told]
 
 
 @pytest.mark.parametrize(
