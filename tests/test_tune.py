@@ -28,7 +28,7 @@ from edgeinfer.spec import Artifact, Batch
 from edgeinfer.tuning import _entrant, candidates, entrants
 from edgeinfer.tuning.budget import over_budget
 from edgeinfer.tuning.entrants import Entrant, Turn
-from edgeinfer.tuning.figures import Figures, figures
+from edgeinfer.tuning.figures import Figures, doubts, figures
 from edgeinfer.tuning.outcome import Outcome, Row
 from edgeinfer.tuning.race import Race
 from edgeinfer.tuning.tune import tune
@@ -132,14 +132,24 @@ def test_the_winner_is_kept_and_holds(tuned, monkeypatch):
         assert report["winner"] in model.plan
 
 
-@pytest.mark.parametrize(("device", "joules"), [("cpu", 20.0 / 4), ("gpu", 80.0 / 4)])
-def test_energy_is_that_of_the_device_that_ran(device, joules):
-    class Ran:
-        turns = (Turn(Samples(0.0, [0.0, 0.5], [250.0, 250.0], {}, 4, 1.0), None),)
+def turn(origin, latency_ms, memory_mb):
+    return Turn(Samples(origin, [0.0, 0.5], [latency_ms] * 2, {}, 4, 1.0), memory_mb)
 
+
+@pytest.mark.parametrize(("device", "watts"), [("cpu", 30.0), ("gpu", 80.0)])
+def test_figures_are_of_all_turns_and_energy_is_that_of_the_device_that_ran(device, watts):
+    turns = [turn(0.0, 200.0, None), turn(2.0, 300.0, 90.0), turn(4.0, 400.0, 80.0)]
+    read = [(0.5, 20.0), (1.5, 900.0), (2.5, 40.0)]  # the second between two turns
     watch = Sensors([])
-    watch.readings = [Reading(0.5, {"gpu.power_w": 80.0, "cpu.package_power_w": 20.0})]
-    assert figures(Ran(), watch, device).joules == joules
+    watch.readings = [Reading(at, {"gpu.power_w": 80.0, "cpu.package_power_w": power}) for at, power in read]
+    found = figures(SimpleNamespace(turns=turns), watch, device)
+    assert (found.samples, found.p50_ms, found.per_second, found.memory_mb) == (6, 300.0, 4.0, 90.0)
+    assert found.joules == watts / 4
+
+
+def test_who_did_not_one_call_has_no_figures():
+    assert figures(SimpleNamespace(turns=[Turn(Samples(0.0), 90.0)])) is None
+    assert doubts([SimpleNamespace(turns=[])], Sensors([]), "single-stream", "cpu") == []
 
 
 def test_energy_without_a_sensor_of_power_is_refused_before_anything_runs(detector, monkeypatch, capsys):
