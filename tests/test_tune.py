@@ -343,7 +343,9 @@ def test_a_plan_that_cannot_be_kept_costs_no_number(detector, monkeypatch, capsy
     assert err.startswith("error: the plan could not be kept: ")
 
 
-def test_candidates_are_timed_on_few_pictures_and_held_to_the_budget_on_all(detector, tmp_path, monkeypatch):
+def test_candidates_are_timed_on_few_pictures_and_held_to_the_budget_on_all_and_thoroughly(
+    detector, tmp_path, monkeypatch
+):
     photos = tmp_path / "photos"
     photos.mkdir()
     for place in range(30):
@@ -351,7 +353,7 @@ def test_candidates_are_timed_on_few_pictures_and_held_to_the_budget_on_all(dete
     asked = {}
 
     def seen(self, bundle, choice, work, pictures, *more, **told):
-        asked[work] = len(pictures)
+        asked[work] = len(pictures), told.get("thorough")
         start(self, bundle, choice, work, pictures, *more, **told)
 
     start = Entrant.__init__
@@ -359,7 +361,7 @@ def test_candidates_are_timed_on_few_pictures_and_held_to_the_budget_on_all(dete
     monkeypatch.setattr(candidates, "variants", lambda kind, *_, **__: [kind])
     monkeypatch.setattr(Entrant, "__init__", seen)
     assert tune(detector, images=photos, seconds=0.2).rows[0].accuracy.images == 30
-    assert asked == {"answers": 30, "turns": 8}
+    assert asked == {"answers": (30, True), "turns": (8, None)}
 
 
 @pytest.mark.parametrize(

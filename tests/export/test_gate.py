@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeinfer import datasets, golden, ladder, load, pictures
+from edgeinfer import accuracy, datasets, golden, ladder, load, pictures
 from edgeinfer.accuracy import Comparison
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
@@ -185,6 +185,18 @@ def test_a_loss_is_of_points_or_without_labels_of_answers_that_change_while_scor
 ):
     comparison = Comparison(100, compared, agreement, difference)
     assert gate.Measured({"a": 0.1, "b": 0.2}, drift, comparison).loss == loss
+
+
+def test_a_detector_is_judged_by_the_thresholds_of_accuracy_whatever_it_is_used_with(detector, tmp_path, monkeypatch):
+    def seen(pipeline, *more, **how):
+        decodes.append(pipeline.spec.decode)
+        return predict(pipeline, *more, **how)
+
+    decodes, predict, bundle = [], accuracy.predict, Bundle.open(detector)
+    monkeypatch.setattr(accuracy, "predict", seen)
+    shown = datasets.unlabelled(detector, [bundle.file(sample.image) for sample in bundle.spec.golden], ())
+    gate.Gate(tmp_path, bundle.spec, detector / "model.fp32.onnx", shown, 1.0)
+    assert [(one.score, one.iou, one.limit) for one in decodes] == [(0.001, 0.65, 300)]
 
 
 LOOSE = ("--budget", "50")
