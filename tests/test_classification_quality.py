@@ -7,7 +7,8 @@ from edgeinfer.bundle import Bundle
 from edgeinfer_export.export import Options, export
 from pictograms import glyphs
 
-LEAST_TOP1 = 0.85
+# measured 0.957; pixels divided by 200 in the place of 255 give 0.903
+LEAST_TOP1 = 0.93
 
 
 def test_a_resnet50_with_a_fitted_head_classifies_held_out_pictures(pictogram_classifier, tmp_path, capsys):
