@@ -259,6 +259,28 @@ def test_a_camera_that_is_read_far_too_late_is_opened_again(model, monkeypatch):
         assert seen.vitals()["camera:0"].reconnects == 1
 
 
+def test_a_camera_is_tried_again_and_again_however_long_it_is_away(model, monkeypatch):
+    class Waits:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, place):
+            asked.append(place)
+            return 0.0
+
+    def frames(*_, **__):
+        if len(asked) < 8:
+            raise SourceError("it is away")
+        yield sources.Frame(np.full((48, 64, 3), 90, np.uint8), "camera:0", 0, time.monotonic_ns(), 30.0)
+
+    asked = []
+    monkeypatch.setattr("edgeinfer.streams.capture.BACK_OFF_S", Waits())
+    monkeypatch.setattr(sources, "frames", frames)
+    with stream("camera:0", model, patient=True) as seen:
+        assert next(iter(seen)).freshness.sequence == 0
+    assert asked[:8] == [1, 2, 3, 3, 3, 3, 3, 3]
+
+
 def test_a_camera_that_is_not_there_is_an_error(model):
     with stream("camera:97", model) as seen, pytest.raises(SourceError, match="/dev/video97"):
         list(seen)
