@@ -181,7 +181,7 @@ def test_casts_are_halved_too():
     half = to_half(small(nodes, {"c": np.array([0.5], "f4")}))
 
     assert element_types(half.model)["up.half"] == HALF
-    y = graphmodels.run(half.model, x=np.array([[1, 2, 3, 4]], "f4"))["y"]
+    y = graphmodels.run(half.model, x=np.array([[1.5, 2.25, 3, 4.75]], "f4"))["y"]
     assert y.tolist() == [[0.5, 1, 1.5, 2]]
 
 
