@@ -1,5 +1,6 @@
 """A model and its process: what an exit breaks off, and what a fork may do with what it inherits."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from edgeinfer.errors import InputError
 from edgeinfer.spec import Batch
 from helpers import bundles
 from helpers.camera import camera
+from helpers.interrupting import broken_off
 from helpers.patience import LONG_S
 
 BACKENDS = ("ort", "ov")
@@ -229,29 +231,13 @@ def test_what_a_signals_handler_raises_while_an_engine_runs_stays_what_it_is(det
 def test_a_call_that_a_signal_broke_off_at_any_line_of_an_engine_leaves_the_next_right(tmp_path, backend):
     if backend == "ov":
         pytest.importorskip("openvino")
-    pictures = [bundles.picture(color) for color in ("red", "green", "blue")]
-
-    def interrupt(frame, event, _):
-        if frame.f_code.co_filename.endswith(f"{backend}.py") and event == "line":
-            lines.append(frame.f_lineno)
-            if len(lines) == moment:
-                raise KeyboardInterrupt
-        return interrupt
-
+    pictures, moment = [bundles.picture(color) for color in ("red", "green", "blue")], 1
     with edgeinfer.load(bundles.classify_bundle(tmp_path / "namer", Batch(1, 3)), backend) as model:
-        lines, moment = [], 0
-        while len(lines) >= moment:
-            model.batch(pictures[:1])
-            lines, moment = [], moment + 1
-            sys.settrace(interrupt)
-            try:
-                model.batch(pictures)
-            except KeyboardInterrupt:
-                pass
-            finally:
-                sys.settrace(None)
+        engine = [one for one in vars(type(model.engine)).values() if inspect.isfunction(one)]
+        while model.batch(pictures[:1]) and broken_off(lambda: model.batch(pictures), moment, *engine):
             found = [[one[0][1] for one in model.batch(pictures[:count])] for count in (1, 3)]
             assert found == [["red"], ["red", "green", "blue"]], moment
+            moment += 1
     assert moment > 10
 
 

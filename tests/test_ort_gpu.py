@@ -6,6 +6,7 @@ from edgeinfer import backends, cli, load
 from edgeinfer.errors import BackendUnavailable, EngineError
 from edgeinfer.spec import Batch
 from helpers import bundles, fake_gpu, fake_ort
+from helpers.interrupting import broken_off
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,17 @@ def test_batches_of_any_size_are_bound_when_they_change(tmp_path, monkeypatch):
         for colors in (["red"], ["green", "blue", "red"], ["blue"]):
             found = model.batch([bundles.picture(color) for color in colors])
             assert [next(iter(one))[1] for one in found] == colors
+
+
+def test_a_call_that_a_signal_broke_off_while_it_was_bound_leaves_the_next_right(tmp_path, monkeypatch):
+    fake_ort.module(monkeypatch)
+    pictures, moment = [bundles.picture(color) for color in ("red", "green", "blue")], 1
+    with load(bundles.classify_bundle(tmp_path / "open", Batch(1, 4)), backend="ort_gpu") as model:
+        while model.batch(pictures[:1]) and broken_off(lambda: model.batch(pictures), moment, type(model.engine)._bind):
+            found = [[one[0][1] for one in model.batch(pictures[:count])] for count in (1, 3)]
+            assert found == [["red"], ["red", "green", "blue"]], moment
+            moment += 1
+    assert moment > 6
 
 
 def test_each_lane_has_a_session_on_its_own_stream(detector, monkeypatch):

@@ -207,6 +207,7 @@ class _Ready:
         """Take the inputs from where they are; nothing is done when they are where they were."""
         pointers = tuple(tensor.pointer for tensor in inputs.values())
         if pointers != self._pointers:
+            self._pointers = ()  # a signal's exception may break it off anywhere
             self._place(inputs)
             self._pointers = pointers
 

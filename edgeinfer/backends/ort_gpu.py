@@ -110,7 +110,7 @@ class Engine:
         return self._views
 
     def _bind(self, inputs: Tensors, images: int) -> None:
-        binding = self._binding
+        binding, self._bound = self._binding, ()  # a signal's exception may break it off anywhere
         binding.clear_binding_inputs()
         binding.clear_binding_outputs()
         self._views = {name: output.rows(images) for name, output in self._outputs.items()}
