@@ -281,6 +281,17 @@ def test_a_camera_is_tried_again_and_again_however_long_it_is_away(model, monkey
     assert asked[:8] == [1, 2, 3, 3, 3, 3, 3, 3]
 
 
+def test_a_picture_above_the_limit_is_refused(model, tmp_path):
+    cv2.imwrite(str(tmp_path / "wide.png"), np.zeros((10, 11, 3), np.uint8))
+    with Stream([tmp_path / "wide.png"], model, max_pixels=110) as seen:
+        assert len(list(seen)) == 1
+    with (
+        Stream([tmp_path / "wide.png"], model, max_pixels=109) as seen,
+        pytest.raises(SourceError, match="has 11x10 pixels, more than the"),
+    ):
+        list(seen)
+
+
 def test_a_camera_that_is_not_there_is_an_error(model):
     with stream("camera:97", model) as seen, pytest.raises(SourceError, match="/dev/video97"):
         list(seen)
