@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from edgeinfer_export.compile import Compiled, compile_onnx
 from edgeinfer_export.targets import check_nms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from edgeinfer.spec import Artifact, ModelSpec
@@ -177,13 +178,25 @@ def _check(spec: ModelSpec, compiled: Compiled) -> None:
 
 def _install(path: Path, compiled: Compiled, plan: Path) -> Compiled:
     """Move the engine into the bundle: a fresh folder with the same files takes the old one's place."""
-    with writing(path) as fresh:
+    with _alone(path.parent), writing(path) as fresh:
         spec = Bundle.open(path).spec
         _link_all(path, fresh, {SPEC_FILE, compiled.path.name})
         plan.replace(fresh / compiled.path.name)
         others = [one for one in spec.artifacts if one.file != compiled.path.name]
         modeljson.write(dataclasses.replace(spec, artifacts=(*others, compiled.artifact())), fresh / SPEC_FILE)
     return compiled
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While no other build puts its engine into a bundle in this folder, where the file system knows locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _link_all(old: Path, new: Path, but: set[str]) -> None:
