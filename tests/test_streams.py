@@ -1,8 +1,10 @@
 """Streams: freshness, order, fairness, health, and what happens when cameras misbehave."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
+import sys
 import threading
 import time
 import types
@@ -324,6 +326,22 @@ def test_a_camera_may_change_its_size_within_a_connection(model):
         opened.height, opened.width = 48, 64
         assert len(list(itertools.islice(sights, 20))) == 20
         assert opened.connections == 1
+
+
+def test_the_exception_of_a_signal_has_no_place_to_come_that_leaves_the_inbox_locked():
+    def tracer(frame, event, _):
+        if event == "return" and frame.f_code is threading.Condition.__enter__.__code__:
+            raise KeyboardInterrupt
+        return tracer
+
+    inbox, before = Inbox(1), sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            inbox.take(1, lambda: True)
+    finally:
+        sys.settrace(before)
+    assert not inbox._changed._is_owned()
 
 
 def test_closing_from_another_thread_ends_the_iteration(model):

@@ -6,10 +6,10 @@ import logging
 import time
 import weakref
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import groupby
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeinfer import given, naming, sources
@@ -17,15 +17,16 @@ from edgeinfer.errors import UsageError
 from edgeinfer.pictures import MAX_PIXELS
 from edgeinfer.streams.capture import STOP_S, Capture
 from edgeinfer.streams.inbox import Captured, Inbox
+from edgeinfer.streams.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from concurrent.futures import Future
     from pathlib import Path
 
     from edgeinfer.results import Result
     from edgeinfer.sources import Frame, OnError
     from edgeinfer.streams.vitals import Health, Vitals
+    from edgeinfer.streams.worker import Work
 
 LOG = logging.getLogger(__name__)
 
@@ -120,16 +121,18 @@ class Stream:
             Capture(place, name, shown, self._inbox, patient=patient, max_pixels=max_pixels, on_error=on_error)
             for place, (name, shown) in enumerate(zip(given_names, self.names))
         ]
-        self._pool = ThreadPoolExecutor(model.contexts, thread_name_prefix="stream")
+        self._works: SimpleQueue[Work] = SimpleQueue()
+        self._workers = [Worker(place, model, self._works) for place in range(model.contexts)]
         # whoever stops iterating and begins again goes on with these
-        self._running: deque[tuple[list[Captured], Future[list[Result]]]] = deque()
+        self._running: deque[tuple[list[Captured], Future[Sequence[Result]]]] = deque()
         self._ready: deque[tuple[Captured, Result]] = deque()
         self._late = [0] * len(names)
         self._closed = False
-        # at the end of the process the captures are told themselves
-        weakref.finalize(self, _let_go, self._captures).atexit = False
-        for capture in self._captures:
-            capture.start()
+        # at the end of the process the threads are told themselves
+        threads: list[Capture | Worker] = [*self._workers, *self._captures]
+        weakref.finalize(self, _let_go, threads).atexit = False
+        for thread in threads:
+            thread.start()
 
     @property
     def live(self) -> bool:
@@ -172,22 +175,12 @@ class Stream:
             return
         taken = self._inbox.take(self._model.group, lambda: bool(running) and running[0][1].done())
         if taken:
-            try:
-                future = self._pool.submit(self._results, [one.frame for one in taken])
-            except RuntimeError:
-                if self._closed:  # meanwhile
-                    return
-                raise
+            future: Future[Sequence[Result]] = Future()
             wake = self._inbox.wake
             future.add_done_callback(lambda _: wake())  # without a way back to whoever holds the future
-            running.append((taken, future))
-
-    def _results(self, frames: list[Frame]) -> list[Result]:
-        """A result a frame; neighbours whose pixels are of one kind go through the model together."""
-        results: list[Result] = []
-        for pixels, alike in groupby(frames, lambda frame: frame.pixels):
-            results += self._model.batch([frame.image for frame in alike], pixels=pixels)
-        return results
+            self._works.put(([one.frame for one in taken], future))
+            if not self._closed:  # meanwhile, and perhaps by then no worker was left for these
+                running.append((taken, future))
 
     def _seen(self, captured: Captured, result: Result) -> Seen | None:
         """What is handed over, with its age at this moment; None for what is too old."""
@@ -216,7 +209,10 @@ class Stream:
         for capture in self._captures:
             capture.stop()
         self._inbox.close()
-        self._pool.shutdown(wait=True)
+        for worker in self._workers:
+            worker.halt()
+        for worker in self._workers:
+            worker.join()
         end_s = time.monotonic() + STOP_S
         for capture in self._captures:
             capture.join(max(0.0, end_s - time.monotonic()))
@@ -228,10 +224,10 @@ class Stream:
         self.close()
 
 
-def _let_go(captures: Sequence[Capture]) -> None:
+def _let_go(threads: Sequence[Capture | Worker]) -> None:
     """What a stream leaves that nobody closed and nobody has any more: cameras and files must not stay open."""
-    for capture in captures:
-        capture.halt()
+    for thread in threads:
+        thread.halt()
 
 
 def stream(

@@ -39,14 +39,15 @@ class Inbox:
         self._dropped = [0] * sources
         self._open = set(range(sources))
         self._turns = deque(range(sources))  # who was served longest ago comes first
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # what `with` enters: the exception of a signal leaves that of C not taken
+        self._changed = threading.Condition(self._lock)
         self._closed = False
 
     def put(self, captured: Captured) -> bool:
         """Hand a frame over, waiting for room if it is a file's; False once nobody takes frames any more."""
         camera = captured.camera
         waiting = self._waiting[camera]
-        with self._changed:
+        with self._lock:
             if captured.frame.behind:
                 self._dropped[camera] += 1
                 return not self._closed
@@ -61,18 +62,18 @@ class Inbox:
 
     def end(self, camera: int) -> None:
         """Nothing more comes from this source."""
-        with self._changed:
+        with self._lock:
             self._open.discard(camera)
             self._changed.notify_all()
 
     def wake(self) -> None:
         """Have the waiting look again."""
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
     def close(self) -> None:
         """Let go of the frames, and of everybody who waits."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             for waiting in self._waiting:
                 waiting.clear()
@@ -83,7 +84,7 @@ class Inbox:
 
         Waits for the first; gives none when `enough()` is true while none waits, or when none will come.
         """
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: any(self._waiting) or self._closed or not self._open or enough())
             taken: list[Captured] = []
             for camera in list(self._turns):
@@ -105,5 +106,5 @@ class Inbox:
     @property
     def drained(self) -> bool:
         """Whether no frame waits and none will come."""
-        with self._changed:
+        with self._lock:
             return self._closed or (not self._open and not any(self._waiting))
