@@ -54,7 +54,8 @@ class Lanes:
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self._fleet = _Fleet(lanes)
-        self._taken: dict[tuple[int, object], Lane] = {}  # by the call that has it, after its thread's number
+        # by the call that has it, after its thread's number; with its fleet, which is not closed while a call has any
+        self._taken: dict[tuple[int, object], tuple[_Fleet, Lane]] = {}
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._ending = self._inherited = False
@@ -97,9 +98,9 @@ class Lanes:
             self._await(lambda: self.closed or bool(self._idle() and not self._barred()))
             # the first of them: with one caller the same lane stays warm in the caches
             for lane in self._idle()[:1]:
-                self._taken[call] = lane
+                self._taken[call] = self._fleet, lane
             self._check_open()  # asked last: a signal's handler may close at any moment
-        return self._taken[call]
+        return self._taken[call][1]
 
     def _check_open(self) -> None:
         """Raise InputError if these are closed."""
@@ -116,11 +117,11 @@ class Lanes:
         return [thread for thread, _ in [*self._taken]].count(threading.get_ident())
 
     def _idle(self) -> list[Lane]:
-        taken = [*self._taken.values()]
+        taken = [lane for _, lane in [*self._taken.values()]]
         return [lane for lane in self._fleet.lanes if lane not in taken]
 
     def _home(self, fleet: _Fleet) -> bool:
-        return not {*fleet.lanes} & {*self._taken.values()}
+        return all(fleet is not taken for taken, _ in [*self._taken.values()])
 
     def _barred(self) -> bool:
         """Whether the process ends and this thread may be stopped by it at any moment."""
@@ -187,4 +188,5 @@ class Lanes:
 
         self._inherited = True
         # one reference too many: even the interpreter's own end must not free them
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._fleet))
+        for held in (self._fleet, self._taken):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
