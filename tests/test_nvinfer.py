@@ -3,12 +3,14 @@
 import ctypes.util
 import subprocess
 import sys
+import threading
 import weakref
 
 import numpy as np
 import pytest
 
 from edgeinfer import backends, cache, devices
+from edgeinfer.backends import _nvwords
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, EngineError, EngineMismatch
 from edgeinfer.lanes import Lane
@@ -49,6 +51,24 @@ def engine_of(folder, library, artifact=None, contexts=1):
         other = devices.load("gpu")(spec)
         lanes.append(Lane(other, lanes[0].engine.fork(other)))
     return Pipeline(spec, lanes)
+
+
+def test_the_library_may_speak_of_what_is_freed_while_another_message_is_noted_down(on, monkeypatch):
+    words = _nvwords.Words(on(), "trt")
+
+    def freeing(line):
+        if not freed:
+            freed.append(line)
+            words.hear("WARNING", "an engine was freed")
+        return line
+
+    freed = []
+    monkeypatch.setattr(_nvwords, "plain", freeing)
+    speaking = threading.Thread(target=words.hear, args=("ERROR", "no memory"), daemon=True)
+    speaking.start()
+    speaking.join(LONG_S)
+    assert not speaking.is_alive()
+    assert (freed, words.since(0)) == (["no memory"], ["no memory"])
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -72,7 +72,8 @@ class Words:
     def __init__(self, trt: Any, format_: str) -> None:
         self._said: deque[Said] = deque(maxlen=64)
         self._count = 0
-        self._lock = threading.Lock()
+        # what Python frees while a message is noted down may be an engine, of which the library speaks too
+        self._lock = threading.RLock()
         self._format = format_
         self.logger = _logger(trt, self)
 
