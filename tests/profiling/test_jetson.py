@@ -1,6 +1,8 @@
 """What tegrastats and its companions print, from JetPack 4 to 6; lines as the boards gave them."""
 
+import os
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeinfer.profiling.sensors import jetson
-from helpers.patience import until
+from helpers.patience import LONG_S, until
 
 LINES = Path(__file__).parent.parent / "data" / "tegrastats"
 EXPECTED = {
@@ -78,6 +80,18 @@ def test_a_running_tegrastats_is_listened_to_and_stopped(tmp_path):
     finally:
         probe.close()
     assert probe._process.returncode is not None
+
+
+def test_the_last_words_of_a_tegrastats_that_has_ended_are_no_reading(tmp_path):
+    program, gate = tmp_path / "tegrastats", tmp_path / "gate"
+    os.mkfifo(gate)
+    program.write_text(f"#!/bin/sh\ncat {LINES}/orin-nano-jetpack6.txt; read word < {gate}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    with closing(jetson.Tegrastats(str(program))) as probe:
+        assert until(probe.read)["board.power_w"] == 16.321
+        gate.write_text("end\n")
+        probe._thread.join(LONG_S)
+        assert probe.read() == {}
 
 
 def test_a_board_that_throttles_is_counted(tmp_path):

@@ -81,6 +81,7 @@ class Tegrastats:
         assert self._process.stdout
         for line in self._process.stdout:
             self._newest = parse(line)
+        self._newest = {}  # it ended: what it said last is of then
 
     def read(self) -> dict[str, float]:
         return self._newest
