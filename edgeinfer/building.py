@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer import backends, interpreter, ladder, lifetime, machine
 from edgeinfer.bundle import Bundle
-from edgeinfer.errors import BackendUnavailable, EdgeInferError
+from edgeinfer.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,8 +89,8 @@ class Upgrade(threading.Thread):
     def run(self) -> None:
         try:
             self.state = self._upgrade()
-        except (EdgeInferError, OSError) as error:
-            self.state = f"failed: {error}"
+        except Exception as error:  # noqa: BLE001 - nobody else hears of it
+            self.state = f"failed: {str(error) or type(error).__name__}"
         if not self._stopping.is_set() and self.state.startswith("failed"):
             LOG.warning("%s: %s goes on serving; the engine built here %s", *self._names(), self.state)
 

@@ -124,6 +124,18 @@ def test_an_engine_that_does_not_fit_after_all_does_not_take_over(detector, buil
         assert model.upgrade.state == "failed: the bundle holds no engine that fits exactly"
 
 
+def test_what_nobody_foresaw_ends_the_upgrade_too_and_is_told(detector, builder, monkeypatch, caplog):
+    def unforeseen(*_):
+        raise RuntimeError("a pointer is null")
+
+    with load(detector, build="background") as model:
+        monkeypatch.setattr(model.upgrade, "_open", unforeseen)
+        builder.go()
+        model.upgrade.join(LONG_S)
+        assert model.upgrade.state == "failed: a pointer is null"
+    assert "goes on serving; the engine built here failed: a pointer is null" in caplog.text
+
+
 def test_closing_ends_the_build(detector, builder):
     model = load(detector, build="background")
     upgrade = model.upgrade
