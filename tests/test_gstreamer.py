@@ -85,6 +85,18 @@ for _ in range(6):
         counts.append(len(os.listdir("/proc/self/fd")))
 print(json.dumps([after - before for before, after in zip(counts, counts[1:])]))
 """
+# which of the messages that came beside frames are still waiting
+SAID = """
+import json
+from edgeinfer.sources import gstreamer
+kept = []
+with gstreamer.playing("videotestsrc num-buffers=20", "it") as playing:
+    kind, structure = playing._gst.MessageType.APPLICATION, playing._gst.Structure
+    for _ in playing.frames(100_000):
+        kept.append(playing._bus.pop_filtered(kind) is not None)
+        playing._bus.post(playing._gst.Message.new_application(None, structure.new_empty("said")))
+print(json.dumps(kept))
+"""
 SMALL = "width=322,height=242,framerate=25/1"
 
 
@@ -182,6 +194,10 @@ def test_a_bad_pipeline_is_one_clear_error(pipeline, told):
 @pytest.mark.parametrize("pipeline", ["videotestsrc ! nonsense", "filesrc location=/nowhere.mp4 ! decodebin"])
 def test_a_bad_pipeline_that_is_tried_again_and_again_leaves_no_file_open(pipeline):
     assert printed(TRIED, pipeline)[1:] == [0] * 4
+
+
+def test_what_a_pipeline_says_beside_its_frames_is_not_kept_as_long_as_it_plays():
+    assert printed(SAID) == [False] * 20
 
 
 def test_doctor_says_that_pygobject_plays_pipelines():

@@ -80,6 +80,8 @@ def _library() -> tuple[Any, Any]:
 class Playing:
     """A pipeline that plays, with the sink its frames come out of."""
 
+    _failure: Any = None  # its first error
+
     def __init__(self, description: str, shown: str) -> None:
         self._gst, self._video = _library()
         self._shown = shown
@@ -124,18 +126,24 @@ class Playing:
         end = time.monotonic() + timeout_ms / 1e3
         while (sample := self._sink.emit("try-pull-sample", LOOK_NS)) is None:
             ended = self._sink.get_property("eos")
-            self._complain()  # after that look: an element that fails says so before it ends its stream
+            self._listen()  # after that look: an element that fails says so before it ends its stream
+            self._complain()
             if ended:
                 return None
             if time.monotonic() > end:
                 raise SourceError(f"{self._shown} gave no frame for {timeout_ms} ms", hint="check the camera")
+        self._listen()
         return sample
 
+    def _listen(self) -> None:
+        """Keep an error for when there is no frame; what else the pipeline says would lie there as long as it plays."""
+        said = self._bus.pop_filtered(self._gst.MessageType.ERROR)
+        self._failure = self._failure or said
+
     def _complain(self) -> None:
-        message = self._bus.pop_filtered(self._gst.MessageType.ERROR)
-        if message:
-            error, _ = message.parse_error()
-            name = message.src.get_name()
+        if self._failure:
+            error, _ = self._failure.parse_error()
+            name = self._failure.src.get_name()
             raise SourceError(f"{self._shown}: {name}: {error.message}", hint="try it with gst-launch-1.0 first")
 
     def _read(self, sample: Any) -> Sample:
