@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import weakref
 from typing import Any, Protocol
 
@@ -27,11 +28,14 @@ class Guest(Protocol):
 
 
 _GUESTS: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
+_ENDING = threading.Event()
 
 
 def watch(guest: Guest) -> None:
     """Tell the guest, as long as it is there, of the end of this process and of its forks."""
     _GUESTS[guest] = None
+    if _ENDING.is_set():  # the others have been told
+        guest.halt()
 
 
 def _present() -> list[Any]:
@@ -41,6 +45,7 @@ def _present() -> list[Any]:
 
 @atexit.register
 def _end() -> None:
+    _ENDING.set()
     guests = _present()
     for guest in guests:
         guest.halt()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,19 @@ def test_a_process_ends_as_it_wants_to_while_a_camera_that_nobody_closed_is_read
     """
     with camera(fps=200) as shown:
         assert python(text, detector, shown.address)[0] == 3
+
+
+def test_a_thread_may_go_through_a_stream_after_the_main_threads_end(detector, tmp_path):
+    text = """
+        def work():
+            threading.main_thread().join()
+            with edgeinfer.load(sys.argv[1]) as model, edgeinfer.stream(sys.argv[2], model) as seen:
+                print(len(list(seen)))
+
+        threading.Thread(target=work).start()
+    """
+    clip = bundles.video(tmp_path / "clip.avi", [np.full((48, 64, 3), place, np.uint8) for place in range(40)])
+    assert python(text, detector, clip) == (0, "40\n", "")
 
 
 def test_the_main_thread_may_call_a_model_until_the_very_end(detector):
@@ -187,6 +201,36 @@ def test_a_signals_handler_may_close_the_model_wherever_it_comes(detector):
     assert python(text, detector) == (3, "True\n", "")
 
 
+def test_a_swap_that_a_signal_breaks_off_frees_no_engine_that_a_call_has(detector):
+    text = """
+        import gc, signal, time
+
+        def call(lane):
+            lanes.append(lane)
+            running.set()
+            while model._lanes.first is lane:
+                time.sleep(0.001)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            broken_off.wait()
+            gc.collect()
+            print(lane.engine._session is not None)
+
+        model, other = (edgeinfer.load(sys.argv[1]) for _ in range(2))
+        lanes, running, broken_off = [], threading.Event(), threading.Event()
+        thread = threading.Thread(target=model._lanes.leased, args=(call,))
+        thread.start()
+        running.wait()
+        try:
+            model.swap(other)
+        except KeyboardInterrupt:
+            pass
+        broken_off.set()
+        thread.join()
+        print(lanes[0].engine._session is None, len(model(picture)))
+    """
+    assert python(text, detector) == (0, "True\nTrue 0\n", "")
+
+
 def test_a_signals_handler_may_call_the_model_that_it_interrupts_if_there_is_a_context_for_it(detector):
     with edgeinfer.load(detector, "null", contexts=2) as model:
         assert len(model._lanes.leased(lambda _: model(PICTURE))) == 0
@@ -283,11 +327,12 @@ def test_a_call_in_a_fork_says_that_the_model_is_its_parents(detector):
 
 def test_the_end_comes_to_all_there_are_though_others_are_loaded_at_every_step_of_it(monkeypatch):
     monkeypatch.setattr(lifetime, "_GUESTS", type(lifetime._GUESTS)())
-    guests, settled = [], []
+    monkeypatch.setattr(lifetime, "_ENDING", threading.Event())
+    guests, halted, settled = [], [], []
 
     class Guest:
         def halt(self):
-            pass
+            halted.append(self)
 
         def settle(self):
             settled.append(self)
@@ -308,3 +353,5 @@ def test_the_end_comes_to_all_there_are_though_others_are_loaded_at_every_step_o
         sys.settrace(None)
     assert len(guests) > 3
     assert guests[0] in settled
+    load()
+    assert {*halted} == {*guests}
