@@ -344,6 +344,42 @@ def test_the_exception_of_a_signal_has_no_place_to_come_that_leaves_the_inbox_lo
     assert not inbox._changed._is_owned()
 
 
+def test_a_signals_handler_may_close_the_stream_whatever_it_interrupts(monkeypatch):
+    began, goes_on = threading.Event(), threading.Event()
+
+    class Model:
+        group = contexts = 1
+
+        def batch(self, images, **_):
+            began.set()
+            assert goes_on.wait(SOON_S)
+            return [types.SimpleNamespace(timings_ms={})] * len(images)
+
+    def interrupted(inbox, most, enough):
+        def handled():
+            if seen._running:  # the inbox is locked, and a call runs that has yet to tell it of its end
+                assert began.wait(SOON_S)
+                goes_on.set()
+                seen.close()
+            return enough()
+
+        return take(inbox, most, handled)
+
+    def frames(*_, **__):
+        yield frame()
+        assert goes_on.wait(SOON_S)
+
+    take = Inbox.take
+    monkeypatch.setattr(Inbox, "take", interrupted)
+    monkeypatch.setattr(sources, "frames", frames)
+    seen = Stream(["clip.avi"], Model())
+    reader = threading.Thread(target=lambda: list(seen), daemon=True)
+    reader.start()
+    reader.join(SOON_S)
+    assert not reader.is_alive()
+    seen.close()
+
+
 def test_closing_from_another_thread_ends_the_iteration(model):
     with camera() as opened, stream(opened.address, model) as seen:
         threading.Timer(0.3, seen.close).start()

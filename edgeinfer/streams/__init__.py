@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import weakref
 from collections import deque
@@ -128,6 +129,7 @@ class Stream:
         self._ready: deque[tuple[Captured, Result]] = deque()
         self._late = [0] * len(names)
         self._closed = False
+        self._within = 0  # the thread that waits for frames or results in here
         # at the end of the process the threads are told themselves
         threads: list[Capture | Worker] = [*self._workers, *self._captures]
         weakref.finalize(self, _let_go, threads).atexit = False
@@ -158,15 +160,22 @@ class Stream:
                 seen = self._seen(*self._ready.popleft())
                 if seen:
                     yield seen
-                continue
-            self._start()
-            if not self._running:
+            elif not self._go_on():
                 break
-            if len(self._running) < self._depth and not (self._running[0][1].done() or self._inbox.drained):
-                continue
-            taken, future = self._running.popleft()
-            self._ready.extend(zip(taken, future.result()))
         self._raise()
+
+    def _go_on(self) -> bool:
+        """Start what can be started, and take what is due; False when nothing runs any more."""
+        self._within, running = threading.get_ident(), self._running
+        try:
+            self._start()
+            if running and (len(running) >= self._depth or running[0][1].done() or self._inbox.drained):
+                taken, future = running.popleft()
+                self._ready.extend(zip(taken, future.result()))
+                return True
+            return bool(running)
+        finally:
+            self._within = 0
 
     def _start(self) -> None:
         """Run what waits, as far as there is room; wait for a frame or for the oldest result."""
@@ -204,13 +213,18 @@ class Stream:
                 raise capture.error
 
     def close(self) -> None:
-        """Stop reading, and wait for calls that run."""
+        """Stop reading, and wait for calls that run.
+
+        In the handler of a signal that interrupted the wait for the next result it does only the former.
+        """
         self._closed = True
         for capture in self._captures:
             capture.stop()
         self._inbox.close()
         for worker in self._workers:
             worker.halt()
+        if self._within == threading.get_ident():  # and holds what the threads need to end
+            return
         for worker in self._workers:
             worker.join()
         end_s = time.monotonic() + STOP_S
