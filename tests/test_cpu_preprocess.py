@@ -35,11 +35,6 @@ def tensor(spec, *images, pixels="bgr"):
     return found
 
 
-def assert_opencvs(found, expected):
-    """Equal to what cv2.resize gave, or for ARM within what that rounds otherwise there: the device does not."""
-    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if platform.machine() == "x86_64" else 4.01 / 255)
-
-
 def boxed(image, spec):
     """The letterboxed picture (H, W, 3) uint8, from OpenCV's own calls."""
     size = spec.preprocess.size
@@ -58,7 +53,7 @@ def planar(picture):
 def test_the_letterbox_is_opencvs_to_the_bit(size):
     image = cases.smooth_picture(*size)
 
-    assert_opencvs(tensor(detector(), image), planar(boxed(image, detector())))
+    np.testing.assert_array_equal(tensor(detector(), image), planar(boxed(image, detector())))
 
 
 @pytest.mark.parametrize("size", cases.SMOOTH_SOURCES, ids=str)
@@ -66,26 +61,14 @@ def test_the_letterbox_is_yolov5s(size):
     found = tensor(detector(Size(SIDE, SIDE)), cases.smooth_picture(*size))
     expected = planar(LETTERBOX["picture_{}_{}".format(*size)])
 
-    # one of 255: OpenCV's vector code is not the same on every processor
+    # one of 255: OpenCV's vector code is not the same on every processor; for ARM it rounds a quarter of them otherwise
     np.testing.assert_allclose(found, expected, atol=1.01 / 255)
-    assert np.mean(found != expected) < 0.02
+    assert np.mean(found != expected) < (0.02 if platform.machine() == "x86_64" else 0.4)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_picture_is_resized_to_the_same_bytes_in_more_channels(monkeypatch, channels):
-    chance = np.random.default_rng(1)
-    halves = [(128, 128), (128, 70), (60, 128), (96, 96), (32, 32), (256, 256)]  # and two thirds, twice, a quarter
-    for size in [*halves, *chance.integers(1, 200, (150, 2)).tolist()]:
-        image = chance.integers(0, 256, (*size, channels), np.uint8)
-        with monkeypatch.context() as patch:
-            expected = tensor(detector(), image)
-            patch.setattr(_planes, "OWN_RESIZE", False)
-            np.testing.assert_array_equal(tensor(detector(), image), expected)
-
-
-@pytest.mark.parametrize("own", [True, False])
-def test_a_grey_picture_is_one_of_three_equal_channels(monkeypatch, own):
-    monkeypatch.setattr(_planes, "OWN_RESIZE", own and _planes.OWN_RESIZE)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_grey_picture_is_one_of_three_equal_channels(monkeypatch, alone):
+    monkeypatch.setattr(_planes, "LONE_CHANNEL", alone and _planes.LONE_CHANNEL)
     chance = np.random.default_rng(0)
     for _ in range(200):
         height, width = (int(side) for side in chance.integers(20, 60, 2))
@@ -116,14 +99,14 @@ def test_resize_crop_without_antialias_is_opencvs_resize():
     image = cases.smooth_picture(100, 75)
     small = cv2.resize(image, (56, 74))[13:61, 4:52]
 
-    assert_opencvs(tensor(spec, image), planar(small))
+    np.testing.assert_array_equal(tensor(spec, image), planar(small))
 
 
 def test_stretch_is_opencvs_resize():
     spec = detector(fit="stretch")
     image = cases.smooth_picture(100, 75)
 
-    assert_opencvs(tensor(spec, image), planar(cv2.resize(image, (64, 64))))
+    np.testing.assert_array_equal(tensor(spec, image), planar(cv2.resize(image, (64, 64))))
 
 
 def test_a_crop_of_a_line_computes_only_what_is_seen():
@@ -185,7 +168,7 @@ def test_a_graph_that_does_the_arithmetic_gets_the_bytes_in_place(size, channels
     given = {1: image[..., 0], 3: image, 4: np.dstack([image, image[..., 0]])}[channels]
     expected = boxed(image[..., :1].repeat(3, 2) if channels == 1 else image, spec)
 
-    assert_opencvs(tensor(spec, given)[0] / 255, expected[..., :: 1 if color == "bgr" else -1] / 255)
+    np.testing.assert_array_equal(tensor(spec, given)[0], expected[..., :: 1 if color == "bgr" else -1])
 
 
 @pytest.mark.parametrize("size", [(100, 75), (64, 64)], ids=str)

@@ -26,10 +26,8 @@ cv2 = opencv()
 SPACIOUS = 16
 # OpenCV looks numbers up by their size; to all its versions a float16 is two bytes
 _BITS = {np.dtype(np.uint8): np.uint8, np.dtype(np.float16): np.uint16, np.dtype(np.float32): np.float32}
-# elsewhere OpenCV leaves resizing to libraries that round otherwise, for ARM by up to 4 of 255
-OWN_RESIZE = platform.machine() in ("x86_64", "AMD64")
-# so many that no such library takes them
-_MANY = 5
+# OpenCV's code for one channel was seen to get the first column wrong on (emulated) aarch64, in slight enlargements
+LONE_CHANNEL = platform.machine() in ("x86_64", "AMD64")
 # how channels come into another order: (channels there are, the channel each of three is read from); None copies
 _CONVERSIONS: dict[tuple[int, tuple[int, ...]], int | None] = {
     (1, (0, 0, 0)): cv2.COLOR_GRAY2BGR,
@@ -38,6 +36,15 @@ _CONVERSIONS: dict[tuple[int, tuple[int, ...]], int | None] = {
     (4, (0, 1, 2)): cv2.COLOR_BGRA2BGR,
     (4, (2, 1, 0)): cv2.COLOR_BGRA2RGB,
 }
+
+
+def _resize(pixels: Bytes, resized: Bytes) -> None:
+    """Fill `resized` with the picture, by OpenCV's linear interpolation."""
+    height, width, channels = resized.shape
+    if channels > 1 or LONE_CHANNEL:
+        cv2.resize(pixels, (width, height), dst=resized)
+    else:
+        cv2.extractChannel(cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), (width, height)), 0, dst=resized)
 
 
 class Scratch:
@@ -65,7 +72,6 @@ class Planes:
         self._tables = values[:, None].view(_BITS[tensor.dtype])
         self._placements: list[Placement | None] = [None] * len(tensor)
         self._converted, self._resized, self._split = Scratch(), Scratch(), Scratch()
-        self._many = Scratch(), Scratch()
         self._resamplers: dict[tuple[Placement, int], Resampler | RoundingResampler] = {}
 
     def fill(self, row: int, picture: Picture) -> Placement:
@@ -116,27 +122,12 @@ class Planes:
         if placement.source != placement.resized:
             resized = placement.resized
             scratch = self._resized(resized.height, resized.width, pixels.shape[2])
-            self._resize(pixels, scratch)
+            _resize(pixels, scratch)
             pixels = scratch
         size = self._preprocess.size
         top, bottom = visible(placement.top, placement.resized.height, size.height)
         left, right = visible(placement.left, placement.resized.width, size.width)
         return pixels[top:bottom, left:right]
-
-    def _resize(self, pixels: Bytes, resized: Bytes) -> None:
-        """Fill `resized` with the picture, by OpenCV's own linear interpolation: the same on every processor."""
-        height, width, channels = resized.shape
-        if OWN_RESIZE:
-            cv2.resize(pixels, (width, height), dst=resized)
-        elif pixels.shape[:2] == (2 * height, 2 * width):
-            # the mean of four pixels: so is OpenCV's linear there, but of so many channels
-            cv2.resize(pixels, (width, height), dst=resized, interpolation=cv2.INTER_LINEAR_EXACT)
-        else:
-            source, target = (scratch(*one.shape[:2], _MANY) for scratch, one in zip(self._many, (pixels, resized)))
-            same = [place for channel in range(channels) for place in (channel, channel)]
-            cv2.mixChannels([pixels], [source], same)
-            cv2.resize(source, (width, height), dst=target)
-            cv2.mixChannels([target], [resized], same)
 
     def _filtered(self, placement: Placement) -> bool:
         size, resized = self._preprocess.size, placement.resized

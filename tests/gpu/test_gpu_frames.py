@@ -17,6 +17,7 @@ from edgeinfer.spec import Batch, Boxes, Preprocess, Size, TensorSpec, TopK
 from gpu import models
 from gpu.hostengine import fetch
 from helpers import cases, specs
+from helpers.rounding import assert_same
 from kernels.specs import boxes_spec, classes_spec, picture_spec
 
 
@@ -66,7 +67,7 @@ def test_every_kind_of_picture_becomes_the_cpus_tensor(make, pixels, shape, dtyp
     (tensor,) = lane.device.preprocess([image], pixels)[0].values()
     (wanted,) = cpu.Device(spec).preprocess([image], pixels)[0].values()
 
-    np.testing.assert_array_equal(fetch(tensor, lane.device), wanted)
+    assert_same(fetch(tensor, lane.device), wanted, spec.preprocess)
 
 
 def test_a_model_that_preprocesses_itself_is_given_bytes(make):
@@ -75,7 +76,7 @@ def test_a_model_that_preprocesses_itself_is_given_bytes(make):
     (tensor,) = lane.device.preprocess([image])[0].values()
     (wanted,) = cpu.Device(spec).preprocess([image])[0].values()
 
-    np.testing.assert_array_equal(fetch(tensor, lane.device), wanted)
+    assert_same(fetch(tensor, lane.device), wanted, spec.preprocess)
 
 
 @pytest.mark.parametrize("view", [np.s_[::-1], np.s_[:, ::-1], np.s_[::2, ::3], np.s_[3:9, 5:6]])
@@ -85,7 +86,7 @@ def test_a_view_of_a_picture_is_read_as_it_lies(make, view):
     (tensor,) = lane.device.preprocess([image])[0].values()
     (wanted,) = cpu.Device(spec).preprocess([image])[0].values()
 
-    np.testing.assert_array_equal(fetch(tensor, lane.device), wanted)
+    assert_same(fetch(tensor, lane.device), wanted, spec.preprocess)
 
 
 def test_a_fixed_batch_is_filled_up_and_gives_the_pictures_results_only(make):

@@ -12,6 +12,7 @@ from edgeinfer.errors import InputError
 from edgeinfer.spec import Preprocess, Size
 from gpu import models
 from gpu.hostengine import fetch
+from helpers.rounding import assert_same
 from kernels.specs import picture_spec
 
 SPEC = picture_spec(Preprocess(Size(32, 48)))
@@ -85,7 +86,7 @@ def expected(images, pixels="bgr"):
 def test_a_frame_on_the_gpu_is_read_where_it_lies(lane, producer, pixels, shape, slack):
     image = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
-    np.testing.assert_array_equal(tensor(lane, [producer.give(image, slack)], pixels), expected([image], pixels))
+    assert_same(tensor(lane, [producer.give(image, slack)], pixels), expected([image], pixels), SPEC.preprocess)
 
 
 def test_it_is_not_copied(lane, producer, driver):
@@ -109,7 +110,7 @@ def test_host_and_gpu_frames_go_in_one_batch(lane, producer):
     images = [models.noise(at, 30 + at, 40 - at) for at in range(4)]
     mixed = [images[0], producer.give(images[1]), images[2], producer.give(images[3])]
     for _ in range(3):
-        np.testing.assert_array_equal(tensor(lane, mixed), expected(images))
+        assert_same(tensor(lane, mixed), expected(images), SPEC.preprocess)
 
 
 def test_a_stream_that_is_not_told_is_the_default_one(lane, producer):
@@ -119,7 +120,7 @@ def test_a_stream_that_is_not_told_is_the_default_one(lane, producer):
         call("cuStreamSynchronize", producer.stream)
     facts = {name: fact for name, fact in frame.__cuda_array_interface__.items() if name != "stream"}
     for changed in (facts, {**facts, "stream": None}, {**facts, "stream": 1}, {**facts, "stream": lane.device.stream}):
-        np.testing.assert_array_equal(tensor(lane, [Frame(changed)]), expected([image]))
+        assert_same(tensor(lane, [Frame(changed)]), expected([image]), SPEC.preprocess)
 
 
 @pytest.mark.parametrize("told", [{}, {"stream": None}, {"stream": 1}])
@@ -131,7 +132,7 @@ def test_work_on_the_default_stream_is_waited_for_where_no_other_is_told(lane, p
     producer.stream = own
     del facts["stream"]
 
-    np.testing.assert_array_equal(tensor(lane, [Frame({**facts, **told})]), expected([image]))
+    assert_same(tensor(lane, [Frame({**facts, **told})]), expected([image]), SPEC.preprocess)
 
 
 class Packed:
@@ -177,7 +178,7 @@ def test_dlpack_is_read_as_it_lies_and_asked_for_our_stream(lane, producer, slac
     with lane.device.context:
         call("cuStreamSynchronize", producer.stream)  # as a producer does that was told our stream
 
-    np.testing.assert_array_equal(tensor(lane, [packed]), expected([image]))
+    assert_same(tensor(lane, [packed]), expected([image]), SPEC.preprocess)
     assert packed.asked == [lane.device.stream]
 
 
@@ -204,16 +205,16 @@ def test_a_page_locked_frame_of_the_hosts_goes_up_without_a_detour(lane, driver)
     pinned = lane.device.pinned((2, 60, 70, 3))
     pinned[1] = image
     for _ in range(3):
-        np.testing.assert_array_equal(tensor(lane, [pinned[1]]), expected([image]))
+        assert_same(tensor(lane, [pinned[1]]), expected([image]), SPEC.preprocess)
         for columns in (np.s_[:, ::-1], np.s_[:, :35], np.s_[:, ::2]):
-            np.testing.assert_array_equal(tensor(lane, [pinned[1][columns]]), expected([image[columns]]))
+            assert_same(tensor(lane, [pinned[1][columns]]), expected([image[columns]]), SPEC.preprocess)
 
 
 def test_a_frame_of_which_the_driver_tells_nothing_is_the_hosts(lane, driver):
     image = models.noise(3, 60, 70)
     driver.fail("cuPointerGetAttributes")
 
-    np.testing.assert_array_equal(tensor(lane, [image]), expected([image]))
+    assert_same(tensor(lane, [image]), expected([image]), SPEC.preprocess)
 
 
 def test_memory_of_another_context_is_copied(lane, driver):
@@ -222,7 +223,7 @@ def test_memory_of_another_context_is_copied(lane, driver):
     ctypes.memmove(pointer, image.ctypes.data, image.nbytes)
     frame = Frame({"shape": image.shape, "typestr": "|u1", "data": (pointer, False), "stream": None, "version": 3})
     for _ in range(3):
-        np.testing.assert_array_equal(tensor(lane, [frame]), expected([image]))
+        assert_same(tensor(lane, [frame]), expected([image]), SPEC.preprocess)
 
 
 def test_a_stream_of_another_context_is_no_hindrance(lane, driver):
@@ -236,7 +237,7 @@ def test_a_stream_of_another_context_is_no_hindrance(lane, driver):
     call("cuCtxPopCurrent")
     facts = {"shape": image.shape, "typestr": "|u1", "data": (pointer, False), "version": 3}
     for told in (int(stream), 1):
-        np.testing.assert_array_equal(tensor(lane, [Frame({**facts, "stream": told})]), expected([image]))
+        assert_same(tensor(lane, [Frame({**facts, "stream": told})]), expected([image]), SPEC.preprocess)
     with lane.device.context:
         call("cuStreamDestroy", stream)
 
@@ -269,7 +270,7 @@ def test_a_frame_that_cannot_be_read_is_refused_and_the_next_is_fine(lane, produ
     for _ in range(2):
         with pytest.raises(InputError, match=words):
             lane.device.preprocess([producer.give(image, **facts)])
-        np.testing.assert_array_equal(tensor(lane, [producer.give(image)]), expected([image]))
+        assert_same(tensor(lane, [producer.give(image)]), expected([image]), SPEC.preprocess)
 
 
 def test_a_producer_that_refuses_is_an_input_error(lane, producer):
