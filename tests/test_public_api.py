@@ -115,6 +115,12 @@ def test_importing_edgeinfer_loads_nothing_heavy_not_even_numpy_and_of_its_own_t
     assert {name for name in loaded if name.startswith("edgeinfer")} == {"edgeinfer", "edgeinfer.errors"}
 
 
+def test_importing_edgeinfer_takes_less_than_100_ms_of_a_processor_in_the_best_of_five_processes():
+    code = "import time; t = time.process_time(); import edgeinfer; print(time.process_time() - t)"
+
+    assert min(float(python(code)) for _ in range(5)) < 0.1
+
+
 @pytest.mark.parametrize("name", CORE)
 def test_core_modules_load_without_the_heavy_libraries(name):
     loaded = set(python(f"import sys, edgeinfer.{name}; print(*sys.modules)").split())
