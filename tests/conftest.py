@@ -8,6 +8,7 @@ import threading
 import hypothesis
 import pytest
 
+from edgeinfer import load
 from edgeinfer.cli import main
 from helpers import browser as browsers
 from helpers import bundles
@@ -48,6 +49,13 @@ def _nothing_handed_on():
 def detector(tmp_path):
     """A bundle that finds one box named after the picture's colour."""
     return bundles.detect_bundle(tmp_path / "detector")
+
+
+@pytest.fixture
+def model(detector):
+    """That bundle, loaded."""
+    with load(detector) as loaded:
+        yield loaded
 
 
 @pytest.fixture

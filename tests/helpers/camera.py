@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import cv2
 import numpy as np
 
+from edgeinfer.sources import Frame
+
 BOUNDARY = "frame"
 
 
@@ -80,6 +82,11 @@ class Camera:
         if server:
             server.shutdown()
             server.server_close()
+
+
+def frame(value=0, index=0):
+    """A frame of one grey, captured now: (48, 64, 3) uint8."""
+    return Frame(np.full((48, 64, 3), value, np.uint8), "camera:0", index, time.monotonic_ns(), 30.0)
 
 
 @contextmanager

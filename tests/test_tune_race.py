@@ -1,0 +1,124 @@
+"""The race: what is tried, each in a process of its own, which may crash or hang; who leaves each heat."""
+
+import io
+import os
+import queue
+import signal
+from types import SimpleNamespace
+
+import cv2
+import pytest
+
+from edgeinfer.bundle import Bundle
+from edgeinfer.plans import Choice
+from edgeinfer.profiling import subject
+from edgeinfer.profiling.child import Failed
+from edgeinfer.tuning import _entrant, candidates, entrants
+from edgeinfer.tuning.entrants import Entrant
+from edgeinfer.tuning.figures import Figures
+from edgeinfer.tuning.outcome import Row
+from edgeinfer.tuning.race import Race
+from helpers import bundles, fake_gpu, fake_nvinfer
+from helpers.patience import LONG_S
+
+
+def test_to_load_a_candidate_is_not_to_read_its_pictures(detector, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "red.png"), bundles.picture())
+    seconds, read = [0.0], subject.picture_set
+
+    def slow(*given):
+        seconds[0] += 1000.0
+        return read(*given)
+
+    monkeypatch.setattr(subject, "picture_set", slow)
+    monkeypatch.setattr(_entrant, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    asked = {"bundle": str(detector), "choice": {"backend": "ort", "artifact": "model.fp32.onnx"}, "device": "auto"}
+    heard = []
+    _entrant.turns({**asked, "scenario": "single-stream", "pictures": [str(tmp_path / "red.png")]}, heard.append)
+    assert (heard[0]["ready"]["load_ms"], seconds[0]) == (0.0, 1000.0)
+
+
+@pytest.fixture
+def entrant(detector):
+    made = Entrant(
+        Bundle.open(detector), Choice("ort", "model.fp32.onnx"), "turns", pictures=[], scenario="single-stream"
+    )
+    yield made
+    made.close()
+
+
+def test_a_process_that_crashes_is_a_failure_with_the_signals_name(entrant):
+    entrant.wait_ready()
+    os.kill(entrant.pid, signal.SIGSEGV)
+
+    with pytest.raises(Failed, match="crashed: SIGSEGV"):
+        entrant.turn(0.1)
+
+
+def test_a_process_that_crashes_within_a_line_is_a_failure_too(entrant):
+    entrant._lines = queue.Queue()
+    entrant._lines.put('{"samples": {"start_s": [0.1')
+    os.kill(entrant.pid, signal.SIGKILL)
+
+    with pytest.raises(Failed, match="crashed: SIGKILL"):
+        entrant.heard(LONG_S)
+
+
+def test_a_process_that_hangs_is_a_failure_and_is_ended(entrant, monkeypatch):
+    entrant.wait_ready()
+    monkeypatch.setattr(entrants, "SILENCE_S", 0.3)
+    os.kill(entrant.pid, signal.SIGSTOP)
+
+    with pytest.raises(Failed, match="hung: not a word in 0 s"):
+        entrant.turn(0.1)
+    entrant.close()
+    assert entrant._process.returncode == -signal.SIGKILL
+
+
+def test_threads_batches_and_settings_are_all_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeinfer.machine.cores", lambda: 6)
+    kind = Choice("ort", "model.fp32.onnx")
+    tried = list(candidates.variants(kind, 4, many=True))
+
+    assert {choice.threads for choice in tried if choice.contexts == 1} == {0, 1, 2, 4, 6}
+    assert {choice.batch for choice in tried} == {0, 1, 2}
+    assert {(choice.contexts, choice.threads) for choice in tried if choice.contexts > 1} == {(2, 3), (4, 1), (6, 1)}
+    assert {choice.name for choice in tried} >= {"ort model.fp32.onnx", "ort model.fp32.onnx, spinning off, batch 2"}
+    assert len(set(map(str, tried))) == len(tried) == 10 * 3
+
+
+def test_engines_on_a_gpu_are_tried_with_and_without_a_graph_of_the_frame(monkeypatch):
+    fake_gpu.install(monkeypatch)
+    fake_nvinfer.install(monkeypatch)
+    tried = candidates.variants(Choice("trt", "trt.fp16.plan"), 1, many=False)
+
+    assert [choice.name for choice in tried] == ["trt trt.fp16.plan", "trt trt.fp16.plan, graph off"]
+
+
+def test_for_latency_no_contexts_and_no_batches_are_tried():
+    tried = [*candidates.variants(Choice("ort", "model.fp32.onnx"), 4, many=False)]
+
+    assert {(choice.contexts, choice.batch) for choice in tried} == {(1, 0)}
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput", "memory", "energy"])
+def test_each_heat_is_left_by_the_slower_half_and_never_by_the_usual_way(monkeypatch, objective):
+    rows = [Row(Choice("ort", f"{place}")) for place in range(10)]
+    race, heats, broken = Race(None, (), objective, 40.0, rows, rows[9], print), [], rows[0]
+
+    def alone(self, row, seconds, heat):
+        heats.append((heat, seconds))
+        cost = float(row.choice.artifact) + 1
+        row.figures = Figures(20, *((cost, None, 1 / cost, 5.0) if objective != "memory" else (5.0, None, 1.0, cost)))
+        if row is broken:
+            row.leave("failed", "crashed: SIGSEGV")
+
+    monkeypatch.setattr(Race, "_alone", alone)
+    race.heats()
+    assert heats == [(1, 2.0)] * 10 + [(2, 4.0)] * 5
+    assert race.running == [rows[1], rows[2], rows[3], rows[9]]
+    assert [row.reason for row in rows[:9]] == [
+        *("crashed: SIGSEGV", "", "", "", "after heat 2"),
+        *["after heat 1"] * 4,
+    ]
