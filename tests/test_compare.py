@@ -1,4 +1,4 @@
-"""Comparing models on the same pictures: agreement, cost, pictures side by side; tensors and where they part."""
+"""Comparing models on the same pictures: cost, pictures side by side; tensors and where they part."""
 
 import dataclasses
 import json
@@ -16,21 +16,16 @@ from onnx import numpy_helper
 
 from edgeinfer import cli, modeljson
 from edgeinfer.bundle import sha256_of
-from edgeinfer.comparing import agreement, divergence
+from edgeinfer.comparing import divergence
 from edgeinfer.comparing.compare import compare
 from edgeinfer.comparing.comparison import Comparison
 from edgeinfer.comparing.divergence import Side
-from edgeinfer.comparing.models import Model, named
+from edgeinfer.comparing.models import named
 from edgeinfer.errors import BundleError, SourceError, UsageError
-from edgeinfer.plans import Choice
 from edgeinfer.profiling.validity import Verdict
-from edgeinfer.results import Classification, Detections
-from edgeinfer.spec import Size
 from edgeinfer.tuning import figures
 from edgeinfer.tuning.entrants import Entrant
 from helpers import bundles, networks
-
-LABELS = ("cat", "dog", "cow")
 
 
 @pytest.fixture
@@ -56,63 +51,6 @@ def changed(folder, change):
 def scale(model, name, factor):
     (weight,) = [one for one in model.graph.initializer if one.name == name]
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), name))
-
-
-def boxes(*rows, labels=LABELS):
-    """Detections of (label, score, left) with boxes ten pixels wide."""
-    return Detections(
-        np.array([[left, 0, left + 10, 10] for _, _, left in rows], np.float32).reshape(-1, 4),
-        np.array([score for _, score, _ in rows], np.float32),
-        np.array([labels.index(label) for label, _, _ in rows], np.int32),
-        labels,
-        Size(100, 100),
-    )
-
-
-def said(*found, task="detect", name="a"):
-    class Folder:
-        spec = type("Spec", (), {"task": task})
-
-    return Model(Folder, Choice("ort", name), name, list(found))
-
-
-def agreed(one, other, task="detect"):
-    (found,) = agreement.agreements([said(one, task=task), said(other, task=task, name="b")])
-    return found
-
-
-def test_objects_are_the_same_if_label_and_place_are():
-    found = agreed(boxes(("cat", 0.9, 0), ("dog", 0.8, 50)), boxes(("cat", 0.7, 1), ("cow", 0.8, 50)))
-
-    assert (found.same, found.compared) == (1, 3)
-    assert found.to_dict()["score_difference"]["max"] == pytest.approx(0.2)
-
-
-def test_labels_in_another_order_are_still_the_same_labels():
-    turned = ("dog", "cow", "cat")
-    found = agreed(boxes(("cat", 0.9, 0)), boxes(("cat", 0.9, 0), labels=turned))
-
-    assert (found.same, found.compared) == (1, 1)
-
-
-def test_two_that_find_nothing_have_no_share():
-    found = agreed(boxes(), boxes())
-
-    assert found.share is None
-    assert "neither finds anything" in found.words()
-
-
-def test_classifiers_agree_by_their_first_class_and_by_the_classes_in_common():
-    one = Classification(np.array([0, 1], np.int32), np.array([0.6, 0.4], np.float32), LABELS, Size(1, 1))
-    other = Classification(np.array([1, 2], np.int32), np.array([0.7, 0.3], np.float32), LABELS, Size(1, 1))
-    found = agreed(one, other, "classify")
-
-    assert (found.same, found.compared, found.overlap) == (0, 1, [0.5])
-    assert found.score_differences == [pytest.approx(0.3)]
-
-
-def test_models_of_different_tasks_are_not_held_against_each_other():
-    assert agreement.agreements([said(boxes()), said(None, task="classify")]) == []
 
 
 def test_what_a_bundle_says_of_its_accuracy_is_short(detector):

@@ -1,6 +1,8 @@
+import cv2
 import pytest
 
-from edgeinfer.profiling import loop, scenarios
+from edgeinfer.profiling import loop, scenarios, server
+from helpers import bundles
 
 
 class Ticking:
@@ -25,3 +27,17 @@ def ticking(monkeypatch):
     """Every scenario is issued on a clock that does not know how fast the machine is; the work is real."""
     issuer = Ticking()
     monkeypatch.setattr(scenarios, "issuer_of", lambda _: issuer)
+
+
+@pytest.fixture
+def brief_warm_up(monkeypatch):
+    """The model is hardly run before it counts, and two rates are tried."""
+    monkeypatch.setattr(scenarios, "WARM_UP_S", 0.02)
+    monkeypatch.setattr(server, "TRIALS", 2)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    cv2.imwrite(str(path), bundles.picture("blue", 90, 120))
+    return path
