@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MOST = 30000  # candidates beyond so many, best first, are left out: YOLOv5's max_nms
 APART = 7680  # boxes of class c are moved by c times this, so that classes do not meet: YOLOv5's max_wh
-BLOCK = 128  # boxes decided at once
+BLOCK = 192  # boxes decided at once
 PART = 256  # kept ones they are compared with at once
 
 
