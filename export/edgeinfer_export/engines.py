@@ -105,7 +105,9 @@ def file_name(options: Options, facts: dict[str, str], version: str) -> str:
     if "dla" in facts:
         parts.append(f"dla{facts['dla']}")
     if "compatible" in facts:
-        parts.append("compatible")
+        parts.append(f"{facts['compatible'].replace('+', '-')}-compatible")
+    if "weights" in facts:
+        parts.append(facts["weights"])
     if options.library == "trt":
         parts.append(version)
     return f"{'-'.join(parts)}.{options.precision}.plan"

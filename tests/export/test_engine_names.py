@@ -20,8 +20,22 @@ NAMES = [
         "trt-sm87-jetson-agx-orin-10.3.0.fp16.plan",
     ),
     (TRT, {"sm": "87", "os": ARM, "gpu": "Orin", "l4t": "36.4.3", "dla": "0"}, "trt-sm87-orin-dla0-10.3.0.fp16.plan"),
-    (TRT, {"sm": "86", "os": X86, "compatible": "hardware"}, "trt-sm86-compatible-10.3.0.fp16.plan"),
-    (TRT, {"sm": "90", "os": ARM, "compatible": "hardware"}, "trt-sm90-linux-aarch64-compatible-10.3.0.fp16.plan"),
+    (TRT, {"sm": "86", "os": X86, "compatible": "hardware"}, "trt-sm86-hardware-compatible-10.3.0.fp16.plan"),
+    (
+        TRT,
+        {"sm": "86", "os": X86, "compatible": "hardware+version"},
+        "trt-sm86-hardware-version-compatible-10.3.0.fp16.plan",
+    ),
+    (
+        TRT,
+        {"sm": "90", "os": ARM, "compatible": "hardware"},
+        "trt-sm90-linux-aarch64-hardware-compatible-10.3.0.fp16.plan",
+    ),
+    (
+        TRT,
+        {"sm": "86", "os": X86, "gpu": "NVIDIA A10", "weights": "stripped"},
+        "trt-sm86-a10-stripped-10.3.0.fp16.plan",
+    ),
 ]
 
 
