@@ -2,7 +2,12 @@
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from edgeinfer.bundle import Bundle
+from edgeinfer.errors import ExportError
+from edgeinfer_export.export import Options, export
 
 STRIDES = (8, 16, 32)
 ULTRALYTICS = {"author": "Ultralytics", "task": "detect", "stride": "32", "batch": "1", "end2end": "False"}
@@ -131,6 +136,20 @@ def save(model, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     return path
+
+
+def exported(tmp_path, model, **options):
+    """The bundle that such a model becomes."""
+    return Bundle.open(export(save(model, tmp_path / "in" / "model.onnx"), tmp_path / "out", Options(**options)))
+
+
+def refusal(tmp_path, model, **options):
+    """The error's text and hint, once it is sure that nothing was written."""
+    with pytest.raises(ExportError) as caught:
+        exported(tmp_path, model, **options)
+    assert not (tmp_path / "out").exists()
+    assert len(str(caught.value)) < 700
+    return f"{caught.value} | {caught.value.hint}"
 
 
 def add_output(model, shape, name="output1"):

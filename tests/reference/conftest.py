@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from reference.parity import Compare
+
 
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
@@ -41,3 +43,8 @@ def measured():
     if os.environ.get("PARITY_TABLE"):
         lines = ",\n".join(f" {json.dumps(row)}" for row in sorted(rows, key=lambda row: row["model"]))
         Path(os.environ["PARITY_TABLE"]).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+@pytest.fixture
+def compare(originals, measured):
+    return Compare(originals, measured)
