@@ -11,7 +11,7 @@ import pytest
 from edgeinfer import load
 from edgeinfer.cli import main
 from helpers import browser as browsers
-from helpers import bundles
+from helpers import bundles, fake_gpu, fake_nvinfer
 from helpers import pictogram_classifier as classifiers
 from helpers.patience import LONG_S
 
@@ -62,6 +62,18 @@ def model(detector):
 def classifier(tmp_path):
     """A bundle that names the picture's colour."""
     return bundles.classify_bundle(tmp_path / "classifier")
+
+
+@pytest.fixture
+def on(monkeypatch, tmp_path):
+    """A machine with the stand-in GPU, a cache of its own and a release of TensorRT's stand-in; gives the library."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def machine(release="10.3.0", answers=()):
+        fake_gpu.install(monkeypatch)
+        return fake_nvinfer.install(monkeypatch, release, answers=answers)
+
+    return machine
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_the_gpu_path_works_on_a_stand_in_driver(run):
 
 def test_a_frame_needs_nothing_of_a_driver_that_came_with_a_later_cuda_than_12_0(run):
     """JetPack 6 has 12.6, whichever cuda-bindings pip brings there; what they do not find they cannot call."""
-    chosen = "tests/gpu/test_gpu_frames.py::test_a_graph_is_replayed_and_not_captured_again"
+    chosen = "tests/gpu/test_gpu_graphs.py::test_a_graph_is_replayed_and_not_captured_again"
     done = run("-m", "pytest", "-q", chosen, "--confcutdir=tests/gpu", "-p", "no:cacheprovider", STANDIN_CUDA="12000")
 
     assert done.returncode == 0, done.stdout + done.stderr

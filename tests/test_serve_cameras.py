@@ -1,51 +1,20 @@
 """Cameras of the service: pictures, results and metrics that never show the past as the present."""
 
-import asyncio
-import contextlib
 import json
 import re
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
-from edgeinfer.errors import UsageError
-from edgeinfer.serve.cameras import Cameras, Mount
-from edgeinfer.serve.limits import Limits
-from edgeinfer.serve.refusals import NOT_FOUND, UNAVAILABLE, Refusal
-from edgeinfer.serve.watching import Watching
 from edgeinfer.spec import Batch
 from helpers import bundles
 from helpers.camera import camera
 from helpers.patience import LONG_S, until
 from helpers.service import service
-
-
-def asked(running, path):
-    status, _, body = running.request(path)
-    return status, json.loads(body)
-
-
-def state(running, name="door"):
-    return asked(running, f"/v1/cameras/{name}")[1]
-
-
-def color(running, name="door"):
-    return state(running, name)["health"]["color"]
-
-
-def metric(running, name, **labels):
-    """A sample's value; labels are written in the order of their names."""
-    shown = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
-    text = running.request("/metrics")[2].decode()
-    return float(re.search(rf"^{name}\{{{shown}\}} (\S+)$", text, re.MULTILINE)[1])
+from helpers.watching import asked, color, metric, parts, state, watched
 
 
 def picture(running, after="", name="door"):
@@ -60,30 +29,6 @@ def is_marked(image):
     height, width = image.shape[:2]
     middle, corner = image[height // 2, width - 5].astype(int), image[5, 5].astype(int)
     return middle[2] > middle[:2].max() + 60 and np.ptp(corner) < 20
-
-
-@contextlib.contextmanager
-def watched(running, name="door", size=0):
-    """A connection that asked for motion JPEG; `size` is that of its receive buffer."""
-    host, port = running.address.split(":")
-    with socket.socket() as opened:
-        if size:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-        opened.settimeout(LONG_S)
-        opened.connect((host, int(port)))
-        opened.sendall(f"GET /v1/cameras/{name}/live HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        yield opened
-
-
-def parts(opened, count):
-    """The headers of so many parts, in lower case."""
-    data, found = b"", []
-    while len(found) < count:
-        came = opened.recv(1 << 16)
-        assert came, data[-300:]
-        data += came
-        found = re.findall(rb"--edgeinfer\r\n(.*?)\r\n\r\n", data, re.DOTALL)
-    return [dict(line.split(": ", 1) for line in head.decode().lower().split("\r\n")) for head in found[:count]]
 
 
 @pytest.fixture(scope="module")
@@ -200,77 +145,6 @@ def test_metrics_count_what_came_and_what_was_left(running):
     assert requests == []  # frames of cameras are no requests
 
 
-def test_who_watches_gets_new_pictures_only(running):
-    with watched(running) as opened:
-        numbers = [int(part["x-picture"]) for part in parts(opened, 8)]
-    assert numbers == sorted(set(numbers))
-
-
-def test_a_slow_viewer_gets_the_newest_picture_and_holds_nobody_back(finder):
-    patient = ("--slow", LONG_S)  # else whoever reads nothing for ten seconds is hung up on
-    with (
-        camera(height=480, width=640) as large,
-        service(finder, "--camera", f"door={large.address}", *patient) as running,
-    ):
-        until(lambda: color(running) == "green")
-        with watched(running, size=4096) as slow:
-            parts(slow, 1)
-            results = state(running)["results"]
-            until(lambda: state(running)["results"] > results + 120)
-            numbers = [int(part["x-picture"].partition("-")[0]) for part in parts(slow, 20)]
-    steps = np.diff(numbers)
-    # what lay in sockets is a second of pictures at most, then comes the present
-    assert steps.max() > 50
-
-
-def test_nothing_is_drawn_while_nobody_looks(finder, shown, tmp_path):
-    code = f"""
-import sys
-from edgeinfer import drawing
-from edgeinfer.cli import main
-stamped = drawing.stamped
-def counted(*words):
-    open({str(tmp_path / "drawn")!r}, "a").write("x")
-    return stamped(*words)
-drawing.stamped = counted
-sys.exit(main(sys.argv[1:]))
-"""
-    line = [sys.executable, "-c", code, "serve", str(finder), "--port", "0", "--no-grpc", "--camera"]
-    process = subprocess.Popen([*line, f"door={shown.address}"], stdout=subprocess.PIPE, text=True)
-    try:
-        address = re.search(r"http://(\S+)", process.stdout.readline())[1]
-        started = type("Started", (), {"address": address})
-
-        def results():
-            with urllib.request.urlopen(f"http://{address}/v1/cameras/door", timeout=LONG_S) as answer:
-                return json.loads(answer.read())["results"]
-
-        def drawn():
-            return (tmp_path / "drawn").stat().st_size
-
-        def is_still():
-            before, passed = drawn(), results()
-            until(lambda: results() > passed + 10)
-            return drawn() == before
-
-        until(lambda: results() > 20)
-        assert not (tmp_path / "drawn").exists()
-        before = results()
-        with watched(started) as one, watched(started) as two:
-            threads = [threading.Thread(target=parts, args=(opened, 10)) for opened in (one, two)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        until(is_still)
-        # however many look, a result is drawn once; and somebody who came later is shown what is there
-        assert 10 <= drawn() <= results() - before + 1
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0
-        process.stdout.close()
-
-
 def test_a_camera_that_comes_back_is_green_again_and_counted(finder):
     with camera() as opened, service(finder, "--camera", f"door={opened.address}") as running:
         until(lambda: color(running) == "green")
@@ -367,125 +241,12 @@ def test_a_new_version_takes_over_under_a_camera(tmp_path):
         assert metric(running, "edgeinfer_camera_dropped_total", camera="door", cause="failed") > 0
 
 
-def test_it_ends_at_once_though_somebody_watches_and_a_camera_hangs(finder):
-    with (
-        camera() as moving,
-        camera() as silent,
-        service(finder, "--camera", f"door={moving.address}", "--camera", f"yard={silent.address}") as running,
-    ):
-        until(lambda: color(running) == "green" == color(running, "yard"))
-        silent.mode = "silent"
-        with watched(running) as opened:
-            parts(opened, 2)
-            start = time.monotonic()
-            running.send("SIGTERM")
-            running.process.wait(LONG_S)
-            assert time.monotonic() - start < Limits().drain
-
-
-def test_places_for_viewers_are_limited(finder, shown):
-    with service(finder, "--camera", f"door={shown.address}", "--viewers", 1) as running:
-        until(lambda: color(running) == "green")
-        with watched(running) as opened:
-            parts(opened, 1)
-            status, headers, body = running.request("/v1/cameras/door/live")
-            assert (status, headers["retry-after"]) == (503, "1")
-            assert b"watch already" in body
-        # whoever leaves makes room
-        with until(lambda: _watching(running)):
-            pass
-
-
-def _watching(running):
-    """A connection that was let in, or None."""
-    opened = socket.create_connection(running.address.split(":"), timeout=LONG_S)
-    with contextlib.suppress(ConnectionError):  # this process may be too slow to ask
-        opened.sendall(b"GET /v1/cameras/door/live HTTP/1.1\r\nHost: x\r\n\r\n")
-        if b" 200 " in opened.recv(100):
-            return opened
-    opened.close()
-    return None
-
-
-def test_a_viewer_that_stops_reading_loses_its_place(finder, shown):
-    with service(finder, "--camera", f"door={shown.address}", "--viewers", 1, "--slow", 3) as running:
-        until(lambda: color(running) == "green")
-        before = shown.height, shown.width
-        shown.height, shown.width = 480, 640
-        try:
-            with watched(running, size=4096) as stuck:
-                parts(stuck, 1)
-                with until(lambda: _watching(running)):
-                    pass
-        finally:
-            shown.height, shown.width = before
-
-
 def test_the_token_guards_cameras_too(finder, shown, tmp_path):
     (tmp_path / "token").write_text("secret")
     with service(finder, "--camera", f"door={shown.address}", "--token-file", tmp_path / "token") as running:
         for path in ("", "/door", "/door/live", "/door/latest", "/door/picture"):
             assert running.request(f"/v1/cameras{path}")[0] == 401
         assert running.request("/v1/cameras", headers={"Authorization": "Bearer secret"})[0] == 200
-
-
-def test_a_camera_is_named_with_its_source_and_perhaps_its_model():
-    assert Mount.parse("door=rtsp://me:pass@10.0.0.5/a=b") == Mount("door", "rtsp://me:pass@10.0.0.5/a=b")
-    assert Mount.parse("yard@yolov5s=camera:0") == Mount("yard", "camera:0", "yolov5s")
-
-
-@pytest.mark.parametrize("text", ["camera:0", "=camera:0", "a b=camera:0", "door=", "../x=camera:0", "door=clip.mp4"])
-def test_other_words_are_no_camera(text):
-    with pytest.raises(UsageError, match="camera"):
-        Mount.parse(text)
-
-
-def test_words_that_are_no_camera_are_told_without_their_password():
-    for text in (
-        "rtsp://me:secret@10.0.0.5/x",
-        "door@a b=rtsp://me:secret@10.0.0.5/x",
-        "door=file://me:secret@10.0.0.5",
-    ):
-        with pytest.raises(UsageError) as told:
-            Mount.parse(text)
-        assert "secret" not in str(told.value)
-
-
-def test_two_cameras_of_one_name_are_refused():
-    with pytest.raises(UsageError, match="two cameras are called door"):
-        Cameras([Mount("door", "camera:0"), Mount("door", "camera:1")])
-
-
-@pytest.mark.parametrize("handler", ["one", "health", "latest", "picture", "live"])
-def test_a_camera_is_not_there_yet_while_the_service_starts(handler):
-    watching = Watching(Cameras([Mount("door", "camera:0")]))
-    for name, kind in (("door", UNAVAILABLE), ("yard", NOT_FOUND)):
-        with pytest.raises(Refusal) as told:
-            asyncio.run(getattr(watching, handler)(SimpleNamespace(path_params={"name": name}, query_params={})))
-        assert told.value.kind == kind
-
-
-def test_a_file_of_cameras_that_is_not_there_is_told(finder, tmp_path, unserved):
-    code, _, said = unserved(finder, "--camera-file", tmp_path / "none")
-    assert code == 2
-    assert "cannot be read" in said
-
-
-@pytest.mark.parametrize(("word", "told"), [("door@other", "'other' is not served"), ("door", "which model")])
-def test_a_camera_needs_a_model_that_is_served(finder, classifier, unserved, word, told):
-    code, _, said = unserved(finder, classifier, "--camera", f"{word}=camera:0")
-    assert code == 2
-    assert told in said
-    assert "hint: --camera door@finder=..." in said
-
-
-def test_a_password_is_not_shown(finder, tmp_path):
-    (tmp_path / "cameras").write_text("# the door\n\ndoor=rtsp://me:secret@127.0.0.1:9/x\n")
-    with service(finder, "--camera-file", tmp_path / "cameras") as running:
-        until(lambda: "trying again" in state(running)["health"]["reason"])
-        assert state(running)["source"] == "rtsp://127.0.0.1:9/x"
-        assert "secret" not in json.dumps(state(running))
-    assert "secret" not in running.log()
 
 
 def test_a_cascade_looks_at_cameras_too(finder, shown, tmp_path):

@@ -1,4 +1,4 @@
-"""docker/: images that a linter passes, that install what exists, and that run as they say; the unit file."""
+"""docker/: images that a linter passes, that install what exists, and that run as they say; the unit file; a wheel."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -240,3 +241,17 @@ def test_the_cpu_image_installs_and_serves_as_it_says(tmp_path):
         finally:
             serving.terminate()
         assert serving.wait(30) == 0
+
+
+def test_the_wheel_holds_the_page(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    page = {str(file.relative_to(ROOT)) for file in (ROOT / "edgeinfer" / "serve" / "page").iterdir()}
+    assert {Path(file).name for file in page} >= {"index.html", "page.js", "page.css", "mark.svg"}
+    assert page <= held

@@ -62,6 +62,35 @@ def on_the_cpu(spec, function, images, pixels="bgr"):
     return device.postprocess(function(tensors), placements)
 
 
+def expected(spec, function, images, pixels="bgr"):
+    """`on_the_cpu` as plain numbers."""
+    return [rows(one) for one in on_the_cpu(spec, function, images, pixels)]
+
+
+def through(lane, images, pixels="bgr"):
+    """What a lane makes of them, as plain numbers."""
+    results, timings = lane.way.run(images, pixels)
+    assert list(timings) == ["preprocess", "infer", "postprocess"]
+    assert min(timings.values()) >= 0
+    return [rows(one) for one in results]
+
+
+def logits(inputs):
+    """Six classes of what the channels' means are."""
+    means = inputs["images"].mean((2, 3))
+    return {"logits": np.concatenate([means, means[:, ::-1] ** 2], axis=1)}
+
+
+def brightness(inputs):
+    """Six classes that tell the pictures of `plain()` apart."""
+    mean = inputs["images"].mean((1, 2, 3))
+    return {"logits": np.stack([-((mean * 255 - 40 * k) ** 2) for k in range(6)], 1).astype(np.float32)}
+
+
+def plain(level, side=20):
+    return np.full((side, side, 3), 40 * level, np.uint8)
+
+
 def rows(result):
     """A result as plain numbers."""
     if result.task == "classify":

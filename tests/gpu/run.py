@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT)]
 from edgeinfer import machine, wholefile  # noqa: E402
 from edgeinfer.errors import BackendUnavailable  # noqa: E402
 
-FILES = ("kernels", "device", "frames", "engines", "residents", "nvmm", "libraries", "kit")
+FILES = ("kernels", "device", "frames", "graphs", "engines", "residents", "nvmm", "libraries", "kit", "failures")
 TOOLS = ("memcheck", "racecheck")
 SHORTEST = 5  # seconds below which no step is begun
 SHARE = 1 / 3  # of the time, at most, for one step

@@ -15,7 +15,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeinfer import modeljson
+from edgeinfer import backends, devices, modeljson
+from edgeinfer.bundle import Bundle
+from edgeinfer.lanes import Lane
+from edgeinfer.pipeline import Pipeline
 from edgeinfer.spec import (
     Artifact,
     Batch,
@@ -177,6 +180,19 @@ def add_plan(folder, library, *, name="", precision="fp32", content=None, built_
     made = Artifact(file, kind, precision, hashlib.sha256(data).hexdigest(), built_with=built, target=held)
     modeljson.write(dataclasses.replace(spec, artifacts=(*spec.artifacts, made)), folder / "model.json")
     return made
+
+
+def engine_of(folder, library, artifact=None, contexts=1):
+    """A pipeline over the bundle's engine, put together by hand."""
+    artifact = artifact or add_plan(folder, library)
+    spec = Bundle.open(folder).spec
+    backend = backends.load(artifact.format)
+    device = devices.load("gpu")(spec)
+    lanes = [Lane(device, backend(folder / artifact.file, spec, device))]
+    for _ in range(contexts - 1):
+        other = devices.load("gpu")(spec)
+        lanes.append(Lane(other, lanes[0].engine.fork(other)))
+    return Pipeline(spec, lanes)
 
 
 def _write(folder, spec, nodes, constants, expect):
