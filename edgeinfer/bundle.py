@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -192,13 +192,16 @@ def _unwritable(target: Path, error: OSError) -> BundleError:
 
 def _sync_tree(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        if not path.is_file() and not path.is_dir():  # to open a pipe could take for ever
-            continue
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        if path.is_file() or path.is_dir():  # to open a pipe could take for ever
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _put(fresh: Path, target: Path) -> None:
@@ -211,11 +214,8 @@ def _put(fresh: Path, target: Path) -> None:
         target.rename(aside)
         fresh.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
-    handle = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with suppress(PermissionError):  # a folder may be written into, but not read
+        _sync(target.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:

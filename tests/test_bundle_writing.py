@@ -6,19 +6,28 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 from edgeinfer import bundle as bundle_module
 from edgeinfer.bundle import writing
 from edgeinfer.errors import BundleError
-from helpers.patience import until
+from helpers.nobody import nobody
+from helpers.patience import LONG_S, until
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def opened(folder):
+    """What this process has open in there."""
+    paths = map(os.path.realpath, Path("/proc/self/fd").iterdir())
+    return [path for path in paths if path.startswith(str(folder))]
 
 
 def test_a_write_leaves_no_file_open(detector, dead):
@@ -26,8 +35,7 @@ def test_a_write_leaves_no_file_open(detector, dead):
         (detector.parent / f".detector.{dead}.0123abcd").mkdir()
         with writing(detector) as fresh:
             (fresh / "model.json").touch()
-    opened = map(os.path.realpath, Path("/proc/self/fd").iterdir())
-    assert not [path for path in opened if path.startswith(str(detector.parent))]
+    assert opened(detector.parent) == []
 
 
 def test_a_failed_write_leaves_the_old_bundle_and_nothing_else(detector):
@@ -184,18 +192,75 @@ def test_what_another_writes_is_left_though_its_number_is_nobodys_here(tmp_path,
     assert names(tmp_path) == ["bundle"]
 
 
+def refusing(error):
+    """A function that raises this, whatever it is given."""
+
+    def refused(*_):
+        raise error
+
+    return refused
+
+
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_where_there_are_no_locks_the_number_tells_who_lives(tmp_path, dead, monkeypatch, error):
-    def flock(*_):
-        raise OSError(error, os.strerror(error))
-
-    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr("fcntl.flock", refusing(OSError(error, os.strerror(error))))
     (tmp_path / f".bundle.{dead}.0123abcd").mkdir()
     with writing(tmp_path / "bundle") as others:
         with writing(tmp_path / "bundle") as fresh:
             (fresh / "model.json").touch()
         assert names(tmp_path) == sorted([others.name, "bundle"])
         (others / "model.json").touch()
+
+
+def test_where_there_are_no_locks_another_users_writer_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", refusing(OSError(errno.ENOLCK, "no locks")))
+    monkeypatch.setattr(os, "kill", refusing(PermissionError()))
+    (tmp_path / ".bundle.7.0123abcd").mkdir()
+    with writing(tmp_path / "bundle") as fresh:
+        (fresh / "model.json").touch()
+    assert names(tmp_path) == [".bundle.7.0123abcd", "bundle"]
+
+
+@pytest.mark.parametrize("step", ["os.open", "fcntl.flock"])
+def test_a_folder_that_another_sweeps_before_it_is_locked_is_made_again(tmp_path, monkeypatch, step):
+    swept, take = [], resolve_name(step)
+
+    def late(*given, **how):
+        if not swept:
+            swept.extend(tmp_path.iterdir())
+            swept[0].rmdir()
+        return take(*given, **how)
+
+    monkeypatch.setattr(step, late)
+    with writing(tmp_path / "bundle") as fresh:
+        (fresh / "model.json").touch()
+    assert names(tmp_path) == ["bundle"]
+    assert opened(tmp_path) == []
+
+
+def test_a_folder_that_may_be_written_into_but_not_listed_takes_a_bundle(tmp_path):
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    drop.chmod(0o333)
+    with nobody(drop):
+        for text in ("old", "new"):
+            with writing(drop / "bundle") as fresh:
+                (fresh / "model.json").write_text(text)
+    drop.chmod(0o755)
+    assert names(drop) == ["bundle"]
+    assert (drop / "bundle" / "model.json").read_text() == "new"
+
+
+def test_a_pipe_whose_name_is_like_a_writers_is_not_waited_for(tmp_path, dead):
+    def write():
+        with writing(tmp_path / "bundle") as fresh:
+            (fresh / "model.json").touch()
+
+    os.mkfifo(tmp_path / f".bundle.{dead}.0123abcd")
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(LONG_S)
+    assert names(tmp_path) == [f".bundle.{dead}.0123abcd", "bundle"]
 
 
 def test_hidden_folders_that_no_writer_made_stay(tmp_path, dead):
@@ -214,10 +279,7 @@ def test_hidden_folders_that_no_writer_made_stay(tmp_path, dead):
 
 
 def test_a_folder_that_the_system_holds_is_told_as_a_mount_point(tmp_path, monkeypatch):
-    def busy(*_):
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-
-    monkeypatch.setattr(bundle_module, "_put", busy)
+    monkeypatch.setattr(bundle_module, "_put", refusing(OSError(errno.EBUSY, os.strerror(errno.EBUSY))))
     with pytest.raises(BundleError, match="is a mount point") as refused, writing(tmp_path / "bundle"):
         pass
     assert refused.value.hint == "choose a folder inside it"

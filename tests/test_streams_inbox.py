@@ -13,6 +13,15 @@ def captured(cam, sequence, *, live=True):
     return Captured(cam, frame(sequence), sequence, "", live)
 
 
+def test_an_inbox_is_drained_once_no_frame_waits_and_none_will_come():
+    inbox, told = Inbox(2), []
+    inbox.put(captured(1, 0, live=False))
+    for step in (lambda: inbox.end(0), lambda: inbox.end(1), lambda: inbox.take(1, lambda: False)):
+        told.append(inbox.drained)
+        step()
+    assert [*told, inbox.drained] == [False, False, False, True]
+
+
 def test_the_exception_of_a_signal_has_no_place_to_come_that_leaves_the_inbox_locked():
     def tracer(frame, event, _):
         if event == "return" and frame.f_code is threading.Condition.__enter__.__code__:

@@ -106,5 +106,4 @@ class Inbox:
     @property
     def drained(self) -> bool:
         """Whether no frame waits and none will come."""
-        with self._lock:
-            return self._closed or (not self._open and not any(self._waiting))
+        return self._closed or not (self._open or any(self._waiting))
