@@ -135,7 +135,7 @@ def _plan(data: Any) -> Plan:
     if data["schema"] != SCHEMA:
         raise KeyError(f"schema {data['schema']!r}, not {SCHEMA}")
     facts = {name: value for name, value in data.items() if name not in ("schema", "choice", "doubts")}
-    doubts = tuple(data.get("doubts", ()))
+    doubts = tuple(data["doubts"])
     choice = Choice(**data["choice"])
     texts = (choice.backend, choice.artifact, *choice.settings.values(), *data["here"].values(), data["made"], *doubts)
     numbers = (choice.threads, choice.batch, choice.contexts)
@@ -169,7 +169,7 @@ def _lacking(choice: Choice, bundle: Bundle) -> str:
     """What of this choice there is not, in words; empty if all is there."""
     if not bundle.spec.artifact(choice.artifact):
         return f"the bundle holds no {choice.artifact}"
-    known = backends.settings(choice.backend) if choice.settings else {}
+    known = backends.settings(choice.backend)
     for name, value in choice.settings.items():
         if value not in known.get(name, ()):
             return f"{choice.backend} has no setting {name} {value}"

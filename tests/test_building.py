@@ -85,7 +85,9 @@ def test_the_engine_takes_over_under_calls_of_which_none_fails_or_mixes(detector
     assert builder.said.read_text().split()[-len(asked) :] == asked
 
 
-def test_the_bundle_is_found_again_when_the_program_went_to_another_folder(detector, builder, monkeypatch, tmp_path):
+def test_the_bundle_is_found_again_when_the_program_went_to_another_folder(
+    detector, builder, monkeypatch, tmp_path, caplog
+):
     monkeypatch.chdir(detector.parent)
     with load(detector.name, build="background") as model:
         (tmp_path / "elsewhere").mkdir()
@@ -93,6 +95,7 @@ def test_the_bundle_is_found_again_when_the_program_went_to_another_folder(detec
         builder.go()
         model.upgrade.join(LONG_S)
         assert (model.upgrade.state, model.backend) == ("serving", "trt")
+    assert caplog.messages == []
 
 
 def test_a_build_that_fails_leaves_what_serves_and_says_why(detector, builder, caplog):
@@ -136,12 +139,13 @@ def test_what_nobody_foresaw_ends_the_upgrade_too_and_is_told(detector, builder,
     assert "goes on serving; the engine built here failed: a pointer is null" in caplog.text
 
 
-def test_closing_ends_the_build(detector, builder):
+def test_closing_ends_the_build_and_nothing_is_told_of_it(detector, builder, caplog):
     model = load(detector, build="background")
     upgrade = model.upgrade
     model.close()
     assert not upgrade.is_alive()
     assert upgrade.state == "stopped"
+    assert caplog.messages == []
 
 
 def test_a_ctrl_c_at_the_terminal_is_for_the_program_and_not_for_the_build(detector, builder):
@@ -160,6 +164,35 @@ def test_a_program_that_ends_without_closing_its_model_leaves_no_build_behind(de
     assert model.upgrade._process.returncode == -signal.SIGTERM
     assert (model.upgrade.state, model.upgrade.is_alive()) == ("stopped", False)
     model.close()
+
+
+def test_a_fork_that_closes_the_model_leaves_its_parents_build_alone(detector, builder):
+    with load(detector, build="background") as model:
+        process = until(lambda: model.upgrade._process)
+        model._lanes.orphan()  # as every fork begins
+        model.close()
+        assert process.poll() is None
+        model._lanes._inherited = False
+
+
+def test_a_build_that_is_stopped_before_it_began_never_begins(detector, tmp_path):
+    with load(detector) as model:
+        upgrade = building.Upgrade(Bundle.open(detector), model, ["touch", str(tmp_path / "began")], None)
+        upgrade.halt()
+        upgrade.run()
+    assert upgrade.state == "stopped"
+    assert not (tmp_path / "began").exists()
+
+
+def test_a_build_that_does_not_heed_sigterm_is_killed(detector, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "GRACE_S", 0.1)
+    script = f'trap "" TERM; touch "{tmp_path}/began"; exec sleep 1000'
+    with load(detector) as model:
+        upgrade = building.Upgrade(Bundle.open(detector), model, ["sh", "-c", script], None)
+        upgrade.start()
+        until((tmp_path / "began").exists)
+        upgrade.stop()
+    assert (upgrade._process.returncode, upgrade.state) == (-signal.SIGKILL, "stopped")
 
 
 def test_nothing_is_built_where_an_engine_fits_already(detector, builder, trt):

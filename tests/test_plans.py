@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from edgeinfer import backends, cli, load, modeljson, plans
+from edgeinfer import backends, cli, load, machine, modeljson, plans, quota
 from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.plans import Choice, Plan
@@ -65,6 +65,22 @@ def test_a_plan_of_another_folder_is_not_this_ones(detector, classifier):
         assert model.backend == "ort"
 
 
+def test_a_plan_is_tied_to_the_gpu_it_was_found_with(detector, monkeypatch):
+    monkeypatch.setattr(machine, "has_gpu", lambda: True)
+    monkeypatch.setattr(machine, "gpu", lambda ordinal: machine.Gpu("86", f"A1{ordinal}", "12.8"))
+    bundle = kept(detector)
+    first, second = (f"A1{ordinal}, sm 86, driver for CUDA 12.8" for ordinal in (0, 1))
+
+    assert plans.fault(plans.read(bundle), bundle) == ""
+    assert plans.fault(plans.read(bundle), bundle, 1) == f"gpu is {second} now, and was {first}"
+
+
+def test_a_plan_may_ask_for_the_most_there_can_be(detector):
+    most = quota.most_threads()
+    bundle = kept(detector, choice=Choice("ort", "model.fp32.onnx", threads=most, batch=1, contexts=most))
+    assert plans.fault(plans.read(bundle), bundle) == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -111,8 +127,8 @@ def test_a_plan_is_passed_over_for_what_its_backend_says_of_its_own_file_alone(d
 
 
 def test_a_choice_in_words_has_all_that_is_not_as_usual():
-    every = Choice("ov", "model.fp32.onnx", threads=2, settings={"pinning": "off"}, batch=4, contexts=3)
-    assert every.name == "ov model.fp32.onnx, 3 contexts, 2 threads, pinning off, batch 4"
+    every = Choice("ov", "model.fp32.onnx", threads=2, settings={"pinning": "off"}, batch=4, contexts=2)
+    assert every.name == "ov model.fp32.onnx, 2 contexts, 2 threads, pinning off, batch 4"
     assert (Choice("ort", "model.fp32.onnx").name, Choice("null").name) == ("ort model.fp32.onnx", "null")
 
 

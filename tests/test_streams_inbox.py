@@ -62,7 +62,7 @@ def test_a_file_waits_for_room_and_is_let_go_on_close():
         for sequence in range(9):
             put.append(inbox.put(captured(0, sequence, live=False)))  # noqa: PERF401 - one at a time, to be counted
 
-    thread = threading.Thread(target=fill)
+    thread = threading.Thread(target=fill, daemon=True)
     thread.start()
     until(lambda: len(put) == READ_AHEAD)
     assert [one.sequence for one in inbox.take(1, lambda: False)] == [0]
