@@ -212,7 +212,11 @@ def _put(fresh: Path, target: Path) -> None:
         # no atomic exchange on this file system: the old folder steps aside for one rename
         aside = fresh.with_name(fresh.name + "-old")
         target.rename(aside)
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
     with suppress(PermissionError):  # a folder may be written into, but not read
         _sync(target.parent)

@@ -38,15 +38,20 @@ def _made(target: Path) -> tuple[Path, int]:
     """A new folder and the descriptor of its lock."""
     while True:
         folder = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        folder.mkdir()
-        with suppress(FileNotFoundError):
-            lock = os.open(folder, os.O_RDONLY)
+        try:
+            folder.mkdir()
+            with suppress(FileNotFoundError):
+                lock = os.open(folder, os.O_RDONLY)
+                with suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                # another's sweep, between these steps, has taken it for a dead writer's
+                if folder.exists():
+                    return folder, lock
+                os.close(lock)
+        except BaseException:
             with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            # another's sweep, between these steps, has taken it for a dead writer's
-            if folder.exists():
-                return folder, lock
-            os.close(lock)
+                folder.rmdir()
+            raise
 
 
 def _sweep(target: Path) -> None:

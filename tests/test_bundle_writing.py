@@ -76,6 +76,32 @@ def test_the_old_bundle_is_there_until_the_new_one_is(detector, tmp_path, monkey
     assert names(detector) == ["new"]
 
 
+def test_an_old_bundle_that_stepped_aside_steps_back_where_the_new_one_cannot_take_its_place(detector, monkeypatch):
+    before, rename = names(detector), Path.rename
+
+    def refused(path, target):
+        if target == detector and not path.name.endswith("-old"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return rename(path, target)
+
+    monkeypatch.setattr(bundle_module.ctypes, "CDLL", NoExchange)
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(BundleError, match="No space left"), writing(detector) as fresh:
+        (fresh / "new").touch()
+    assert names(detector) == before
+    assert names(detector.parent) == ["detector"]
+
+
+def test_a_folder_that_is_made_and_cannot_be_opened_does_not_stay(tmp_path, monkeypatch):
+    def refused(path, *_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr("edgeinfer.workfolder.os.open", refused)
+    with pytest.raises(BundleError, match="Too many open files"), writing(tmp_path / "bundle"):
+        pass
+    assert names(tmp_path) == []
+
+
 def test_a_bundle_appears_where_it_was_meant_to_though_the_program_went_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with writing(Path("not/yet/there")) as fresh:
