@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,11 +153,28 @@ class Video:
         """Give it its name. Raises EdgeInferError."""
         self.release()
         with writing(self.path):
+            if not _whole(self._part):
+                raise OSError("what OpenCV wrote of the video is not all on the disk")
             self._part.replace(self.path)
 
     def release(self) -> None:
         """Write no more."""
         self._writer.release()
+
+
+def _whole(video: Path) -> bool:
+    """Whether all parts of an MPEG-4 file are there, to its index, the last: OpenCV does not say what was refused."""
+    kinds, place, size = set(), 0, video.stat().st_size
+    with video.open("rb") as file:
+        while place < size:
+            file.seek(place)
+            length, kind, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+            length = large if length == 1 else length
+            if length < 8:  # not told yet
+                return False
+            kinds.add(kind)
+            place += length
+    return place == size and b"moov" in kinds
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 import time
 
 import cv2
@@ -12,6 +14,7 @@ import pytest
 from edgeinfer import sources
 from edgeinfer.cli._tally import Tally
 from helpers import bundles
+from helpers.patience import LONG_S
 from helpers.running import records, run
 
 
@@ -107,3 +110,18 @@ def test_a_full_disk_ends_a_video_with_a_clear_error(detector, clip, tmp_path, m
     assert run(detector, clip, "--save", tmp_path / "out") == 1
     assert "the disk is full (0.0 MB left)\nhint: " in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_video_that_is_not_all_written_is_an_error_and_the_old_one_stays(detector, tmp_path):
+    """In a process of its own: a limit on the size of files is like a quota, of which OpenCV says nothing."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 128, 128, 3), np.uint8)
+    clip, out = bundles.video(tmp_path / "clip.avi", list(noise)), tmp_path / "out"
+    out.mkdir()
+    (out / "clip.mp4").write_text("old")
+    line = ["/bin/sh", "-c", 'ulimit -f 16; exec "$@"', "sh", sys.executable, "-m", "edgeinfer", "run", detector, clip]
+    done = subprocess.run([*line, "--save", out], capture_output=True, text=True, timeout=LONG_S, check=False)
+    assert done.returncode == 1
+    error, hint = done.stderr.splitlines()
+    assert error == f"error: {out}/clip.mp4 cannot be written: what OpenCV wrote of the video is not all on the disk"
+    assert hint.startswith("hint: check the path, free space")
+    assert [path.read_text() for path in out.iterdir()] == ["old"]
