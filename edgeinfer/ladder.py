@@ -97,8 +97,14 @@ def nothing_runs(bundle: Bundle, refused: Sequence[Rung]) -> BackendUnavailable:
     codes = {rung.code for rung in refused}
     remedies = list(dict.fromkeys(rung.remedy for rung in refused if rung.remedy))
     hint = f"edgeinfer info {bundle.path} lists what would run, and why not"
+    held = {artifact.precision for artifact in bundle.spec.artifacts}
+    wanted = {rung.reason.facts["asked"] for rung in refused if rung.code == "precision"} - held
     if "cpu-unasked" in codes or codes <= FOR_WANT_OF_A_GPU:
-        hint = "--backend ort runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
+        where = "without --device, --backend ort" if "gpu-asked" in codes else "--backend ort"
+        hint = f"{where} runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
+    elif wanted:
+        every = ",".join(name for name in PRECISIONS if name in held | wanted)
+        hint = f"export it again with --precision {every}; {hint}"
     elif len(remedies) == 1 or codes <= FOR_WANT_OF_A_LIBRARY:
         hint = remedies[0]
     return BackendUnavailable(f"nothing here runs {bundle.path}: {reasons}", hint=hint)
@@ -118,14 +124,14 @@ class _Look(NamedTuple):
         if name in ON_GPU and not machine.has_gpu():
             yield Rung(name, None, Refusal("no-gpu", "this machine has no NVIDIA GPU"))
             return
+        if name not in ON_GPU and self.gpu is not None:
+            text = f"gpu:{self.gpu} was asked for, and this backend runs on the CPU"
+            yield Rung(name, None, Refusal("gpu-asked", text, asked=self.gpu))
+            return
         try:
             engine = backends.load(name)
         except BackendUnavailable as missing:
             yield Rung(name, None, Refusal("no-library", str(missing), hint=missing.hint))
-            return
-        if engine.device == "cpu" and self.gpu is not None:
-            text = f"gpu:{self.gpu} was asked for, and this backend runs on the CPU"
-            yield Rung(name, None, Refusal("gpu-asked", text, asked=self.gpu))
             return
         if not engine.formats:
             yield Rung(name, None, FITS)

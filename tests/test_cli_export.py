@@ -83,7 +83,7 @@ def test_labels_come_from_a_file(tmp_path):
         (["--batch", "0"], 2, "--batch '0'"),
         (["--batch", "4-2"], 2, "--batch '4-2'"),
         (["--precision", "fp8"], 2, "'fp8' is not one of"),
-        (["--labels", "/nothing"], 2, "cannot be read"),
+        (["--labels", "/nothing"], 2, "--labels /nothing cannot be read: No such file or directory\n"),
         (["--compile", "rtx:sm87"], 2, "sm87"),
     ],
     ids=str,

@@ -12,6 +12,12 @@ from edgeinfer.errors import BackendUnavailable, EngineError, UsageError
 from edgeinfer.spec import Artifact
 
 
+@pytest.fixture
+def no_openvino(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "edgeinfer.backends.ov", raising=False)
+
+
 def with_artifacts(bundle, *artifacts):
     return Bundle(bundle.path, dataclasses.replace(bundle.spec, artifacts=artifacts))
 
@@ -62,17 +68,29 @@ def test_load_says_why_nothing_runs(detector):
     assert "edgeinfer info" in caught.value.hint
 
 
-@pytest.mark.parametrize("how", [{"backend": "trt"}, {"backend": "ort_gpu"}, {"device": "gpu:0"}])
-def test_where_only_the_gpu_is_missing_the_hint_tells_the_way_without_one(detector, monkeypatch, how):
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_precision_that_the_bundle_lacks_is_exported_and_no_library_brings_it(detector, no_openvino, precision):
+    with pytest.raises(BackendUnavailable, match=r"; ov: OpenVINO cannot be imported") as caught:
+        loading.load(detector, precision=precision)
+    assert caught.value.hint.startswith(f"export it again with --precision fp32,{precision}; edgeinfer info ")
+
+
+CPU = "--backend ort runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
+
+
+@pytest.mark.parametrize(
+    ("how", "way"),
+    [({"backend": "trt"}, CPU), ({"backend": "ort_gpu"}, CPU), ({"device": "gpu:0"}, f"without --device, {CPU}")],
+)
+def test_where_only_the_gpu_is_missing_the_hint_tells_the_way_without_one(detector, monkeypatch, no_openvino, how, way):
+    """A library of the CPU that is missing too would not help."""
     monkeypatch.setattr(machine, "has_gpu", lambda: False)
     with pytest.raises(BackendUnavailable, match="this machine has no NVIDIA GPU") as caught:
         loading.load(detector, **how)
-    assert caught.value.hint == "--backend ort runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
+    assert caught.value.hint == way
 
 
-def test_a_missing_library_is_told_with_the_command_that_brings_it(detector, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.delitem(sys.modules, "edgeinfer.backends.ov", raising=False)
+def test_a_missing_library_is_told_with_the_command_that_brings_it(detector, no_openvino):
     with pytest.raises(BackendUnavailable, match=r"nothing here runs .*: ov: ") as caught:
         loading.load(detector, "ov")
     assert caught.value.hint == 'pip install "edgeinfer[openvino]"'

@@ -37,7 +37,7 @@ def test_variables_that_are_meant_for_other_services_are_not_heeded(detector, na
         (["--tls-cert", TLS / "cert.pem", "--tls-key", "{tmp}/none.pem"], 2, "none.pem cannot be used"),
         (["--tls-cert", TLS / "cert.pem", "--tls-key", TLS / "cert.pem"], 2, "cert.pem cannot be used with the key"),
         (["--tls-cert", TLS / "cert.pem"], 2, "go together"),
-        (["--token-file", "{tmp}"], 2, "cannot be read"),
+        (["--token-file", "{tmp}"], 2, "cannot be read: Is a directory\n"),
         (["--token-file", "{tmp}/empty"], 2, "holds no token"),
         (["--token-file", "{tmp}/two"], 2, "holds no token"),
         (["--port", "70000"], 2, "port '70000'"),

@@ -214,7 +214,8 @@ def _labels(file: str | None) -> tuple[str, ...]:
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--labels {file} cannot be read: {error}", hint="one class name a line, UTF-8") from error
+        told = f"--labels {file} cannot be read: {getattr(error, 'strerror', '') or error}"
+        raise UsageError(told, hint="one class name a line, UTF-8") from error
     labels = tuple(line.strip() for line in lines if line.strip())
     if not labels:
         raise UsageError(f"--labels {file} holds no names", hint="one class name a line, UTF-8")

@@ -212,4 +212,5 @@ def _text(flag: str, file: Path, hint: str) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{flag} {file} cannot be read: {error}", hint=hint) from error
+        told = f"{flag} {file} cannot be read: {getattr(error, 'strerror', '') or error}"
+        raise UsageError(told, hint=hint) from error

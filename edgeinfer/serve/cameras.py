@@ -47,11 +47,11 @@ class Mount(NamedTuple):
         match = re.fullmatch(rf"({NAME})(?:@({NAME}))?=(.+)", text.strip(), re.DOTALL)
         shown = naming.without_password(match[3] if match else text)[:60]
         if not match:
-            raise UsageError(f"camera {shown!r} is not NAME[@MODEL]=SOURCE", hint="door=rtsp://10.0.0.5/main")
+            told = f"camera {shown!r} is not NAME[@MODEL]=SOURCE"
+            raise UsageError(told, hint="door=rtsp://10.0.0.5/main; a name has letters, digits, dots, - and _")
         if not naming.addressed(match[3]):
-            raise UsageError(
-                f"camera {match[1]}: {shown!r} is no camera or stream", hint="camera:0, rtsp://..., gst:..."
-            )
+            told = f"camera {match[1]}: {shown!r} is no camera or stream"
+            raise UsageError(told, hint="camera:N, rtsp://..., http://... or gst:PIPELINE")
         return cls(match[1], match[3], match[2] or "")
 
 

@@ -45,7 +45,7 @@ class Options:
     """How a bundle is served.
 
     `artifact`: which file of the bundle; empty takes the most precise ONNX. `name`: empty takes the bundle's.
-    `ensemble`: parts that take uint8 frames in `color` order, and give boxes, round a model that does not.
+    `ensemble`: parts that take uint8 frames in `color` order (empty: bgr), and give boxes, round a model that does not.
     `instances` run at the same time on `device` (auto, gpu, cpu). `delay_us`: how many microseconds a request may
     wait for others to share its batch.
     """
@@ -53,7 +53,7 @@ class Options:
     artifact: str = ""
     name: str = ""
     ensemble: bool = False
-    color: str = "bgr"
+    color: str = ""
     device: str = "auto"
     instances: int = 1
     delay_us: int = 500
@@ -61,6 +61,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise UsageError(f"device {self.device!r} is not one of {', '.join(DEVICES)}")
+        if self.color and not self.ensemble:
+            raise UsageError("--frames is for an ensemble that takes frames", hint="add --ensemble")
         if self.instances < 1 or self.delay_us < 0:
             raise UsageError(f"{self.instances} instances that wait {self.delay_us} us, expected 1 and 0 at least")
 
@@ -218,8 +220,10 @@ def _ensemble(network: Model, options: Options) -> list[Model]:
     plain = whole = network.spec
     steps = [dataclasses.replace(network, name=f"{network.name}_network", inner=True)]
     if plain.preprocess.where == "runtime":
-        model, whole = frames.alone(whole, options.color)
+        model, whole = frames.alone(whole, options.color or "bgr")
         steps.insert(0, _part(network, "frames", model, whole.inputs[:1], plain.inputs[:1]))
+    elif options.color not in ("", plain.preprocess.color):
+        raise UsageError(f"{plain.name} takes frames in {plain.preprocess.color} order", hint="leave --frames out")
     decode = plain.decode
     if isinstance(decode, Boxes) and decode.where == "runtime" and decode.layout != "end2end":
         model, whole = suppress.alone(whole)

@@ -248,6 +248,7 @@ def test_clients_are_told_what_the_model_wants(detector, tmp_path):
         ({"device": "tpu"}, UsageError, "'tpu' is not one of"),
         ({"instances": 0}, UsageError, "0 instances"),
         ({"delay_us": -1}, UsageError, "-1 us"),
+        ({"color": "rgb"}, UsageError, "--frames is for an ensemble"),
     ],
     ids=str,
 )
@@ -265,6 +266,14 @@ def test_an_engine_does_not_run_on_a_cpu(with_engine, tmp_path):
 def test_there_is_no_ensemble_of_one(detector, tmp_path):
     with pytest.raises(UsageError, match="already"):
         triton.write(detector(variant=GRAPH), tmp_path, triton.Options(ensemble=True))
+
+
+def test_frames_that_the_model_takes_already_keep_their_order(detector, tmp_path):
+    bundle = detector(variant=Variant(frames="rgb"))
+    with pytest.raises(UsageError, match="takes frames in rgb order"):
+        triton.write(bundle, tmp_path, triton.Options(ensemble=True, color="bgr"))
+    configs = written(bundle, tmp_path, ensemble=True, color="rgb")
+    assert list(configs) == ["pictograms_network", "pictograms_boxes", "pictograms"]
 
 
 def test_writing_again_replaces_a_model_and_leaves_its_neighbours(detector, tmp_path):
