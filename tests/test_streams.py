@@ -1,11 +1,13 @@
 """Streams: freshness, order, fairness, health, closing, and what happens when sources misbehave."""
 
 import dataclasses
+import gc
 import itertools
 import re
 import threading
 import time
 import types
+import weakref
 
 import cv2
 import numpy as np
@@ -293,3 +295,23 @@ def test_a_stream_that_is_left_in_the_middle_and_forgotten_lets_go_of_its_source
         for _ in stream(clip if kind == "video" else shown.address, model):
             break
         until(lambda: not captures())
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "forgotten"])
+def test_of_a_stream_that_ended_in_its_sources_error_nothing_is_left(model, tmp_path, closed):
+    """Whoever tries again and again would hold them all, and what their errors' frames hold: pictures, models."""
+
+    def tried():
+        left = stream(str(tmp_path / "none.avi"), model)
+        with pytest.raises(SourceError):
+            list(left)
+        if closed:
+            left.close()
+        return weakref.ref(left), *map(weakref.ref, [*left._captures, *left._workers])
+
+    def gone():
+        gc.collect()
+        return not any(one() for one in left)
+
+    left = tried()
+    until(gone)  # a thread is there until it has ended

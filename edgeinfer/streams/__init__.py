@@ -21,7 +21,7 @@ from edgeinfer.streams.inbox import Captured, Inbox
 from edgeinfer.streams.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from edgeinfer.results import Result
@@ -130,9 +130,10 @@ class Stream:
         self._late = [0] * len(names)
         self._closed = False
         self._within = 0  # the thread that waits for frames or results in here
-        # at the end of the process the threads are told themselves
         threads: list[Capture | Worker] = [*self._workers, *self._captures]
-        weakref.finalize(self, _let_go, threads).atexit = False
+        # weakly: one that has ended keeps its source's error, which holds whoever raised it, and so this stream; at the
+        # end of the process the threads are told themselves
+        weakref.finalize(self, _let_go, weakref.WeakSet(threads)).atexit = False
         for thread in threads:
             thread.start()
 
@@ -238,7 +239,7 @@ class Stream:
         self.close()
 
 
-def _let_go(threads: Sequence[Capture | Worker]) -> None:
+def _let_go(threads: Iterable[Capture | Worker]) -> None:
     """What a stream leaves that nobody closed and nobody has any more: cameras and files must not stay open."""
     for thread in threads:
         thread.halt()
