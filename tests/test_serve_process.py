@@ -1,6 +1,7 @@
 """The process of the service: what it is started with, what it tells systemd and its log, and how it stops."""
 
 import contextlib
+import gc
 import ipaddress
 import json
 import logging
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+import uvicorn
 
 from edgeinfer.cli import main
 from edgeinfer.errors import ServiceError
+from edgeinfer.serve.connections import Door
 from edgeinfer.serve.running import Running
 from helpers import bundles
 from helpers.patience import LONG_S, until
@@ -229,6 +232,15 @@ def test_a_program_that_serves_has_its_own_log_back(tmp_path, capsys):
     assert main(["serve", str(tmp_path / "nowhere"), "--port", "0"]) == 1
     assert "nowhere" in capsys.readouterr().err
     assert states() == before
+
+
+def test_the_port_is_closed_even_if_uvicorn_leaves_it_open(tmp_path, monkeypatch):
+    async def shutdown(*_, **__):
+        """As those releases that forget it when the end comes during the start."""
+
+    monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
+    assert main(["serve", str(tmp_path / "nowhere"), "--port", "0", "--no-grpc"]) == 1
+    assert [one for one in gc.get_objects() if isinstance(one, Door) and one.fileno() >= 0] == []
 
 
 def test_it_needs_none_of_the_heavy_libraries():

@@ -154,6 +154,7 @@ class Running:
             await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._end(server, serving, rpc)
+            listening.close()
 
     def _http(self) -> _Server:
         application = web.app(self.service, token=self._guard.token, managed=self._guard.managed)
@@ -309,6 +310,8 @@ class Running:
         if rpc:
             await rpc.stop(self._limits.drain)
         await asyncio.wait((serving,), timeout=self._limits.drain)
+        for port in server.servers:  # some releases of uvicorn leave them open if the end came during its start
+            port.close()
         await self._repository.close()
         self._threads.shutdown(wait=False)
 
