@@ -175,3 +175,10 @@ def test_the_front_holds_only_what_nothing_beats_in_everything():
     slow = outcome.finalists[1]
     slow.figures = dataclasses.replace(slow.figures, memory_mb=200.0)
     assert outcome.pareto() == [outcome.finalists[0]]
+
+
+def test_a_few_pages_of_memory_put_nothing_slower_on_the_front():
+    outcome = finished(10, 20)
+    for row, memory_mb in zip(outcome.finalists, (146.95, 146.92), strict=True):
+        row.figures = dataclasses.replace(row.figures, memory_mb=memory_mb)
+    assert outcome.pareto() == [outcome.finalists[0]]

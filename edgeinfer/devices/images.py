@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # what a pipeline does whose frames lie in memory of NVIDIA's, for those who read main memory
 IN_MAIN_MEMORY = "end the pipeline with ! nvvidconv ! video/x-raw,format=NV12 ! appsink (nvvideoconvert in DeepStream)"
 # what was handed over in place of an array, by its type's name, and how the picture in it is had
-_READ = "model(cv2.imread(path)); edgeinfer.frames(path) reads folders and videos too"
+_READ = "cv2.imread(path) gives the picture; edgeinfer.frames(path) reads folders and videos too"
 _INSTEAD = {
     "NoneType": "cv2.imread gives None for what it cannot read; edgeinfer.frames(path) says why",
     "str": _READ,

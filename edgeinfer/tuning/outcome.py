@@ -60,7 +60,8 @@ class Row:
         assert self.figures
         assert self.accuracy
         known = self.figures
-        return [known.p50_ms, 1 / known.per_second, known.memory_mb, known.joules, self.accuracy.lost]
+        memory = None if known.memory_mb is None else round(known.memory_mb)  # as the table: a few pages are chance
+        return [known.p50_ms, 1 / known.per_second, memory, known.joules, self.accuracy.lost]
 
     def to_dict(self) -> dict[str, Any]:
         found = self.accuracy
