@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 # where nothing better is known
 AGAIN = "download or copy the file again, or save it again with torch.save(model.state_dict(), path)"
-DISTRUST = "do not load this file with PyTorch; if you trust its author, ask for model.state_dict() or safetensors"
+DISTRUST = (
+    "do not load this file with PyTorch; if you trust its author, ask for model.state_dict() or safetensors, "
+    'of YOLO for {"model": model.state_dict(), "yaml": model.yaml}'
+)
 MOST_SHARED = 8  # times the file: tensors may be tied
 MAX_STRIDES = 16
 MAX_TRAINED = 8192  # pixels of an input's side: beyond all that is trained

@@ -13,7 +13,7 @@ import pytest
 from edgeinfer import cli, modeljson
 from edgeinfer.errors import ExportError, UsageError
 from edgeinfer.spec import Batch, Boxes, Preprocess, Size, TopK
-from edgeinfer_export import graphs
+from edgeinfer_export import checkpoint, graphs
 from edgeinfer_export.modeltree import Module
 from edgeinfer_export.told import NORMALIZE, UNTOLD, Told
 from helpers import fullsize, pickling, seeded
@@ -78,7 +78,7 @@ def test_nodes_are_named_by_their_layer(yolov5):
 
 SCRIPT = """
 import hashlib
-from edgeinfer_export import graphs
+from edgeinfer_export import checkpoint, graphs
 from edgeinfer_export.told import Told
 from helpers import seeded
 golden = seeded.Golden("yolov5u")
@@ -282,6 +282,15 @@ def test_a_model_is_exported_at_the_size_that_its_training_program_exports_it_at
     plan = json.loads(capsys.readouterr().out)
     assert plan["size"] == [size, size]
     assert [note[: len(start)] for note, start in zip(plan["notes"], notes, strict=True)] == notes
+
+
+def test_what_the_author_of_a_distrusted_file_is_asked_for_is_exported(tmp_path):
+    golden = seeded.Golden("yolov5u")
+    weights = {name: pickling.Tensor(array) for name, array in golden.tensors.items()}
+    file = tmp_path / "safe.pt"
+    file.write_bytes(pickling.archive({"model": weights, "yaml": golden.yaml}))
+    alone, whole = (graphs.build(one, size=golden.size) for one in (checkpoint.read(file), golden.checkpoint()))
+    assert alone.model.graph.SerializeToString() == whole.model.graph.SerializeToString()
 
 
 def test_a_resnet_of_two_kinds_of_blocks_is_refused_as_what_it_is(resnet):

@@ -49,6 +49,7 @@ def test_names_that_run_things_are_refused_by_name(tmp_path, path, write):
     shown = path.replace("posix.", "os.").replace("nt.", "os.").replace("__builtin__.", "builtins.")
     assert shown in str(error)
     assert "PyTorch" in error.hint
+    assert '{"model": model.state_dict(), "yaml": model.yaml}' in error.hint
 
 
 @pytest.mark.parametrize("step", [b"R", b"\x81", b"}\x92"])
