@@ -134,7 +134,7 @@ class Upgrade(threading.Thread):
         self._stopping.set()
         with self._starting:
             process = self._process
-        if process and process.poll() is None:
+        if process:
             process.terminate()
 
     def settle(self) -> None:

@@ -82,7 +82,7 @@ def climb(
     present = backends.names()
     if backend != "auto" and backend not in present:
         raise UsageError(f"backend {backend!r} is not one of auto, {', '.join(present)}")
-    wanted = [backend] if backend != "auto" else [name for name in ORDER if name in present]
+    wanted = ORDER if backend == "auto" else (backend,)
     look = _Look(bundle, precision, quarantine, unasked=backend == "auto", gpu=gpu)
     compiled = [rung for name in wanted if name in COMPILED for rung in look.at(name)]
     yield from sorted(compiled, key=lambda rung: bool(rung.caveat))

@@ -184,6 +184,13 @@ def test_a_build_that_is_stopped_before_it_began_never_begins(detector, tmp_path
     assert not (tmp_path / "began").exists()
 
 
+def test_what_a_build_says_in_another_encoding_is_told_as_far_as_it_can_be_read(detector):
+    with load(detector) as model:
+        upgrade = building.Upgrade(Bundle.open(detector), model, ["sh", "-c", r"printf 'm\351moire' >&2; exit 1"], None)
+        upgrade.run()
+    assert upgrade.state == "failed: m\ufffdmoire"
+
+
 def test_a_build_that_does_not_heed_sigterm_is_killed(detector, tmp_path, monkeypatch):
     monkeypatch.setattr(building, "GRACE_S", 0.1)
     script = f'trap "" TERM; touch "{tmp_path}/began"; exec sleep 1000'
@@ -205,7 +212,7 @@ def test_nothing_is_built_where_nothing_can(detector, builder, monkeypatch, capl
     monkeypatch.setattr(machine, "has_gpu", lambda: False)
     with load(detector, build="background") as model:
         assert (model.backend, model.upgrade) == ("ort", None)
-    assert "no engine is built in the background" in caplog.text
+    assert caplog.messages[0].startswith(f"{detector}: no engine is built in the background")
 
 
 @pytest.mark.parametrize(("flavor", "order"), [("cpu", None), ("trt", ("trt", "int8"))])

@@ -65,6 +65,21 @@ def test_an_exact_engine_runs_before_one_that_merely_fits_whatever_its_library(d
     assert "built and timed on Another A10, this is Stand-in A10" in caveats[1]
 
 
+@pytest.mark.parametrize(
+    ("here", "told"),
+    [
+        ("36.4.3", ["", ""]),
+        ("36.4.4", ["built for the DLA of L4T 36.4.3, this is 36.4.4", "built under L4T 36.4.3, this is 36.4.4"]),
+    ],
+)
+def test_engines_of_a_jetson_are_compared_with_the_release_of_this_one(detector, trt, monkeypatch, here, told):
+    monkeypatch.setattr(machine, "l4t", lambda: here)
+    bundles.add_plan(detector, trt, l4t="36.4.3", dla="0")
+    bundles.add_plan(detector, trt, l4t="36.4.3")
+    dla, gpu = ladder.climb(Bundle.open(detector), "trt")
+    assert [dla.reason, gpu.caveat] == told
+
+
 def test_keys_are_compared_before_anything_is_deserialised(detector, trt):
     bundles.add_plan(detector, trt, sm="87")
     assert runs(detector) == "ort_gpu model.fp32.onnx"

@@ -74,6 +74,7 @@ TREES = {
         None,
     ),
     "no control groups": ({}, None),
+    "half of a quota": ({"proc/self/cgroup": "0::/\n", f"{GROUPS}/cpu.max": "150000\n"}, None),
     "nonsense": (
         {"proc/self/cgroup": "\n:\n0:\n0::/\n", f"{GROUPS}/cpu.max": "much 0\n", f"{GROUPS}/unified/cpu.max": "5 0\n"},
         None,
@@ -134,6 +135,10 @@ MEMORIES = {
     ),
     "no limit of version 2": (
         {"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": "max\n", f"{GROUPS}/memory.current": "1\n"},
+        NO_LIMIT,
+    ),
+    "a limit of which it is not told how much is used": (
+        {"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": "2000000000\n"},
         NO_LIMIT,
     ),
     "more than the machine has": (
@@ -201,6 +206,11 @@ def test_the_time_that_it_stopped_the_process_is_a_field_of_profiles(tree, line,
     root = tree({**TREES["a container of version 2"][0], f"{GROUPS}/cpu.stat": f"nr_periods 7\n{line}\n"})
     assert quota.here(root).stopped_s() == seconds
     assert linux.Probe(root).read()["cpu.quota_stopped_ms"] == 1e3 * seconds
+
+
+def test_lines_that_are_no_counter_are_passed_over(tmp_path):
+    (tmp_path / "stat").write_text("\nbroken\nmost max\nhigh -1\nHugePages: 2 kB\n")
+    assert quota.counters(tmp_path / "stat", 1024) == {"HugePages": 2048}
 
 
 def test_without_a_quota_there_is_no_such_field(tree):

@@ -1,6 +1,7 @@
 """The outcome: figures of all turns, what is lost, who wins, and the table that says so."""
 
 import dataclasses
+from math import inf
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from edgeinfer.profiling.sensors import Reading, Sensors
 from edgeinfer.tuning.budget import over_budget
 from edgeinfer.tuning.entrants import Turn
 from edgeinfer.tuning.figures import Figures, doubts, figures
-from edgeinfer.tuning.outcome import Outcome, Row
+from edgeinfer.tuning.outcome import Outcome, Row, accuracy_words
 
 
 def turn(origin, latency_ms, memory_mb):
@@ -33,6 +34,17 @@ def test_figures_are_of_all_turns_and_energy_is_that_of_the_device_that_ran(devi
 def test_who_did_not_one_call_has_no_figures():
     assert figures(SimpleNamespace(turns=[Turn(Samples(0.0), 90.0)])) is None
     assert doubts([SimpleNamespace(turns=[])], Sensors([]), "single-stream", "cpu") == []
+
+
+def test_what_no_turn_tells_is_no_figure():
+    found = figures(SimpleNamespace(turns=[turn(0.0, 200.0, None)]))
+    assert (found.memory_mb, found.joules, found.cost("memory"), found.cost("throughput")) == (None, None, inf, 1 / 4)
+
+
+def test_a_race_is_judged_by_the_one_with_the_fewest_samples():
+    many, few = (SimpleNamespace(turns=[turn(0.0, 200.0, None)] * count) for count in (3, 2))
+    (told,) = doubts([many, few, many], Sensors([]), "single-stream", "cpu")
+    assert told.startswith("too few samples: 4, and ")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +102,15 @@ def test_where_nothing_was_measured_of_what_is_asked_for_the_usual_way_wins():
     assert "nothing is shown to be better" in outcome.table()
 
 
+@pytest.mark.parametrize("objective", ["latency", "memory"])
+def test_where_the_usual_way_did_not_come_to_the_end_the_best_wins(objective):
+    for baseline in (None, Row(Choice("ort", "lost"), "failed")):
+        outcome = finished(20, 20, objective=objective)
+        outcome.baseline = baseline
+        outcome.choose()
+        assert (outcome.winner, outcome.difference) == (outcome.finalists[0], None)
+
+
 @pytest.mark.parametrize("known", [0, 1])
 def test_what_is_known_of_one_alone_makes_it_neither_better_nor_worse(known):
     outcome = finished(20, 10)
@@ -132,6 +153,26 @@ def test_the_table_has_the_best_on_top_and_the_others_by_how_far_they_came():
     ]
     assert lines[10].startswith("against ort 0: ort 1: 50.0% faster (")
     assert lines[11:] == ["best for latency: ort 1"]
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (None, "-"),
+        (Comparison(9, 9, 0.9841), "98.4 % agree"),
+        (Comparison(9, 9, 0.5, 0.125), "+0.12 points"),
+        (Comparison(9, 9, 0.5, -2.0), "-2.00 points"),
+    ],
+)
+def test_accuracy_is_told_in_points_with_labels_and_in_agreement_without(found, words):
+    assert accuracy_words(found) == words
+
+
+def test_what_failed_after_a_heat_is_shown_with_both():
+    outcome = finished(20)
+    lost = Row(Choice("ov", "late"), "failed", "crashed: SIGSEGV", "heat 2", figures=outcome.finalists[0].figures)
+    outcome.rows.append(lost)
+    assert "heat 2; then crashed: SIGSEGV" in outcome.table()
 
 
 @pytest.mark.parametrize(

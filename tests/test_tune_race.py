@@ -1,6 +1,7 @@
 """The race: what is tried, each in a process of its own, which may crash or hang; who leaves each heat."""
 
 import io
+import json
 import os
 import queue
 import signal
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import cv2
 import pytest
 
+from edgeinfer import load
 from edgeinfer.bundle import Bundle
 from edgeinfer.plans import Choice
 from edgeinfer.profiling import subject
@@ -37,6 +39,23 @@ def test_to_load_a_candidate_is_not_to_read_its_pictures(detector, tmp_path, mon
     heard = []
     _entrant.turns({**asked, "scenario": "single-stream", "pictures": [str(tmp_path / "red.png")]}, heard.append)
     assert (heard[0]["ready"]["load_ms"], seconds[0]) == (0.0, 1000.0)
+
+
+@pytest.mark.parametrize(("kind", "backend"), [("detect", "ort"), ("detect", "null"), ("classify", "ort")])
+def test_what_an_entrant_finds_comes_over_whole(tmp_path, kind, backend):
+    bundle = Bundle.open(getattr(bundles, f"{kind}_bundle")(tmp_path / "model"))
+    with load(bundle, backend) as model:
+        found = model(bundles.picture("blue", 48, 64))
+    came = entrants._result(json.loads(json.dumps(_entrant._record(found))), bundle)
+
+    assert (type(came), came.source, came.labels) == (type(found), found.source, found.labels)
+    for name in ("scores", "class_ids", *(["boxes"] if kind == "detect" else [])):
+        told, original = getattr(came, name), getattr(found, name)
+        assert (told.dtype, told.shape, told.tolist()) == (original.dtype, original.shape, original.tolist())
+
+
+def test_what_an_entrant_could_not_read_is_nothing():
+    assert entrants._result(_entrant._record(None), None) is None
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class Figures:
 def figures(entrant: Entrant, watch: Sensors | None = None, device: str = "cpu") -> Figures | None:
     """Of all its turns so far; None if not one call was done. `watch` was open meanwhile, for the power of `device`."""
     whole = joined([turn.samples for turn in entrant.turns])
-    if not whole.latency_ms or whole.throughput is None:
+    if whole.throughput is None:
         return None
     spans = distribution(whole.latency_ms)
     memory = [turn.memory_mb for turn in entrant.turns if turn.memory_mb is not None]
