@@ -138,7 +138,7 @@ def _spec(path: Path, facts: Facts, options: Options) -> ModelSpec:
     assert size
     given = options.labels or facts.labels
     name = options.told.layout or _layout(facts)
-    layout = Layout(name, OUTPUT, 0 if name == "end2end" else len(given))
+    layout = Layout(name, OUTPUT, len(given))
     dtype = options.told.io or "float32"
     return ModelSpec(
         name=options.name or path.stem,

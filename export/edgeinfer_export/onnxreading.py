@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnx.external_data_helper import load_external_data_for_model
 
 from edgeinfer import onnxfile, regular
 from edgeinfer.errors import BundleError, ExportError
@@ -28,8 +27,7 @@ def read(path: Path) -> Any:
     """The model in this file: weights inside, constants in one place, no functions of its own. Raises ExportError."""
     _check_external(path)
     try:
-        model = onnx.load(path, load_external_data=False)
-        load_external_data_for_model(model, str(path.parent))
+        model = onnx.load(path)
     except Exception as error:
         # protobuf, the checker and the reader of external data each have their own errors
         raise ExportError(f"{path.name} cannot be read as ONNX: {first_line(error)}", hint=AGAIN) from error

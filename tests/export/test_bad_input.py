@@ -5,13 +5,14 @@ import re
 import sys
 
 import pytest
+from onnx import load
 
 from edgeinfer.cli import main
 from edgeinfer.errors import ExportError
 from edgeinfer_export import export as exporting
 from edgeinfer_export import fitness, modelfile, quantize, targets
 from edgeinfer_export.ranges import Range
-from helpers import foreign, seeded
+from helpers import foreign, networks, seeded
 from helpers.scenery import SOURCE, TRUTH
 
 
@@ -160,6 +161,13 @@ def test_attention_in_float32_is_not_for_turing(tmp_path, refused, name, precisi
 @pytest.mark.parametrize(("target", "precision"), [("rtx:sm86", "fp32"), ("rtx:sm75", "fp16"), ("trt", "fp32")])
 def test_a_head_is_refused_for_turing_in_float32_alone(target, precision):
     fitness.check(foreign.classifier(gemm=True), targets.parse(target), [precision])
+
+
+def test_convolutions_in_symmetric_int8_are_taken_even_for_turing(tmp_path):
+    model = load(networks.quantized(tmp_path / "int8.onnx"))
+    first = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    del first.input[2]  # which means a zero point of 0
+    fitness.check(model, targets.parse("rtx:sm75"), ["int8"])
 
 
 @pytest.mark.parametrize(("target", "module"), [("rtx:sm86", "tensorrt_rtx"), ("trt", "tensorrt")])

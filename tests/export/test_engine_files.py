@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeinfer.bundle import Bundle
+from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.cli import main
 from edgeinfer.errors import EdgeInferError, ExportError
 from edgeinfer.spec import Batch, Boxes, Size, TopK
@@ -48,6 +48,7 @@ def test_the_plan_is_left_plain_and_the_spec_comes_from_the_prefix(tmp_path):
     assert spec.outputs[0].shape == (Batch(1, 8), 6, 126)
     assert (spec.decode, spec.labels) == (Boxes("yolov8"), ("cat", "dog"))
     assert (spec.provenance.architecture, spec.provenance.license) == ("YOLO11n", "AGPL-3.0 License")
+    assert spec.provenance.sha256 == sha256_of(tmp_path / "model.engine")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeinfer.errors import ExportError
 from edgeinfer.spec import Batch
-from edgeinfer_export import graphs
+from edgeinfer_export import graphs, onnxgraph
 from edgeinfer_export.compile import Options, compile_onnx
 from edgeinfer_export.precision import element_types, title, to_half
 from helpers import fullsize, graphmodels, seeded
@@ -63,6 +63,7 @@ def test_float16_is_near_float32(name, variant):
         assert after.dtype == np.float32
         assert np.linalg.norm(after - before) <= 3e-3 * np.linalg.norm(before)
     assert half.clamped == 0
+    assert onnxgraph.facts_of(half.model) == onnxgraph.facts_of(one.model) != {}
 
 
 def both(one, half, golden):

@@ -89,12 +89,25 @@ def test_a_graph_that_cannot_run_everywhere_is_refused_by_name(tmp_path, change,
     assert message in refusal(tmp_path, changed(change))
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"<!DOCTYPE html>", foreign.yolov8().SerializeToString()[:-40]])
+WHOLE = foreign.yolov8().SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\x00" * 64, b"<!DOCTYPE html>", WHOLE[:-40]),
+        WHOLE + b"\x42\x02\x10\xff",  # one more opset, whose version is cut off
+        WHOLE.replace(b"/p8.conv", b"/p8\xffconv"),  # a name that is not UTF-8
+    ],
+    ids=["empty", "zeros", "page", "cut", "opset", "name"],
+)
 def test_a_file_that_is_no_onnx_is_one_error_and_one_hint(tmp_path, capsys, content):
     (tmp_path / "model.onnx").write_bytes(content)
 
     assert main(["export", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "out")]) == 1
-    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["error", "hint"]
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == ["error", "hint"]
+    assert "model.onnx" in said[0]
     assert not (tmp_path / "out").exists()
 
 

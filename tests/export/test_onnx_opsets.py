@@ -72,7 +72,7 @@ def test_an_opset_that_cannot_be_raised_is_told_with_the_reason():
 
 
 def test_a_raised_model_that_takes_frames_is_tried_with_pixels(tmp_path):
-    model = foreign.resizing(10, mode="linear")
+    model = foreign.resizing(10, mode="linear", batch="open")
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
     next(node for node in model.graph.node if "images" in node.input).input[0] = "cast"
     model.graph.node.insert(0, onnx.helper.make_node("Cast", ["images"], ["cast"], to=onnx.TensorProto.FLOAT))

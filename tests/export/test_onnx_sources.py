@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from edgeinfer import load
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
-from edgeinfer.spec import Batch, Size
+from edgeinfer.spec import Batch, Size, TopK
 from edgeinfer_export import graphs
 from edgeinfer_export.export import Options, export
 from edgeinfer_export.told import Told
@@ -62,6 +62,46 @@ def test_raw_heads_beside_the_boxes_are_left_out(tmp_path):
     assert "output1.zeros" not in [tensor.name for tensor in left.initializer]
 
 
+def test_what_a_branch_reads_of_the_graph_round_it_stays_when_raw_heads_go(tmp_path):
+    model = foreign.add_output(foreign.yolov5(), (1, 3, 8, 12, 8))
+    (last,) = (node for node in model.graph.node if node.output[0] == "output0")
+    result = helper.make_tensor_value_info("inside", onnx.TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Mul", last.input, ["inside"])], "branch", [], [result])
+    choice = helper.make_node("If", ["always"], ["output0"], then_branch=branch, else_branch=branch)
+    last.CopyFrom(choice)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+
+    assert main(["verify", str(exported(tmp_path, model).path)]) == 0
+
+
+def test_functions_of_a_files_own_are_put_into_its_graph(tmp_path):
+    model = foreign.classifier(7, True, metadata={**foreign.ULTRALYTICS, "task": "classify"})
+    model.graph.node[-1].CopyFrom(helper.make_node("Ending", ["logits"], ["output0"], domain="own"))
+    body = [helper.make_node("Softmax", ["x"], ["y"], axis=1)]
+    model.functions.append(helper.make_function("own", "Ending", ["x"], ["y"], body, model.opset_import))
+    model.opset_import.append(helper.make_opsetid("own", 99))
+
+    assert exported(tmp_path, model).spec.decode == TopK(5, "none")
+
+
+def test_probabilities_that_are_reshaped_stay_as_they_are(tmp_path):
+    model = foreign.classifier(7, True, metadata={**foreign.ULTRALYTICS, "task": "classify"})
+    model.graph.node[-1].output[0] = "rows"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 7]), "shape"))
+    model.graph.node.append(helper.make_node("Reshape", ["rows", "shape"], ["output0"]))
+
+    assert exported(tmp_path, model).spec.decode == TopK(5, "none")
+
+
+def mixed(model):
+    """With an output (n, n): what each picture has in common with each other."""
+    model.graph.node.append(helper.make_node("Flatten", ["images"], ["rows"]))
+    model.graph.node.append(helper.make_node("Transpose", ["rows"], ["columns"], perm=[1, 0]))
+    model.graph.node.append(helper.make_node("MatMul", ["rows", "columns"], ["mixed"]))
+    model.graph.output.append(helper.make_tensor_value_info("mixed", onnx.TensorProto.FLOAT, None))
+    return model
+
+
 def test_what_edgeinfer_wrote_comes_back_as_it_was(tmp_path):
     first = exported(tmp_path / "first", foreign.yolov8(batch="n"), batch=Batch(1, 3), labels=("a", "b", "c"))
     variant = graphs.Variant(frames="rgb", nms=True, score=0.3)
@@ -84,6 +124,12 @@ def test_what_edgeinfer_wrote_comes_back_as_it_was(tmp_path):
         (foreign.yolov8(size=("h", "w"), metadata={}), {}, "--imgsz 640"),
         (foreign.yolov8(), {"size": Size(96, 96)}, "fixed input of 64x96"),
         (foreign.yolov8(batch=2), {"batch": Batch(1, 4)}, "fixed batch of 2"),
+        (foreign.add_output(foreign.yolov8(batch=2), (1, 3)), {}, "no row for each picture: (1, 3) for 2"),
+        (
+            mixed(foreign.yolov8(batch="n")),
+            {"batch": Batch(1, 4)},
+            "output mixed has no row for each picture: (1, 1) for 1, (2, 2) for 2",
+        ),
         (foreign.yolov8(size=("h", "w")), {"size": Size(72, 72)}, "not a multiple of its stride 32"),
         (foreign.yolov8(), {"labels": ("one", "two")}, "2 labels are known, and its outputs have 3 classes (yolov8)"),
         (foreign.classifier(10), {"labels": ("one", "two")}, "2 labels are known, and its outputs have 10 classes"),

@@ -23,6 +23,7 @@ from helpers import bundles
         ("rtx:SM_86", [Target("rtx", (86,))]),
         ("rtx:sm89+sm80+sm86", [Target("rtx", (80, 86, 89))]),
         ("trt, rtx:sm86,rtx:sm86 ,rtx:sm89", [Target("trt"), Target("rtx", (86,)), Target("rtx", (89,))]),
+        ("rtx:sm75+sm80+sm86+sm89+sm120+sm121", [Target("rtx", (75, 80, 86, 89, 120, 121))]),
         ("rtx", [Target("rtx", (80, 86, 89, 120))]),
     ],
 )
@@ -47,7 +48,11 @@ def test_what_is_no_target_is_refused_with_the_known_ones(text):
 
 @pytest.mark.parametrize(
     ("capability", "gpu"),
-    [(72, "Jetson Xavier"), (87, "Jetson Orin"), (90, "H100"), (100, "B200"), (110, "Jetson Thor")],
+    [
+        *((53, "Jetson Nano"), (60, "P100"), (61, "GeForce GTX 10"), (62, "Jetson TX2"), (70, "V100")),
+        *((72, "Jetson Xavier"), (87, "Jetson Orin"), (88, "Tegra"), (90, "H100"), (100, "B200")),
+        *((101, "Jetson Thor under CUDA 12"), (103, "B300"), (110, "Jetson Thor")),
+    ],
 )
 def test_gpus_that_rtx_does_not_build_for_are_named_and_sent_to_trt(capability, gpu):
     with pytest.raises(UsageError, match=f"sm{capability} .*{gpu}.*only for sm75") as caught:
