@@ -238,3 +238,17 @@ def test_a_flag_that_several_verbs_have_is_declared_alike_in_all():
                 seen.setdefault(name, {}).setdefault((words, action.metavar, str(action.type)), []).append(verb)
     assert {"--conf", "--iou", "--backend", "--no-plan", "BUNDLE"} <= seen.keys()
     assert {name: ways for name, ways in seen.items() if len(ways) > 1} == {}
+
+
+def in_words(default):
+    return f"{default:g}" if isinstance(default, float) else ",".join(default) if isinstance(default, list) else default
+
+
+def test_every_flag_with_a_value_of_its_own_tells_it():
+    (verbs,) = [one for one in cli._parser()._actions if one.dest == "verb"]
+    flags = [(verb, flag) for verb, parser in verbs.choices.items() for flag in parser._actions]
+    valued = [
+        (verb, flag) for verb, flag in flags if flag.default not in (None, False, "", 0, [], "auto", "==SUPPRESS==")
+    ]
+    assert len(valued) > 15
+    assert [(verb, flag.dest) for verb, flag in valued if f"default: {in_words(flag.default)}" not in flag.help] == []

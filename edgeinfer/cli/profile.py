@@ -62,7 +62,8 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         "--boundary",
         choices=BOUNDARIES,
         default="pipeline",
-        help="engine: tensors to tensors; pipeline: picture in memory to results; file: encoded file to results",
+        help="engine: tensors to tensors; pipeline: picture in memory to results; file: encoded file to results "
+        "(default: pipeline)",
     )
     measuring.add_argument(
         "--seconds", type=_limits.above_zero, default=10.0, metavar="S", help="per scenario (default: 10)"

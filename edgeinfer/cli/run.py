@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_limits.count,
         default=1,
         metavar="N",
-        help="pictures at the same time, if the plan has no more: with --threads 1 as many as cores suit video files",
+        help="pictures at the same time, if the plan has no more (default: 1); with --threads 1 as many as cores suit "
+        "video files",
     )
     choosing.add_argument(
         "--build",

@@ -80,8 +80,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         type=_limits.count,
         default=1,
         metavar="N",
-        help="batches at the same time, if the plan has no more; many clients of a CPU get the most from as many as it "
-        "has cores, --threads 1",
+        help="batches at the same time, if the plan has no more (default: 1); many clients of a CPU get the most from "
+        "as many as it has cores, --threads 1",
     )
     running.add_argument(
         "--classify", type=Path, metavar="BUNDLE", help="detectors: run this classifier on what is in each box"

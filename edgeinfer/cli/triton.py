@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="parts round a model exported without --preprocess graph --nms graph: it takes frames and gives boxes",
     )
     parser.add_argument("--frames", choices=COLORS, default="", help="channel order of those frames (default: bgr)")
-    parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto", help="where it runs")
+    parser.add_argument(
+        "--device", choices=("auto", "gpu", "cpu"), default="auto", help="where it runs (default: auto)"
+    )
     parser.add_argument(
         "--instances", type=_limits.count, metavar="N", default=1, help="how many run at the same time (default: 1)"
     )
