@@ -12,7 +12,7 @@ import pytest
 
 from edgeinfer import cli, errors
 from edgeinfer.cli import _limits
-from edgeinfer.errors import EdgeInferError, UsageError
+from edgeinfer.errors import BackendUnavailable, BundleError, EdgeInferError, EngineError, UsageError
 
 HEAVY = {"cv2", "numpy", "onnx", "onnxruntime", "edgeinfer_export"}
 
@@ -124,6 +124,12 @@ def test_an_unexpected_error_asks_for_a_report_and_shows_no_traceback(monkeypatc
         (RuntimeError("can't start new thread"), "ulimit -u"),
         (ImportError("cv2.so: failed to map segment from shared object"), "ulimit -v"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+        (RuntimeError("PosixThread: pthread_create failed, error code: 11"), "ulimit -u"),
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "ulimit -u"),
+        (BackendUnavailable("nothing runs: ort.so: failed to map segment from shared object"), "ulimit -v"),
+        (BundleError("out cannot be written: Cannot allocate memory", hint="check free space"), "ulimit -v"),
+        (EngineError("model.onnx: ONNX Runtime refused it: std::bad_alloc"), "ulimit -v"),
+        (BundleError("out cannot be written: Too many open files", hint="check free space"), "ulimit -n"),
     ],
 )
 def test_a_limit_of_the_process_is_told_as_one(monkeypatch, capsys, error, limit):

@@ -36,10 +36,16 @@ LIBRARIES = {
     "grpc": ("gRPC", 'pip install "edgeinfer[serve]"'),
     "yaml": ("PyYAML", 'pip install "edgeinfer[validate]"'),
 }
+MORE_THREADS = "raise the limit of processes (ulimit -u)"
+LESS_MEMORY = "close other programs, use a smaller model, or raise the limit of memory (ulimit -v)"
 # what a limit of the process is told by, in the words of Python and the system: what it means, and the remedy
 LIMITS = {
-    "can't start new thread": ("no more threads can be started", "raise the limit of processes (ulimit -u)"),
+    "can't start new thread": ("no more threads can be started", MORE_THREADS),
+    "pthread_create failed": ("no more threads can be started", MORE_THREADS),
+    "Resource temporarily unavailable": ("no more threads can be started", MORE_THREADS),  # std::thread, fork
     "failed to map segment": ("there is no memory to load a library", "raise the limit of memory (ulimit -v)"),
+    "Cannot allocate memory": ("out of memory", LESS_MEMORY),
+    "bad_alloc": ("out of memory", LESS_MEMORY),
     "Too many open files": ("too many files are open", "raise the limit of open files (ulimit -n)"),
 }
 
@@ -59,7 +65,7 @@ def words(error: Exception) -> tuple[str, str]:
         remedy = of_library(str(error), f"mend what that names, or: {remedy}")
         return f"{called} is here ({file}) and cannot be loaded: {error}", remedy
     if isinstance(error, MemoryError):
-        return f"out of memory {error}", "close other programs, or use a smaller model"
+        return f"out of memory {error}", LESS_MEMORY
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}", "check free space, permissions and paths"
@@ -81,5 +87,6 @@ def of(error: errors.EdgeInferError) -> str:
 
 
 def of_library(said: str, otherwise: str) -> str:
-    """What helps a library that is installed and does not load, by what it said."""
-    return NUMPY_1 if "numpy.core.multiarray" in said else otherwise
+    """What helps a library that is installed and does not load or work, by what it said."""
+    known = {"numpy.core.multiarray": NUMPY_1, **{told: remedy for told, (_, remedy) in LIMITS.items()}}
+    return next((remedy for told, remedy in known.items() if told in said), otherwise)

@@ -20,8 +20,6 @@ class Aside:
         """What `work` gives; it goes on when nobody waits for it any more."""
         done: Future[T] = Future()
         done.set_running_or_notify_cancel()  # a thread cannot be called back
-        self._running.add(done)
-        done.add_done_callback(self._running.discard)
 
         def run() -> None:
             try:
@@ -29,7 +27,9 @@ class Aside:
             except BaseException as error:  # noqa: BLE001 - raised where it is waited for
                 done.set_exception(error)
 
-        threading.Thread(target=run, name="aside", daemon=True).start()
+        threading.Thread(target=run, name="aside", daemon=True).start()  # where none can be, nobody waits
+        self._running.add(done)
+        done.add_done_callback(self._running.discard)
         return await asyncio.wrap_future(done)
 
     async def settle(self, timeout: float) -> None:
