@@ -1,11 +1,12 @@
 """What calibration sees of a model, and what it tells when that is no number."""
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
 from edgeinfer.errors import ExportError
-from edgeinfer.spec import Size
+from edgeinfer.spec import Batch, Size
 from edgeinfer_export import calibration, graphs
 from helpers import graphmodels, seeded
 from helpers.quantizing import built, makers, pictures, ranged
@@ -21,6 +22,16 @@ def test_calibration_sees_what_the_runtime_feeds():
     assert seen["input"].low == pytest.approx(min(one.min() for one in fed))
     assert seen["input"].high == pytest.approx(max(one.max() for one in fed))
     assert seen["conv1.relu"].low == 0
+
+
+def test_of_a_large_tensor_a_sample_is_counted_and_means_are_of_the_whole_batch():
+    golden = seeded.Golden("resnet-basic")
+    one = graphs.build(golden.checkpoint(), size=Size(512, 512), batch=Batch(2, 2))
+    seen = calibration.observe(one.model, one.spec, ["input", "conv1.relu"], pictures(1, Size(512, 512)))
+
+    for histogram in seen.values():
+        assert calibration.SAMPLE <= histogram._counts.sum() <= 2.5 * calibration.SAMPLE
+    assert np.shape(seen["input"].range("minmax").means) == (3,)
 
 
 def test_a_model_that_onnx_runtime_refuses_is_told_before_a_picture_is_shown():

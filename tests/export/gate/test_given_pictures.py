@@ -44,6 +44,18 @@ def test_one_picture_in_five_is_held_out_whose_hash_comes_first_under_whatever_n
     assert len(found.calibration) + len(found.heldout) == count + 1
 
 
+def test_no_more_pictures_calibrate_or_judge_than_tell_something_new(tmp_path, detector, monkeypatch):
+    monkeypatch.setattr(heldout, "MOST", 4)
+    monkeypatch.setattr(heldout, "ENOUGH", 20)
+    folder, spec = tmp_path / "many", Bundle.open(detector).spec
+    folder.mkdir()
+    for place in range(30):
+        cv2.imwrite(str(folder / f"{place:02}.png"), np.full((9, 9, 3), place, np.uint8))
+    for judging in ("", str(folder)):
+        with heldout.pictures(heldout.Sources(str(folder), judging, few=True), spec) as found:
+            assert (len(found.calibration), len(found.heldout)) == (4, 4)
+
+
 def test_an_empty_folder_a_missing_one_and_one_picture_are_refused(tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()

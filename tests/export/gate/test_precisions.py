@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import onnx
 import pytest
 
@@ -151,6 +152,18 @@ def test_a_loss_is_of_points_or_without_labels_of_answers_that_change_while_scor
 ):
     comparison = Comparison(100, compared, agreement, difference)
     assert gate.Measured({"a": 0.1, "b": 0.2}, drift, comparison).loss == loss
+
+
+@pytest.mark.parametrize(
+    ("activation", "scores"),
+    [
+        ("softmax", [[0.25, 0.75], [0.5, 0.5]]),
+        ("sigmoid", [[0.5, 0.75], [2 / 3, 2 / 3]]),
+        ("none", np.log([[1, 3], [2, 2]])),
+    ],
+)
+def test_scores_are_what_the_activation_makes_of_each_pictures_logits(activation, scores):
+    assert gate._activated(np.log([[1.0, 3.0], [2.0, 2.0]]), activation) == pytest.approx(np.array(scores))
 
 
 def test_a_detector_is_judged_by_the_thresholds_of_accuracy_whatever_it_is_used_with(detector, tmp_path, monkeypatch):
