@@ -117,7 +117,7 @@ def test_an_engine_that_fails_its_self_test_does_not_take_over(detector, builder
         assert "failed its self-test" in model.upgrade.state
     assert "failed its self-test" in caplog.text
     with load(detector, build="never") as model:
-        assert model.backend == "ort_gpu"
+        assert (model.backend, model.upgrade) == ("ort_gpu", None)
 
 
 def test_an_engine_that_does_not_fit_after_all_does_not_take_over(detector, builder):

@@ -7,7 +7,8 @@ import pytest
 
 from edgeinfer.devices import _decoding
 from edgeinfer.devices.cpu import Device
-from edgeinfer.errors import EngineError
+from edgeinfer.errors import EngineError, UsageError
+from edgeinfer.loading import with_thresholds
 from edgeinfer.spec import Boxes, Size, TensorSpec, TopK
 from helpers import cases
 from helpers.specs import classifier, detector
@@ -148,6 +149,21 @@ def graph_outputs(num):
         "scores": END[None, :, 4].astype(np.float32),
         "classes": END[None, :, 5].astype(np.int64),
     }
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"conf": 0.2}, "conf 0.2 is below the 0.25"),
+        ({"iou": 0.5}, "iou 0.5 is not the 0.45"),
+        ({"limit": 4}, "limit 4 is above the 3"),
+    ],
+)
+def test_what_a_graph_has_suppressed_can_be_thinned_out_and_not_brought_back(asked, told):
+    with pytest.raises(UsageError, match=told):
+        with_thresholds(SUPPRESSED, **asked)
+    for kept in ({"conf": 0.25, "iou": 0.45, "limit": 3}, {"conf": 0.3, "limit": 2}):
+        with_thresholds(SUPPRESSED, **kept)
 
 
 @pytest.mark.parametrize(("num", "kept"), [(0, []), (1, [CAT]), (4, [DOG, DOG, CAT])])

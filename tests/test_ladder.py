@@ -9,6 +9,8 @@ import pytest
 from edgeinfer import backends, ladder, loading, machine
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import BackendUnavailable, EngineError, UsageError
+from edgeinfer.keys import Refusal
+from edgeinfer.ladder import Rung
 from edgeinfer.spec import Artifact
 
 
@@ -94,6 +96,14 @@ def test_a_missing_library_is_told_with_the_command_that_brings_it(detector, no_
     with pytest.raises(BackendUnavailable, match=r"nothing here runs .*: ov: ") as caught:
         loading.load(detector, "ov")
     assert caught.value.hint == 'pip install "edgeinfer[openvino]"'
+
+
+@pytest.mark.parametrize(
+    ("remedies", "hint"), [(["", "do this"], "do this"), (["or that", "do this"], "edgeinfer info")]
+)
+def test_what_would_help_is_the_hint_if_it_is_one_thing(detector, remedies, hint):
+    refused = [Rung("ort", None, Refusal("backend", "slow", hint=remedy)) for remedy in remedies]
+    assert ladder.nothing_runs(Bundle.open(detector), refused).hint.startswith(hint)
 
 
 def test_where_no_library_is_installed_the_hint_brings_the_best(detector, monkeypatch):

@@ -80,6 +80,13 @@ def test_engines_of_a_jetson_are_compared_with_the_release_of_this_one(detector,
     assert [dla.reason, gpu.caveat] == told
 
 
+def test_a_file_of_a_precision_that_a_backend_does_not_open_is_no_rung_of_it(detector):
+    bundle = Bundle.open(detector)
+    int8 = dataclasses.replace(bundle.spec.artifacts[0], file="model.int8.onnx", precision="int8")
+    held = Bundle(bundle.path, dataclasses.replace(bundle.spec, artifacts=(int8, *bundle.spec.artifacts)))
+    assert [rung.name for rung in ladder.climb(held, "ort_gpu")] == ["ort_gpu model.fp32.onnx"]
+
+
 def test_keys_are_compared_before_anything_is_deserialised(detector, trt):
     bundles.add_plan(detector, trt, sm="87")
     assert runs(detector) == "ort_gpu model.fp32.onnx"
