@@ -9,7 +9,7 @@ from edgeinfer.errors import ExportError
 from edgeinfer.spec import Batch
 from edgeinfer_export import graphs, onnxgraph
 from edgeinfer_export.compile import Options, compile_onnx
-from edgeinfer_export.precision import element_types, title, to_half
+from edgeinfer_export.precision import element_types, inferred, title, to_half
 from helpers import fullsize, graphmodels, seeded
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -184,6 +184,28 @@ def test_casts_are_halved_too():
     assert element_types(half.model)["up.half"] == HALF
     y = graphmodels.run(half.model, x=np.array([[1.5, 2.25, 3, 4.75]], "f4"))["y"]
     assert y.tolist() == [[0.5, 1, 1.5, 2]]
+
+
+@pytest.mark.parametrize(("value", "kind"), [(2.5, HALF), (1e-9, FLOAT)])
+def test_what_fills_a_shape_is_half_where_that_holds_it(value, kind):
+    filling = helper.make_tensor("value", FLOAT, [1], [value])
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["filled"], "fill", value=filling),
+        helper.make_node("Mul", ["x", "filled"], ["y"], "times"),
+    ]
+    half = to_half(small(nodes, {}), {"times"})
+    (fill,) = (node for node in half.model.graph.node if node.name == "fill")
+
+    assert fill.attribute[0].t.data_type == kind
+    assert graphmodels.run(half.model, x=np.ones((1, 4), np.float32))["y"] == pytest.approx(value, abs=0)
+
+
+def test_shapes_that_a_small_constant_tells_are_known():
+    nodes = [helper.make_node("Reshape", ["x", "square"], ["s"]), helper.make_node("Reshape", ["s", "row"], ["y"])]
+    shapes = inferred(small(nodes, {"square": np.array([2, 2]), "row": np.array([1, 4])}))
+
+    assert [dim.dim_value for dim in shapes["s"].shape.dim] == [2, 2]
 
 
 def test_a_graph_with_branches_is_refused_by_the_node_that_has_them():
