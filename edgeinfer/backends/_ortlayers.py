@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.backends import Layer
+from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,13 +22,17 @@ def profiled(model: Path | bytes, options: Any, providers: Sequence[str], inputs
     """Run the model in a session of its own with the profiler on; milliseconds a run, in the order they ran."""
     import onnxruntime
 
-    with tempfile.TemporaryDirectory(prefix="edgeinfer-layers-") as folder:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "ort")
-        session = onnxruntime.InferenceSession(model, options, providers=list(providers))
-        for _ in range(1 + RUNS):
-            session.run(None, dict(inputs))
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgeinfer-layers-") as folder:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "ort")
+            session = onnxruntime.InferenceSession(model, options, providers=list(providers))
+            for _ in range(1 + RUNS):
+                session.run(None, dict(inputs))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ONNX Runtime does not say that a disk is full
+        hint = "check free space for temporary files (TMPDIR)"
+        raise EngineError(f"ONNX Runtime's profile is not all in its file: {error}", hint=hint) from error
     return parse(events)
 
 

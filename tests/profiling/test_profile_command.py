@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import onnxruntime
 import pytest
 
 import edgeinfer
@@ -35,6 +37,21 @@ def test_the_layers_are_those_of_the_graph_with_shares_of_the_whole(detector, ca
     assert {layer["precision"] for layer in rows} == {"fp32"}
     assert sum(layer["share"] for layer in rows) == pytest.approx(1.0)
     assert [layer["ms"] for layer in rows] == sorted((layer["ms"] for layer in rows), reverse=True)
+
+
+def test_what_was_measured_is_kept_where_the_profile_of_the_layers_is_not_all_written(detector, monkeypatch):
+    whole = onnxruntime.InferenceSession.end_profiling
+
+    def cut(session):
+        path = whole(session)
+        os.truncate(path, Path(path).stat().st_size // 2)
+        return path
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "end_profiling", cut)
+    report = edgeinfer.profile(detector, seconds=0.05, layers=True)
+    assert report.data["scenarios"]
+    assert report.data["layers"]["layers"] is None
+    assert report.data["layers"]["reason"].startswith("ONNX Runtime's profile is not all in its file: ")
 
 
 def test_no_name_from_a_bundle_steers_the_terminal(detector, capsys, monkeypatch):
