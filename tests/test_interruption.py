@@ -22,12 +22,24 @@ def functions():
 
 def test_the_first_ctrl_c_is_noticed_and_the_second_raised():
     before = signal.getsignal(signal.SIGINT)
+    asked = []
     with pytest.raises(KeyboardInterrupt), interruption.noticed() as stop:
-        assert not stop.asked
-        signal.raise_signal(signal.SIGINT)
-        assert stop.asked
-        signal.raise_signal(signal.SIGINT)
+        for _ in range(3):
+            asked.append(stop.asked)
+            signal.raise_signal(signal.SIGINT)
+    assert asked == [False, True]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_ctrl_c_that_was_noticed_is_not_told_again():
+    told, before = [], signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda *_: told.append(True))
+    try:
+        with interruption.noticed():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told == []
 
 
 def test_the_patient_hear_no_second_ctrl_c():
