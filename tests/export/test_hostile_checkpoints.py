@@ -10,7 +10,7 @@ import pytest
 
 from edgeinfer.errors import CheckpointError, UnsafeCheckpoint
 from edgeinfer_export import checkpoint, pickles
-from edgeinfer_export.storages import Storage, StoredTensor
+from edgeinfer_export.storages import Storage, StoredTensor, tensor_from
 from helpers.hostile import GOOD, INERT, MIB, WEIGHT, refused
 from helpers.pickling import ORDERED, Call, Name, New, Raw, Tensor, Writer, archive, legacy, module
 
@@ -319,3 +319,9 @@ def test_a_tensor_ends_with_its_storage_and_never_a_number_behind_it(offset, sha
     assert StoredTensor(storage, offset, shape, strides).view(base).max() == 5
     with pytest.raises(CheckpointError, match="reaches number 6 of a storage of 6"):
         StoredTensor(storage, offset + 1, shape, strides).view(base)
+
+
+def test_a_tensor_needs_no_more_than_storage_offset_size_and_stride():
+    """As PyTorch before 0.4 wrote it."""
+    found = tensor_from((Storage("0", "float32", 6), 0, (2, 3), (3, 1)))
+    assert found.view(np.arange(6, dtype=np.float32)).tolist() == [[0, 1, 2], [3, 4, 5]]
