@@ -135,7 +135,8 @@ def archive(root, order="little", compression=zipfile.ZIP_STORED, storages=None)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as target:
         for name, content in members.items():
-            target.writestr(f"model/{name}", content)
+            # of no time: the bytes name tests, whose names must be the same in every process that collects them
+            target.writestr(zipfile.ZipInfo(f"model/{name}"), content, compression)
     return file.getvalue()
 
 
