@@ -140,6 +140,15 @@ def test_a_limit_of_the_process_is_told_as_one(monkeypatch, capsys, error, limit
     assert limit in hint
 
 
+def test_a_pipe_whose_reader_is_slow_is_told_as_no_limit(monkeypatch, capsys):
+    full = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    error = EdgeInferError(f"standard output cannot be written: {full.strerror}", hint="check where it goes")
+    error.__cause__ = full
+    failing(monkeypatch, error)
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().err.endswith("\nhint: check where it goes\n")
+
+
 KINDS = [one for one in vars(errors).values() if isinstance(one, type) and one is not EdgeInferError]
 
 

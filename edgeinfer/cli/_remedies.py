@@ -53,7 +53,9 @@ LIMITS = {
 def words(error: Exception) -> tuple[str, str]:
     """What is said of an error, and what to do about it."""
     if isinstance(error, errors.EdgeInferError):
-        return str(error), of_library(str(error), of(error))
+        # what a slow reader of a pipe refuses is no thread
+        slow = isinstance(error.__cause__, BlockingIOError)
+        return str(error), of(error) if slow else of_library(str(error), of(error))
     if isinstance(error, ModuleNotFoundError) and error.name in LIBRARIES:
         called, remedy = LIBRARIES[error.name]
         return f"{called} is not installed", remedy
