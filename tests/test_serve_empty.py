@@ -170,7 +170,8 @@ def test_nothing_to_serve_and_nothing_to_wait_for_is_an_error(shelf, unserved, m
 def test_what_would_help_a_model_that_cannot_be_opened_is_told(classifier, unserved):
     code, _, said = unserved(classifier, "--backend=ort", "--precision=fp16")
     assert code == 1
-    assert said.splitlines()[-1] == f"hint: edgeinfer info {classifier} lists what would run, and why not"
+    info = f"edgeinfer info {classifier} lists what would run, and why not"
+    assert said.splitlines()[-1] == f"hint: export it again with --precision fp32,fp16; {info}"
 
 
 def test_an_empty_folder_beside_a_bundle_is_told_and_no_model(tmp_path, shelf):
