@@ -10,6 +10,7 @@ import shutil
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from edgeinfer import modeljson, onnxfile, workfolder
@@ -125,7 +126,7 @@ def _instead(path: Path) -> str:
         return f"give one of the bundles in it, such as {inside.parent}"
     if path.is_file() and path.suffix in ARCHIVES:
         return "unpack it, and give the folder"
-    source = str(path) if path.is_file() and path.suffix in SOURCES else "CHECKPOINT"
+    source = quote(str(path)) if path.is_file() and path.suffix in SOURCES else "CHECKPOINT"
     return f"make one: edgeinfer export {source} -o DIR"
 
 

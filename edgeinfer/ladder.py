@@ -8,6 +8,7 @@ cannot-open, and those of `keys`.
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer import backends, devices, keys, machine, verdicts
@@ -96,7 +97,7 @@ def nothing_runs(bundle: Bundle, refused: Sequence[Rung]) -> BackendUnavailable:
     reasons = "; ".join(f"{rung.name}: {rung.reason}" for rung in refused)
     codes = {rung.code for rung in refused}
     remedies = list(dict.fromkeys(rung.remedy for rung in refused if rung.remedy))
-    hint = f"edgeinfer info {bundle.path} lists what would run, and why not"
+    hint = f"edgeinfer info {quote(str(bundle.path))} lists what would run, and why not"
     held = {artifact.precision for artifact in bundle.spec.artifacts}
     wanted = {rung.reason.facts["asked"] for rung in refused if rung.code == "precision"} - held
     if "cpu-unasked" in codes or codes <= FOR_WANT_OF_A_GPU:
@@ -168,7 +169,7 @@ class _Look(NamedTuple):
                 return refusal
         verdict = verdicts.read(artifact, library, gpu) if self.quarantine else None
         if verdict and not verdict.passed:
-            again = f"edgeinfer verify {self.bundle.path} tries it again"
+            again = f"edgeinfer verify {quote(str(self.bundle.path))} tries it again"
             text = f"failed its self-test here on {verdict.when}: {verdict.detail}; {again}"
             return Refusal("quarantined", text, when=verdict.when, detail=verdict.detail)
         return FITS

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from contextlib import ExitStack
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer import backends, devices, given, ladder, machine, plans, quota, verdicts
@@ -154,7 +155,7 @@ def _test_once(bundle: Bundle, choice: Choice, gpu: int) -> None:
     if failed:
         raise EngineError(
             f"{choice.name} failed its self-test: {failed}",
-            hint=f"it is quarantined here; edgeinfer verify {bundle.path} tries it again",
+            hint=f"it is quarantined here; edgeinfer verify {quote(str(bundle.path))} tries it again",
         )
 
 

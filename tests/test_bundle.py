@@ -34,13 +34,14 @@ def test_what_is_not_a_bundle_is_refused_with_the_command_that_makes_one(tmp_pat
 
 
 def test_who_names_something_near_a_bundle_is_told_the_bundle(detector, tmp_path):
-    checkpoint, archive = tmp_path / "yolov5s.pt", tmp_path / "yolov5s.tar.gz"
-    checkpoint.write_text("x")
-    archive.write_text("x")
+    checkpoint, archive, spaced = (tmp_path / name for name in ("yolov5s.pt", "yolov5s.tar.gz", "my yolov5s.pt"))
+    for file in (checkpoint, archive, spaced):
+        file.write_text("x")
     for path, hint in (
         (detector / "model.fp32.onnx", f"give the folder: {detector}"),
         (detector.parent, f"give one of the bundles in it, such as {detector}"),
         (checkpoint, f"make one: edgeinfer export {checkpoint} -o DIR"),
+        (spaced, f"make one: edgeinfer export '{spaced}' -o DIR"),
         (archive, "unpack it, and give the folder"),
     ):
         with pytest.raises(BundleError) as caught:

@@ -1,6 +1,7 @@
 """`edgeinfer export`, from a real checkpoint to a bundle that runs."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -26,6 +27,12 @@ def test_export_writes_a_bundle_that_verifies_and_runs(tmp_path, capsys):
     assert bundle.spec.provenance.license == "Apache-2.0"
     assert main(["verify", str(bundle.path)]) == 0
     assert "next: edgeinfer run" in capsys.readouterr().out
+
+
+def test_the_command_to_go_on_with_holds_in_a_shell(tmp_path, capsys):
+    bundle = small(tmp_path / "two words")
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words == ["next:", "edgeinfer", "run", str(bundle.path), "IMAGE"]
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(tmp_path):

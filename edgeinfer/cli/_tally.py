@@ -65,5 +65,6 @@ class Tally:
         """The closing lines of a run."""
         done = f"{_tables.counted(self.pictures, 'picture')}, {_tables.counted(errors, 'error')}"
         ran = f"{model.backend} {model.artifact}".strip() + (f" ({model.plan})" if model.plan else "")
+        ran += f", up to {model.group} pictures a run" if model.group > 1 else ""
         rows = [("median", "ms"), *((stage, f"{span:.2f}") for stage, span in self.medians().items())]
         return f"\n{done}; ran on {ran}\n{_tables.table(rows, right=[1])}"

@@ -7,6 +7,7 @@ import statistics
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer.cli import _tables
@@ -109,10 +110,11 @@ def _table(rows: list[Row]) -> str:
 
 
 def _next_steps(bundle: Path) -> str:
+    named = quote(str(bundle))
     steps = [
-        (f"edgeinfer info {bundle}", "what is in the bundle, and what would run here"),
-        (f"edgeinfer run {bundle} YOUR.jpg --save out", "your own picture, video or camera:0"),
-        (f"edgeinfer verify {bundle}", "hashes and golden samples on this machine"),
+        (f"edgeinfer info {named}", "what is in the bundle, and what would run here"),
+        (f"edgeinfer run {named} YOUR.jpg --save out", "your own picture, video or camera:0"),
+        (f"edgeinfer verify {named}", "hashes and golden samples on this machine"),
         ("edgeinfer export yolov5s", "a model that knows 80 everyday things"),
         ("edgeinfer doctor", "what this machine can use, and what it lacks"),
     ]

@@ -6,6 +6,7 @@ import json
 import sys
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.cli import _choosing, _exporter, _limits, _recipe, _tables, build
@@ -271,4 +272,4 @@ def _report(path: Path, as_json: bool) -> None:
     print(_tables.table(rows, right=(2,)))
     if spec.provenance.license:
         print(_tables.printable(f"  licence: {spec.provenance.license}"))
-    print(_tables.printable(f"next: edgeinfer run {path} IMAGE"))
+    print(_tables.printable(f"next: edgeinfer run {quote(str(path))} IMAGE"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer.cli import _choosing, _tables
@@ -79,9 +80,10 @@ def _planned(kept: Kept | None, bundle: Bundle) -> list[str]:
         return []
     words = f"plan: {kept.plan.words()}" if kept.plan else "plan: unreadable"
     lines = [f"\n{words}", *(f"  in doubt: {doubt}" for doubt in (kept.plan.doubts if kept.plan else ()))]
+    named = quote(str(bundle.path))
     if not kept.fault:
-        return [*lines, f"  edgeinfer tune --forget {bundle.path} removes it"]
-    return [*lines, f"  not used: {kept.fault}; tune again: edgeinfer tune {bundle.path}"]
+        return [*lines, f"  edgeinfer tune --forget {named} removes it"]
+    return [*lines, f"  not used: {kept.fault}; tune again: edgeinfer tune {named}"]
 
 
 def _record(bundle: Bundle, rungs: list[Rung], kept: Kept | None) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def _advice(bundle: Bundle, rungs: list[Rung]) -> list[str]:
     able = [rung.backend for rung in compiled if rung.code not in ("no-gpu", "no-library", "no-device")]
     if not able or any(rung.exact for rung in compiled):
         return []
-    return [f"\nfor an engine made for this GPU: edgeinfer build {bundle.path} --compile {able[0]}"]
+    return [f"\nfor an engine made for this GPU: edgeinfer build {quote(str(bundle.path))} --compile {able[0]}"]
 
 
 def _tight(bundle: Bundle, running: Rung | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from edgeinfer.cli import _choosing, _exporter, _limits
@@ -64,5 +65,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"repository": args.output, "models": paths}))
     else:
-        print("\n".join([*paths, f"next: tritonserver --model-repository={args.output}"]))
+        print("\n".join([*paths, f"next: tritonserver --model-repository={quote(str(args.output))}"]))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def _forget(bundle: Bundle, device: str) -> int:
     from edgeinfer import machine, plans
 
-    how = f"{bundle.path}{'' if device == 'auto' else f' --device {device}'}"
+    how = f"{quote(str(bundle.path))}{'' if device == 'auto' else f' --device {device}'}"
     if not plans.forget(bundle, machine.ordinal(device)):
         raise UsageError(f"{bundle.path} has no plan on this machine", hint=f"make one: edgeinfer tune {how}")
     print(f"the plan of {bundle.path} is forgotten: the best by order runs again (edgeinfer info {how})")

@@ -7,6 +7,7 @@ import json
 import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.bundle import SPEC_FILE
@@ -86,7 +87,7 @@ def _check_file(path: Path) -> None:
     found = "is a directory" if path.is_dir() else "is not a file" if path.exists() else "is not there"
     hint = "give the path of a .pt, .pth or .safetensors"
     if (path / SPEC_FILE).is_file():
-        hint = f"a bundle is compiled by: edgeinfer build {path} --compile trt"
+        hint = f"a bundle is compiled by: edgeinfer build {quote(str(path))} --compile trt"
     raise CheckpointError(f"{path} {found}, expected a checkpoint file", hint=hint)
 
 

@@ -206,18 +206,22 @@ def labels(facts: dict[Any, object], top: dict[Any, object]) -> tuple[str, ...]:
 def labels_from(value: object) -> tuple[str, ...]:
     """Class names from a list, or a dict of number -> name or name -> number; empty when they are none of these.
 
-    JSON makes texts of the numbers.
+    JSON makes texts of the numbers. YAML makes numbers of names such as 7, and true of `yes`.
     """
     held = entries(value)
-    if held and all(isinstance(place, int) for place in held.values()):
+    if held and all(isinstance(key, str) and isinstance(place, int) for key, place in held.items()):
         held = {place: name for name, place in held.items()}
     else:
         held = {_number(key): name for key, name in held.items()}
     if held and set(held) == set(range(len(held))):
         value = [held[place] for place in range(len(held))]
-    if isinstance(value, (list, tuple)) and all(isinstance(label, str) for label in value):
-        return tuple(plain(value))
+    if isinstance(value, (list, tuple)) and all(map(_is_name, value)):
+        return tuple(map(str, plain(value)))
     return ()
+
+
+def _is_name(label: object) -> bool:
+    return isinstance(label, (str, float)) or (isinstance(label, int) and abs(label) < 10**MAX_DIGITS)
 
 
 def _number(key: object) -> object:

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from edgeinfer import cli
+from edgeinfer.spec import Batch
+from helpers import bundles
 from helpers.patience import said
 from helpers.running import run
 
@@ -20,6 +22,12 @@ def test_a_picture_gives_a_line_and_a_summary(detector, photos, capsys):
     assert "1 picture, 0 errors; ran on ort model.fp32.onnx" in out
     assert [line.split()[0] for line in out.splitlines()[-4:]] == ["preprocess", "infer", "postprocess", "total"]
     assert err == ""
+
+
+def test_the_summary_says_how_many_pictures_share_a_run_and_its_times(photos, tmp_path, capsys):
+    model = bundles.classify_bundle(tmp_path / "classifier", Batch(1, 8))
+    assert run(model, photos) == 0
+    assert "; ran on ort model.fp32.onnx, up to 8 pictures a run\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("label", "shown"), [("\x1b[31mred", "1 [31mred  "), ("red\nerror: x", "1 red error: x  ")])

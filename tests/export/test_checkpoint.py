@@ -276,7 +276,7 @@ def test_a_wrapped_whole_model_is_unwrapped(tmp_path):
     assert (found.origin, list(found.tensors)) == ("models.yolo.Model", ["model.0"])
 
 
-@pytest.mark.parametrize(("names", "stride"), [(7, 8), ({1: "bus"}, [8] * 99), (["bus", 3], ["8"]), ({}, [0, -8])])
+@pytest.mark.parametrize(("names", "stride"), [(7, 8), ({1: "bus"}, [8] * 99), (["bus", None], ["8"]), ({}, [0, -8])])
 def test_facts_that_make_no_sense_are_left_out(tmp_path, names, stride):
     found = read(tmp_path, archive({"model": {"fc.weight": Tensor(WEIGHT)}, "names": names, "stride": stride}))
     assert (found.labels, found.strides) == ((), ())
@@ -310,6 +310,14 @@ def test_class_names_are_found_under_what_training_programs_call_them(tmp_path, 
 def test_classes_may_be_called_by_numbers(tmp_path):
     told = {"class_to_idx": {"3": 0, "7": 1}}
     assert read(tmp_path, archive({"model": {"fc.weight": Tensor(WEIGHT)}, **told})).labels == ("3", "7")
+
+
+@pytest.mark.parametrize(
+    ("told", "labels"),
+    [({0: 1, 1: 0}, ("1", "0")), ([7, "A"], ("7", "A")), ([0.5, 2], ("0.5", "2")), ([10**30, 1], ())],
+)
+def test_names_that_yaml_made_numbers_of_are_names(tmp_path, told, labels):
+    assert read(tmp_path, archive({"model": {"fc.weight": Tensor(WEIGHT)}, "names": told})).labels == labels
 
 
 def test_things_beside_the_model_are_only_remembered(tmp_path):
