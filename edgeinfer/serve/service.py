@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from edgeinfer.serve.tensors import Tensor
 
 Answered = TypeVar("Answered")
-LOG = logging.getLogger("edgeinfer.serve")
 EXTENSIONS = ("classification", "binary_tensor_data", "model_repository", "statistics", "model_configuration")
 SHARED = "system_shared_memory"  # where it is open to requests
 SCRAPE_S = 10.0  # that a scrape may take: Prometheus waits no longer, unless told to
