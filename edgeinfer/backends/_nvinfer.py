@@ -62,9 +62,8 @@ class Engine:
     def _join(self, plan: Plan, device: Any, graph: str) -> None:
         self._plan: Plan | None = plan
         plan.users += 1
-        self._device, self._spec, self._graph = device, plan.spec, graph
+        self._device, self._graph = device, graph
         self._ready: dict[int, _Ready] = {}
-        self._last: Tensors = {}
         self.capturable = SET_OFF if graph == "off" else ""  # or why a CUDA graph cannot capture it
         try:
             self._scratch = device.empty((max(1, plan.scratch_bytes),), "uint8")
@@ -98,30 +97,24 @@ class Engine:
             ready.point(inputs)
             with self._device.context.alone() if ready.fresh else nullcontext():  # what is loaded late
                 ready.execute(self._device.stream)
-        self._last = inputs
         return ready.outputs
 
-    def profile_layers(self, inputs: Tensors | None = None) -> list[tuple[str, float]]:
+    def profile_layers(self, inputs: Tensors) -> list[tuple[str, float]]:
         """One run with the clock on: (layer, milliseconds) in the order they ran. Waits for the GPU.
 
-        `inputs` are those of `run`; without any, those of the last run. A context of its own is used, since
-        one with a profiler is slower and cannot be captured.
+        A context of its own is used, since one with a profiler is slower and cannot be captured.
         """
-        tensors = inputs or self._last
-        if not tensors:
-            raise EngineError("no layers to time before the first run")
         with self._device.context.alone():
-            return self._timed(tensors)
+            return self._timed(inputs)
 
-    def _timed(self, tensors: Tensors) -> list[tuple[str, float]]:
-        images = next(iter(tensors.values())).shape[0]
+    def _timed(self, inputs: Tensors) -> list[tuple[str, float]]:
+        images = next(iter(inputs.values())).shape[0]
         ready = _Ready(self._opened(), images, self._device.stream, self._scratch, self._outputs)
         layers: list[tuple[str, float]] = []
         profiler = _profiler(self.trt, layers)
-        ready.point(tensors)
+        ready.point(inputs)
         ready.execute(self._device.stream)  # once to warm up: what is compiled or chosen late is no layer's time
-        context = ready.context
-        context.profiler = profiler
+        ready.context.profiler = profiler
         ready.execute(self._device.stream)
         return layers
 
@@ -154,7 +147,7 @@ class Engine:
             return
         # what the library holds it frees in the context that is current; on a lost GPU that cannot be
         with suppress(DeviceLost), self._device.context.alone():
-            self._ready, self._last, self._outputs, self._scratch = {}, {}, {}, None
+            self._ready, self._outputs, self._scratch = {}, {}, None
             plan.release()
 
 
