@@ -66,8 +66,8 @@ class Choice:
         return ", ".join(filter(None, (f"{self.backend} {self.artifact}".strip(), contexts, threads, *settings, batch)))
 
     @classmethod
-    def of(cls, rung: Rung, threads: int = 0) -> Choice:
-        return cls(rung.backend, rung.artifact.file if rung.artifact else "", threads)
+    def of(cls, rung: Rung) -> Choice:
+        return cls(rung.backend, rung.artifact.file if rung.artifact else "")
 
 
 @dataclass(frozen=True)
