@@ -142,17 +142,16 @@ def score(dataset: Dataset, predictions: Sequence[Result | None]) -> Score:
     return mean_average_precision(pairs, dataset.labels)
 
 
-def compare(
-    dataset: Dataset,
-    reference: Sequence[Result | None],
-    other: Sequence[Result | None],
-    least: float = SAME_SCORE,
-) -> Comparison:
-    """A model's predictions beside those of its reference, for the same samples; both None where unreadable."""
+def compare(dataset: Dataset, reference: Sequence[Result | None], other: Sequence[Result | None]) -> Comparison:
+    """A model's predictions beside those of its reference, for the same samples; both None where unreadable.
+
+    Detections are matched one to one, best first, by class and overlap, over the larger of the two numbers; of
+    classifications the first classes are compared.
+    """
     pairs = [(one, two) for one, two in zip(reference, other) if one is not None and two is not None]
     if not pairs:
         raise DatasetError(f"{dataset.path}: no picture was read, so nothing can be compared")
-    matched, compared = (sum(part) for part in zip(*(_matches(one, two, least) for one, two in pairs)))
+    matched, compared = (sum(part) for part in zip(*(_matches(one, two) for one, two in pairs)))
     share = matched / compared if compared else 1.0
     if not dataset.task:
         return Comparison(len(pairs), compared, share)
@@ -161,21 +160,11 @@ def compare(
     return Comparison(len(pairs), compared, share, difference, own)
 
 
-def agreement(reference: Result, other: Result, least: float = SAME_SCORE) -> float:
-    """The share, 0 to 1, of what two models say about a picture that both say; 1 when both say nothing.
-
-    Detections of `least` or above are matched one to one, best first, by class and IoU >= 0.5, over the larger of the
-    two numbers; of classifications the first classes are compared.
-    """
-    matched, compared = _matches(reference, other, least)
-    return matched / compared if compared else 1.0
-
-
-def _matches(reference: Result, other: Result, least: float) -> tuple[int, int]:
+def _matches(reference: Result, other: Result) -> tuple[int, int]:
     """(how many are the same, of how many)."""
     if isinstance(reference, Classification) or isinstance(other, Classification):
         return int(reference.class_ids[0] == other.class_ids[0]), 1
-    one, two = reference.above(least), other.above(least)
+    one, two = reference.above(SAME_SCORE), other.above(SAME_SCORE)
     return len(paired(one, two)), max(len(one), len(two))
 
 

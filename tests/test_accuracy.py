@@ -41,6 +41,10 @@ def dataset(*samples, task="detect"):
     return Dataset("set", "COCO", task, LABELS, samples)
 
 
+def agreement(one, other):
+    return accuracy.compare(dataset("x.png", task=""), [one], [other]).agreement
+
+
 def pictures_of(chance, count):
     """Random truths and predictions, whose boxes are truths moved a little, and strays."""
     truths, found = [], []
@@ -191,14 +195,14 @@ def test_top_1_and_top_5_are_shares_of_pictures():
 
 
 def test_agreement_of_classifiers_is_that_of_their_first_classes():
-    assert accuracy.agreement(classification(0, 1), classification(0, 2)) == 1
-    assert accuracy.agreement(classification(0, 1), classification(1, 0)) == 0
+    assert agreement(classification(0, 1), classification(0, 2)) == 1
+    assert agreement(classification(0, 1), classification(1, 0)) == 0
 
 
 def test_boxes_that_share_half_are_the_same_and_less_is_not():
     one, half, less = (detections((0, 0.9, 0, 0, 10, side)) for side in (10, 5, 4.9))
-    assert accuracy.agreement(one, half) == 1
-    assert accuracy.agreement(one, less) == 0
+    assert agreement(one, half) == 1
+    assert agreement(one, less) == 0
 
 
 def test_agreement_of_detectors_is_the_share_of_boxes_both_give():
@@ -206,15 +210,14 @@ def test_agreement_of_detectors_is_the_share_of_boxes_both_give():
     other_class = detections((0, 0.9, 0, 0, 10, 10), (2, 0.8, 20, 20, 40, 40))
     far = detections((0, 0.9, 0, 0, 10, 10), (1, 0.8, 31, 20, 51, 40))
     twice = detections((0, 0.9, 0, 0, 10, 10), (0, 0.8, 0, 0, 10, 10), (1, 0.8, 20, 20, 40, 40))
-    assert accuracy.agreement(one, one) == 1
-    assert accuracy.agreement(one, other_class) == 0.5
-    assert accuracy.agreement(one, far) == 0.5
-    assert accuracy.agreement(one, twice) == accuracy.agreement(twice, one) == pytest.approx(2 / 3)
-    assert accuracy.agreement(detections(), detections()) == 1
-    assert accuracy.agreement(detections(), one) == 0
-    assert accuracy.agreement(one, other_class, least=0.85) == 1
-    assert accuracy.agreement(detections((0, 0.24, 0, 0, 9, 9)), detections()) == 1  # too faint to count
-    assert accuracy.agreement(detections((0, 0.26, 0, 0, 9, 9)), detections()) == 0
+    assert agreement(one, one) == 1
+    assert agreement(one, other_class) == 0.5
+    assert agreement(one, far) == 0.5
+    assert agreement(one, twice) == agreement(twice, one) == pytest.approx(2 / 3)
+    assert agreement(detections(), detections()) == 1
+    assert agreement(detections(), one) == 0
+    assert agreement(detections((0, 0.24, 0, 0, 9, 9)), detections()) == 1  # too faint to count
+    assert agreement(detections((0, 0.26, 0, 0, 9, 9)), detections()) == 0
 
 
 rows = st.lists(
@@ -229,9 +232,9 @@ rows = st.lists(
 @given(rows, rows)
 def test_agreement_is_a_share_and_whole_with_oneself_in_any_order(one, two):
     first, second = detections(*one), detections(*two)
-    share = accuracy.agreement(first, second)
+    share = agreement(first, second)
     assert 0 <= share <= min(len(one), len(two)) / max(len(one), len(two), 1) or share == 1.0
-    assert accuracy.agreement(first, first) == 1
+    assert agreement(first, first) == 1
 
 
 def test_a_comparison_counts_matches_over_all_pictures_and_gives_points():
