@@ -6,10 +6,10 @@ Standard library only. `modeljson.py` reads and writes a `ModelSpec` as `model.j
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Union
 
-from edgeinfer.errors import SpecError
-from edgeinfer.inside import safe_relative
+from edgeinfer.errors import BundleError, SpecError
 
 if TYPE_CHECKING:
     from pathlib import PurePath
@@ -35,6 +35,14 @@ def _need(fact: bool, message: str) -> None:
 
 def _one_of(value: str, allowed: tuple[str, ...], what: str) -> None:
     _need(value in allowed, f"{what} {value!r} is not one of {', '.join(allowed)}")
+
+
+def _check_inside(name: str, what: str) -> None:
+    """Raise BundleError if the name is no plain relative POSIX path without `..`."""
+    path = PurePosixPath(name)
+    strange = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
+    if name in ("", ".") or strange or str(path) != name:
+        raise BundleError(f"{what} {name!r} is not a path inside the bundle", hint="export the bundle again")
 
 
 @dataclass(frozen=True)
@@ -263,7 +271,7 @@ class Artifact:
     made: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        safe_relative(self.file, "artifact")
+        _check_inside(self.file, "artifact")
         _one_of(self.format, FORMATS, f"artifact {self.file}: format")
         _one_of(self.precision, PRECISIONS, f"artifact {self.file}: precision")
         hexadecimal = len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
@@ -288,7 +296,7 @@ class Golden:
     score: float = 0.25
 
     def __post_init__(self) -> None:
-        safe_relative(self.image, "golden image")
+        _check_inside(self.image, "golden image")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from edgeinfer import modeljson
 from edgeinfer.errors import BundleError, EdgeInferError, SpecError
-from edgeinfer.inside import safe_relative
 from edgeinfer.spec import (
     Artifact,
     Batch,
@@ -249,8 +248,6 @@ def test_a_batch_of_one_size_is_a_number_and_no_range():
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../b", "", ".", "a\\b", "a\0b", "a//b"])
 def test_a_path_that_leaves_the_bundle_is_refused(name):
     with pytest.raises(BundleError, match="not a path inside the bundle"):
-        safe_relative(name, "artifact")
-    with pytest.raises(BundleError):
         modeljson.from_json(changed(DETECT, ("artifacts", 0, "file"), name))
 
 
