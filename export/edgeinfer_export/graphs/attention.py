@@ -110,7 +110,7 @@ def _multihead(net: Net, path: str, x: Feature) -> Feature:
     rows = [part @ _square(net, f"{path}.{name}.weight", x) for name, part in zip("qkv", np.split(own, 3), strict=True)]
     bias = net.weights.take(f"{path}.ma.in_proj_bias", 3 * x.channels)
     y = net.graph.conv(f"{path}.ma.qkv", x, _cellwise(np.concatenate(rows), bias))
-    names = net.graph.split(f"{path}.ma.split", y.name, 1, [x.channels] * 3)
+    names = net.graph.split(f"{path}.ma.split", y.name, [x.channels] * 3)
     side = x.channels // TRANSFORMER_HEADS
     seen = _weighed(net.graph, f"{path}.ma", x, names, (TRANSFORMER_HEADS, side, side))
     return net.graph.conv(f"{path}.ma.out_proj", seen, net.weights.linear(f"{path}.ma.out_proj", x.channels))
@@ -137,7 +137,7 @@ def _attention(net: Net, path: str, x: Feature, head: int, *, narrower: int = 1,
     net.declared.check(path, num_heads=heads, area=areas)
     y = net.graph.conv(f"{path}.qkv.conv", x, _by_kind(net, f"{path}.qkv", heads, key, value))
     y = net.act(f"{path}.qkv", y, LINEAR)
-    names = net.graph.split(f"{path}.split", y.name, 1, [heads * key, heads * key, heads * value])
+    names = net.graph.split(f"{path}.split", y.name, [heads * key, heads * key, heads * value])
     seen = _weighed(net.graph, path, x, names, (heads, key, value), areas=areas)
     near = net.conv(f"{path}.pe", dataclasses.replace(x, name=names[2]), groups=x.channels, activation=LINEAR)
     return net.conv(f"{path}.proj", net.graph.add(f"{path}.add", seen, near), activation=LINEAR)

@@ -60,7 +60,7 @@ def cb_linear(net: Net, layer: Layer, path: str, x: Feature) -> Parts:
     y = net.graph.conv(f"{path}.conv", x, kernel, pad=pad)
     if sum(widths) != y.channels or 0 in widths or len(layer.arguments) > 1:
         raise layer.error(f"arguments {layer.arguments}: expected the widths of {y.channels} channels' parts")
-    names = net.graph.split(f"{path}.split", y.name, 1, widths)
+    names = net.graph.split(f"{path}.split", y.name, widths)
     parts = (Feature(name, width, y.height, y.width) for name, width in zip(names, widths, strict=True))
     return Parts(y.name, y.channels, y.height, y.width, tuple(parts))
 

@@ -153,7 +153,7 @@ def _decode_anchored(
     gain, offset, side = (
         graph.constant(f"{path}.{name}", value) for name, value in zip(("gain", "offset", "side"), prior, strict=True)
     )
-    centre, extent = graph.split(f"{path}.split", graph.node("Concat", f"{path}.boxes", *boxes, axis=2), 1, [2, 2])
+    centre, extent = graph.split(f"{path}.split", graph.node("Concat", f"{path}.boxes", *boxes, axis=2), [2, 2])
     scaled = graph.node("Mul", f"{path}.scaled", centre, gain)
     square = graph.node("Mul", f"{path}.square", extent, extent)
     return graph.node("Add", f"{path}.centre", scaled, offset), graph.node("Mul", f"{path}.extent", square, side)
@@ -248,7 +248,7 @@ def _decode_distances(graph: Graph, path: str, boxes: Sequence[str], bins: int) 
 
 def _from_sides(graph: Graph, path: str, cells: _Cells) -> tuple[str, str]:
     """Centre and extent (n, 2, cells) in model pixels."""
-    near, far = graph.split(f"{path}.split", cells.sides, 1, [2, 2])
+    near, far = graph.split(f"{path}.split", cells.sides, [2, 2])
     stride, half = graph.constant(f"{path}.stride", cells.steps), graph.constant(f"{path}.half", cells.steps / 2)
     shift = graph.node("Mul", f"{path}.shift", graph.node("Sub", f"{path}.difference", far, near), half)
     centre = graph.node("Add", f"{path}.centre", shift, graph.constant(f"{path}.middle", cells.middles))
@@ -270,7 +270,7 @@ def _end_to_end(net: Net, path: str, inputs: Sequence[Feature], strides: tuple[i
 def _corners(graph: Graph, path: str, cells: _Cells) -> str:
     """x1 y1 x2 y2 (n, 4, cells) in model pixels."""
     reach = graph.node("Mul", f"{path}.reach", cells.sides, graph.constant(f"{path}.stride", cells.steps))
-    near, far = graph.split(f"{path}.split", reach, 1, [2, 2])
+    near, far = graph.split(f"{path}.split", reach, [2, 2])
     middle = graph.constant(f"{path}.middle", cells.middles)
     ends = graph.node("Sub", f"{path}.near", middle, near), graph.node("Add", f"{path}.far", middle, far)
     return graph.node("Concat", f"{path}.corners", *ends, axis=1)

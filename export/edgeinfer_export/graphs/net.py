@@ -82,7 +82,7 @@ class Net:
     def halves(self, path: str, x: Feature) -> list[Feature]:
         """Two halves of the channels; of an odd number, the first is larger."""
         widths = [x.channels - x.channels // 2, x.channels // 2]
-        names = self.graph.split(f"{path}.split", x.name, 1, widths)
+        names = self.graph.split(f"{path}.split", x.name, widths)
         return [Feature(name, width, x.height, x.width) for name, width in zip(names, widths, strict=True)]
 
     def pools(self, path: str, x: Feature, sizes: Sequence[int]) -> list[Feature]:

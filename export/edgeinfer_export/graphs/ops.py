@@ -92,8 +92,9 @@ class Graph:
         self._nodes.append(helper.make_node(kind, list(inputs), outputs, path, **attributes))
         return outputs
 
-    def split(self, path: str, source: str, axis: int, sizes: Sequence[int]) -> list[str]:
-        return self.several(len(sizes), "Split", path, source, self.integers(f"{path}.sizes", *sizes), axis=axis)
+    def split(self, path: str, source: str, sizes: Sequence[int]) -> list[str]:
+        """Parts along the channels."""
+        return self.several(len(sizes), "Split", path, source, self.integers(f"{path}.sizes", *sizes), axis=1)
 
     def conv(
         self,

@@ -110,10 +110,10 @@ class _Found:
 
 def _found(graph: Graph, raw: str, layout: str, classes: int) -> _Found:
     if layout == "yolov8":
-        centred, each = graph.split(f"{PATH}.split", raw, 1, [4, classes])
+        centred, each = graph.split(f"{PATH}.split", raw, [4, classes])
         return _Found(_corners(graph, centred), *_best(graph, each))
     # undoes the transposition our own heads end in, and engines leave out both
-    parts = graph.split(f"{PATH}.split", _turned(graph, raw), 1, [4, 1, classes])
+    parts = graph.split(f"{PATH}.split", _turned(graph, raw), [4, 1, classes])
     best, ids = _best(graph, parts[2])
     return _Found(_corners(graph, parts[0]), graph.node("Mul", f"{PATH}.best", best, parts[1]), ids)
 
@@ -130,7 +130,7 @@ def _best(graph: Graph, each: str) -> tuple[str, str]:
 
 def _corners(graph: Graph, centred: str) -> str:
     """(n, 4, a) cx cy w h -> x1 y1 x2 y2."""
-    centre, sides = graph.split(f"{PATH}.sides", centred, 1, [2, 2])
+    centre, sides = graph.split(f"{PATH}.sides", centred, [2, 2])
     half = graph.node("Mul", f"{PATH}.half", sides, graph.constant(f"{PATH}.0.5", np.array(0.5, np.float32)))
     near, far = (graph.node(kind, f"{PATH}.{kind.lower()}", centre, half) for kind in ("Sub", "Add"))
     return graph.node("Concat", f"{PATH}.corners", near, far, axis=1)
