@@ -104,7 +104,7 @@ def test_a_plain_plan_that_is_told_all_becomes_a_bundle(tmp_path):
     [
         ({"task": "pose"}, "task is pose"),
         ({"imgsz": None}, "--imgsz"),
-        ({"names": ["a", 2]}, "--labels"),
+        ({"names": ["a", None]}, "--labels"),
         ({"args": None}, "--precision"),
         ({"imgsz": [0, 64]}, "below 1 pixel"),
         ({"imgsz": [10**9, 10**9]}, "above 16384"),
