@@ -8,18 +8,17 @@ An ensemble NAME has its parts beside it: NAME_frames and NAME_boxes, small ONNX
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import keys, modeljson
+from edgeinfer import keys
 from edgeinfer.bundle import writing
 from edgeinfer.errors import ExportError, UsageError
 from edgeinfer.spec import PRECISIONS, Batch, Boxes
-from edgeinfer_export.graphs import frames, suppress
+from edgeinfer_export.graphs import described, frames, suppress
 from edgeinfer_export.pbtxt import Word, text
 
 if TYPE_CHECKING:
@@ -248,8 +247,6 @@ def _step(model: Model) -> dict[str, Any]:
 
 
 def _facts(spec: ModelSpec) -> list[dict[str, Any]]:
-    """What a client must know of pictures and results, as JSON; Triton hands it out with the configuration."""
-    value = modeljson.to_json(spec)
-    facts = {key: json.dumps(value[key], ensure_ascii=False) for key in ("decode", "labels", "preprocess")}
-    facts["task"] = spec.task
-    return [{"key": key, "value": {"string_value": fact}} for key, fact in facts.items()]
+    """What a client must know of pictures and results; Triton hands it out with the configuration."""
+    facts = sorted({**described(spec), "task": spec.task}.items())
+    return [{"key": key, "value": {"string_value": fact}} for key, fact in facts]

@@ -71,8 +71,7 @@ def build(
         names = Names(labels, checkpoint.labels, 1000)
         graph, spec, notes = resnet.build(weights, size, batch, names, said)
         spec = dataclasses.replace(spec, preprocess=told.pictures(spec.preprocess))
-        built = _finished(graph, spec, name, {})
-        return dataclasses.replace(built, notes=(*_left_out(checkpoint), *notes))
+        return _finished(graph, spec, name, {}, (*_left_out(checkpoint), *notes))
     yaml = checkpoint.yaml or wirings.recognise(weights)
     if yaml is None:
         raise _unknown(checkpoint)
@@ -84,8 +83,7 @@ def build(
             raise
         raise ExportError(f"{error}; {checkpoint.path.name} {NO_YAML}", hint=WHOLE) from error
     spec, notes = _as_trained(spec, head, checkpoint, told)
-    built = _finished(graph, spec, name, {"stride": str(max(head.strides))})
-    return dataclasses.replace(built, notes=(*_left_out(checkpoint), *notes))
+    return _finished(graph, spec, name, {"stride": str(max(head.strides))}, (*_left_out(checkpoint), *notes))
 
 
 def _as_trained(spec: ModelSpec, head: Head, checkpoint: Checkpoint, told: Told) -> tuple[ModelSpec, tuple[str, ...]]:
@@ -159,7 +157,7 @@ def vary(built: Built, variant: Variant) -> Built:
     if spec == built.spec:
         return built
     props = {entry.key: entry.value for entry in built.model.metadata_props}
-    helper.set_model_props(built.model, {**props, **_facts(spec)})
+    helper.set_model_props(built.model, {**props, **described(spec)})
     return dataclasses.replace(built, spec=spec)
 
 
@@ -182,13 +180,13 @@ def with_thresholds(spec: ModelSpec, variant: Variant) -> ModelSpec:
         raise UsageError(str(error), hint="for example --conf 0.25 --iou 0.45 --limit 300") from error
 
 
-def _finished(graph: Graph, spec: ModelSpec, name: str, facts: dict[str, str]) -> Built:
+def _finished(graph: Graph, spec: ModelSpec, name: str, facts: dict[str, str], notes: tuple[str, ...]) -> Built:
     """The model with the spec's facts as metadata: in our words, and in those Ultralytics' tools read."""
     spec = dataclasses.replace(spec, name=name or spec.name)
     model = graph.model(spec.name, spec.inputs, spec.outputs, edgeinfer.__version__)
     model.doc_string = f"{spec.provenance.architecture}, {spec.task}, built from a checkpoint by edgeinfer"
     helper.set_model_props(model, {**properties(spec), **facts})
-    return Built(model, spec)
+    return Built(model, spec, notes)
 
 
 def properties(spec: ModelSpec) -> dict[str, str]:
@@ -200,9 +198,10 @@ def properties(spec: ModelSpec) -> dict[str, str]:
         "imgsz": repr([size.height, size.width]),
         "batch": str(spec.batch.max),
     }
-    return {"name": spec.name, "architecture": spec.provenance.architecture, **theirs, **_facts(spec)}
+    return {"name": spec.name, "architecture": spec.provenance.architecture, **theirs, **described(spec)}
 
 
-def _facts(spec: ModelSpec) -> dict[str, str]:
+def described(spec: ModelSpec) -> dict[str, str]:
+    """What whoever runs the model itself must know of pictures and results, as JSON."""
     value = modeljson.to_json(spec)
     return {key: json.dumps(value[key], ensure_ascii=False) for key in ("labels", "preprocess", "decode")}
