@@ -42,7 +42,7 @@ def _yolo(name: str, release: str) -> Known:
     return Known(name, f"{release}/{name}.pt", "", "AGPL-3.0", 0)
 
 
-_ALL = (
+ALL = (
     _resnet("resnet18", "f37072fd"),
     _resnet("resnet34", "b627a593"),
     _resnet("resnet50", "0676ba61"),
@@ -62,7 +62,7 @@ _ALL = (
     *(_yolo(f"yolo12{width}", ULTRALYTICS) for width in "nsmlx"),
     *(_yolo(f"yolo26{width}{task}", ULTRALYTICS_26) for task in ("", "-cls") for width in "nsmlx"),
 )
-_BY_NAME = {known.name: known for known in _ALL}
+_BY_NAME = {known.name: known for known in ALL}
 
 
 def find(name: str) -> Known | None:
@@ -72,15 +72,10 @@ def find(name: str) -> Known | None:
 
 def published(sha256: str) -> Known | None:
     """The published checkpoint whose file has this hash, as far as its author tells it."""
-    matching = (known for known in _ALL if known.sha256_prefix and sha256.startswith(known.sha256_prefix))
+    matching = (known for known in ALL if known.sha256_prefix and sha256.startswith(known.sha256_prefix))
     return next(matching, None)
 
 
 def near(name: str) -> tuple[str, ...]:
     """The names most like this one, best first."""
     return tuple(get_close_matches(name, _BY_NAME, MOST_ALIKE, cutoff=0.0))
-
-
-def names() -> tuple[str, ...]:
-    """Every name `find` knows."""
-    return tuple(_BY_NAME)

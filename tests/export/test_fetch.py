@@ -229,19 +229,19 @@ def test_the_cache_follows_the_desktop_convention(monkeypatch, tmp_path):
     assert cache.home() == tmp_path / ".cache" / "edgeinfer"
 
 
-def test_known_names_are_complete():
-    assert {"resnet18", "resnet50", "resnet50-v2", "resnet152", "yolov5n", "yolov5x6", "yolov5nu"} <= set(zoo.names())
-    assert {"yolov8n", "yolo11x", "yolo26s", "yolov5s-cls", "yolov8n-cls", "yolo11n-cls"} <= set(zoo.names())
-    assert {"yolov3u", "yolov3-tinyu", "yolov9t", "yolov9e", "yolo12n", "yolo12x"} <= set(zoo.names())
-    assert len(set(zoo.names())) == len(zoo.names())
+def test_known_names_are_complete_and_each_is_one_models():
+    names = [known.name for known in zoo.ALL]
+    assert {"resnet18", "resnet50", "resnet50-v2", "resnet152", "yolov5n", "yolov5x6", "yolov5nu"} <= set(names)
+    assert {"yolov8n", "yolo11x", "yolo26s", "yolov5s-cls", "yolov8n-cls", "yolo11n-cls"} <= set(names)
+    assert {"yolov3u", "yolov3-tinyu", "yolov9t", "yolov9e", "yolo12n", "yolo12x"} <= set(names)
+    assert len(set(names)) == len(names)
     assert zoo.near("yolo11")[0].startswith("yolo11")
     assert zoo.find("yolov5s.pt") is zoo.find("yolov5s")
     assert zoo.find("yolov9") is None
 
 
-@pytest.mark.parametrize("name", zoo.names())
-def test_a_hash_prefix_in_a_file_name_is_the_one_checked(name):
-    known = zoo.find(name)
+@pytest.mark.parametrize("known", zoo.ALL, ids=lambda known: known.name)
+def test_a_hash_prefix_in_a_file_name_is_the_one_checked(known):
     assert known.url.startswith("https://")
     assert known.sha256_prefix in known.file
     assert (known.resize, known.license) in {(256, "BSD-3-Clause"), (232, "BSD-3-Clause"), (0, "AGPL-3.0")}

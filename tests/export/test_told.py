@@ -151,7 +151,7 @@ def test_a_published_file_is_known_by_its_content(file, monkeypatch):
     assert zoo.published("f" * 64) is None
 
     here = dataclasses.replace(known, sha256_prefix=checkpoint.read(file).sha256[:8], resize=71)
-    monkeypatch.setattr(zoo, "_ALL", (*zoo._ALL, here))
+    monkeypatch.setattr(zoo, "ALL", (*zoo.ALL, here))
     built = sources.read(file, Options(size=Size(64, 64)))
     assert (built.spec.preprocess.resize, built.spec.provenance.license) == (71, "BSD-3-Clause")
     assert built.spec.name == "best"
