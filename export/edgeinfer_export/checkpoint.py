@@ -120,10 +120,6 @@ def _unknown(data: mmap.mmap) -> CheckpointError:
     )
 
 
-def _digest(data: mmap.mmap) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
     model, ema = modeltree.payload(file.root)
     top = modeltree.entries(file.root)
@@ -146,7 +142,7 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
     strides = _strides(file, facts.get("stride", top.get("stride")))
     return Checkpoint(
         path=path,
-        sha256=_digest(data),
+        sha256=hashlib.sha256(data).hexdigest(),
         origin=model.origin if isinstance(model, Record) and facts else "state dict",
         tensors=tensors,
         yaml=yaml if isinstance(yaml, dict) else None,
@@ -196,7 +192,7 @@ def _from_safetensors(path: Path, data: mmap.mmap) -> Checkpoint:
     yaml = _json(metadata, "yaml")
     return Checkpoint(
         path=path,
-        sha256=_digest(data),
+        sha256=hashlib.sha256(data).hexdigest(),
         origin="safetensors",
         tensors={own: tensor for name, tensor in tensors.items() if (own := short.own(name))},
         yaml=yaml if isinstance(yaml, dict) else None,

@@ -121,8 +121,7 @@ def key(options: Options) -> dict[str, str]:
         return {"sm": "+".join(map(str, options.capabilities)), **facts}
     facts.update(vendor.gpu(options.gpu))
     asked = {"hardware": options.hardware_compatible, "version": options.version_compatible}
-    compatible = "+".join(name for name, wanted in asked.items() if wanted)
-    facts["compatible"] = compatible
+    facts["compatible"] = "+".join(name for name, wanted in asked.items() if wanted)
     facts["weights"] = "stripped" if options.strip_weights else ""
     facts["dla"] = "" if options.dla_core is None else str(options.dla_core)
     facts["gpu"] = "" if options.hardware_compatible else facts["gpu"]

@@ -98,7 +98,7 @@ def _prefix(path: Path) -> tuple[dict[str, Any] | None, int]:
     except (ValueError, RecursionError) as error:
         raise ExportError(f"{path.name}: its prefix is not JSON: {error}", hint=DAMAGED) from error
     assert isinstance(value, dict)  # it starts with a brace
-    return {str(key): item for key, item in value.items()}, start
+    return value, start
 
 
 def _check_asked(name: str, facts: Facts, options: Options, args: dict[str, Any]) -> None:

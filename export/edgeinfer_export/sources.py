@@ -39,7 +39,7 @@ def read(source: str | Path, options: Options, progress: Progress | None = None)
     if options.via:
         return _via(path, plain(options.name or path.stem), options)
     if path.suffix.lower() == ".onnx":
-        return _onnx(path, plain(options.name or path.stem) if options.name else "", options)
+        return _onnx(path, plain(options.name) if options.name else "", options)
     return _checkpoint(path, known, options)
 
 

@@ -69,11 +69,11 @@ class Declared:
                     hint=OTHER_WAY,
                 )
 
-    def stride(self, path: str, otherwise: int) -> int:
-        """Of a convolution, along both sides."""
+    def stride(self, path: str) -> int:
+        """Of a convolution, along both sides; 1 where nothing is said."""
         module = self.modules.get(path)
         said = module.settings.get("stride") if module else None
-        return said[0] if isinstance(said, list) and said and type(said[0]) is int and said[0] > 0 else otherwise
+        return said[0] if isinstance(said, list) and said and type(said[0]) is int and said[0] > 0 else 1
 
 
 def _shown(setting: Any) -> str:

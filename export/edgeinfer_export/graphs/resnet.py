@@ -205,7 +205,7 @@ class _Net:
         The second convolution of a bottleneck strides; Caffe's ResNet v1, which only a whole model tells from it,
         has strides in the first.
         """
-        first = self.said.stride(f"{path}.conv1", 1) if self.bottleneck else stride
+        first = self.said.stride(f"{path}.conv1") if self.bottleneck else stride
         if stride % first:
             first = 1
         y = self._relu(f"{path}.conv1", self._conv(f"{path}.conv1", f"{path}.bn1", x, first))
