@@ -206,7 +206,8 @@ def _sync(path: Path) -> None:
 
 
 def _put(fresh: Path, target: Path) -> None:
-    """Make `fresh` be `target`; what was there comes to lie at `fresh`."""
+    """Make `fresh` be `target`; what was there comes to lie at `fresh`. Who stood in the old one stands in the new."""
+    within = target.exists() and target.samefile(os.curdir)
     if not target.exists():
         fresh.rename(target)
     elif not _exchange(fresh, target):
@@ -219,6 +220,8 @@ def _put(fresh: Path, target: Path) -> None:
             aside.rename(target)
             raise
         shutil.rmtree(aside, ignore_errors=True)
+    if within:
+        os.chdir(target)
     with suppress(PermissionError):  # a folder may be written into, but not read
         _sync(target.parent)
 

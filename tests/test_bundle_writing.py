@@ -110,6 +110,17 @@ def test_a_bundle_appears_where_it_was_meant_to_though_the_program_went_elsewher
     assert names(tmp_path / "not/yet") == ["there"]
 
 
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_who_stands_in_a_bundle_that_is_replaced_stands_in_the_new_one(tmp_path, monkeypatch, exchanged):
+    if not exchanged:
+        monkeypatch.setattr("edgeinfer.bundle._exchange", lambda *_: False)
+    (tmp_path / "bundle").mkdir()
+    monkeypatch.chdir(tmp_path / "bundle")
+    with writing(Path()) as fresh:
+        (fresh / "model.json").touch()
+    assert names(Path()) == ["model.json"]
+
+
 def test_a_place_that_no_bundle_can_take_is_refused_with_another_and_left_as_it_is(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()

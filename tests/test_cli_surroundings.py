@@ -10,8 +10,9 @@ import cv2
 import pytest
 
 import edgeinfer
-from edgeinfer import interpreter
+from edgeinfer import cli, interpreter
 from edgeinfer.bundle import Bundle
+from edgeinfer.cli import _remedies
 from edgeinfer.errors import BundleError, EdgeInferError
 from edgeinfer.wholefile import check_writable
 from edgeinfer_export import sources
@@ -95,6 +96,15 @@ def test_a_working_directory_that_is_gone_is_told_before_the_work(tmp_path, monk
     (tmp_path / "gone").rmdir()
     with pytest.raises(EdgeInferError, match=r"report\.json cannot be written: No such file or directory"):
         check_writable(Path("report.json"))
+
+
+def test_who_runs_in_a_folder_that_was_replaced_is_told_how_to_reach_the_new_one(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["verify", "."]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert (error, hint.partition(": ")[2]) == ("error: . holds no model.json", _remedies.GONE)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 
 from edgeinfer import errors
@@ -9,6 +10,7 @@ from edgeinfer.pictures import WITH_OPENCV
 
 EXPORT = "export the bundle again: edgeinfer export SOURCE -o DIR"
 HERE = "edgeinfer doctor says what this machine has, and what is wrong"
+GONE = 'the folder this runs in was replaced or removed: cd "$PWD" goes to what has its name now'
 NUMPY_1 = 'pip install "numpy<2": it was built for NumPy 1'  # as JetPack's OpenCV is
 REMEDIES: dict[type[errors.EdgeInferError], str] = {
     errors.SpecError: EXPORT,
@@ -52,6 +54,15 @@ LIMITS = {
 
 def words(error: Exception) -> tuple[str, str]:
     """What is said of an error, and what to do about it."""
+    told, remedy = _words(error)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        remedy = GONE
+    return told, remedy
+
+
+def _words(error: Exception) -> tuple[str, str]:
     if isinstance(error, errors.EdgeInferError):
         # what a slow reader of a pipe refuses is no thread
         slow = isinstance(error.__cause__, BlockingIOError)
