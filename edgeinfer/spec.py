@@ -5,6 +5,7 @@ Standard library only. `modeljson.py` reads and writes a `ModelSpec` as `model.j
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Union
@@ -205,8 +206,21 @@ class Preprocess:
 
     @property
     def gain(self) -> tuple[float, ...]:
-        """Per channel of the model: value = pixel * gain - mean / std."""
+        """Per channel of the model: value = pixel * gain + bias."""
         return tuple(1.0 / (self.scale * std) for std in self.std)
+
+    @property
+    def bias(self) -> tuple[float, ...]:
+        return tuple(-mean / std for mean, std in zip(self.mean, self.std))
+
+    def split(self) -> tuple[Preprocess, Preprocess]:
+        """(geometry, arithmetic): doing the second to the result of the first equals doing this.
+
+        With `where` graph the first is the runtime's part, pixels in `color` order, and the second the model's.
+        """
+        geometry = dataclasses.replace(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), scale=1.0)
+        arithmetic = dataclasses.replace(self, fit="stretch", resize=0)
+        return geometry, arithmetic
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Pictures to tensors on the CPU: against OpenCV, and against the published letterbox and resize-crop."""
 
+import dataclasses
 import platform
 import threading
 import tracemalloc
@@ -373,13 +374,15 @@ def test_time_runs_in_milliseconds():
     assert device.elapsed_ms(device.mark(), device.mark()) >= 0
 
 
-def test_the_device_leaves_the_arithmetic_to_a_graph_that_takes_frames():
+def test_the_split_of_the_preprocess_is_what_device_and_graph_do():
     image = cases.smooth_picture(100, 75)
     spec = detector(**IMAGENET)
-    arithmetic = spec.preprocess
+    graph = dataclasses.replace(spec.preprocess, where="graph")
+    geometry, arithmetic = graph.split()
     first = tensor(detector(dtype="uint8", where="graph"), image)
     mean, std = np.array(arithmetic.mean), np.array(arithmetic.std)
 
     second = ((first / arithmetic.scale - mean) / std).transpose(0, 3, 1, 2)
 
+    assert geometry.place(Size(100, 75)) == spec.preprocess.place(Size(100, 75))
     np.testing.assert_allclose(tensor(spec, image), second, rtol=1e-5, atol=1e-6)  # float32 has seven digits

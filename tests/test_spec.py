@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -302,6 +303,24 @@ def test_any_value_anywhere_gives_a_spec_or_one_of_our_errors(path, value):
         assert isinstance(modeljson.from_json(changed(DETECT, path, value)), ModelSpec)
     except EdgeInferError as error:
         assert str(error)
+
+
+@given(
+    mean=st.tuples(*[st.floats(0, 1)] * 3),
+    std=st.tuples(*[st.floats(0.1, 1)] * 3),
+    pixel=st.lists(st.integers(0, 255), min_size=3, max_size=3),
+)
+def test_the_graph_half_after_the_runtime_half_equals_the_whole(mean, std, pixel):
+    whole = dataclasses.replace(DETECT.preprocess, mean=mean, std=std)
+    geometry, arithmetic = whole.split()
+    pixels = np.array(pixel, np.float64)
+
+    def apply(part, values):
+        return values * part.gain + part.bias
+
+    assert np.allclose(apply(arithmetic, apply(geometry, pixels)), apply(whole, pixels), atol=1e-12)
+    assert geometry.place(Size(30, 50)) == whole.place(Size(30, 50))
+    assert arithmetic.place(whole.size).resized == whole.size
 
 
 @pytest.mark.parametrize(

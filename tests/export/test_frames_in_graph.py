@@ -72,22 +72,20 @@ def test_the_graphs_half_after_the_runtimes_half_is_the_whole(how, color, first,
 
 @settings(max_examples=40, deadline=None)
 @given(how=arithmetic(), color=st.sampled_from(["rgb", "bgr"]), sides=st.tuples(st.integers(1, 20), st.integers(1, 20)))
-def test_geometry_is_the_runtimes_part_and_arithmetic_the_graphs(how, color, sides):
+def test_the_split_is_what_runtime_and_graph_do(how, color, sides):
     model, spec = frames.alone(graphmodels.convolution(how)[1], color)
     plain = graphmodels.convolution(how)[1]
     shots = pictures(sides=sides)
-    arithmetic, nothing = spec.preprocess, {"mean": (0.0,) * 3, "std": (1.0,) * 3, "scale": 1.0}
-    halfway = dataclasses.replace(plain, preprocess=dataclasses.replace(arithmetic, where="runtime", **nothing))
+    geometry, arithmetic = spec.preprocess.split()
+    halfway = dataclasses.replace(plain, preprocess=dataclasses.replace(geometry, where="runtime"))
     (bytes_given,) = Device(spec).preprocess(shots)[0].values()
     (numbers,) = Device(halfway).preprocess(shots)[0].values()
     (whole,) = Device(plain).preprocess(shots)[0].values()
     (made,) = graphmodels.run(model, frames=bytes_given).values()
 
     np.testing.assert_array_equal(bytes_given.transpose(0, 3, 1, 2), numbers)
-    gain, mean, std = (
-        np.array(numbers)[:, None, None] for numbers in (arithmetic.gain, arithmetic.mean, arithmetic.std)
-    )
-    swapped = (numbers * gain - mean / std)[:, :: 1 if color == how.color else -1]
+    gain, bias = (np.array(numbers)[:, None, None] for numbers in (arithmetic.gain, arithmetic.bias))
+    swapped = (numbers * gain + bias)[:, :: 1 if color == how.color else -1]
     largest = np.abs(whole).max() + 1
     np.testing.assert_allclose(made, whole, rtol=1e-4, atol=1e-5 * largest)
     np.testing.assert_allclose(swapped, whole, rtol=1e-4, atol=1e-5 * largest)
