@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import traceback
+from pathlib import Path
 
 from edgeinfer import errors
 from edgeinfer.pictures import WITH_OPENCV
@@ -56,7 +56,7 @@ def words(error: Exception) -> tuple[str, str]:
     """What is said of an error, and what to do about it."""
     told, remedy = _words(error)
     try:
-        os.getcwd()
+        Path.cwd()
     except FileNotFoundError:
         remedy = GONE
     return told, remedy
