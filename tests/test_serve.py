@@ -268,7 +268,7 @@ def test_metrics_and_statistics_count(served):
 def test_the_document_describes_every_path_of_it(served):
     document = json.loads(served.request("/openapi.json")[2])
     assert document["openapi"].startswith("3.")
-    paths = {route.path.replace(":str", "") for route in web.Web(mock.MagicMock(), managed=True).routes()}
+    paths = {route.path.replace(":str", "") for route in web.Web(mock.MagicMock()).routes()}
     pages = {"/", "/docs", "/page/{file}", "/openapi.json"}
     assert document["paths"].keys() == {path for path in paths - pages if "cudasharedmemory" not in path}
     for path, methods in document["paths"].items():

@@ -14,7 +14,7 @@ from edgeinfer.serve import contents, messages, probes, tensors
 from edgeinfer.serve.callers import Callers
 from edgeinfer.serve.connections import CROWD
 from edgeinfer.serve.guard import bears
-from edgeinfer.serve.refusals import FORBIDDEN, INVALID, RETRY_AFTER_S, TOO_LARGE, UNAUTHENTICATED, Refusal, told
+from edgeinfer.serve.refusals import INVALID, RETRY_AFTER_S, TOO_LARGE, UNAUTHENTICATED, Refusal, told
 from edgeinfer.serve.regions import whole
 from edgeinfer.serve.wire import DEPENDENTS, need_known
 
@@ -56,7 +56,6 @@ async def start(
     *,
     tls: tuple[Path, Path] | None = None,
     token: str = "",
-    managed: bool = False,
 ) -> Started:
     """Listen on host:port (0: a free one). ServiceError if that cannot be."""
     most, slow_ms = service.limits.body + SPARE, int(1000 * service.limits.slow)
@@ -77,7 +76,7 @@ async def start(
         options.append(("grpc.compression_enabled_algorithms_bitset", PLAIN))
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections + CROWD)
     callers = Callers(service.limits)
-    calls = Calls(service, callers, token=token, managed=managed)
+    calls = Calls(service, callers, token=token)
     handlers = {messages.SERVICE: calls.handlers(), probes.SERVICE: calls.health_handlers()}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(*pair) for pair in handlers.items()])
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -104,8 +103,8 @@ def _credentials(tls: tuple[Path, Path]) -> Any:
 class Calls:
     """The protocol's calls, each from a message to a message."""
 
-    def __init__(self, service: Service, callers: Callers, *, token: str, managed: bool) -> None:
-        self._service, self._callers, self._managed, self._token = service, callers, managed, token
+    def __init__(self, service: Service, callers: Callers, *, token: str) -> None:
+        self._service, self._callers, self._token = service, callers, token
 
     def handlers(self) -> dict[str, Any]:
         """What gRPC dispatches to, by the call's name; every call reads its messages itself."""
@@ -222,10 +221,6 @@ class Calls:
         if not bears(str(given).encode(), self._token):
             raise Refusal(UNAUTHENTICATED, "the authorization metadata does not hold the token")
 
-    def _need_managed(self) -> None:
-        if not self._managed:
-            raise Refusal(FORBIDDEN, "the model repository is not open to requests; start with --manage")
-
     async def live(self, _: Any) -> Any:
         return messages.message("ServerLiveResponse")(live=self._service.live())
 
@@ -271,17 +266,17 @@ class Calls:
         return self._service.infer(request.model_name, request.model_version, read)
 
     async def index(self, request: Any) -> Any:
-        self._need_managed()
+        self._service.need_managed()
         return _filled("RepositoryIndexResponse", {"models": await self._service.repository.index(ready=request.ready)})
 
     async def load(self, request: Any) -> Any:
-        self._need_managed()
+        self._service.need_managed()
         need_known(request.parameters, "the request")
         await self._service.repository.load(request.model_name)
         return messages.message("RepositoryModelLoadResponse")()
 
     async def unload(self, request: Any) -> Any:
-        self._need_managed()
+        self._service.need_managed()
         need_known(request.parameters, "the request", DEPENDENTS)
         await self._service.repository.unload(request.model_name)
         return messages.message("RepositoryModelUnloadResponse")()

@@ -121,6 +121,7 @@ class Running:
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
         self.service.cameras, self.service.regions = Cameras(mounts), Regions(allowed=guard.shared)
+        self.service.managed = guard.managed
         self._stop = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -157,7 +158,7 @@ class Running:
             listening.close()
 
     def _http(self) -> _Server:
-        application = web.app(self.service, token=self._guard.token, managed=self._guard.managed)
+        application = web.app(self.service, token=self._guard.token)
         config = uvicorn.Config(
             application,
             log_config=None,
@@ -191,7 +192,6 @@ class Running:
             self._ports.grpc,
             tls=self._guard.files,
             token=self._guard.token,
-            managed=self._guard.managed,
         )
 
     def _handle_signals(self) -> None:

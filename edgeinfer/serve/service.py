@@ -12,7 +12,7 @@ from edgeinfer.serve.aside import Aside
 from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.memory import Memory
 from edgeinfer.serve.ranking import ranked
-from edgeinfer.serve.refusals import INVALID, NOT_FOUND, OVERLOADED, TIMEOUT, UNAVAILABLE, Refusal, refusal
+from edgeinfer.serve.refusals import FORBIDDEN, INVALID, NOT_FOUND, OVERLOADED, TIMEOUT, UNAVAILABLE, Refusal, refusal
 from edgeinfer.serve.regions import Regions, brought, placed
 from edgeinfer.serve.station import Job
 
@@ -61,7 +61,12 @@ class Answer:
 
 
 class Service:
-    """Answers requests from the models of a repository. `ready` is false until the start is over, and at the end."""
+    """Answers requests from the models of a repository. `ready` is false until the start is over, and at the end.
+
+    `managed` says whether requests may load models.
+    """
+
+    managed = False
 
     def __init__(self, repository: Repository, limits: Limits, metrics: Metrics, threads: Executor) -> None:
         self.repository, self.limits, self.metrics = repository, limits, metrics
@@ -221,6 +226,11 @@ class Service:
                 raise
             return False
         return self.ready and not found.version.fault and found.version.station.busy < self.limits.stuck
+
+    def need_managed(self) -> None:
+        """Refusal if the models are not the requests' to load."""
+        if not self.managed:
+            raise Refusal(FORBIDDEN, "the model repository is not open to requests; start with --manage")
 
     def about(self) -> dict[str, Any]:
         """Server metadata."""

@@ -16,7 +16,7 @@ from edgeinfer.serve import openapi, tensors, wire
 from edgeinfer.serve.bodies import Bodies, picture
 from edgeinfer.serve.faces import IMAGE, Work
 from edgeinfer.serve.guard import Guarded
-from edgeinfer.serve.refusals import FORBIDDEN, INVALID, Refusal
+from edgeinfer.serve.refusals import INVALID, Refusal
 from edgeinfer.serve.replies import gone, health, route
 from edgeinfer.serve.sharing import Sharing
 from edgeinfer.serve.watching import Watching
@@ -40,10 +40,9 @@ POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'
 SAFE = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
 
-def app(service: Service, *, token: str = "", managed: bool = False) -> ASGIApp:
-    """The application; requests must carry the `token`, `managed` lets them load models."""
-    routes = Web(service, managed=managed).routes()
-    inner = Starlette(routes=routes, exception_handlers={HTTPException: _stray})
+def app(service: Service, *, token: str = "") -> ASGIApp:
+    """The application; requests must carry the `token`."""
+    inner = Starlette(routes=Web(service).routes(), exception_handlers={HTTPException: _stray})
     inner.router.redirect_slashes = False  # to where the Host header says
     return Guarded(inner, token, service.limits.head)
 
@@ -51,8 +50,8 @@ def app(service: Service, *, token: str = "", managed: bool = False) -> ASGIApp:
 class Web:
     """The handlers, by protocol and path."""
 
-    def __init__(self, service: Service, *, managed: bool) -> None:
-        self._service, self._managed = service, managed
+    def __init__(self, service: Service) -> None:
+        self._service = service
         self._bodies = Bodies(service.limits, service.memory)
 
     def routes(self) -> list[Route]:
@@ -180,33 +179,29 @@ class Web:
         return JSONResponse({**record, "model": found.model.name, "model_version": found.version.number})
 
     async def index(self, request: Request) -> Response:
-        self._need_managed()
+        self._service.need_managed()
         async with self._bodies.body(request) as body:
             ready = wire.asked(body).get("ready") is True
         return JSONResponse(await self._service.repository.index(ready=ready))
 
     async def load(self, request: Request) -> Response:
-        self._need_managed()
+        self._service.need_managed()
         async with self._bodies.body(request) as body:
             wire.asked(body)
         await self._service.repository.load(request.path_params["name"])
         return JSONResponse({})
 
     async def unload(self, request: Request) -> Response:
-        self._need_managed()
+        self._service.need_managed()
         async with self._bodies.body(request) as body:
             wire.asked(body, wire.DEPENDENTS)
         await self._service.repository.unload(request.path_params["name"])
         return JSONResponse({})
 
     async def rollback(self, request: Request) -> Response:
-        self._need_managed()
+        self._service.need_managed()
         await self._service.repository.rollback(request.path_params["name"])
         return JSONResponse({})
-
-    def _need_managed(self) -> None:
-        if not self._managed:
-            raise Refusal(FORBIDDEN, "the model repository is not open to requests; start with --manage")
 
     async def metrics(self, _: Request) -> Response:
         return Response(await self._service.exposition(), media_type="text/plain; version=0.0.4")
