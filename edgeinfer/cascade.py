@@ -16,7 +16,7 @@ from edgeinfer.pipeline import several
 from edgeinfer.results import Classification, Detections
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -95,7 +95,7 @@ class Cascade(Composite):
         spent = (time.perf_counter() - start) * 1e3
         return [self._joined(one, said, spent) for one in found]
 
-    def _joined(self, found: Detections, said: Any, spent: float) -> Inspected:
+    def _joined(self, found: Detections, said: Iterator[Any], spent: float) -> Inspected:
         asked = min(len(found), self._most)
         classes = [next(said) for _ in range(asked)] + [None] * (len(found) - asked)
         timings = {**found.timings_ms, "classify": spent}

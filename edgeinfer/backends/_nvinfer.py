@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.backends._nvwords import Words
     from edgeinfer.devices import Tensors
+    from edgeinfer.devices.gpu import Device
     from edgeinfer.spec import Artifact, ModelSpec
 
 ONE_CONTEXT = "this release gives an open batch one context, whose shape changes between calls"
@@ -44,7 +45,7 @@ class Engine:
         self,
         path: Path,
         spec: ModelSpec,
-        device: Any,
+        device: Device,
         *,
         threads: int = 0,  # noqa: ARG002
         contexts: int = 1,  # noqa: ARG002
@@ -59,14 +60,14 @@ class Engine:
             finally:
                 plan.release()
 
-    def _join(self, plan: Plan, device: Any, graph: str) -> None:
+    def _join(self, plan: Plan, device: Device, graph: str) -> None:
         self._plan: Plan | None = plan
         plan.users += 1
         self._device, self._graph = device, graph
         self._ready: dict[int, _Ready] = {}
         self.capturable = SET_OFF if graph == "off" else ""  # or why a CUDA graph cannot capture it
         try:
-            self._scratch = device.empty((max(1, plan.scratch_bytes),), "uint8")
+            self._scratch: Any = device.empty((max(1, plan.scratch_bytes),), "uint8")
             largest = plan.spec.batch.max
             self._outputs = {one.name: device.empty(one.at(largest), one.dtype) for one in plan.spec.outputs}
             self._prepare(largest)
@@ -83,7 +84,7 @@ class Engine:
     def settings(cls) -> Mapping[str, tuple[str, ...]]:
         return {"graph": ("on", "off")}
 
-    def fork(self, device: Any) -> Engine:
+    def fork(self, device: Device) -> Engine:
         twin = object.__new__(type(self))
         with device.context.alone():
             twin._join(self._opened(), device, self._graph)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from edgeinfer.spec import ModelSpec
+    from edgeinfer.spec import ModelSpec, TensorSpec
 
 _TYPES = {
     "tensor(float)": "float32",
@@ -36,7 +36,7 @@ def check(path: Path, spec: ModelSpec, inputs: Sequence[Any], outputs: Sequence[
     _check(path, "output", spec.outputs, outputs)
 
 
-def _check(path: Path, kind: str, declared: Any, found: Any) -> None:
+def _check(path: Path, kind: str, declared: Sequence[TensorSpec], found: Sequence[Any]) -> None:
     ours = {tensor.name: tensor for tensor in declared}
     theirs = {value.name: value for value in found}
     if ours.keys() != theirs.keys():

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeinfer.devices import Tensors
+    from edgeinfer.devices.gpu import Device
     from edgeinfer.spec import Artifact, ModelSpec
 
 LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]': its CUDA and cuDNN must be of the versions it was built with"
@@ -45,7 +46,7 @@ class Engine:
     provider = "CUDAExecutionProvider"
     capturable = "ONNX Runtime allocates memory while it runs"
 
-    def __init__(self, path: Path, spec: ModelSpec, device: Any, *, threads: int = 0, contexts: int = 1) -> None:  # noqa: ARG002
+    def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0, contexts: int = 1) -> None:  # noqa: ARG002
         self._path, self._spec, self._device, self._threads = path, spec, device, threads
         with device.context.alone():
             self._session = self._opened()
@@ -90,7 +91,7 @@ class Engine:
     def refuses(cls, artifact: Artifact) -> str:  # noqa: ARG003
         return ""
 
-    def fork(self, device: Any) -> Engine:
+    def fork(self, device: Device) -> Engine:
         return type(self)(self._path, self._spec, device, threads=self._threads)
 
     def run(self, inputs: Tensors) -> Tensors:

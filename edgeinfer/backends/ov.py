@@ -14,11 +14,11 @@ from edgeinfer.backends import Layer, _ovpairs, reads_rows
 from edgeinfer.errors import BackendUnavailable, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from edgeinfer.devices import Device
-    from edgeinfer.spec import Artifact, ModelSpec
+    from edgeinfer.spec import Artifact, ModelSpec, TensorSpec
 
 
 def _silently() -> Any:
@@ -228,7 +228,7 @@ def _kept() -> dict[str, str]:
     return {"CACHE_DIR": str(folder)}
 
 
-def _check(path: Path, kind: str, declared: Any, found: Any) -> None:
+def _check(path: Path, kind: str, declared: Sequence[TensorSpec], found: Sequence[Any]) -> None:
     """The file's tensors must be those the spec declares: names, dtypes, ranks and fixed sizes."""
     ours = {tensor.name: tensor for tensor in declared}
     theirs = {name: value for value in found for name in value.names}  # old releases give a value several

@@ -23,6 +23,7 @@ from edgeinfer.errors import BackendUnavailable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from edgeinfer.backends import Engine
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec, Placement
 
@@ -68,7 +69,7 @@ class Device(Protocol):
     def postprocess(self, outputs: Tensors, placements: Sequence[Placement]) -> list[Result]:
         """Engine outputs -> one result a placement, in source pixels. Raises EngineError on NaN."""
 
-    def join(self, engine: Any) -> Way:
+    def join(self, engine: Engine) -> Way:
         """The whole way of frames through this device and an engine on it."""
 
     def send(self, tensors: Tensors) -> Tensors:

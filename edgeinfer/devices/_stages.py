@@ -9,6 +9,8 @@ from edgeinfer.devices import STAGES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgeinfer.backends import Engine
+    from edgeinfer.devices import Device
     from edgeinfer.results import Result
 
 
@@ -17,7 +19,7 @@ class Stages:
 
     graph = "the CPU runs its stages one by one"
 
-    def __init__(self, device: Any, engine: Any) -> None:
+    def __init__(self, device: Device, engine: Engine) -> None:
         self._device, self._engine = device, engine
 
     def run(self, images: Sequence[Any], pixels: str) -> tuple[list[Result], dict[str, float]]:

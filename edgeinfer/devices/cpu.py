@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgeinfer.backends import Engine
     from edgeinfer.devices import Tensors
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec, Placement
@@ -81,7 +82,7 @@ class Device:
         boxes = placement.to_source(found.boxes).astype(np.float32)
         return Detections(boxes, found.scores, found.class_ids, self._spec.labels, placement.source)
 
-    def join(self, engine: Any) -> Stages:
+    def join(self, engine: Engine) -> Stages:
         """The whole way of frames through this device and an engine on it."""
         return Stages(self, engine)
 

@@ -8,9 +8,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeinfer.profiling import voice
+
+if TYPE_CHECKING:
+    from edgeinfer.pipeline import Pipeline
 
 
 def main(asked: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
         return {"steps_ms": steps, "second_ms": second, "after_idle_ms": _call(model, image)}
 
 
-def _call(model: Any, image: Any) -> float:
+def _call(model: Pipeline, image: Any) -> float:
     start = time.perf_counter()
     model(image)
     return (time.perf_counter() - start) * 1e3

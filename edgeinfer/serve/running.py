@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgeinfer.serve.cameras import Mount
     from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.repository import Found
+    from edgeinfer.serve.rpc import Started
     from edgeinfer.serve.versions import Options
 
 LOG = logging.getLogger("edgeinfer.serve")
@@ -178,7 +179,7 @@ class Running:
         )
         return _Server(config, self._limits.slow)
 
-    async def _grpc(self) -> Any:
+    async def _grpc(self) -> Started | None:
         if self._ports.grpc < 0:
             return None
         from edgeinfer.serve import rpc
@@ -233,7 +234,7 @@ class Running:
             )
         self.service.ready = True
 
-    def _announce(self, listening: socket.socket, rpc: Any) -> None:
+    def _announce(self, listening: socket.socket, rpc: Started | None) -> None:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         also = f", gRPC on {shown}:{rpc.port}" if rpc else ""
@@ -299,7 +300,7 @@ class Running:
                 notify.say("WATCHDOG=1")
             await asyncio.sleep(min(CHECK_S, due))
 
-    async def _end(self, server: _Server, serving: asyncio.Future[None], rpc: Any) -> None:
+    async def _end(self, server: _Server, serving: asyncio.Future[None], rpc: Started | None) -> None:
         """Take nothing more, finish what is under way, close everything."""
         notify.say("STOPPING=1")
         self.service.ready = False
