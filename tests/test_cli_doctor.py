@@ -115,22 +115,45 @@ def test_no_gpu_is_a_note(root):
 JETSON = {
     "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
     "proc/device-tree/model": "NVIDIA Jetson Orin Nano\0",
+    # of JetPack 6.2; before, the first was the fastest
+    "etc/nvpmodel.conf": """
+# < POWER_MODEL ID=9 NAME=MAXN >
+< POWER_MODEL ID=0 NAME=15W >
+CPU_ONLINE CORE_0 1
+< POWER_MODEL ID=1 NAME=25W >
+CPU_ONLINE CORE_0 1
+< POWER_MODEL ID=2 NAME=MAXN_SUPER >
+CPU_ONLINE CORE_0 1
+< PM_CONFIG DEFAULT=1 >
+""",
 }
 
 
+FULL_SPEED = "for full speed: sudo nvpmodel -m 2 && sudo jetson_clocks"
+
+
 @pytest.mark.parametrize(
-    ("said", "state", "text"),
+    ("said", "state", "text", "remedy"),
     [
-        ("NV Power Mode: MAXN\n0", "ok", "MAXN"),
-        ("NV Power Mode: 15W\n1", "note", "15W, not the fastest"),
-        ("", "note", "unknown"),
+        ("NV Power Mode: MAXN\n0", "ok", "MAXN", ""),
+        ("NV Power Mode: MAXN_SUPER\n2", "ok", "MAXN_SUPER", ""),
+        ("NV Power Mode: 15W\n1", "note", "15W, not the fastest", FULL_SPEED),
+        ("", "note", "unknown", "sudo nvpmodel -q"),
     ],
 )
-def test_a_jetson_tells_its_release_and_power_mode(root, monkeypatch, said, state, text):
+def test_a_jetson_tells_its_release_and_power_mode(root, monkeypatch, said, state, text, remedy):
     monkeypatch.setattr(_machine, "output", lambda *_: said)
     board, mode = _machine.jetson(root(JETSON))
     assert board.text == "NVIDIA Jetson Orin Nano, L4T R36 (release), REVISION: 4.3"
-    assert (mode.state, mode.text) == (state, text)
+    assert (mode.state, mode.text, mode.remedy) == (state, text, remedy)
+
+
+@pytest.mark.parametrize(("mode", "number"), [("MODE_10W_2CORE", "8"), ("MODE_20W_6CORE", ""), ("MAXN", "")])
+def test_a_board_whose_modes_all_have_a_limit_is_told_of_the_highest(root, monkeypatch, mode, number):
+    monkeypatch.setattr(_machine, "output", lambda *_: f"NV Power Mode: {mode}\n1")
+    modes = "< POWER_MODEL ID=0 NAME=MODE_15W_2CORE >\n< POWER_MODEL ID=8 NAME=MODE_20W_6CORE >\n"
+    _, found = _machine.jetson(root({**JETSON, "etc/nvpmodel.conf": modes}))
+    assert found.remedy == (f"for full speed: sudo nvpmodel -m {number} && sudo jetson_clocks" if number else "")
 
 
 def test_what_is_no_jetson_says_nothing_about_it(root):

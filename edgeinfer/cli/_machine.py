@@ -10,7 +10,7 @@ from edgeinfer import machine, quota, verdicts
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding
 from edgeinfer.errors import BackendUnavailable
 from edgeinfer.machine import ROOT, field, jetson_release, os_release, output, text
-from edgeinfer.profiling.sensors.jetson import power_mode
+from edgeinfer.profiling.sensors.jetson import faster_mode, power_mode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,11 +112,12 @@ def jetson(root: Path = ROOT) -> list[Finding]:
     board = text(root / "proc/device-tree/model") or "Jetson"
     findings = [Finding("jetson", OK, f"{board}, L4T {release}")]
     mode = power_mode(output("nvpmodel", "-q"))
+    faster = faster_mode(mode, text(root / "etc/nvpmodel.conf"))
     if not mode:
         findings.append(Finding("power mode", NOTE, "unknown", "sudo nvpmodel -q"))
-    elif mode.upper().startswith("MAXN"):
+    elif not faster:
         findings.append(Finding("power mode", OK, mode))
     else:
-        remedy = "for full speed: sudo nvpmodel -m 0 && sudo jetson_clocks"
+        remedy = f"for full speed: sudo nvpmodel -m {faster} && sudo jetson_clocks"
         findings.append(Finding("power mode", NOTE, f"{mode}, not the fastest", remedy))
     return findings

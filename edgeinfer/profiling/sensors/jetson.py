@@ -34,6 +34,7 @@ _HEAT = re.compile(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b")
 _GPU = re.compile(r"\bGR3D_FREQ (?:(\d+)%)?(?:@\[?(\d+))?")
 _MEMORY = re.compile(r"\bEMC_FREQ (?:(\d+)%)?(?:@(\d+))?")
 _CORES = re.compile(r"\bCPU \[([^\]]*)\]")
+_MODE = re.compile(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", re.MULTILINE)
 _ABSENT_C = -256.0  # a sensor of a part that is switched off
 
 
@@ -121,6 +122,18 @@ def power_mode(said: str) -> str:
     """`MAXN` from what `nvpmodel -q` prints; empty when it names none."""
     found = re.search(r"NV Power Mode:\s*(\S+)", said)
     return found[1] if found else ""
+
+
+def faster_mode(mode: str, table: str) -> str:
+    """The number of the mode with the most watts in nvpmodel.conf, MAXN before all; empty where `mode` has as many."""
+    watts = {number: _watts(name) for number, name in _MODE.findall(table)}
+    most = max(watts, key=watts.__getitem__, default="")
+    return most if most and watts[most] > _watts(mode) else ""
+
+
+def _watts(mode: str) -> float:
+    found = re.search(r"(\d+)W", mode)
+    return float("inf") if mode.startswith("MAXN") else float(found[1]) if found else 0.0
 
 
 def clocks_locked(said: str) -> bool | None:
