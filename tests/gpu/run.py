@@ -28,7 +28,7 @@ from xml.etree import ElementTree as ET
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from edgeinfer import machine, wholefile  # noqa: E402
+from edgeinfer import machine, plans, wholefile  # noqa: E402
 from edgeinfer.errors import BackendUnavailable  # noqa: E402
 
 FILES = ("kernels", "device", "frames", "graphs", "engines", "residents", "nvmm", "libraries", "kit", "failures")
@@ -36,7 +36,11 @@ TOOLS = ("memcheck", "racecheck")
 SHORTEST = 5  # seconds below which no step is begun
 SHARE = 1 / 3  # of the time, at most, for one step
 STUCK = 100  # seconds after which a test is thought to hang
-PACKAGES = ("numpy", "cuda-bindings", "nvidia-cuda-nvrtc", "cupy-cuda13x", "torch", "pycuda", "onnxruntime", "pytest")
+PACKAGES = (
+    *plans.LIBRARIES,
+    *("numpy", "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"),
+    *("cupy-cuda12x", "cupy-cuda13x", "torch", "pycuda", "pytest"),
+)
 
 
 class Step(NamedTuple):
