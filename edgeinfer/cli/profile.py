@@ -126,6 +126,9 @@ def _alone(args: argparse.Namespace, say: Say) -> Report:
     before = Report.read(args.compare) if args.compare else None
     if before:
         comparison.check(before.data, args.boundary, args.scenario)
+        if args.fail_if_slower is not None and {*args.scenario} & {*before.data["samples"]} == {comparison.SERVER}:
+            hint = "name another too: --scenario server,single-stream"
+            raise UsageError("--fail-if-slower compares latencies, and those of server are not compared", hint=hint)
     more = {"scenario": args.scenario, "latency_bound_ms": args.latency_bound, "layers": args.layers}
     report = profile(args.bundle[0], **_common(args), **more, say=say)
     if before and not report.partial:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MOST_BLOCKS, FEWEST_BLOCKS = 30, 5
 FEWEST_TURNS = 6  # the interval of fewer would be less than 95 %
 RESAMPLES = 4000
+SERVER = "server"
 APART = "taken apart: what the machine did differently in between is not in the interval"
 
 
@@ -57,8 +58,11 @@ def check(other: dict[str, Any], boundary: str, scenarios: Sequence[str]) -> Non
 
 
 def compare(this: dict[str, Any], other: dict[str, Any]) -> list[Difference]:
-    """The JSON objects of two reports -> a difference for each scenario of which both have samples enough."""
-    shared = [name for name in this["samples"] if name in other["samples"]]
+    """The JSON objects of two reports -> a difference for each scenario of which both have samples enough.
+
+    None of a server: its latencies belong to the rate that was found, and are the longer the more it could take.
+    """
+    shared = [name for name in this["samples"] if name in other["samples"] and name != SERVER]
     pairs = [(name, blocks(_per_image(this, name)), blocks(_per_image(other, name))) for name in shared]
     return [difference(*pair) for pair in pairs if min(map(len, pair[1:])) >= FEWEST_BLOCKS]
 
@@ -87,13 +91,28 @@ def _facts(context: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def record(found: Sequence[Difference], scenarios: Sequence[str], other: dict[str, Any], remark: str) -> dict[str, Any]:
-    """As JSON, for a report: what was found, in numbers and words, and what it was compared with."""
+def record(found: Sequence[Difference], this: dict[str, Any], other: dict[str, Any], remark: str) -> dict[str, Any]:
+    """As JSON, for the report `this`: what was found, in numbers and words, and what it was compared with."""
     told = {one.scenario for one in found}
     words = [one.words() for one in found]
-    words += [f"{name}: too few samples to compare" for name in scenarios if name not in told]
+    words += [f"{name}: {_why_not(name, this, other)}" for name in this["samples"] if name not in told]
     context = {"context": other["context"], "valid": other["valid"]}
     return {"differences": [one.to_dict() for one in found], "words": words, "remark": remark, "with": context}
+
+
+def _why_not(name: str, this: dict[str, Any], other: dict[str, Any]) -> str:
+    """Why a scenario of this report is not compared."""
+    if name not in other["samples"]:
+        return "not in that report"
+    if name == SERVER:
+        return f"{_served(this)} here, {_served(other)} there; latencies at different rates are not compared"
+    return "too few samples to compare"
+
+
+def _served(data: dict[str, Any]) -> str:
+    facts = data.get("scenarios", {}).get(SERVER, {})
+    rate, bound = facts.get("rate_per_s"), facts.get("latency_bound_ms")
+    return f"{rate:.1f} a second within {bound:.4g} ms" if rate and bound else "no rate"
 
 
 def _per_image(data: dict[str, Any], name: str) -> list[float]:

@@ -56,10 +56,11 @@ class Report:
         return bool(self.data["partial"])
 
     def compare(self, before: Report) -> None:
-        """Tell from now on what differs from a report of before."""
+        """Tell from now on what differs from a report of before. Raises UsageError where nothing can be compared."""
+        comparison.check(before.data, self.data["context"]["boundary"], list(self.data["samples"]))
         found = comparison.compare(self.data, before.data)
         remark = comparison.apart(self.data, before.data)
-        self.data["comparison"] = comparison.record(found, list(self.data["samples"]), before.data, remark)
+        self.data["comparison"] = comparison.record(found, self.data, before.data, remark)
 
     def slower_than(self, limit: float) -> bool:
         """Whether the comparison shows a scenario to be slower by more than this share."""
@@ -87,7 +88,7 @@ class Report:
     def table(self) -> str:
         """The verdict first, then the numbers."""
         other = self.data.get("comparison", {}).get("with", {})
-        before = [_headline(other["context"]), _numbers(other)] if "summary" in other else []
+        before = [_headline(other["context"]), _numbers(other), *_found(other)] if "summary" in other else []
         parts = [
             self.verdict(),
             *before,
@@ -150,6 +151,8 @@ def _fault(data: Any) -> str:
         spans = {name: samples["latency_ms"] for name, samples in data["samples"].items()}
         numbers = [data["summary"][name]["images"] for name in spans if spans[name]]
         numbers += [span for name in spans for span in spans[name]]
+        served = data.get("scenarios", {}).get("server", {})
+        numbers += [served[name] for name in ("rate_per_s", "latency_bound_ms") if served.get(name) is not None]
         words = [data["context"]["boundary"], data["context"]["device"]["cpu"], str(data["valid"])]
     except (KeyError, TypeError, AttributeError) as error:
         return f"a part is missing ({error})"
@@ -170,6 +173,12 @@ def _numbers(data: dict[str, Any]) -> str:
         for stage, facts in summary["stages_ms"].items():
             rows.append([f"  {stage}", "", *(shown(facts[place]) for place in places), "", ""])
     return aligned(rows)
+
+
+def _found(data: dict[str, Any]) -> list[str]:
+    """What each scenario found besides its numbers."""
+    words = {name: particulars(run) for name, run in data["scenarios"].items()}
+    return ["; ".join([f"{name}: {told[0]}", *told[1:]]) for name, told in words.items() if told]
 
 
 def _compared(found: dict[str, Any] | None) -> list[str]:

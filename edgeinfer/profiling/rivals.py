@@ -37,6 +37,7 @@ class Rival(Child):
 
     def __init__(self, bundle: str | Path, asked: dict[str, Any]) -> None:
         self.turns: list[Samples] = []
+        self.fps = asked["fps"]
         told = {**asked, "bundle": str(bundle)}
         super().__init__("edgeinfer.profiling._rival", told, name=f"the process of {bundle}")
 
@@ -109,7 +110,7 @@ def _judged(
     found = []
     if len(pairs) >= comparison.FEWEST_TURNS:
         found = [comparison.paired(scenario, *zip(*pairs))]
-    record = comparison.record(found, [scenario], first.data, INTERLEAVED)
+    record = comparison.record(found, second.data, first.data, INTERLEAVED)
     second.data["comparison"] = {**record, "with": first.data}
     both = [f"{one.data['context']['bundle']['path']}: {reason}" for one in (first, second) for reason in one.reasons]
     second.data.update(valid=not both, reasons=list(dict.fromkeys(both)))
@@ -125,6 +126,6 @@ def _report(rival: Rival, scenario: str, watch: sensors.Sensors, origin: float, 
     }
     run = Run(scenario, joined(rival.turns), facts)
     if scenario == "paced":
-        run.facts.update(dropped=run.samples.dropped)
+        run.facts.update(fps=rival.fps, dropped=run.samples.dropped)
     context = {**rival.context, "command": " ".join(sys.argv), "harness_ms": None}
     return assembled([run], watch, context, origin, interrupted=interrupted)

@@ -61,7 +61,7 @@ def test_five_samples_of_both_are_compared_and_fewer_named_as_too_few(count, com
     for this, other in ((few, many), (many, few)):
         found = compare(this, other)
         words = [one.words() for one in found] or ["cold: too few samples to compare"]
-        assert (len(found), record(found, ["cold"], other, "")["words"]) == (compared, words)
+        assert (len(found), record(found, this, other, "")["words"]) == (compared, words)
 
 
 def test_the_same_latencies_show_no_difference():
@@ -147,8 +147,30 @@ def test_the_interval_leaves_out_only_what_one_time_in_forty_lies_beyond():
     ],
 )
 def test_slower_is_shown_and_large(one, slower):
-    compared = record([one], ["x"], report([1.0]), "")
+    compared = record([one], report([1.0], "x"), report([1.0], "x"), "")
     assert Report({"comparison": compared}).slower_than(0.05) is slower
+
+
+def served(rate, bound=60.0, middle=20.0):
+    """A server's report."""
+    found = report(latencies(middle=middle), "server")
+    return {**found, "scenarios": {"server": {"rate_per_s": rate, "latency_bound_ms": bound}}}
+
+
+def test_a_server_that_takes_more_is_not_called_slower_for_its_queue():
+    faster = Report(served(61.9, middle=30.0))
+    faster.compare(Report(served(43.4, 40.0)))
+    assert not faster.slower_than(0.0)
+    (words,) = faster.data["comparison"]["words"]
+    assert words.startswith("server: 61.9 a second within 60 ms here, 43.4 a second within 40 ms there; latencies at")
+    faster.compare(Report(served(None)))
+    assert "60 ms here, no rate there; " in faster.data["comparison"]["words"][0]
+
+
+def test_a_scenario_that_only_one_report_has_is_not_said_to_have_too_few_samples():
+    more, other = report(latencies()), report(latencies())
+    more["samples"]["offline"] = {"latency_ms": latencies()}
+    assert record(compare(more, other), more, other, "")["words"][1:] == ["offline: not in that report"]
 
 
 def test_what_two_reports_differ_in_besides_the_time_is_told():
@@ -175,6 +197,11 @@ def test_what_cannot_be_compared_is_said_before_it_is_measured():
         check(report([1.0]), "pipeline", ["offline"])
 
 
+def test_reports_of_different_boundaries_are_not_compared():
+    with pytest.raises(UsageError, match="pipeline here, engine there"):
+        Report(report(latencies())).compare(Report(report(latencies(), boundary="engine")))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -191,6 +218,8 @@ def test_what_cannot_be_compared_is_said_before_it_is_measured():
         json.dumps(report([1.0] * 100)).replace('"valid": true', '"valid": NaN'),
         json.dumps(report([1.0] * 100)).replace('"valid": true, ', ""),
         json.dumps(report([1.0] * 100)).replace('"images": 100', '"images": 0'),
+        json.dumps(served("many")),
+        json.dumps({**served(1.0), "scenarios": []}),
     ],
 )
 def test_a_file_that_is_no_report_is_one_error(tmp_path, text):
@@ -219,6 +248,13 @@ def test_the_command_line_fails_when_it_became_slower(detector, tmp_path, capsys
 def test_a_limit_without_something_to_compare_with_is_wrong_usage(detector, capsys):
     assert cli.main(["profile", str(detector), "--fail-if-slower", "5%"]) == 2
     assert "--compare FILE" in capsys.readouterr().err
+
+
+def test_a_limit_that_no_scenario_is_held_to_is_wrong_usage(detector, tmp_path, capsys):
+    (tmp_path / "before.json").write_text(json.dumps(served(43.4)))
+    compared = ["--compare", str(tmp_path / "before.json"), "--fail-if-slower", "5%"]
+    assert cli.main(["profile", str(detector), "--scenario", "server", *compared]) == 2
+    assert "error: --fail-if-slower compares latencies, and those of server are not" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("limit", "taken"), [("0.05", True), ("900%", True), ("5", False), ("1", False)])

@@ -73,6 +73,23 @@ def test_the_ratio_is_that_of_the_second_bundle_to_the_first(detector):
     assert report.data["summary"]["single-stream"]["images"] == 2 * rivals.TURNS
 
 
+def test_what_each_of_two_dropped_of_a_cameras_pictures_is_told(detector):
+    context = edgeinfer.profile(detector, "null", seconds=0.05).data["context"]
+
+    def rival(dropped):
+        one = object.__new__(rivals.Rival)
+        one.context, one.warm_up, one.fps = context, {"runs": 5, "seconds": 1.0}, 30.0
+        one.turns = [Samples(0.0, [0.0], [2.0], {"infer": [1.0]}, 1, 2.0, dropped)]
+        return one
+
+    with Sensors([]) as watch:
+        pass
+    report = rivals._judged([rival(7), rival(9)], "paced", watch, 0.0, interrupted=False)
+    for data, dropped in ((report.data["comparison"]["with"], 7), (report.data, 9)):
+        assert (data["scenarios"]["paced"]["fps"], data["scenarios"]["paced"]["dropped"]) == (30.0, dropped)
+        assert f"{dropped} pictures dropped" in report.table()
+
+
 def test_a_bundle_that_does_not_load_is_one_error(detector, twin):
     (twin / "model.fp32.onnx").write_bytes(b"damaged")
     with pytest.raises(EngineError, match="sha256"):
