@@ -194,7 +194,8 @@ def from_json(value: Any, where: str = "model.json") -> ModelSpec:
     node = Node(value, where)
     schema = node.integer("schema")
     if schema != SCHEMA:
-        raise SpecError(f"{where}: schema {schema} is not {SCHEMA}", hint="export the bundle again")
+        hint = "update edgeinfer" if schema > SCHEMA else "export the bundle again"
+        raise SpecError(f"{where}: schema {schema} is not {SCHEMA}", hint=hint)
     with node.closing():
         return ModelSpec(
             name=node.text("name"),

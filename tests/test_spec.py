@@ -164,6 +164,13 @@ def test_a_wrong_value_is_refused_with_what_was_found(path, value, message):
         modeljson.from_json(changed(DETECT, path, value))
 
 
+@pytest.mark.parametrize(("schema", "remedy"), [(2, "update edgeinfer"), (0, "export the bundle again")])
+def test_a_newer_bundle_asks_for_a_newer_edgeinfer_and_an_older_one_to_be_made_again(schema, remedy):
+    with pytest.raises(SpecError) as refused:
+        modeljson.from_json(changed(DETECT, ("schema",), schema))
+    assert refused.value.hint == remedy
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [

@@ -168,7 +168,11 @@ def _named(job: Job, progress: Progress | None) -> Progress | None:
 
 
 def _check(spec: ModelSpec, compiled: Compiled) -> None:
-    """The ONNX must have the inputs and outputs that model.json tells the runtime of."""
+    """The ONNX must still be the bundle's, with the inputs and outputs that model.json tells the runtime of."""
+    if compiled.target["onnx"] not in {one.sha256 for one in spec.artifacts}:
+        raise ExportError(
+            f"{spec.name} was exported again while its engine was compiled", hint="run the same command again"
+        )
     for what, told, found in (("input", spec.inputs, compiled.inputs), ("output", spec.outputs, compiled.outputs)):
         names = [tensor.name for tensor in told], [tensor.name for tensor in found]
         if sorted(names[0]) != sorted(names[1]):

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeinfer.bundle import Bundle
-from edgeinfer.errors import BundleError, UsageError
+from edgeinfer.errors import BundleError, ExportError, UsageError
 from edgeinfer.spec import Batch
 from edgeinfer_export import engines, targets
 from edgeinfer_export.buildoptions import Options
+from edgeinfer_export.compile import Compiled
 from edgeinfer_export.targets import Target
 from helpers import bundles
 
@@ -112,3 +113,23 @@ def test_a_build_says_which_engine_it_is_at_and_a_full_disk_ends_it_without_a_tr
     assert caught.value.hint
     assert heard == [("rtx sm80+sm86 fp32: tactics", 1, 2)]
     assert [file.name for file in bundle.path.parent.iterdir()] == ["many"]
+
+
+def test_an_engine_whose_bundle_was_exported_again_meanwhile_does_not_come_into_the_new_one(tmp_path, monkeypatch):
+    path, newer = bundles.classify_bundle(tmp_path / "one"), bundles.classify_bundle(tmp_path / "newer", side=64)
+    spec = Bundle.open(path).spec
+
+    def compile_onnx(onnx, out, *_):
+        out.write_bytes(b"plan")
+        path.rename(tmp_path / "older")
+        newer.rename(path)
+        facts = {"built_with": "tensorrt_rtx 1.0", "target": {"sm": "86", "os": "here", "onnx": old}}
+        tensors = {"inputs": spec.inputs, "outputs": spec.outputs}
+        return Compiled(out, "rtx", "fp32", "0" * 64, 4, **facts, **tensors, elapsed_s=1.0)
+
+    (old,) = (one.sha256 for one in spec.artifacts)
+    monkeypatch.setattr(engines, "compile_onnx", compile_onnx)
+    with pytest.raises(ExportError, match="exported again while its engine was compiled") as refused:
+        engines.add_engines(path, targets.parse("rtx:sm86"))
+    assert refused.value.hint == "run the same command again"
+    assert [one.format for one in Bundle.open(path).spec.artifacts] == ["onnx"]
