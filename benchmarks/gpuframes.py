@@ -13,12 +13,13 @@ from statistics import median
 import numpy as np
 from gpuclock import sent
 
-from edgeinfer import backends, load
+from edgeinfer import backends, load, machine
 from edgeinfer.cli import main as command
 from edgeinfer.devices import gpu
 from edgeinfer.devices._driver import call
 from edgeinfer.devices._framegraph import FrameGraph, Graph
-from edgeinfer.errors import BackendUnavailable
+from edgeinfer.errors import BackendUnavailable, UsageError
+from edgeinfer_export import targets
 
 
 class Nothing:
@@ -81,10 +82,12 @@ def beside(bench, name, bundle):
             backends.load(name)
             bundle = bundle or exported(Path(folder))
             if name != "ort_gpu":
-                command(["build", str(bundle), "--compile", name])
+                target = name if name == "trt" else f"rtx:sm{machine.gpu().sm}"
+                targets.parse(target)  # TensorRT-RTX compiles for no Jetson and no GPU of a data centre
+                command(["build", str(bundle), "--compile", target])
             with load(bundle, name) as model:
                 return engine(bench, name, model)
-        except BackendUnavailable as missing:
+        except (BackendUnavailable, UsageError) as missing:
             print(f"skipped: {name}: {missing}", file=sys.stderr)
             return {"backend": name, "skipped": str(missing)}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeinfer import machine
 from edgeinfer.devices import cpu, gpu
 from edgeinfer.lanes import Lane
 from edgeinfer.spec import Batch
@@ -37,6 +38,17 @@ def exported(folder):
 
     source = Path(str(resources.files("edgeinfer_export") / "assets" / "pictograms.pt"))
     return export(source, folder / "pictograms", Options(batch=Batch(1, 4), precisions=("fp32",)))
+
+
+def target(backend):
+    """What `build` compiles for, so that this backend has an engine for this GPU; empty where it needs none.
+
+    Raises UsageError where its library has none to give: TensorRT-RTX for Jetsons and GPUs of data centres.
+    """
+    from edgeinfer_export import targets
+
+    wanted = {"trt": "trt", "rtx": f"rtx:sm{machine.gpu().sm}"}.get(backend, "")
+    return wanted and str(*targets.parse(wanted))
 
 
 def pictograms(folder):

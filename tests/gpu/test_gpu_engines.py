@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import types
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from edgeinfer.backends import _nvplan
 from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.devices._driver import Context, call, library
 from edgeinfer.devices._memory import view
-from edgeinfer.errors import BackendUnavailable, DeviceLost, EdgeInferError
+from edgeinfer.errors import BackendUnavailable, DeviceLost, EdgeInferError, UsageError
 from edgeinfer.loading import choose
 from edgeinfer.plans import Choice, Plan
 from edgeinfer.profiling.sensors import nvml
@@ -128,6 +129,14 @@ def test_an_engine_runs_in_one_graph_and_finds_what_the_cpu_finds(bundle):
             assert found.class_ids.tolist() == wanted.class_ids.tolist()
             assert np.allclose(found.boxes, wanted.boxes, atol=0.5)
         assert model.graph == ""
+
+
+@pytest.mark.parametrize(("sm", "target"), [("75", "rtx:sm75"), ("89", "rtx:sm89"), ("90", ""), ("87", "")])
+def test_where_tensorrt_rtx_has_no_engine_for_a_gpu_its_tests_are_skipped_for_that(monkeypatch, sm, target):
+    monkeypatch.setattr(machine, "gpu", lambda: machine.Gpu(sm, "a GPU", "13.0"))
+    assert (models.target("trt"), models.target("ort_gpu")) == ("trt", "")
+    with nullcontext() if target else pytest.raises(UsageError, match=f"does not compile for sm{sm}"):
+        assert models.target("rtx") == target
 
 
 def test_an_engine_alone_runs_whichever_context_is_current(bundle, driver):

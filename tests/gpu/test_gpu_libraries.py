@@ -118,10 +118,10 @@ def backend(request, bundle):
     """The name of an engine backend that is here, and has what it runs."""
     try:
         backends.load(request.param)
+        target = models.target(request.param)
     except EdgeInferError as missing:
         pytest.skip(f"{request.param}: {missing}")
-    if request.param in ("trt", "rtx"):
-        assert main(["build", str(bundle), "--compile", request.param]) == 0
+    assert not target or main(["build", str(bundle), "--compile", target]) == 0
     return request.param
 
 
