@@ -30,8 +30,10 @@ def beside(target: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        try:
+            _remove(folder)
+        finally:
+            os.close(lock)
 
 
 def _made(target: Path) -> tuple[Path, int]:
@@ -52,6 +54,15 @@ def _made(target: Path) -> tuple[Path, int]:
             with suppress(OSError):
                 folder.rmdir()
             raise
+
+
+def _remove(folder: Path) -> None:
+    """Also where a signal breaks it off; a second one leaves the rest to the next writer."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _sweep(target: Path) -> None:

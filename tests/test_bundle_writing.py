@@ -55,6 +55,28 @@ class NoExchange:
         pass
 
 
+def test_a_signal_that_breaks_off_the_removal_of_a_hidden_folder_leaves_nothing_of_it(detector, monkeypatch):
+    removed, unlink = [], os.unlink
+
+    def interrupted(path, **where):
+        unlink(path, **where)
+        removed.append(path)
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+
+    def write():
+        with writing(detector) as fresh:
+            for name in ("model.json", "one", "two", "three"):
+                (fresh / name).touch()
+            monkeypatch.setattr(os, "unlink", interrupted)
+            raise RuntimeError
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert names(detector.parent) == ["detector"]
+    assert opened(detector.parent) == []
+
+
 @pytest.mark.parametrize("library", [bundle_module.ctypes.CDLL, NoExchange], ids=["exchange", "none"])
 def test_a_write_replaces_the_whole_bundle(detector, monkeypatch, library):
     monkeypatch.setattr(bundle_module.ctypes, "CDLL", library)

@@ -120,6 +120,23 @@ def test_layers_are_named_with_their_time_kind_and_precision(spec, tmp_path, bac
     assert {layer.precision for layer in convolutions} == {"fp32"}
 
 
+@pytest.mark.parametrize("step", ["__init__", "run", "end_profiling"])
+def test_what_a_signals_handler_raises_while_onnx_runtime_opens_or_times_a_model_stays_what_it_is(
+    spec, tmp_path, monkeypatch, step
+):
+    def late(*_, **__):
+        raise TimeoutError("of the program's own")
+
+    path = networks.residual(tmp_path / "net.onnx")
+    engine = opened("ort", path, spec)
+    monkeypatch.setattr(f"onnxruntime.InferenceSession.{step}", late)
+    with pytest.raises(TimeoutError, match="of the program's own"):
+        engine.profile_layers(noise())
+    if step == "__init__":
+        with pytest.raises(TimeoutError, match="of the program's own"):
+            opened("ort", path, spec)
+
+
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x08\x12\x00" * 50], ids=["empty", "text", "bytes"])
 def test_a_file_that_is_no_model_is_one_clear_error(spec, tmp_path, backend, content):
     path = tmp_path / "net.onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from edgeinfer.backends import Layer
 from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 RUNS = 5
 _SUFFIX = "_kernel_time"
@@ -22,18 +23,27 @@ def profiled(model: Path | bytes, options: Any, providers: Sequence[str], inputs
     """Run the model in a session of its own with the profiler on; milliseconds a run, in the order they ran."""
     import onnxruntime
 
+    with _filed():
+        folder = tempfile.TemporaryDirectory(prefix="edgeinfer-layers-")
+    with folder as name:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(name) / "ort")
+        session = onnxruntime.InferenceSession(model, options, providers=list(providers))
+        for _ in range(1 + RUNS):
+            session.run(None, dict(inputs))
+        file = Path(session.end_profiling())
+        with _filed():
+            return parse(json.loads(file.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _filed() -> Iterator[None]:
+    """Of files alone: what a run raises stays what it is."""
     try:
-        with tempfile.TemporaryDirectory(prefix="edgeinfer-layers-") as folder:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "ort")
-            session = onnxruntime.InferenceSession(model, options, providers=list(providers))
-            for _ in range(1 + RUNS):
-                session.run(None, dict(inputs))
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        yield
     except (OSError, ValueError) as error:  # ONNX Runtime does not say that a disk is full
         hint = "check free space for temporary files (TMPDIR)"
         raise EngineError(f"ONNX Runtime's profile is not all in its file: {error}", hint=hint) from error
-    return parse(events)
 
 
 def parse(events: Sequence[Mapping[str, Any]]) -> list[Layer]:

@@ -23,7 +23,7 @@ _TYPES = {
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises; else an exception out of a run is that of a signal's handler, and stays what it is."""
+    """What ONNX Runtime raises; any other exception out of it is that of a signal's handler, and stays what it is."""
     from onnxruntime.capi import onnxruntime_pybind11_state as library
 
     own = [one for one in vars(library).values() if isinstance(one, type) and issubclass(one, Exception)]

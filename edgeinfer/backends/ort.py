@@ -69,7 +69,7 @@ class Engine:
     def _session_of(self, model: bytes | Path) -> Any:
         try:
             return onnxruntime.InferenceSession(model, self._configure(), providers=["CPUExecutionProvider"])
-        except Exception as error:
+        except _ortmodel.failures() as error:
             what = f"{self._path}: ONNX Runtime refused it: {error}"
             raise EngineError(what, hint="export the bundle again") from error
 

@@ -184,7 +184,7 @@ def _check(spec: ModelSpec, compiled: Compiled) -> None:
 
 def _install(path: Path, compiled: Compiled, plan: Path) -> Compiled:
     """Move the engine into the bundle: a fresh folder with the same files takes the old one's place."""
-    with _alone(path.parent), writing(path) as fresh:
+    with _alone(path), writing(path) as fresh:
         spec = Bundle.open(path).spec
         _link_all(path, fresh, {SPEC_FILE, compiled.path.name})
         plan.replace(fresh / compiled.path.name)
@@ -194,15 +194,18 @@ def _install(path: Path, compiled: Compiled, plan: Path) -> Compiled:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While no other build puts its engine into a bundle in this folder, where the file system knows locks."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def _alone(path: Path) -> Iterator[None]:
+    """While no other build puts its engine into this bundle, where the file system knows locks."""
+    while True:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(handle), path.stat()):  # else another build's has taken its place meanwhile
+                yield
+                return
+        finally:
+            os.close(handle)
 
 
 def _link_all(old: Path, new: Path, but: set[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,29 +142,30 @@ class Model:
         ]
         return {"name": f"zeros_{batch}", "batch_size": batch, "inputs": values}
 
-    def write(self, repository: Path, options: Options) -> Path:
-        """Put the folder in its place, whole; gives its path."""
-        target = repository / self.name
-        with writing(target, CONFIG) as folder:
-            (folder / CONFIG).write_text(text(self.config(options)), encoding="utf-8")
-            if not self.inner:
-                lines = [" ".join(label.split()) for label in self.spec.labels]
-                (folder / LABELS).write_text("\n".join([*lines, ""]), encoding="utf-8")
-            version = folder / "1"  # an ensemble has a version too, with nothing in it
-            version.mkdir()
-            if isinstance(self.content, Path):
-                shutil.copyfile(self.content, version / BACKENDS[self.format][1])
-            elif self.format:
-                (version / BACKENDS[self.format][1]).write_bytes(self.content)
-        return target
+    def write(self, folder: Path, options: Options) -> None:
+        """All its files, into a folder that is there and empty."""
+        (folder / CONFIG).write_text(text(self.config(options)), encoding="utf-8")
+        if not self.inner:
+            lines = [" ".join(label.split()) for label in self.spec.labels]
+            (folder / LABELS).write_text("\n".join([*lines, ""]), encoding="utf-8")
+        version = folder / "1"  # an ensemble has a version too, with nothing in it
+        version.mkdir()
+        if isinstance(self.content, Path):
+            shutil.copyfile(self.content, version / BACKENDS[self.format][1])
+        elif self.format:
+            (version / BACKENDS[self.format][1]).write_bytes(self.content)
 
 
 def write(bundle: Bundle, repository: Path, options: Options) -> list[Path]:
     """Write the bundle's models into `repository`, beside what is there; gives their folders, an ensemble's last.
 
-    Raises UsageError, ExportError, BundleError.
+    None comes into its place before all are written. Raises UsageError, ExportError, BundleError.
     """
-    return [model.write(repository, options) for model in models(bundle, options)]
+    found = models(bundle, options)
+    with ExitStack() as stack:
+        for model in reversed(found):  # the last entered is the first in its place
+            model.write(stack.enter_context(writing(repository / model.name, CONFIG)), options)
+    return [repository / model.name for model in found]
 
 
 def models(bundle: Bundle, options: Options) -> list[Model]:

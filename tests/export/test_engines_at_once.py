@@ -1,12 +1,14 @@
 """Engines that several builds have ready for one bundle at the same moment."""
 
 import fcntl
+import shutil
 import threading
 import types
 
 from edgeinfer.bundle import Bundle
 from edgeinfer_export import engines
 from edgeinfer_export.compile import Compiled
+from helpers.nobody import nobody
 from helpers.patience import LONG_S, until
 
 
@@ -43,3 +45,16 @@ def test_engines_that_are_ready_at_the_same_moment_all_come_into_the_bundle(dete
     files = [one.file for one in Bundle.open(detector).spec.artifacts]
     assert files == ["model.fp32.onnx", "first.plan", "other.plan"]
     assert all((detector / file).is_file() for file in files)
+
+
+def test_a_bundle_in_a_folder_that_may_be_written_into_but_not_listed_takes_an_engine(detector, tmp_path):
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    drop.chmod(0o333)
+    shutil.copytree(detector, tmp_path / "shown")
+    with nobody(drop):
+        shutil.copytree(tmp_path / "shown", drop / "model")
+        install(drop / "model", "first.plan")
+    drop.chmod(0o755)
+    assert [path.name for path in drop.iterdir()] == ["model"]
+    assert [one.file for one in Bundle.open(drop / "model").spec.artifacts] == ["model.fp32.onnx", "first.plan"]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup, ModelParameter
 
+from edgeinfer import bundle as bundle_module
 from edgeinfer import load, modeljson
 from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.cli import main
@@ -286,6 +287,28 @@ def test_writing_again_replaces_a_model_and_leaves_its_neighbours(detector, tmp_
     assert names == {"other", "pictograms", "pictograms_frames", "pictograms_network", "pictograms_boxes"}
     assert read(tmp_path / "pictograms").backend == "onnxruntime"
     assert sha256_of(tmp_path / "pictograms_network" / "1" / "model.onnx") == before
+
+
+@pytest.mark.parametrize("refused", ["pictograms_frames", "pictograms_network", "pictograms_boxes", "pictograms"])
+def test_where_one_part_of_an_ensemble_is_refused_all_stay_as_they_were(detector, tmp_path, refused):
+    (tmp_path / refused).mkdir()
+    (tmp_path / refused / "thesis.txt").write_text("important")
+    with pytest.raises(BundleError, match=r"no config\.pbtxt"):
+        written(detector(), tmp_path, ensemble=True)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")] == [f"{refused}/thesis.txt"]
+
+
+def test_an_ensemble_comes_into_its_place_after_its_parts(detector, tmp_path, monkeypatch):
+    source, placed, put = detector(), [], bundle_module._put
+
+    def told(fresh, target):
+        placed.append(target.name)
+        put(fresh, target)
+
+    monkeypatch.setattr(bundle_module, "_put", told)
+    paths = triton.write(source, tmp_path, triton.Options(ensemble=True))
+    assert placed == [path.name for path in paths]
+    assert placed[-1] == "pictograms"
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(detector, tmp_path):

@@ -1,6 +1,7 @@
 """`edgeinfer profile` on the command line: what it prints and writes, and how it ends."""
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -8,12 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnxruntime
 import pytest
 
 import edgeinfer
 from edgeinfer import cli
+from edgeinfer.backends import _ortlayers
 from edgeinfer.cli import profile as command
 from edgeinfer.errors import EngineError
 from edgeinfer.profiling import layers, scenarios
@@ -39,15 +42,30 @@ def test_the_layers_are_those_of_the_graph_with_shares_of_the_whole(detector, ca
     assert [layer["ms"] for layer in rows] == sorted((layer["ms"] for layer in rows), reverse=True)
 
 
-def test_what_was_measured_is_kept_where_the_profile_of_the_layers_is_not_all_written(detector, monkeypatch):
+def cut(monkeypatch):
+    """ONNX Runtime writes half of its profile, as on a disk that is full."""
     whole = onnxruntime.InferenceSession.end_profiling
 
-    def cut(session):
+    def half(session):
         path = whole(session)
         os.truncate(path, Path(path).stat().st_size // 2)
         return path
 
-    monkeypatch.setattr(onnxruntime.InferenceSession, "end_profiling", cut)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "end_profiling", half)
+
+
+def full(monkeypatch):
+    """Not even a folder can be made any more."""
+
+    def refused(**_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(_ortlayers, "tempfile", SimpleNamespace(TemporaryDirectory=refused))
+
+
+@pytest.mark.parametrize("disk", [cut, full])
+def test_what_was_measured_is_kept_where_the_profile_of_the_layers_is_not_all_written(detector, monkeypatch, disk):
+    disk(monkeypatch)
     report = edgeinfer.profile(detector, seconds=0.05, layers=True)
     assert report.data["scenarios"]
     assert report.data["layers"]["layers"] is None
