@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import cv2
 import pytest
 
-from edgeinfer import load
+from edgeinfer import backends, load
 from edgeinfer.bundle import Bundle
+from edgeinfer.errors import BackendUnavailable
 from edgeinfer.plans import Choice
 from edgeinfer.profiling import subject
 from edgeinfer.profiling.child import Failed
@@ -105,6 +106,26 @@ def test_threads_batches_and_settings_are_all_tried(tmp_path, monkeypatch):
     assert {(choice.contexts, choice.threads) for choice in tried if choice.contexts > 1} == {(2, 3), (4, 1), (6, 1)}
     assert {choice.name for choice in tried} >= {"ort model.fp32.onnx", "ort model.fp32.onnx, spinning off, batch 2"}
     assert len(set(map(str, tried))) == len(tried) == 10 * 3
+
+
+def test_another_arithmetic_is_a_kind_of_its_own_that_every_variant_keeps(detector, monkeypatch):
+    offered = {"compute": ("f32", "bf16", "f16"), "spinning": ("on", "off")}
+    monkeypatch.setattr(backends.load("ort"), "settings", lambda: offered)
+    monkeypatch.setattr("edgeinfer.machine.cores", lambda: 1)
+    kinds = [kind for kind in candidates.kinds(Bundle.open(detector)) if kind.backend == "ort"]
+
+    assert [dict(kind.settings) for kind in kinds] == [{}, {"compute": "bf16"}, {"compute": "f16"}]
+    tried = [dict(choice.settings) for choice in candidates.variants(kinds[1], 1, many=False)]
+    assert tried == [{"compute": "bf16"}, {"compute": "bf16"}, {"compute": "bf16", "spinning": "off"}]
+
+
+def test_without_the_library_of_the_reference_nothing_is_tried(detector, monkeypatch):
+    def missing(name):
+        raise BackendUnavailable(f"no {name} here")
+
+    monkeypatch.setattr(backends, "load", missing)
+    with pytest.raises(BackendUnavailable, match="no ort here"):
+        candidates.reference(Bundle.open(detector))
 
 
 def test_engines_on_a_gpu_are_tried_with_and_without_a_graph_of_the_frame(monkeypatch):

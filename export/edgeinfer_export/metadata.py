@@ -123,7 +123,7 @@ def _in_json(token: re.Match[str]) -> str:
 def _described(value: object) -> str:
     """`YOLOv8n` of `Ultralytics YOLOv8n model trained on coco.yaml`."""
     words = modeltree.line(value).split()
-    return words[1] if len(words) > 2 and words[0] == "Ultralytics" and words[2] == "model" else ""
+    return words[1] if words[:1] + words[2:3] == ["Ultralytics", "model"] else ""
 
 
 def _size(value: object) -> Size | None:

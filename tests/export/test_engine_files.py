@@ -65,6 +65,23 @@ def test_the_layout_follows_from_task_and_arguments(tmp_path, change, decode, sh
     assert (spec.decode, spec.outputs[0].shape[1:]) == (decode, shape)
 
 
+@pytest.mark.parametrize(
+    ("args", "precision"),
+    [
+        ({"batch": 8}, "fp32"),
+        ({"half": True}, "fp16"),
+        ({"quantize": 16}, "fp16"),
+        ({"quantize": 8}, "int8"),
+        ({"int8": True}, "int8"),
+        ({"int8": False, "quantize": None, "half": False}, "fp32"),
+    ],
+)
+def test_the_precision_is_what_its_arguments_asked_for(tmp_path, args, precision):
+    bundle = Bundle.open(export(written(tmp_path, {**METADATA, "args": args}), tmp_path / "out"))
+
+    assert [(one.file, one.precision) for one in bundle.spec.artifacts] == [(f"trt.{precision}.plan", precision)]
+
+
 def test_verify_checks_the_hash_and_says_that_nothing_was_run(tmp_path, capsys):
     target = export(written(tmp_path), tmp_path / "out")
 

@@ -62,6 +62,22 @@ def test_an_ambiguous_layout_is_an_error_that_lists_the_candidates(tmp_path):
     assert "--layout" in said
 
 
+@pytest.mark.parametrize("labels", [(), ("only",)])
+def test_who_told_the_class_names_is_not_asked_for_them(tmp_path, labels):
+    said = refusal(tmp_path, foreign.end2end(1700, metadata={}), labels=labels)
+
+    assert ("--labels" in said) == (not labels)
+
+
+def test_a_classifier_may_have_two_classes_and_not_one():
+    def recognised(classes):
+        return layouts.recognise({"out": (1, classes)}, Size(64, 64), metadata.Facts(), 0, told="", where="x")
+
+    assert recognised(2) == layouts.Layout("classes", "out", 2)
+    with pytest.raises(ExportError, match="do not fit any known layout"):
+        recognised(1)
+
+
 def test_an_unknown_layout_is_an_error_that_lists_all(tmp_path):
     said = refusal(tmp_path, foreign.end2end(1700, metadata={}))
 
@@ -93,5 +109,6 @@ def test_no_head_at_any_size_is_taken_for_another_layout(name, height, width, cl
 
 def test_a_word_that_is_no_layout_or_normalisation_is_wrong_usage():
     for words in (("yolov9", ""), ("", "caffe"), ("", "", "float64")):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError) as refused:
             Told(*words)
+        assert refused.value.hint

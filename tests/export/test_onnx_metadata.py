@@ -95,6 +95,28 @@ def test_class_names_are_read_as_python_writes_them(names):
     assert facts.precision == "fp16"
 
 
+@pytest.mark.parametrize(
+    ("words", "architecture"),
+    [
+        ("Ultralytics YOLO11n model trained on coco.yaml", "YOLO11n"),
+        ("Ultralytics YOLO11n model", "YOLO11n"),
+        ("Ultralytics best detection model", ""),
+        ("Ultralytics YOLO11n", ""),
+        ("Another YOLO11n model", ""),
+        ("", ""),
+    ],
+)
+def test_an_architecture_is_read_from_a_description_as_ultralytics_writes_it(words, architecture):
+    assert metadata.read({"description": words}, "x.onnx").architecture == architecture
+
+
+@pytest.mark.parametrize(
+    ("told", "stride"), [({}, 1), ({"stride": "32"}, 32), ({"stride": "0"}, 1), ({"stride": "[8, 16]"}, 1)]
+)
+def test_a_stride_is_one_unless_it_is_told_in_one_number(told, stride):
+    assert metadata.read(told, "x.onnx").stride == stride
+
+
 @pytest.mark.parametrize("key", ["labels", "preprocess", "decode"])
 def test_facts_of_ours_that_were_tampered_with_are_refused(tmp_path, key):
     file = exported(tmp_path / "first", foreign.yolov8()).path / "model.fp32.onnx"
