@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 from types import SimpleNamespace
+from typing import ClassVar
 
 import cv2
 import pytest
@@ -16,8 +17,9 @@ from edgeinfer.errors import BackendUnavailable
 from edgeinfer.plans import Choice
 from edgeinfer.profiling import subject
 from edgeinfer.profiling.child import Failed
+from edgeinfer.profiling.samples import Samples
 from edgeinfer.tuning import _entrant, candidates, entrants
-from edgeinfer.tuning.entrants import Entrant
+from edgeinfer.tuning.entrants import Entrant, Turn
 from edgeinfer.tuning.figures import Figures
 from edgeinfer.tuning.outcome import Row
 from edgeinfer.tuning.race import Race
@@ -162,3 +164,103 @@ def test_each_heat_is_left_by_the_slower_half_and_never_by_the_usual_way(monkeyp
         *("crashed: SIGSEGV", "", "", "", "after heat 2"),
         *["after heat 1"] * 4,
     ]
+
+
+@pytest.mark.parametrize(("usual", "running"), [(1, [0, 1, 2, 3]), (None, [0, 1, 2, 3]), (5, [0, 1, 2, 5])])
+def test_the_usual_way_takes_the_last_place_only_where_it_has_none(monkeypatch, usual, running):
+    rows = [Row(Choice("ort", f"{place}")) for place in range(6)]
+    race = Race(None, (), "latency", 1.0, rows, None if usual is None else rows[usual], print)
+
+    def alone(self, row, seconds, heat):
+        row.figures = Figures(20, float(row.choice.artifact) + 1, None, 1.0, 5.0)
+
+    monkeypatch.setattr(Race, "_alone", alone)
+    race.heats()
+    assert race.running == [rows[place] for place in running]
+
+
+class Runner:
+    """An entrant without a process; what its artifact is called says how it does."""
+
+    log: ClassVar[list[tuple[str, float]]] = []
+
+    def __init__(self, bundle, choice, work, pictures, device, scenario):
+        self.name, self.turns, self.pid = choice.artifact, [], os.getpid()
+        assert (work, device, scenario) == ("turns", "auto", "single-stream")
+
+    def wait_ready(self):
+        if self.name == "unloadable":
+            raise Failed("it cannot be loaded")
+        return {"load_ms": 5.0, "device": "cpu"}
+
+    def turn(self, seconds):
+        self.log.append((self.name, seconds))
+        if self.name == "crashing" and len(self.turns) == 2:
+            raise Failed("crashed: SIGSEGV")
+        count = 0 if self.name == "idle" else 2
+        samples = Samples(10.0 * len(self.log), [0.0, 0.5][:count], [200.0] * count, {}, count, 1.0)
+        self.turns.append(Turn(samples, 90.0))
+
+    def close(self):
+        self.log.append((self.name, 0.0))
+
+
+@pytest.fixture
+def runners(monkeypatch):
+    monkeypatch.setattr("edgeinfer.tuning.race.Entrant", Runner)
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda *_: [])
+    monkeypatch.setattr(Runner, "log", [])
+    return Runner.log
+
+
+def racing(*names):
+    """A race of these, of 20 seconds each in the final."""
+    return Race(None, (), "latency", 20.0, [Row(Choice("ort", name)) for name in names], None, print)
+
+
+def test_in_the_final_all_run_turn_by_turn_and_who_fails_takes_no_more(runners):
+    race = racing("one", "unloadable", "crashing", "idle", "other")
+    race.final()
+    turns, ends = [entry for entry in runners if entry[1]], [name for name, seconds in runners if not seconds]
+
+    assert set(turns) == {(name, 2.0) for name in ("one", "crashing", "idle", "other")}
+    assert [turns.count((name, 2.0)) for name in ("one", "crashing", "idle", "other")] == [10, 3, 10, 10]
+    rounds = [[name for name, _ in turns if name in ("one", "other")][at : at + 2] for at in range(0, 20, 2)]
+    assert {tuple(one) for one in rounds} == {("one", "other"), ("other", "one")}
+    assert sorted(ends) == ["crashing", "idle", "one", "other", "unloadable"]
+    assert [(row.state, row.reason) for row in race.running] == [
+        ("finalist", ""),
+        ("failed", "it cannot be loaded"),
+        ("failed", "crashed: SIGSEGV"),
+        ("failed", "not one call was done in its turns"),
+        ("finalist", ""),
+    ]
+
+
+def test_finalists_have_the_figures_of_their_turns_and_the_race_what_speaks_against_them(runners):
+    race = racing("one", "other")
+    race.final()
+
+    assert race.finalists == race.running
+    for row in race.finalists:
+        assert (row.round, row.load_ms, row.device, row.turns_ms) == ("final", 5.0, "cpu", [200.0] * 10)
+        assert (row.figures.samples, row.figures.p50_ms, row.figures.per_second) == (20, 200.0, 2.0)
+    assert any("too few samples: 20" in doubt for doubt in race.doubts)
+
+
+def test_a_final_of_none_ends_without_figures_and_doubts(runners):
+    race = racing("unloadable")
+    race.final()
+    assert (race.finalists, race.doubts, runners) == ([], [], [("unloadable", 0.0)])
+
+
+def test_in_a_heat_each_runs_alone_and_who_does_nothing_has_failed(runners):
+    race = racing("one", "unloadable", "crashing", "idle", "other")
+    race.heats()
+
+    assert runners == [
+        *(("one", 1.0), ("one", 0.0), ("unloadable", 0.0), ("crashing", 1.0), ("crashing", 0.0)),
+        *(("idle", 1.0), ("idle", 0.0), ("other", 1.0), ("other", 0.0)),
+    ]
+    assert [row.choice.artifact for row in race.running] == ["one", "crashing", "other"]
+    assert {(row.round, row.load_ms, row.figures.p50_ms) for row in race.running} == {("heat 1", 5.0, 200.0)}
