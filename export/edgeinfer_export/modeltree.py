@@ -58,7 +58,7 @@ def payload(root: object) -> tuple[object, bool]:
     for _ in range(MOST_WRAPPERS):
         held = entries(root)
         keys = [key for key in (*EMA_KEYS, *MODEL_KEYS) if _is_model(held.get(key))]
-        if is_module(root) or not keys:
+        if not keys:
             break
         root, averaged = held[keys[0]], averaged or keys[0] in EMA_KEYS
     for _ in range(MOST_WRAPPERS):

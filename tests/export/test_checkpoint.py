@@ -256,7 +256,7 @@ def test_a_whole_model_gives_its_state_dict_in_order(tmp_path):
 def test_a_whole_model_says_what_its_layers_are(tmp_path):
     conv = module("torch.nn.modules.conv.Conv2d", parameters={"weight": Tensor(WEIGHT)}, stride=(2, 1), secret="no")
     leaky = module("torch.nn.modules.activation.LeakyReLU", negative_slope=0.1, inplace=True)
-    block = module("models.common.Conv", children={"conv": conv, "act": leaky})
+    block = module("models.common.Conv", children={"conv": conv, "act": leaky, "bn": None})
     whole = module("torch.nn.Sequential", children={"net": module("torch.nn.Sequential", children={"0": block})})
     found = read(tmp_path, archive(whole))
     assert list(found.tensors) == ["model.0.conv.weight"]

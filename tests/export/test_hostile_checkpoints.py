@@ -192,6 +192,13 @@ def doubled_modules(times=60):
     return {"parts": made, "model": Raw(b"h" + bytes([times]))}
 
 
+def the_same_layer_often():
+    """A thousand times a layer that names ten thousand buffers which it does not save."""
+    layer = module("torch.nn.Conv2d", hidden=["unsaved"] * 10_000)
+    first = Raw(Writer().opcodes(layer) + b"q\xff")
+    return module("m.M", children={"0": first, **{str(place): Raw(b"h\xff") for place in range(1, 1000)}})
+
+
 def nested_in_itself(origin):
     inner = module(origin, children={"a": Raw(b"h\xff")})
     return Raw(Writer().opcodes(New(inner.origin)) + b"q\xff" + Writer().opcodes(inner.state) + b"b")
@@ -207,6 +214,7 @@ BOMBS = {
     "tuples as a key": {**GOOD, "extra": Raw(b"}" + doubled(b"\x86").opcodes + b"Ns")},
     "tuples as a shape": {"w": Tensor(WEIGHT, shape=(doubled(b"\x86"), 1))},
     "modules": doubled_modules(),
+    "a layer that names many buffers": the_same_layer_often(),
     "a module in itself": nested_in_itself("m.M"),
     "a wrapper in itself": nested_in_itself("torch.nn.parallel.DataParallel"),
     "one long text as many labels": {**GOOD, "names": [LONG_TEXT] + [Raw(b"h\x01")] * 999},
