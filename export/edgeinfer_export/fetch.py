@@ -13,7 +13,6 @@ import zipfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from edgeinfer import cache
 from edgeinfer.bundle import sha256_of
 from edgeinfer.errors import FetchError
 
@@ -29,36 +28,29 @@ CHUNK = 1 << 18
 AGENT = "edgeinfer (checkpoint download)"
 
 
-def fetch(
-    known: Known,
-    cache_dir: str | Path | None = None,
-    progress: Progress | None = None,
-    timeout_s: float = TIMEOUT_S,
-) -> Path:
-    """The checkpoint's file, downloaded if it is not in `cache_dir` yet.
+def fetch(known: Known, target: Path, progress: Progress | None = None) -> None:
+    """Have the checkpoint's file at `target`, downloaded if it is not there yet.
 
     `progress` is told the name, bytes done and bytes in all (0 when the server does not say).
     """
-    target = Path(cache_dir or cache.home()) / known.file
     part = target.with_name(f"{target.name}.part")
     try:
         if not is_here(target, known):
             target.parent.mkdir(parents=True, exist_ok=True)
             with part.open("ab") as file:
                 _lock(file, part)
-                _complete(known, target, file, progress, timeout_s)
+                _complete(known, target, file, progress)
     except OSError as error:
         message = f"{part} cannot be written: {error.strerror or error}"
         raise FetchError(message, hint=_by_hand(known, target)) from error
-    return target
 
 
-def _complete(known: Known, target: Path, file: IO[bytes], progress: Progress | None, timeout_s: float) -> None:
+def _complete(known: Known, target: Path, file: IO[bytes], progress: Progress | None) -> None:
     """Download what the locked `file` lacks, and give it its name; an empty one is not left behind."""
     part = Path(file.name)
     try:
         if not is_here(target, known):  # another process may just have finished it
-            _Download(known, target, file, timeout_s).run(progress)
+            _Download(known, target, file).run(progress)
             _accept(known, target, part)
     finally:
         if os.fstat(file.fileno()).st_size == 0:
@@ -115,11 +107,10 @@ def _by_hand(known: Known, target: Path) -> str:
 class _Download:
     """One attempt to complete `file`, which holds what earlier attempts got."""
 
-    def __init__(self, known: Known, target: Path, file: IO[bytes], timeout_s: float) -> None:
+    def __init__(self, known: Known, target: Path, file: IO[bytes]) -> None:
         self.known = known
         self.target = target
         self.file = file
-        self.timeout_s = timeout_s
         self.version = _validator(target.with_name(f"{target.name}.part"))
 
     def run(self, progress: Progress | None) -> None:
@@ -161,7 +152,7 @@ class _Download:
             raise ValueError("not an http or https address")
         # S310: the scheme was just checked
         request = urllib.request.Request(self.known.url, headers={"User-Agent": AGENT, **headers})  # noqa: S310
-        response: http.client.HTTPResponse = urllib.request.build_opener().open(request, timeout=self.timeout_s)
+        response: http.client.HTTPResponse = urllib.request.build_opener().open(request, timeout=TIMEOUT_S)
         return response
 
     def _position(self, response: http.client.HTTPResponse) -> int:

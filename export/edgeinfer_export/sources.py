@@ -34,7 +34,9 @@ def read(source: str | Path, options: Options, progress: Progress | None = None)
 
     Raises CheckpointError, ExportError, FetchError.
     """
-    path, known = locate(source, progress)
+    path, known = find(source)
+    if known:
+        fetch.fetch(known, path, progress)
     _check_told(path, options)
     if options.via:
         return _via(path, plain(options.name or path.stem), options)
@@ -97,12 +99,6 @@ def _completed(options: Options, published: zoo.Known | None, config: Config | N
     return dataclasses.replace(
         options.told, **{fact: getattr(options.told, fact) or said for fact, said in known.items()}
     )
-
-
-def locate(source: str | Path, progress: Progress | None = None) -> tuple[Path, zoo.Known | None]:
-    """The file to read: the source itself, or the download of a known name."""
-    path, known = find(source)
-    return (fetch.fetch(known, progress=progress), known) if known else (path, None)
 
 
 def find(source: str | Path) -> tuple[Path, zoo.Known | None]:

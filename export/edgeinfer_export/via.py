@@ -67,9 +67,7 @@ def missing(python: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def exported(
-    source: Path, size: Size | None, batch: Batch, *, python: str = "", timeout_s: float = TIMEOUT_S
-) -> Iterator[Path]:
+def exported(source: Path, size: Size | None, batch: Batch, *, python: str = "") -> Iterator[Path]:
     """The ONNX file that Ultralytics makes of a checkpoint, named after it, in a folder that goes when the block ends.
 
     `python`: the interpreter that has Ultralytics, by default this one. Raises BackendUnavailable, ExportError.
@@ -84,14 +82,14 @@ def exported(
         # Ultralytics writes beside the checkpoint: a copy keeps the user's folder as it is
         copy = shutil.copyfile(source, folder / f"model{source.suffix}")
         command = [python or sys.executable, "-c", PROGRAM, str(copy), json.dumps(options)]
-        _run(command, folder, source.name, timeout_s)
+        _run(command, folder, source.name)
         file = copy.with_suffix(".onnx")
         if not file.is_file():
             raise ExportError(f"Ultralytics wrote no ONNX of {source.name}", hint="try it by hand: yolo export")
         yield file.rename(folder / f"{source.stem}.onnx")
 
 
-def _run(command: list[str], folder: Path, name: str, timeout_s: float) -> None:
+def _run(command: list[str], folder: Path, name: str) -> None:
     """Run to the end or to the limit; whatever the process started ends with it."""
     environment = {**os.environ, **QUIET, "YOLO_CONFIG_DIR": str(folder), "TMPDIR": str(folder)}
     log = folder / "log.txt"
@@ -109,10 +107,10 @@ def _run(command: list[str], folder: Path, name: str, timeout_s: float) -> None:
     except OSError as error:
         raise UsageError(f"{command[0]} cannot be started: {error.strerror}", hint="see --via-python") from error
     try:
-        code = process.wait(timeout_s)
+        code = process.wait(TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise ExportError(
-            f"Ultralytics did not finish {name} in {timeout_s:g} seconds: {_last_words(log)}",
+            f"Ultralytics did not finish {name} in {TIMEOUT_S:g} seconds: {_last_words(log)}",
             hint="export it to .onnx by hand, and that file here",
         ) from error
     finally:

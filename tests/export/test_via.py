@@ -109,7 +109,8 @@ def test_a_process_that_hangs_is_ended_with_all_it_started(tmp_path, stand_in, m
         return wait(process, timeout)
 
     monkeypatch.setattr(subprocess.Popen, "wait", begun)
-    with pytest.raises(ExportError, match=r"did not finish yolo99x\.pt"), via.exported(source, None, ONE, timeout_s=1):
+    monkeypatch.setattr(via, "TIMEOUT_S", 1)
+    with pytest.raises(ExportError, match=r"did not finish yolo99x\.pt"), via.exported(source, None, ONE):
         pass
     until(lambda: gone(int(child.read_text())))
 
