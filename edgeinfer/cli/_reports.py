@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from edgeinfer.cli._tables import printable
 from edgeinfer.errors import UsageError
+from edgeinfer.naming import PICTURES, VIDEOS
 from edgeinfer.wholefile import check_writable, whole
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ def check(*targets: str | Path | None) -> None:
     """Refuse what could not be written, before the long work whose outcome is meant for it. Raises EdgeInferError."""
     named = [str(target) for target in targets if target]
     for target in named:
+        if Path(target).suffix.lower() in (*PICTURES, *VIDEOS):  # a source after an option that was taken for a flag
+            raise UsageError(f"a report would be written over {target}", hint="name its file: --json results.json")
         if target != "-":
             check_writable(Path(target))
     twice = next((target for target in named if named.count(target) > 1), None)

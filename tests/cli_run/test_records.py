@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from edgeinfer.cli import _watch
 from edgeinfer.cli._tally import Tally
@@ -48,6 +49,14 @@ def test_a_file_of_records_appears_whole(detector, photos, tmp_path):
     assert run(detector, photos, "--json", tmp_path / "r.jsonl") == 0
     assert [record["index"] for record in records((tmp_path / "r.jsonl").read_text())] == [0, 1]
     assert not list(tmp_path.glob(".r*"))
+
+
+@pytest.mark.parametrize("name", ["red.png", "clip.MP4"])
+def test_a_source_behind_json_is_not_written_over_as_if_it_were_the_file_of_the_records(detector, photos, capsys, name):
+    (photos / name).write_bytes(b"precious")
+    assert run(detector, "--json", photos / name, photos / "blue.png") == 2
+    assert f"error: a report would be written over {photos / name}\nhint: name its file" in capsys.readouterr().err
+    assert (photos / name).read_bytes() == b"precious"
 
 
 def test_records_that_a_killed_run_left_go_with_the_next(detector, photos, tmp_path):
