@@ -309,6 +309,28 @@ def test_cuda_bindings_without_the_compiler_of_kernels_are_a_problem(monkeypatch
     assert "nvidia-cuda-nvrtc" in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("told", "text", "remedy"),
+    [
+        (
+            ["13.5", "12.6"],
+            "13.5 compiles the kernels, which a driver for CUDA 12.6 may refuse",
+            "nvidia-cuda-nvrtc-cu12",
+        ),
+        (["12.9", "11.4"], "12.9 compiles the kernels, which a driver for CUDA 11.4 may refuse", "update the driver"),
+        (["12.9", "12.6"], "", ""),
+        (["12.9", "13.0"], "", ""),
+        (None, "", ""),
+    ],
+)
+def test_a_driver_older_than_the_compiler_of_kernels_is_told_with_the_way_out(monkeypatch, told, text, remedy):
+    monkeypatch.setattr(_libraries.machine, "has_gpu", lambda: True)
+    monkeypatch.setattr(_libraries, "probe", lambda _: told)
+    findings = _libraries.compiler()
+    assert [finding.text for finding in findings] == [text] * bool(text)
+    assert all(finding.remedy.endswith(remedy) for finding in findings)
+
+
 def test_a_library_that_ends_the_process_that_loads_it_is_a_problem(monkeypatch):
     install(monkeypatch, None, openvino="2026.0")
     (finding,) = found(_libraries.optional(), "openvino")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from edgeinfer import machine
 from edgeinfer.cli import _machine, _remedies
 from edgeinfer.cli._findings import NOTE, OK, PROBLEM, Finding, probe
+from edgeinfer.devices.compiler import FOR_CUDA_12
 from edgeinfer.machine import ROOT, jetson_release, versions
 from edgeinfer.pictures import WITH_OPENCV
 from edgeinfer.sources import gstreamer
@@ -44,6 +46,13 @@ except BackendUnavailable as error:
     print(json.dumps([str(error), error.hint]))
 else:
     print("[]")
+"""
+COMPILER_PROBE = """
+import json
+from edgeinfer import machine
+from edgeinfer.devices import compiler
+_, major, minor = compiler.library().nvrtcVersion()
+print(json.dumps([f"{major}.{minor}", machine.gpu().cuda]))
 """
 # topic, the distributions that give it, what pip is to install, what loads it
 OPTIONAL = (
@@ -156,3 +165,13 @@ def optional() -> list[Finding]:
         else:
             findings.append(Finding(topic, OK, installed))
     return findings
+
+
+def compiler() -> list[Finding]:
+    """Whether the driver is of the CUDA that kernels are compiled by, or of a later one."""
+    release, cuda = (machine.has_gpu() and probe(COMPILER_PROBE)) or ("0", "0")
+    if int(release.partition(".")[0]) <= int(cuda.partition(".")[0]):
+        return []
+    text = f"{release} compiles the kernels, which a driver for CUDA {cuda} may refuse"
+    remedy = f"update the driver, or take the NVRTC of CUDA 12: {FOR_CUDA_12}"
+    return [Finding("nvrtc", NOTE, text, remedy if cuda.startswith("12.") else "update the driver")]

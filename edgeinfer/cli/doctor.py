@@ -26,6 +26,7 @@ LOOKS: tuple[Callable[[], list[Finding]], ...] = (
     _libraries.onnxruntime,
     _libraries.opencv,
     _libraries.optional,
+    _libraries.compiler,
     _bounds.older,
 )
 
