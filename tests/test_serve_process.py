@@ -1,5 +1,6 @@
 """The process of the service: what it is started with, what it tells systemd and its log, and how it stops."""
 
+import asyncio
 import contextlib
 import gc
 import ipaddress
@@ -18,8 +19,10 @@ import uvicorn
 
 from edgeinfer.cli import main
 from edgeinfer.errors import ServiceError
-from edgeinfer.serve.connections import Door
-from edgeinfer.serve.running import Running
+from edgeinfer.serve.connections import Door, prompt
+from edgeinfer.serve.guard import crowded
+from edgeinfer.serve.limits import Limits
+from edgeinfer.serve.running import Running, _Server
 from helpers import bundles
 from helpers.patience import LONG_S, until
 from helpers.service import service
@@ -241,6 +244,25 @@ def test_the_port_is_closed_even_if_uvicorn_leaves_it_open(tmp_path, monkeypatch
     monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
     assert main(["serve", str(tmp_path / "nowhere"), "--port", "0", "--no-grpc"]) == 1
     assert [one for one in gc.get_objects() if isinstance(one, Door) and one.fileno() >= 0] == []
+
+
+def test_a_connection_that_is_only_just_let_in_as_it_ends_does_not_hold_it_up():
+    async def ended():
+        config = uvicorn.Config(crowded, log_config=None, lifespan="off", ws="none", http=prompt(Limits(), crowded))
+        config.load()
+        server = _Server(config, LONG_S)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[])
+        await server.shutdown()
+        near, far = socket.socketpair()
+        with near:
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(server._connection, far)
+            closing = transport.is_closing()
+            transport.abort()
+            await asyncio.sleep(0.01)
+        return closing
+
+    assert asyncio.run(ended())
 
 
 def test_it_needs_none_of_the_heavy_libraries():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Callable, TypeVar
+
+from edgeinfer.serve.refusals import OVERLOADED, Refusal
 
 T = TypeVar("T")
 
@@ -17,7 +20,7 @@ class Aside:
         self._running: set[Future[Any]] = set()
 
     async def run(self, work: Callable[..., T], *given: Any) -> T:
-        """What `work` gives; it goes on when nobody waits for it any more."""
+        """What `work` gives; it goes on when nobody waits for it any more. Refusal if no thread can be started."""
         done: Future[T] = Future()
         done.set_running_or_notify_cancel()  # a thread cannot be called back
 
@@ -27,11 +30,16 @@ class Aside:
             except BaseException as error:  # noqa: BLE001 - raised where it is waited for
                 done.set_exception(error)
 
-        threading.Thread(target=run, name="aside", daemon=True).start()  # where none can be, nobody waits
+        try:
+            threading.Thread(target=run, name="aside", daemon=True).start()
+        except RuntimeError as error:
+            raise Refusal(OVERLOADED, "the service can start no more threads (ulimit -u)") from error
         self._running.add(done)
         done.add_done_callback(self._running.discard)
         return await asyncio.wrap_future(done)
 
     async def settle(self, timeout: float) -> None:
         """Wait so many seconds for what is still at work: the end would break it off within a library."""
-        await asyncio.to_thread(wait, [*self._running], timeout)
+        running = asyncio.gather(*map(asyncio.wrap_future, self._running), return_exceptions=True)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(running, timeout)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import zlib
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from edgeinfer.serve.refusals import ENCODED, INVALID, SLOW, TOO_LARGE, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
     from starlette.requests import Request
 
@@ -25,8 +26,10 @@ PIECE = 4 << 20  # bytes that are unpacked at a time
 class Bodies:
     """The bodies of all requests under way; each has its share of the memory."""
 
-    def __init__(self, limits: Limits, memory: Memory) -> None:
-        self._limits, self._memory = limits, memory
+    def __init__(
+        self, limits: Limits, memory: Memory, off_loop: Callable[[Callable[[], bytes]], Awaitable[bytes]]
+    ) -> None:
+        self._limits, self._memory, self._off_loop = limits, memory, off_loop
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -75,7 +78,7 @@ class Bodies:
         unpacking, parts, counted = zlib.decompressobj(PACKED[encoding]), [], 0
         while not unpacking.eof:
             try:
-                part = await asyncio.to_thread(unpacking.decompress, body, PIECE)
+                part = await self._off_loop(partial(unpacking.decompress, body, PIECE))
             except zlib.error as error:
                 raise Refusal(INVALID, f"the body is not {encoding}: {error}") from error
             body = unpacking.unconsumed_tail

@@ -97,6 +97,8 @@ class Connection(H11Protocol):
     The clock runs from the connection, or from a head's first bytes, until the head is complete.
     """
 
+    over = False  # of all of a server's connections: it ends, and who is only just let in is sent away
+
     _limits: Limits
     _crowded: ASGIApp
     _clock: asyncio.TimerHandle | None = None
@@ -107,6 +109,8 @@ class Connection(H11Protocol):
         if len(self.connections) > self._limits.connections:
             self.app = self._crowded
         self._await_head()
+        if self.over:
+            self.shutdown()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -286,7 +286,7 @@ class Repository:
         self._closed = True
         await self.aside.settle(self._limits.drain)
         for model in list(self.models.values()):
-            with suppress(asyncio.TimeoutError):  # an engine hangs as it is opened
+            with suppress(asyncio.TimeoutError, Refusal):  # an engine hangs as it is opened; there is no thread for it
                 await asyncio.wait_for(self._finish(model, "the service has ended"), self._limits.drain)
 
     async def _finish(self, model: Model, reason: str) -> None:

@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import ssl
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
@@ -87,6 +88,10 @@ class _Server(uvicorn.Server):
                 )
             )
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.http_protocol_class.over = True  # type: ignore[attr-defined]
+        await super().shutdown(sockets)
+
     def _connection(self) -> asyncio.Protocol:
         made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
@@ -119,7 +124,7 @@ class Running:
         # models may come later; a folder that is not there is more likely a slip of the pen
         self._patient = bool(watch_s or guard.managed) and all(path.is_dir() for path in paths)
         self._repository, self._classify = Repository(paths, options, limits), options.classify
-        self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self._threads = _decoders()
         self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
         self.service.cameras, self.service.regions = Cameras(mounts), Regions(allowed=guard.shared)
         self.service.managed = guard.managed
@@ -265,6 +270,8 @@ class Running:
         """Do as the folders have it; what goes wrong there is told, and leaves what is served as it is."""
         try:
             await self._repository.reload()
+        except Refusal as error:
+            LOG.error("the folders cannot be looked at: %s", error)  # noqa: TRY400
         except Exception:
             LOG.exception("the folders cannot be looked at")
 
@@ -283,6 +290,8 @@ class Running:
         version.station.suspect = False
         try:
             await self._repository.aside.run(version.test)
+        except Refusal:  # there is no thread for it now
+            version.station.suspect = True
         except Exception as error:  # noqa: BLE001 - the log is told
             if version not in (found.model.current, found.model.previous):  # it was closed meanwhile
                 return
@@ -315,6 +324,19 @@ class Running:
             port.close()
         await self._repository.close()
         self._threads.shutdown(wait=False)
+
+
+def _decoders() -> ThreadPoolExecutor:
+    """Threads that decode pictures, all begun now: where none are to be had later, requests would fail."""
+    threads, together = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"), threading.Barrier(DECODERS)
+    try:
+        for _ in range(DECODERS):
+            threads.submit(together.wait)
+    except RuntimeError:
+        together.abort()
+        threads.shutdown(wait=False)
+        raise
+    return threads
 
 
 def _listen(host: str, port: int, most: int = 1, flag: str = "--port") -> socket.socket:

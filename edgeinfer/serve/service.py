@@ -159,13 +159,26 @@ class Service:
                 return await self._turn(found, accept(), ends, seated=seated), found
             found.version.station.check_room()
             with self.memory.share() as take:
-                work = await asyncio.wait_for(self.off_loop(accept), limit)
+                work = await self._given(accept, limit)
                 take(work.data.nbytes)
                 # pictures suit every version
                 found = self.repository.find(found.name, found.asked)
                 return await self._turn(found, work, ends), found
         except asyncio.TimeoutError:
             raise Refusal(TIMEOUT, f"no answer within {limit:g} s") from None
+
+    async def _given(self, accept: Callable[[], Work], limit: float) -> Work:
+        """The work that `accept` gives off the event loop; TimeoutError if it takes more seconds.
+
+        Before Python 3.12 asyncio.wait_for forgets a cancellation that comes when the work is done.
+        """
+        giving: asyncio.Future[Work] = asyncio.ensure_future(self.off_loop(accept))
+        try:
+            if not (await asyncio.wait((giving,), timeout=limit))[0]:
+                raise asyncio.TimeoutError
+            return giving.result()
+        finally:
+            giving.cancel()
 
     async def _turn(self, found: Found, work: Work, ends: float, *, seated: bool = False) -> Any:
         """Wait in the queue of the version found; TimeoutError once the loop's clock says `ends`."""

@@ -7,7 +7,6 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -52,7 +51,7 @@ class Web:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._bodies = Bodies(service.limits, service.memory)
+        self._bodies = Bodies(service.limits, service.memory, service.off_loop)
 
     def routes(self) -> list[Route]:
         """Every path there is; those of inference first, since each is compared with the request's in turn."""
@@ -173,7 +172,7 @@ class Web:
             face = name if name.endswith(IMAGE) else name + IMAGE
             result, found = await _while_there(request, self._service.see(face, look))
         if _flag(request, "annotate"):
-            drawn = await run_in_threadpool(lambda: pictures.encode(result.draw(seen[0]), ".jpg"))
+            drawn = await self._service.off_loop(lambda: pictures.encode(result.draw(seen[0]), ".jpg"))
             return Response(drawn, media_type="image/jpeg")
         record = {"source": source, "index": 0, **result.to_dict()}
         return JSONResponse({**record, "model": found.model.name, "model_version": found.version.number})
