@@ -53,7 +53,7 @@ def test_work_that_no_thread_could_be_started_for_is_not_waited_for(monkeypatch)
 def test_a_service_that_can_start_no_thread_answers_all_the_same_and_ends_well(detector, tmp_path):
     gate = tmp_path / "gate"
     picture, packed = (detector / "golden" / "0.png").read_bytes(), {"content-encoding": "gzip"}
-    with service(detector, start=("-c", THREADLESS, gate)) as running:
+    with service(detector, "--camera", "door=rtsp://127.0.0.1:9/none", start=("-c", THREADLESS, gate)) as running:
         gate.touch()
         path = "/v1/models/detector/predict"
         asked = [(path, picture), (f"{path}?annotate=1", picture), (path, gzip.compress(picture), packed)]

@@ -20,7 +20,7 @@ from edgeinfer.streams import Stream
 from edgeinfer.streams.vitals import Health
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.repository import Found
@@ -242,11 +242,11 @@ class Cameras:
                 level = logging.INFO if health.well else logging.WARNING
                 LOG.log(level, "camera %s: %s", camera.name, health.reason or "well again")
 
-    async def close(self) -> None:
+    async def close(self, off_loop: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
         """Send those who watch away, and end all cameras at the same time."""
         if self.gallery:
             self.gallery.close()
-        await asyncio.gather(*(asyncio.to_thread(camera.end) for camera in self))
+        await asyncio.gather(*(off_loop(camera.end) for camera in self))
 
 
 def _freshness(look: Look) -> dict[str, Any] | None:

@@ -316,7 +316,7 @@ class Running:
         for task in self._background:
             task.cancel()
         server.should_exit = True
-        await self.service.cameras.close()
+        await self.service.cameras.close(self.service.off_loop)
         if rpc:
             await rpc.stop(self._limits.drain)
         await asyncio.wait((serving,), timeout=self._limits.drain)
