@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeinfer.errors import ExportError, UsageError
+from edgeinfer.errors import ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,13 +36,6 @@ class Layout:
     name: str
     output: str
     classes: int
-
-
-def check_name(name: str) -> str:
-    """`name` if it is one of LAYOUTS or empty; UsageError otherwise."""
-    if name and name not in LAYOUTS:
-        raise UsageError(f"--layout {name!r} is not one of {', '.join(LAYOUTS)}", hint="see edgeinfer export -h")
-    return name
 
 
 def recognise(shapes: Shapes, size: Size, facts: Facts, labels: int, *, told: str, where: str) -> Layout:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer.errors import SpecError, UsageError
 from edgeinfer.spec import INTERPOLATIONS
-from edgeinfer_export import layouts
+from edgeinfer_export.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from edgeinfer.spec import Preprocess
@@ -43,8 +43,7 @@ class Told:
     interpolation: str = ""
 
     def __post_init__(self) -> None:
-        layouts.check_name(self.layout)
-        named = {"normalize": NORMALIZE, "io": IO, "interpolation": INTERPOLATIONS}
+        named = {"layout": LAYOUTS, "normalize": NORMALIZE, "io": IO, "interpolation": INTERPOLATIONS}
         for flag, known in named.items():
             if (value := getattr(self, flag)) and value not in known:
                 raise UsageError(f"--{flag} {value!r} is not one of {', '.join(known)}", hint="see edgeinfer export -h")

@@ -81,9 +81,18 @@ def test_a_word_that_is_no_way_to_resize_is_wrong_usage(resize):
         Told(resize=resize)
 
 
-def test_an_interpolation_that_there_is_not_is_wrong_usage():
-    with pytest.raises(UsageError, match="'bicubic' is not one of linear, linear-antialias, cubic-antialias"):
-        Told(interpolation="bicubic")
+@pytest.mark.parametrize(
+    ("flag", "word", "known"),
+    [
+        ("interpolation", "bicubic", "linear, linear-antialias, cubic-antialias"),
+        ("io", "int8", "float32, float16"),
+        ("layout", "yolov3", "yolov5, yolov8, end2end, classes"),
+        ("normalize", "caffe", "imagenet, unit, symmetric, none"),
+    ],
+)
+def test_a_word_that_there_is_not_is_wrong_usage(flag, word, known):
+    with pytest.raises(UsageError, match=f"^--{flag} '{word}' is not one of {known}\n"):
+        Told(**{flag: word})
 
 
 def test_an_onnx_classifier_is_resized_as_told(tmp_path):
