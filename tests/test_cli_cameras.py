@@ -29,6 +29,7 @@ from edgeinfer.streams import Freshness, Seen, Stream
 from helpers import bundles
 from helpers.camera import camera
 from helpers.patience import LONG_S, until
+from helpers.running import run
 
 SMALL_DISK = """
 import resource, signal, sys
@@ -38,10 +39,6 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 sys.exit(main(["run", *sys.argv[1:3], "--json", sys.argv[3]]))
 """
-
-
-def run(*args):
-    return cli.main(["run", *map(str, args)])
 
 
 def seen(source, captured_s, value=0, size=(48, 64), place=0):
