@@ -111,7 +111,7 @@ def _current(gpu: int) -> Iterator[None]:
 
 
 def key(options: Options) -> dict[str, str]:
-    """What an engine of these options is for: `sm`, `os`, and on TensorRT `gpu`, `l4t`, `dla`, `compatible`.
+    """What an engine of these options is for: `sm`, `os`, and on TensorRT `gpu`, `l4t`, `dla`, `compatible`, `weights`.
 
     `sm` is a compute capability without its dot, several joined by a plus. `gpu` is left out where it does not
     matter: under `compatible` the engine runs on what that says, `hardware`, `version` or both.
