@@ -64,8 +64,8 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.u
     return image  # type: ignore[no-any-return]
 
 
-def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
-    """The header of a picture that may be decoded; SourceError says why another may not."""
+def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a picture that may not be decoded; SourceError says why."""
     if not data:
         raise SourceError(f"{name} is empty", hint="copy the file again")
     found = header(data)
@@ -82,7 +82,6 @@ def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
         raise SourceError(f"{name} is {found.fault}", hint="copy the file again")
     if not pixels:
         raise _damaged(name)
-    return found
 
 
 def header(data: bytes) -> Header | None:

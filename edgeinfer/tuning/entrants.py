@@ -47,12 +47,11 @@ class Entrant(Child):
         facts: dict[str, Any] = self.heard(LOADING_S)["ready"]
         return facts
 
-    def turn(self, seconds: float) -> Turn:
+    def turn(self, seconds: float) -> None:
         """Let it work for so long."""
         self.say(seconds)
         said = self.heard(seconds + SILENCE_S)
         self.turns.append(Turn(Samples(**said["samples"]), said["memory_mb"]))
-        return self.turns[-1]
 
     def answers(self) -> list[Result | None]:
         """What it found in each picture."""

@@ -45,7 +45,7 @@ def add_engines(
     batch: tuple[int, int, int] | None = None,
     progress: Progress | None = None,
     done: Callable[[Compiled], None] | None = None,
-) -> list[Compiled]:
+) -> None:
     """Compile the bundle at `path` for every target, in `precisions` (none: all that it holds an ONNX of).
 
     Each engine is put into the bundle as soon as it is built, so that a later failure does not lose it; the
@@ -53,15 +53,12 @@ def add_engines(
     an open batch; None takes the model's range. Raises UsageError, BackendUnavailable, ExportError, BundleError.
     """
     path = path.resolve()  # a link to a bundle stays, and its folder gets the engines
-    built = []
     planned = jobs(Bundle.open(path), targets, options, precisions=precisions, batch=batch)
     check_writable(path)
     for job in planned:
         compiled = _add(path, job, progress)
-        built.append(compiled)
         if done:
             done(compiled)
-    return built
 
 
 def jobs(

@@ -25,25 +25,20 @@ DEFAULTS = {
 }
 
 
-def copied(model: Any, tensors: Collection[str]) -> int:
-    """Replace in place what makes one of these tensors (n, c, h, w) by Resize and does no more than repeat pixels.
-
-    Gives how many those were.
-    """
+def copied(model: Any, tensors: Collection[str]) -> None:
+    """Replace in place what makes one of these tensors (n, c, h, w) by Resize and does no more than repeat pixels."""
     graph = model.graph
     chosen = {node.output[0] for node in graph.node if node.op_type == "Resize"}.intersection(tensors)
     if not chosen:
-        return 0
+        return
     constants = {one.name: one for one in graph.initializer}
     types = precision.inferred(model)
     nodes: list[Any] = []
-    count = 0
     for node in list(graph.node):
         factors = _factors(node, constants) if node.output[0] in chosen else ()
         shape = [dim.dim_value for dim in types[node.input[0]].shape.dim] if factors else []
         if len(shape) == 4 and all(shape[1:]):
             nodes += _copies(graph, node, shape, factors)
-            count += 1
         else:
             nodes.append(node)
     read = {name for node in nodes for name in node.input}
@@ -51,7 +46,6 @@ def copied(model: Any, tensors: Collection[str]) -> int:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept)
-    return count
 
 
 def _factors(node: Any, constants: dict[str, Any]) -> tuple[int, ...]:

@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def attach(config: Any, file: Path) -> Any:
+def attach(config: Any, file: Path) -> None:
     """Give the builder what `file` holds; one that is missing, broken or of another release or GPU counts as empty."""
     for content in (_read(file), b""):
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
-            return cache
-    return None
+            return
 
 
 def keep(config: Any, file: Path) -> str:

@@ -48,7 +48,7 @@ def test_copies_are_what_resize_gives(sides, factors, dtype, named):
     model = resizing(("batch", *sides[1:]) if named else sides, [1, 1, *factors], kind, **REPEATING)
     x = np.random.default_rng(0).integers(0, 100, sides).astype(dtype)
     expected = ran(model, x)
-    assert nearest.copied(model, {"y"}) == 1
+    nearest.copied(model, {"y"})
     onnx.checker.check_model(model, full_check=True)
     assert "Resize" not in {node.op_type for node in model.graph.node}
     assert "scales" not in {one.name for one in model.graph.initializer}
@@ -72,13 +72,13 @@ def test_copies_are_what_resize_gives(sides, factors, dtype, named):
 def test_what_is_more_than_copying_stays(shape, scales, how):
     model = resizing(shape, scales, **how)
     before = model.SerializeToString(deterministic=True)
-    assert nearest.copied(model, {"y"}) == 0
+    nearest.copied(model, {"y"})
     assert model.SerializeToString(deterministic=True) == before
 
 
 def test_what_is_not_asked_for_stays():
     model = resizing((1, 3, 4, 4), [1, 1, 2, 2], **REPEATING)
-    assert nearest.copied(model, {"x"}) == 0
+    nearest.copied(model, {"x"})
     assert [node.op_type for node in model.graph.node] == ["Resize"]
 
 
