@@ -11,6 +11,8 @@ from edgeinfer.spec import INTERPOLATIONS
 from edgeinfer_export.layouts import LAYOUTS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from edgeinfer.spec import Preprocess
 
 # what the model expects of pixels 0-255: (scale, mean, std)
@@ -21,6 +23,13 @@ NORMALIZE = {
     "none": (1.0, (0.0,) * 3, (1.0,) * 3),
 }
 IO = ("float32", "float16")
+# the words that a flag takes
+KNOWN: Mapping[str, Collection[str]] = {
+    "layout": LAYOUTS,
+    "normalize": NORMALIZE,
+    "io": IO,
+    "interpolation": INTERPOLATIONS,
+}
 STRETCH = "stretch"
 # published ImageNet training resizes the shorter side to 256 and crops 224
 RESIZE_SHARE = 256 / 224
@@ -43,8 +52,7 @@ class Told:
     interpolation: str = ""
 
     def __post_init__(self) -> None:
-        named = {"layout": LAYOUTS, "normalize": NORMALIZE, "io": IO, "interpolation": INTERPOLATIONS}
-        for flag, known in named.items():
+        for flag, known in KNOWN.items():
             if (value := getattr(self, flag)) and value not in known:
                 raise UsageError(f"--{flag} {value!r} is not one of {', '.join(known)}", hint="see edgeinfer export -h")
         if self.resize not in ("", STRETCH) and not (self.resize.isdecimal() and len(self.resize) <= 5):
