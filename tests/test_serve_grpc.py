@@ -100,7 +100,14 @@ ZEROS = [0.0] * VALUES
 WRONG = {
     "both kinds of contents": (request(fp32_contents=ZEROS, raw=[bytes(4 * VALUES)]), "'images' has both contents"),
     "raw contents for one too many": (request(raw=[bytes(4 * VALUES), b""]), "raw_input_contents has 2"),
-    "contents of another type": (request(int_contents=[0] * VALUES), "'images': data has 0 elements"),
+    "contents of another type": (
+        request(int_contents=[0] * VALUES),
+        "'images' has int_contents, and FP32 goes into fp32",
+    ),
+    "contents of two types": (
+        request(fp32_contents=ZEROS, uint64_contents=[0]),
+        "'images' has uint64_contents, and FP32",
+    ),
     "contents too short": (request(fp32_contents=ZEROS[1:]), f"'images': data has {VALUES - 1} elements"),
     "raw contents too short": (request(raw=[bytes(4 * VALUES - 1)]), f"'images': its data is {4 * VALUES - 1} bytes"),
     "no contents": (request(), "'images': data has 0 elements"),

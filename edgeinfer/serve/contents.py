@@ -155,6 +155,10 @@ def _typed(given: Any) -> Tensor:
     field = TYPED.get(given.datatype)
     if field is None:
         raise Refusal(INVALID, f"input {given.name[:100]!r}: {given.datatype} goes into raw_input_contents")
+    for filled, _ in given.contents.ListFields():
+        if filled.name != field:
+            told = f"input {given.name[:100]!r} has {filled.name}, and {given.datatype} goes into {field}"
+            raise Refusal(INVALID, told)
     values = getattr(given.contents, field)
     if given.datatype == tensors.BYTES or len(values) <= tensors.PIECE:
         return tensors.from_list(given.name, given.datatype, shape, list(values))
