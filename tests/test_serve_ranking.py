@@ -66,6 +66,12 @@ def test_numbers_that_have_no_labels_are_told_without(client, module):
     assert best == b"16.000000:0"
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
+def test_whole_numbers_are_told_as_such(dtype):
+    words = ranked(tensors.of("classes", np.array([3, 80, 0, 80], dtype)), 3, [], batched=False)
+    assert words.data == [b"80:1", b"80:3", b"3:0"]
+
+
 def test_words_have_no_best_classes(client, module):
     item = module.InferInput("frame", [4, 4, 3], "UINT8")
     item.set_data_from_numpy(bundles.picture("red", 4, 4))

@@ -32,10 +32,10 @@ def ranked(tensor: Tensor, most: int, labels: Sequence[str], *, batched: bool) -
     if not isinstance(tensor.data, np.ndarray):
         raise Refusal(INVALID, f"output {tensor.name!r} is {tensor.datatype}, which has no best classes")
     rows = tensor.data.reshape(len(tensor.data) if batched else 1, -1)
-    values = rows.astype(np.float64)
-    order = np.argsort(-values, axis=1, kind="stable")[:, :most]
+    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :most]
+    form = "f" if rows.dtype.kind == "f" else "d"
     words = [
-        [f"{values[row, place]:f}:{place}{_label(place, labels, rows.shape[1])}" for place in places]
+        [f"{rows[row, place]:{form}}:{place}{_label(place, labels, rows.shape[1])}" for place in places]
         for row, places in enumerate(order.tolist())
     ]
     flat = [word.encode() for row in words for word in row]
