@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
+
+from edgeinfer.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +20,15 @@ STREAMS = (".m3u8", ".mjpeg", ".mjpg", ".mpd")  # of addresses whose servers nee
 WEB = ("http://", "https://")
 RTSP = ("rtsp://", "rtsps://")
 SCHEMES = (*RTSP, *WEB)
+
+
+def text(source: object) -> str:
+    """The name of a source; SourceError for what names none. An empty one would be the working directory."""
+    told = str(source) if isinstance(source, (str, os.PathLike)) else ""
+    if not told:
+        kind = "an empty text" if isinstance(source, str) else type(source).__name__
+        raise SourceError(f"a source is a path or an address, not {kind}", hint="a camera is camera:0")
+    return told
 
 
 def addressed(source: str) -> bool:

@@ -161,10 +161,7 @@ class Preprocess:
     resize: int = 0
 
     def __post_init__(self) -> None:
-        _need(
-            max(self.size.height, self.size.width) <= MAX_SIDE,
-            f"preprocess: size {self.size} is above {MAX_SIDE}",
-        )
+        _need(max(self.size.height, self.size.width) <= MAX_SIDE, f"preprocess: size {self.size} is above {MAX_SIDE}")
         _one_of(self.fit, FITS, "preprocess: fit")
         _one_of(self.color, COLORS, "preprocess: color")
         _one_of(self.interpolation, INTERPOLATIONS, "preprocess: interpolation")
@@ -358,16 +355,10 @@ class ModelSpec:
         first, size, classes = self.inputs[0], self.preprocess.size, len(self.labels)
         graph = self.preprocess.where == "graph"
         frame = (size.height, size.width, 3) if graph else (3, size.height, size.width)
-        _need(
-            first.shape[1:] == frame,
-            f"input {first.name}: shape {first.shape[1:]} is not the preprocess's {frame}",
-        )
+        _need(first.shape[1:] == frame, f"input {first.name}: shape {first.shape[1:]} is not the preprocess's {frame}")
         out = self.outputs[0]
         if isinstance(self.decode, TopK):
-            _need(
-                out.shape[1:] == (classes,),
-                f"output {out.name}: shape {out.shape} does not fit {classes} labels",
-            )
+            _need(out.shape[1:] == (classes,), f"output {out.name}: shape {out.shape} does not fit {classes} labels")
         elif self.decode.where == "graph":
             self._check_suppressed(self.decode)
         elif self.decode.layout != "end2end":

@@ -61,6 +61,22 @@ def test_wrong_usage_exits_with_2_and_two_lines(args, capsys):
     assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
 
 
+@pytest.mark.parametrize(
+    ("words", "which"),
+    [
+        (["", "bundle", "a.png"], "the one after edgeinfer"),
+        (["run", "", "a.png"], "the one after run"),
+        (["run", "bundle", "rtsp://me:secret@door/", ""], "the one after rtsp://door/"),
+        (["run", "bundle", "a.png", "--json", ""], "the one after --json"),
+        (["run", "bundle", "a.png", "--classify="], "--classify="),
+    ],
+)
+def test_an_empty_argument_is_no_working_directory_and_no_option_left_out(words, which, capsys):
+    assert cli.main(words) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"error: an argument is empty: {which}", "hint: a variable of the shell may not be set"]
+
+
 @pytest.mark.parametrize("words", [["doctor", "--nothing"], ["doctor", "nothing"]])
 def test_what_a_verb_does_not_know_leads_to_its_own_help(words, capsys):
     assert cli.main(words) == 2

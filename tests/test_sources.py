@@ -11,6 +11,7 @@ import pytest
 from edgeinfer import naming, pictures, sources
 from edgeinfer.errors import SourceError
 from edgeinfer.sources import gstreamer
+from edgeinfer.streams import Stream
 from helpers import bundles
 from helpers.nobody import nobody
 
@@ -114,6 +115,15 @@ def test_a_bad_source_says_what_is_wrong(folder, name, message):
     with pytest.raises(SourceError, match=message) as caught:
         list(sources.frames(f"{folder}/{name}"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "told"), [("", "an empty text"), (b"a", "bytes"), (None, "NoneType"), (0, "int")])
+def test_what_names_no_source_is_refused_before_anything_is_read(folder, monkeypatch, given, told):
+    monkeypatch.chdir(folder)  # whose pictures an empty path would be
+    with pytest.raises(SourceError, match=f"not {told}\n"):
+        next(sources.frames(given))
+    with pytest.raises(SourceError, match=f"not {told}\n"):
+        Stream([given], None)
 
 
 def test_a_file_without_permission_says_so(folder):

@@ -7,12 +7,14 @@ import importlib
 import io
 import os
 import pkgutil
+import re
 import sys
 import traceback
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from edgeinfer import naming
 from edgeinfer.cli import _ending, _remedies, _tables
 from edgeinfer.errors import UsageError
 
@@ -96,6 +98,7 @@ def verbs() -> tuple[str, ...]:
 
 def _dispatch(argv: Sequence[str] | None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
+    _check_full(words)
     try:
         args, unknown = _parser().parse_known_args(words)
         if unknown:
@@ -110,6 +113,14 @@ def _dispatch(argv: Sequence[str] | None) -> int:
     _encode_stdout(for_programs=getattr(args, "json", None) in ("-", True))
     with _warnings():
         return int(args.run(args))
+
+
+def _check_full(words: Sequence[str]) -> None:
+    """UsageError for an empty word: as a path it would be the working directory, and many options not be there."""
+    for before, word in zip(["edgeinfer", *words], words):
+        if not word or re.fullmatch(r"--[a-z-]+=", word):
+            which = word or f"the one after {naming.without_password(before)}"
+            raise UsageError(f"an argument is empty: {which}", hint="a variable of the shell may not be set")
 
 
 def _encode_stdout(*, for_programs: bool) -> None:

@@ -52,7 +52,7 @@ def frames(
     releases the video or camera.
     """
     given.check_whole("max_pixels", max_pixels, 1)
-    name = str(source)
+    name = naming.text(source)
     kind = on_web(name)
     if kind == "picture":
         yield _fetched(name, max_pixels)

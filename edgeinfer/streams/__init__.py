@@ -114,7 +114,7 @@ class Stream:
             raise UsageError("a stream needs at least one source")
         given.check_number("max_age_ms", max_age_ms)
         self._model, self._max_age_ms = model, max_age_ms
-        given_names = [str(name) for name in names]
+        given_names = [naming.text(name) for name in names]
         self._names = naming.told_apart(given_names)
         self.names = naming.told_apart([naming.without_password(name) for name in given_names])
         self._inbox = Inbox(len(names))
