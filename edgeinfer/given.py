@@ -18,6 +18,27 @@ def check_number(name: str, value: Any, least: float = 0) -> None:
     _check(Real, "number", name, value, least)
 
 
+def above_zero(name: str, value: Any) -> float:
+    """The value as Python's own float, which JSON holds. UsageError for what is no finite number above 0."""
+    number = _real(value)
+    if not 0 < number < float("inf"):
+        raise UsageError(f"{name} {value!r} is not a finite number above 0")
+    return number
+
+
+def percent(name: str, value: Any) -> float:
+    """The same from 0 to 100."""
+    number = _real(value)
+    if not 0 <= number <= 100:
+        raise UsageError(f"{name} {value!r} is not a number from 0 to 100")
+    return number
+
+
+def _real(value: Any) -> float:
+    """NaN, which lies within no bounds, for what is no number."""
+    return float("nan") if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+
+
 def _check(kind: type, told: str, name: str, value: Any, least: float) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UsageError(f"{name} {value!r} is not a {told}")

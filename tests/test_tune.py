@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import cv2
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -18,7 +19,7 @@ from edgeinfer.errors import BundleError, UsageError
 from edgeinfer.spec import Artifact, Batch
 from edgeinfer.tuning import candidates
 from edgeinfer.tuning.entrants import Entrant
-from edgeinfer.tuning.tune import tune
+from edgeinfer.tuning.tune import Asked, tune
 from helpers import bundles
 
 
@@ -170,12 +171,18 @@ def test_numbers_that_cannot_be_meant_are_wrong_usage(detector, words, capsys):
     ("asked", "told"),
     [
         ({"budget": -1}, "budget -1 is not a number from 0 to 100"),
+        ({"budget": "1"}, "budget '1' is not a number from 0 to 100"),
         ({"seconds": float("inf")}, "seconds inf is not a finite number above 0"),
     ],
 )
 def test_what_is_asked_from_python_is_refused_in_the_same_words(detector, asked, told):
     with pytest.raises(UsageError, match=told):
         tune(detector, **asked)
+
+
+def test_numbers_of_numpy_are_in_the_plan_as_json_has_them():
+    asked = Asked(budget=np.float32(2), seconds=np.int64(3))
+    assert json.dumps([asked.budget, asked.seconds]) == "[2.0, 3.0]"
 
 
 @pytest.mark.parametrize("presses_before", [0, 3, 12], ids=["accuracy", "heats", "final"])

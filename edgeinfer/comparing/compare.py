@@ -6,7 +6,7 @@ import random
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from edgeinfer import backends, machine, sources
+from edgeinfer import backends, given, machine, sources
 from edgeinfer.comparing.agreement import agreements
 from edgeinfer.comparing.comparison import Comparison
 from edgeinfer.comparing.models import named
@@ -44,8 +44,7 @@ def compare(
     has a fault in the comparison, and the rest goes on. A picture that cannot be read goes to `on_error`, and is left
     out. Ctrl-C gives what there is, marked partial. Raises what `load` raises before anything runs, SourceError.
     """
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"seconds {seconds} is not a finite number above 0")
+    seconds = given.above_zero("seconds", seconds)
     pictures = readable(source, on_error)
     found = Comparison(named(list(bundles), plan=plan, device=device), pictures)
     try:

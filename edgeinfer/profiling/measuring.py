@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import machine, quota
+from edgeinfer import given, machine, quota
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.loading import load
@@ -16,7 +16,7 @@ from edgeinfer.profiling.report import SCHEMA, Report
 from edgeinfer.profiling.samples import Load
 from edgeinfer.profiling.scenarios import Asked, Run
 from edgeinfer.profiling.statistics import distribution
-from edgeinfer.profiling.subject import BOUNDARIES, Subject, picture_set
+from edgeinfer.profiling.subject import BOUNDARIES, Subject, listed, picture_set
 from edgeinfer.profiling.validity import judge
 from edgeinfer.progress import silent
 
@@ -40,7 +40,7 @@ def profile(
     scenario: str | Sequence[str] = "single-stream",
     boundary: str = "pipeline",
     seconds: float = 10.0,
-    source: Sequence[str | Path] = (),
+    source: str | Path | Sequence[str | Path] = (),
     fps: float = 30.0,
     latency_bound_ms: float | None = None,
     threads: int = 0,
@@ -66,14 +66,16 @@ def profile(
         raise UsageError(f"boundary {boundary!r} is not one of {', '.join(BOUNDARIES)}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     asked = Asked(seconds, fps, latency_bound_ms)
-    pictures = picture_set(opened, source)
-    loading: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads}
+    given.check_whole("threads", threads, 0)
+    named = listed(source)
+    pictures = picture_set(opened, named)
+    loading: dict[str, Any] = {"backend": backend, "precision": precision, "threads": int(threads)}
     loading.update(plan=plan, device=device)
     gpu = machine.ordinal(device) or 0
     with load(opened, **loading) as model:
-        newborn = {**loading, "bundle": str(opened.path), "source": [str(name) for name in source]}
+        newborn = {**loading, "bundle": str(opened.path), "source": named}
         session = _Session(model, boundary, pictures, asked, newborn, gpu, say)
-        facts = described(opened, model, boundary, pictures, threads=threads, gpu=gpu)
+        facts = described(opened, model, boundary, pictures, threads=int(threads), gpu=gpu)
         facts["harness_ms"] = harness_ms(opened, pictures)
         return session.report(names, facts, layers=layers)
 

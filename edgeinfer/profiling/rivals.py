@@ -11,13 +11,14 @@ import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer import interruption, machine
+from edgeinfer import given, interruption, machine
 from edgeinfer.errors import UsageError
 from edgeinfer.profiling import comparison, scenarios, sensors
 from edgeinfer.profiling.child import LOADING_S, SILENCE_S, Child
 from edgeinfer.profiling.measuring import assembled
 from edgeinfer.profiling.samples import Samples, joined, medians
 from edgeinfer.profiling.scenarios import Run
+from edgeinfer.profiling.subject import listed
 from edgeinfer.progress import silent
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def versus(
     scenario: str = "single-stream",
     boundary: str = "pipeline",
     seconds: float = 10.0,
-    source: Sequence[str | Path] = (),
+    source: str | Path | Sequence[str | Path] = (),
     fps: float = 30.0,
     threads: int = 0,
     plan: bool = True,
@@ -74,10 +75,11 @@ def versus(
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"two bundles are compared in {', '.join(SCENARIOS)}, not {scenario}")
-    scenarios.Asked(seconds, fps)
+    wanted = scenarios.Asked(seconds, fps)
+    given.check_whole("threads", threads, 0)
     gpu = machine.ordinal(device) or 0
-    asked = {"backend": backend, "precision": precision, "threads": threads, "scenario": scenario, "fps": fps}
-    asked.update(plan=plan, device=device, boundary=boundary, source=[str(name) for name in source])
+    asked: dict[str, Any] = {"backend": backend, "precision": precision, "threads": int(threads), "fps": wanted.fps}
+    asked.update(scenario=scenario, plan=plan, device=device, boundary=boundary, source=listed(source))
     origin = time.perf_counter()
     with ExitStack() as stack:
         rivals = [stack.enter_context(closing(Rival(bundle, asked))) for bundle in (one, other)]
@@ -90,7 +92,7 @@ def versus(
             if stop.asked:
                 break
             say(f"turn {number // 2 + 1} of {TURNS}")
-            rival.turn(seconds / TURNS)
+            rival.turn(wanted.seconds / TURNS)
     if not all(rival.turns for rival in rivals):
         raise KeyboardInterrupt
     return _judged(rivals, scenario, watch, origin, interrupted=stop.asked)

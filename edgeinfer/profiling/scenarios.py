@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import time
 from dataclasses import dataclass, field
-from numbers import Real
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.errors import BackendUnavailable, UsageError
+from edgeinfer import given
+from edgeinfer.errors import BackendUnavailable
 from edgeinfer.profiling import loop
 from edgeinfer.profiling.samples import STREAMS, Load
 from edgeinfer.profiling.server import PERCENTILE, Search
@@ -59,8 +59,8 @@ class Asked:
     def __post_init__(self) -> None:
         for name in ("seconds", "fps", "latency_bound_ms"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, Real) and 0 < float(value) < float("inf")):
-                raise UsageError(f"{name} {value!r} is not a finite number above 0")
+            if value is not None:
+                object.__setattr__(self, name, given.above_zero(name, value))
 
 
 def issuer_of(scenario: str) -> Issuer:

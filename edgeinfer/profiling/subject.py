@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer import sources
@@ -37,6 +38,11 @@ class PictureSet(NamedTuple):
 
     pictures: list[Picture]
     origin: str
+
+
+def listed(source: str | Path | Sequence[str | Path]) -> list[str]:
+    """The names of one source of pictures, or of several."""
+    return [str(one) for one in ([source] if isinstance(source, (str, PathLike)) else source)]
 
 
 def picture_set(bundle: Bundle, named: Sequence[str | Path], most: int = MOST) -> PictureSet:

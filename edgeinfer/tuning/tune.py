@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeinfer import backends, datasets, machine, plans
+from edgeinfer import backends, datasets, given, machine, plans
 from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
 from edgeinfer.loading import choose
@@ -42,10 +42,7 @@ class Asked:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise UsageError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
-        if not 0 <= self.budget <= 100:
-            raise UsageError(f"budget {self.budget} is not a number from 0 to 100")
-        if not 0 < self.seconds < float("inf"):
-            raise UsageError(f"seconds {self.seconds} is not a finite number above 0")
+        self.budget, self.seconds = given.percent("budget", self.budget), given.above_zero("seconds", self.seconds)
         self.gpu = machine.ordinal(self.device)
 
 
@@ -74,7 +71,7 @@ def tune(
         raise BackendUnavailable(
             "no sensor of power can be read here", hint="edgeinfer profile says which, and why; or --objective latency"
         )
-    outcome = Outcome(opened, objective, budget, str(dataset.path), reference.name, device)
+    outcome = Outcome(opened, objective, asked.budget, str(dataset.path), reference.name, device)
     try:
         _compete(outcome, dataset, asked=asked, baseline=baseline, reference=reference, say=say)
     except KeyboardInterrupt:

@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import cv2
+import numpy as np
 import pytest
 
 import edgeinfer
@@ -177,6 +179,25 @@ def test_python_is_told_of_wrong_usage_too(detector):
     for wrong in ({"scenario": "x"}, {"boundary": "x"}, {"seconds": -1}, {"fps": float("inf")}):
         with pytest.raises(UsageError):
             edgeinfer.profile(detector, "null", **{"seconds": 0.05, **wrong})
+
+
+def test_numbers_of_numpy_are_in_the_report_as_json_has_them(detector):
+    asked = {
+        "seconds": np.float32(0.05),
+        "fps": np.int64(50),
+        "latency_bound_ms": np.float32(9),
+        "threads": np.int64(1),
+    }
+    report = edgeinfer.profile(detector, "null", scenario=["paced", "server"], **asked)
+    found = json.loads(report.json())
+    assert (found["scenarios"]["paced"]["fps"], found["scenarios"]["server"]["latency_bound_ms"]) == (50, 9)
+    assert found["context"]["threads"] == 1
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_single_picture_need_not_be_in_a_list(detector, kind):
+    source = kind(detector / "golden" / "0.png")
+    assert edgeinfer.profile(detector, "null", source=source, seconds=0.05).data["context"]["pictures"] == "1 given"
 
 
 def test_without_pictures_noise_is_used_but_not_as_a_file(detector):

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 
+import numpy as np
 import pytest
 
 import edgeinfer
@@ -88,6 +89,14 @@ def test_what_each_of_two_dropped_of_a_cameras_pictures_is_told(detector):
     for data, dropped in ((report.data["comparison"]["with"], 7), (report.data, 9)):
         assert (data["scenarios"]["paced"]["fps"], data["scenarios"]["paced"]["dropped"]) == (30.0, dropped)
         assert f"{dropped} pictures dropped" in report.table()
+
+
+def test_numbers_of_numpy_reach_both_processes(detector, twin):
+    asked = {"seconds": np.int64(1), "fps": np.float32(200), "threads": np.int64(1)}
+    report = rivals.versus(detector, twin, "null", scenario="paced", source=detector / "golden" / "0.png", **asked)
+    assert json.loads(report.json())["scenarios"]["paced"]["fps"] == 200
+    with pytest.raises(UsageError, match="threads '1' is not a whole number"):
+        rivals.versus(detector, twin, threads="1")
 
 
 def test_a_bundle_that_does_not_load_is_one_error(detector, twin):
