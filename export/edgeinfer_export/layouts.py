@@ -25,6 +25,7 @@ CHOICES = ", ".join(f"{name} {shape}" for name, shape in LAYOUTS.items())
 # model pixels per cell of each level of the detection heads there are
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128), (4, 8, 16, 32), (16, 32), (8, 16))
 ANCHORS_A_CELL = 3
+ALONE = "name the classes with --labels FILE, or export it again with one output alone"
 OTHER = "export a YOLO detector or a classifier instead"
 MOST_BOXES = 1000  # more than a model that suppresses boxes itself gives
 
@@ -45,6 +46,8 @@ def recognise(shapes: Shapes, size: Size, facts: Facts, labels: int, *, told: st
     """
     _refuse_others(shapes, facts, where)
     fitting = _fitting(shapes, size, facts, labels, told)
+    if told and len(fitting) > 1:
+        fitting = [one for one in fitting if one.classes == labels] or fitting
     outputs = "; ".join(f"{name} {shape}" for name, shape in shapes.items())
     if not fitting and (others := _fitting(shapes, size, facts, 0, told)):
         counts = " or ".join(dict.fromkeys(f"{one.classes} classes ({one.name})" for one in others))
@@ -57,7 +60,8 @@ def recognise(shapes: Shapes, size: Size, facts: Facts, labels: int, *, told: st
         raise ExportError(f"{where}: its outputs do not fit {wanted}: {outputs}", hint=_hint(labels))
     if len(fitting) > 1:
         names = ", ".join(f"{one.name} of {one.output}" for one in fitting)
-        raise ExportError(f"{where}: its outputs fit more than one layout ({names}): {outputs}", hint=_hint(labels))
+        hint = ALONE if told else _hint(labels)
+        raise ExportError(f"{where}: its outputs fit more than one layout ({names}): {outputs}", hint=hint)
     return fitting[0]
 
 

@@ -68,7 +68,7 @@ def read(values: Mapping[str, object], where: str) -> Facts:
 def _facts(found: dict[str, Any]) -> Facts:
     args = found.get("args")
     args = args if isinstance(args, dict) else {}
-    family = _family(found)
+    family, names = _family(found), found.get("names")
     return Facts(
         family=family,
         task=modeltree.line(found.get("task")),
@@ -76,7 +76,7 @@ def _facts(found: dict[str, Any]) -> Facts:
         name=modeltree.line(found.get("name")),
         architecture=modeltree.line(found.get("architecture")) or _described(found.get("description")),
         license=modeltree.line(found.get("license")),
-        labels=modeltree.labels_from(found.get("names")),
+        labels=modeltree.labels_from(modeltree.numbered(names) if isinstance(names, dict) else names),
         size=_size(found.get("imgsz")),
         batch=_batch(found.get("batch"), args.get("dynamic") is True),
         stride=_stride(found.get("stride")),

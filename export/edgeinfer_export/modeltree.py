@@ -212,7 +212,7 @@ def labels_from(value: object) -> tuple[str, ...]:
     if held and all(isinstance(key, str) and isinstance(place, int) for key, place in held.items()):
         held = {place: name for name, place in held.items()}
     else:
-        held = {_number(key): name for key, name in held.items()}
+        held = numbered(held)
     if held and set(held) == set(range(len(held))):
         value = [held[place] for place in range(len(held))]
     if isinstance(value, (list, tuple)) and all(map(_is_name, value)):
@@ -222,6 +222,11 @@ def labels_from(value: object) -> tuple[str, ...]:
 
 def _is_name(label: object) -> bool:
     return isinstance(label, (str, float)) or (isinstance(label, int) and abs(label) < 10**MAX_DIGITS)
+
+
+def numbered(names: dict[Any, Any]) -> dict[Any, Any]:
+    """The same with the numbers of classes as numbers, where they are texts."""
+    return {_number(key): name for key, name in names.items()}
 
 
 def _number(key: object) -> object:

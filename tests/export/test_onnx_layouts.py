@@ -107,6 +107,19 @@ def test_no_head_at_any_size_is_taken_for_another_layout(name, height, width, cl
         assert (found.name, found.classes) == (name, classes)
 
 
+def test_of_several_outputs_of_the_layout_told_the_labels_settle_which():
+    def of(shapes, labels):
+        told = {"told": "classes", "where": "x"}
+        return layouts.recognise(shapes, Size(32, 32), metadata.Facts(), labels, **told)
+
+    two = {"logits": (1, 5), "features": (1, 512)}
+    assert of(two, 5).output == "logits"
+    for shapes, labels in ((two, 0), ({"logits": (1, 5), "others": (1, 5)}, 5)):
+        with pytest.raises(ExportError, match="more than one layout") as refused:
+            of(shapes, labels)
+        assert refused.value.hint == "name the classes with --labels FILE, or export it again with one output alone"
+
+
 def test_a_word_that_is_no_layout_or_normalisation_is_wrong_usage():
     for words in (("yolov9", ""), ("", "caffe"), ("", "", "float64")):
         with pytest.raises(UsageError) as refused:

@@ -95,6 +95,11 @@ def test_class_names_are_read_as_python_writes_them(names):
     assert facts.precision == "fp16"
 
 
+def test_class_names_that_are_numbers_stay_with_the_number_of_their_class():
+    """As YOLOv5 writes them where YAML made numbers of the names: a digit's reader may start with 1."""
+    assert metadata.read({"names": "{0: 1, 1: 2, 2: 0}"}, "x.onnx").labels == ("1", "2", "0")
+
+
 @pytest.mark.parametrize(
     ("words", "architecture"),
     [
