@@ -246,12 +246,19 @@ def test_the_port_is_closed_even_if_uvicorn_leaves_it_open(tmp_path, monkeypatch
     assert [one for one in gc.get_objects() if isinstance(one, Door) and one.fileno() >= 0] == []
 
 
+def http_server():
+    """The service's, without a port yet."""
+    limits = Limits()
+    config = uvicorn.Config(crowded, log_config=None, lifespan="off", ws="none", http=prompt(limits, crowded))
+    config.load()
+    server = _Server(config, limits.slow)
+    server.lifespan = config.lifespan_class(config)
+    return server
+
+
 def test_a_connection_that_is_only_just_let_in_as_it_ends_does_not_hold_it_up():
     async def ended():
-        config = uvicorn.Config(crowded, log_config=None, lifespan="off", ws="none", http=prompt(Limits(), crowded))
-        config.load()
-        server = _Server(config, LONG_S)
-        server.lifespan = config.lifespan_class(config)
+        server = http_server()
         await server.startup(sockets=[])
         await server.shutdown()
         near, far = socket.socketpair()
@@ -263,6 +270,28 @@ def test_a_connection_that_is_only_just_let_in_as_it_ends_does_not_hold_it_up():
         return closing
 
     assert asyncio.run(ended())
+
+
+def test_who_is_still_in_a_handshake_does_not_hold_up_the_end():
+    class Listening:
+        """As asyncio's, from Python 3.12 on, while somebody does not come to the end of a handshake."""
+
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+        async def wait_closed(self):
+            await asyncio.Event().wait()
+
+    async def ended(listening):
+        server = http_server()
+        await server.startup(sockets=[])
+        server.servers.append(listening)
+        await asyncio.wait_for(server.shutdown(), LONG_S)
+        return listening.closed
+
+    assert asyncio.run(ended(Listening()))
 
 
 def test_it_needs_none_of_the_heavy_libraries():

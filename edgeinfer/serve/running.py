@@ -90,6 +90,10 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.http_protocol_class.over = True  # type: ignore[attr-defined]
+        for listening in self.servers:
+            listening.close()
+        # from Python 3.12 on uvicorn would wait with them for who is still in a handshake
+        self.servers.clear()
         await super().shutdown(sockets)
 
     def _connection(self) -> asyncio.Protocol:
