@@ -19,13 +19,18 @@ def check(*targets: str | Path | None) -> None:
     """Refuse what could not be written, before the long work whose outcome is meant for it. Raises EdgeInferError."""
     named = [str(target) for target in targets if target]
     for target in named:
-        if Path(target).suffix.lower() in (*PICTURES, *VIDEOS):  # a source after an option that was taken for a flag
-            raise UsageError(f"a report would be written over {target}", hint="name its file: --json results.json")
+        check_name(target)
         if target != "-":
             check_writable(Path(target))
     twice = next((target for target in named if named.count(target) > 1), None)
     if twice and not (Path(twice).exists() and not Path(twice).is_file()):
         raise UsageError(f"two reports would be written to {twice}", hint="give each a file of its own")
+
+
+def check_name(target: str | None) -> None:
+    """Refuse a picture or video: a source behind an option that was taken for a flag. Raises UsageError."""
+    if target and Path(target).suffix.lower() in (*PICTURES, *VIDEOS):
+        raise UsageError(f"a report would be written over {target}", hint="name its file: --json results.json")
 
 
 def aside(target: str | Path | None) -> TextIO:

@@ -97,7 +97,7 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli._tally import Tally
 
-    _reports.check(args.json)
+    _reports.check_name(args.json)
     said = _reports.aside(args.json)
     tally = Tally(said)
     faults = Faults("source", "", alone=len(args.source) == 1 and not sources.many(args.source[0]))

@@ -59,6 +59,12 @@ def test_a_source_behind_json_is_not_written_over_as_if_it_were_the_file_of_the_
     assert (photos / name).read_bytes() == b"precious"
 
 
+def test_records_may_lie_in_the_folder_that_is_made_for_the_pictures(detector, photos, tmp_path):
+    kept = tmp_path / "kept"
+    assert run(detector, photos, "--save", kept, "--json", kept / "r.jsonl") == 0
+    assert len(records((kept / "r.jsonl").read_text())) == 2
+
+
 def test_records_that_a_killed_run_left_go_with_the_next(detector, photos, tmp_path):
     killed = "import os; from edgeinfer.cli import _records as it\nwith it.records('r.jsonl'): os._exit(9)"
     subprocess.run([sys.executable, "-c", killed], cwd=tmp_path, check=False)
