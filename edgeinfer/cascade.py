@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeinfer import given
 from edgeinfer.composite import Composite
 from edgeinfer.devices.images import picture
 from edgeinfer.errors import UsageError
@@ -71,6 +72,9 @@ class Cascade(Composite):
         for model, task in ((detector, "detect"), (classifier, "classify")):
             if model.spec.task != task:
                 raise UsageError(f"{model.spec.name} has task {model.spec.task}, a cascade needs {task} here")
+        given.check_number("margin", margin)
+        given.check_whole("most", most, 0)
+        given.check_number("score", score)
         super().__init__(detector)
         self.classifier = classifier
         self._margin, self._most, self._score = margin, most, score

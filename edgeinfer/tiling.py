@@ -91,11 +91,11 @@ class Tiled(Composite):
     Raises UsageError.
     """
 
-    def __init__(self, model: Pipeline, grid: Grid | str) -> None:
+    def __init__(self, model: Pipeline, grid: Grid | str | int) -> None:
         if not isinstance(model.spec.decode, Boxes):
             raise UsageError(f"tiles are for detectors, {model.spec.name} has task {model.spec.task}")
         super().__init__(model)
-        self.grid = Grid.parse(grid) if isinstance(grid, str) else grid
+        self.grid = grid if isinstance(grid, Grid) else Grid.parse(str(grid))
         self._decode = model.spec.decode
 
     def __call__(self, image: Any, *, pixels: str = "bgr") -> Detections:

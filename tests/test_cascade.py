@@ -133,6 +133,14 @@ def test_two_detectors_are_no_cascade(models):
         Cascade(models[0], models[0])
 
 
+@pytest.mark.parametrize(
+    "word", [{"margin": "0.1"}, {"margin": float("nan")}, {"most": -1}, {"most": 1.5}, {"score": None}], ids=str
+)
+def test_a_number_of_a_cascade_that_cannot_be_is_refused_by_its_name(models, word):
+    with pytest.raises(UsageError, match=f"^{next(iter(word))} "):
+        Cascade(*models, **word)
+
+
 def nv12(image):
     """A picture whose sides are even, (h, w, 3) BGR, as (h * 3 / 2, w): brightness, then blue and red by turns."""
     planar = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)

@@ -57,6 +57,13 @@ def test_a_file_of_cameras_that_is_not_there_is_told(detector, tmp_path, unserve
     assert "cannot be read" in said
 
 
+def test_a_file_of_cameras_may_begin_with_a_byte_order_mark(detector, tmp_path, unserved):
+    (tmp_path / "cameras").write_text("# the door\ndoor=a.png\n", encoding="utf-8-sig")
+    code, _, said = unserved(detector, "--camera-file", tmp_path / "cameras")
+    assert code == 2
+    assert "error: camera door: 'a.png' is no camera" in said
+
+
 @pytest.mark.parametrize(("word", "told"), [("door@other", "'other' is not served"), ("door", "which model")])
 def test_a_camera_needs_a_model_that_is_served(detector, classifier, unserved, word, told):
     code, _, said = unserved(detector, classifier, "--camera", f"{word}=camera:0")

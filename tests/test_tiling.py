@@ -53,6 +53,14 @@ def test_other_words_are_no_tiles(text):
         Grid.parse(text)
 
 
+def test_a_side_may_be_a_number_and_what_is_no_grid_is_refused(detector):
+    with edgeinfer.load(detector) as model:
+        assert Tiled(model, 640).grid == Tiled(model, "640").grid
+        for other in (None, (2, 2), 2.5):
+            with pytest.raises(UsageError, match="are not ROWSxCOLUMNS"):
+                Tiled(model, other)
+
+
 def test_too_many_tiles_are_refused():
     with pytest.raises(InputError, match="more than 256"):
         Grid(side=16).tiles(Size(4000, 4000))

@@ -210,7 +210,7 @@ def _token(file: Path | None) -> str:
 
 def _text(flag: str, file: Path, hint: str) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         told = f"{flag} {file} cannot be read: {getattr(error, 'strerror', '') or error}"
         raise UsageError(told, hint=hint) from error
