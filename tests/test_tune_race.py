@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -85,6 +86,15 @@ def test_a_process_that_crashes_within_a_line_is_a_failure_too(entrant):
 
     with pytest.raises(Failed, match="crashed: SIGKILL"):
         entrant.heard(LONG_S)
+
+
+def test_a_process_that_can_no_longer_be_told_anything_and_does_not_end_has_hung(entrant, monkeypatch):
+    entrant.wait_ready()
+    monkeypatch.setattr("edgeinfer.profiling.child.SILENCE_S", 0.1)
+    with Path(os.devnull).open() as unwritable, monkeypatch.context() as patch:
+        patch.setattr(entrant._process, "stdin", unwritable)
+        with pytest.raises(Failed, match="hung: it is not heard any more"):
+            entrant.turn(0.1)
 
 
 def test_a_process_that_hangs_is_a_failure_and_is_ended(entrant, monkeypatch):

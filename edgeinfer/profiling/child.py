@@ -64,7 +64,10 @@ class Child:
         return said
 
     def _ended(self) -> Failed:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(SILENCE_S)
+        except subprocess.TimeoutExpired:
+            return Failed(f"{self._name}hung: it is not heard any more, and does not end")
         how = f"crashed: {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         return Failed(self._name + how)
 
