@@ -60,5 +60,4 @@ def _fork() -> None:
         guest.orphan()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_fork)
+os.register_at_fork(after_in_child=_fork)

@@ -104,7 +104,7 @@ def mentioned(module: object, name: object) -> Global:
 
 
 def called(callee: object, args: object, spend: Spend) -> object:
-    """The result of `callee(*args)` as far as it is data; `spend` is told of copies."""
+    """The result of `callee(*args)` as far as it is data; `spend` is told of copies. IndexError if one is missing."""
     if not isinstance(callee, Global):
         raise UnsafeCheckpoint("the file calls something that is not a plain name, such as the result of another call")
     if not isinstance(args, tuple):
@@ -126,20 +126,18 @@ def _tensor(args: tuple[object, ...], _spend: Spend) -> StoredTensor:
 
 
 def _typed_tensor(args: tuple[object, ...], _spend: Spend) -> StoredTensor:
-    if len(args) < 7 or not isinstance(args[6], Global):
+    if not isinstance(args[6], Global):
         raise CheckpointError("a typed tensor has no dtype")
     return typed_tensor_from(args, args[6].path.removeprefix("torch."))
 
 
 def _first(args: tuple[object, ...], _spend: Spend) -> object:
-    if not args:
-        raise CheckpointError("a parameter, size or set has no contents")
     return args[0]
 
 
 def _subclass(args: tuple[object, ...], spend: Spend) -> object:
     # torch._tensor._rebuild_from_type_v2(rebuild, class, arguments, state): a tensor with attributes
-    if len(args) < 3 or not isinstance(args[0], Global) or BUILDERS.get(args[0].path) is _subclass:
+    if not isinstance(args[0], Global) or BUILDERS.get(args[0].path) is _subclass:
         raise CheckpointError("a tensor subclass is not rebuilt from a tensor")
     return called(args[0], args[2], spend)
 
@@ -168,7 +166,7 @@ def _empty_mapping(_args: tuple[object, ...], _spend: Spend) -> dict[Any, object
 
 def _instance(args: tuple[object, ...], _spend: Spend) -> Record:
     # copyreg._reconstructor(class, base, state) and copyreg.__newobj__(class, ...)
-    if not args or not isinstance(args[0], Global):
+    if not isinstance(args[0], Global):
         raise UnsafeCheckpoint("the file builds an object of something that is not a class")
     return _record(args[0].path, args[1:])
 

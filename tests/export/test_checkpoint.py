@@ -14,7 +14,7 @@ from edgeinfer_export import checkpoint
 from edgeinfer_export.modeltree import Module
 from edgeinfer_export.torchfiles import LEGACY_MAGIC
 from helpers.hostile import safetensors_entry as entry
-from helpers.pickling import Call, Name, New, Raw, Tensor, Writer, archive, legacy, module, safetensors
+from helpers.pickling import ORDERED, Call, Name, New, Raw, Tensor, Writer, archive, legacy, module, safetensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))["files"]
@@ -344,6 +344,28 @@ def test_things_beside_the_model_are_only_remembered(tmp_path):
         "detect": Call(Name("builtins", "getattr"), (Name("models.yolo", "Detect"), "forward")),
     }
     assert names(tmp_path, "fc.weight", **top) == ["fc.weight"]
+
+
+def test_a_subclass_of_tensor_is_the_tensor_that_it_is_made_from(tmp_path):
+    storage = ("storage", Name("torch", "FloatStorage"), "0", "cpu", WEIGHT.size)
+    plain = (Raw(Writer().opcodes(storage) + b"Q"), 0, (2, 3), (3, 1), False, Call(ORDERED))
+    parts = (Name("torch._utils", "_rebuild_tensor_v2"), Name("fastai.torch_core", "TensorBase"), plain, {"seen": 3})
+    made = Call(Name("torch._tensor", "_rebuild_from_type_v2"), parts)
+    found = read(tmp_path, archive({"fc.weight": made}, storages={"data/0": WEIGHT.tobytes()}))
+    np.testing.assert_array_equal(found.tensors["fc.weight"], WEIGHT)
+
+
+def test_a_state_dict_made_from_pairs_as_python_2_wrote_it_is_read(tmp_path):
+    pairs = [["fc.weight", Tensor(WEIGHT)], ("fc.bias", Tensor(WEIGHT[0]))]
+    found = read(tmp_path, archive(Call(ORDERED, (pairs,)))).tensors
+    assert {name: array.tolist() for name, array in found.items()} == {
+        "fc.weight": WEIGHT.tolist(),
+        "fc.bias": WEIGHT[0].tolist(),
+    }
+
+
+def test_an_object_of_an_empty_state_is_no_model(tmp_path):
+    assert names(tmp_path, "fc.weight", ema=New(Name("m", "M"), ())) == ["fc.weight"]
 
 
 def test_numbers_written_as_text_are_read_as_protocol_1_has_them(tmp_path):

@@ -109,6 +109,15 @@ CALLS = {
     "a subclass of itself, deeply": Raw(
         b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00" + b"h\x00h\x00" * 5000 + b")" + b"\x87" * 5000 + b"R"
     ),
+    "a subclass of two arguments": Call(Name("torch._tensor", "_rebuild_from_type_v2"), (INERT, INERT)),
+    "a typed tensor without its type": Call(Name("torch._utils", "_rebuild_tensor_v3"), (1, 2, 3)),
+    "a size of nothing": Call(Name("torch", "Size")),
+    "an ordered dict of a number": Call(ORDERED, (7,)),
+    "an ordered dict of numbers": Call(ORDERED, ([7],)),
+    "an ordered dict of single keys": Call(ORDERED, ([["a"]],)),
+    "an object of nothing": Call(Name("copyreg", "__newobj__")),
+    "getattr of one argument": Call(Name("builtins", "getattr"), (New(INERT),)),
+    "a part of nothing": Call(Name("functools", "partial")),
     "a part of a call": Call(Name("functools", "partial"), (Call(INERT),)),
     "a part of torch.load": Call(Name("functools", "partial"), (Name("torch", "load"),)),
     "an object of an object": Call(Name("copyreg", "_reconstructor"), (New(INERT), Name("builtins", "object"), None)),
