@@ -236,6 +236,22 @@ def test_a_plan_that_cannot_be_kept_costs_no_number(detector, monkeypatch, capsy
     assert err.startswith("error: the plan could not be kept: ")
 
 
+@pytest.mark.parametrize("change", [lambda file: file.write_text(f"{file.read_text()} "), os.unlink])
+def test_a_bundle_that_was_replaced_while_it_was_tuned_gets_no_plan(detector, monkeypatch, change):
+    def say(words):
+        if words == "final: turn 10 of 10":
+            change(detector / "model.json")
+
+    monkeypatch.setattr("edgeinfer.ladder.ORDER", ("ort",))
+    monkeypatch.setattr(candidates, "variants", lambda kind, *_, **__: [kind])
+    bundle = Bundle.open(detector)
+    outcome = tune(bundle, seconds=0.5, say=say)
+    assert outcome.winner
+    assert str(detector) in str(outcome.unkept)
+    assert outcome.unkept.hint
+    assert (outcome.plan_file, plans.read(bundle)) == (None, None)
+
+
 def test_candidates_are_timed_on_few_pictures_and_held_to_the_budget_on_all_and_thoroughly(
     detector, tmp_path, monkeypatch
 ):

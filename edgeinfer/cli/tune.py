@@ -72,9 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if not outcome.winner:
         raise BackendUnavailable("no candidate came to the end", hint="the lines above say why")
     if outcome.unkept:
-        raise EdgeInferError(
-            f"the plan could not be kept: {outcome.unkept}", hint="check free space, and that XDG_STATE_HOME is yours"
-        )
+        raise EdgeInferError(f"the plan could not be kept: {outcome.unkept}", hint=outcome.unkept.hint)
     return 0
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.accuracy import Comparison
     from edgeinfer.bundle import Bundle
+    from edgeinfer.errors import EdgeInferError
     from edgeinfer.plans import Choice, Plan
     from edgeinfer.profiling.comparison import Difference
     from edgeinfer.tuning.figures import Figures
@@ -100,7 +101,7 @@ class Outcome:
     partial: bool = False
     plan: Plan | None = None
     plan_file: Path | None = None
-    unkept: str = ""
+    unkept: EdgeInferError | None = None
 
     def choose(self) -> None:
         """The best finalist, unless it is not shown to be better than what runs without a plan."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer import backends, datasets, given, machine, plans
 from edgeinfer.bundle import SPEC_FILE, Bundle, sha256_of
-from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
+from edgeinfer.errors import BackendUnavailable, BundleError, EdgeInferError, UsageError
 from edgeinfer.loading import choose
 from edgeinfer.profiling import sensors
 from edgeinfer.progress import silent
@@ -65,6 +65,7 @@ def tune(
     """
     asked = Asked(objective, budget, seconds, device)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    model = sha256_of(opened.path / SPEC_FILE)
     baseline, reference = choose(opened, plan=False, device=device), candidates.reference(opened)
     dataset = _pictures(opened, images)
     if objective == "energy" and not _has_power(backends.load(baseline.backend).device, asked.gpu or 0):
@@ -78,7 +79,7 @@ def tune(
         outcome.partial = True
     if outcome.finalists and not outcome.partial:
         outcome.choose()
-        _keep(outcome)
+        _keep(outcome, model)
     return outcome
 
 
@@ -112,8 +113,8 @@ def _compete(
         outcome.finalists, outcome.doubts = race.finalists, race.doubts
 
 
-def _keep(outcome: Outcome) -> None:
-    """The winner as the bundle's plan."""
+def _keep(outcome: Outcome, model: str) -> None:
+    """The winner as the plan of the bundle, whose model.json had this hash when its candidates were found."""
     assert outcome.winner
     gpu = machine.ordinal(outcome.device)
     outcome.plan = plans.Plan(
@@ -121,14 +122,18 @@ def _keep(outcome: Outcome) -> None:
         dt.datetime.now(dt.timezone.utc).date().isoformat(),
         outcome.objective,
         outcome.budget,
-        bundle=sha256_of(outcome.bundle.path / SPEC_FILE),
+        bundle=model,
         here=plans.fingerprint(gpu),
         doubts=tuple(outcome.doubts),
     )
     try:
+        if sha256_of(outcome.bundle.path / SPEC_FILE) != model:
+            raise BundleError(f"{outcome.bundle.path} was exported again while it was tuned", hint="tune it again")
         outcome.plan_file = plans.write(outcome.plan, outcome.bundle, gpu)
-    except (OSError, EdgeInferError) as error:
-        outcome.unkept = str(error)
+    except EdgeInferError as error:
+        outcome.unkept = error
+    except OSError as error:
+        outcome.unkept = EdgeInferError(str(error), hint="check free space, and that XDG_STATE_HOME is yours")
 
 
 def _pictures(bundle: Bundle, images: str | Path | None) -> Dataset:
