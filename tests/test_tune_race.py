@@ -197,7 +197,8 @@ class Runner:
 
     def __init__(self, bundle, choice, work, pictures, device, scenario):
         self.name, self.turns, self.pid = choice.artifact, [], os.getpid()
-        assert (work, device, scenario) == ("turns", "auto", "single-stream")
+        assert (work, scenario) == ("turns", "single-stream")
+        assert device in {"auto", "gpu:1"}
 
     def wait_ready(self):
         if self.name == "unloadable":
@@ -257,6 +258,18 @@ def test_finalists_have_the_figures_of_their_turns_and_the_race_what_speaks_agai
         assert (row.round, row.load_ms, row.device, row.turns_ms) == ("final", 5.0, "cpu", [200.0] * 10)
         assert (row.figures.samples, row.figures.p50_ms, row.figures.per_second) == (20, 200.0, 2.0)
     assert any("too few samples: 20" in doubt for doubt in race.doubts)
+
+
+@pytest.mark.parametrize(("device", "place", "gpu"), [("auto", None, 0), ("gpu:1", 1, 1)])
+def test_a_final_reads_the_sensors_of_its_processes_and_its_gpu(runners, monkeypatch, device, place, gpu):
+    probed = []
+    monkeypatch.setattr("edgeinfer.machine.ordinal", {device: place}.get)
+    monkeypatch.setattr("edgeinfer.profiling.sensors.here", lambda *asked: probed.append(asked) or [])
+    race = racing("one")
+    race.device = device
+    race.final()
+    assert probed == [([os.getpid()], gpu)]
+    assert race.finalists == race.running
 
 
 def test_a_final_of_none_ends_without_figures_and_doubts(runners):
