@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeinfer.devices import cpu
-from edgeinfer.errors import EngineError
+from edgeinfer.errors import EngineError, SpecError
 from edgeinfer.spec import INTERPOLATIONS, Boxes, Placement, Preprocess, Size, TopK
 from gpu import models
 from gpu.hostengine import fetch, send
@@ -98,6 +98,12 @@ def test_a_class_without_a_label_is_an_error_as_on_the_cpu(make, number):
     device = make(boxes_spec(Boxes("end2end"), 300, 4)).device
     with pytest.raises(EngineError, match=f"class {number}, and its labels are 0 to 3"):
         device.postprocess({"output0": send(raw, device)}, [PLACE])
+
+
+def test_outputs_that_no_kernel_reads_are_refused_with_what_runs_them(make):
+    with pytest.raises(SpecError, match="output0 is int32; on the GPU it must be one of ") as refused:
+        make(boxes_spec(Boxes("yolov5"), 300, 4, "int32"))
+    assert "--backend ort" in refused.value.hint
 
 
 def test_the_same_output_gives_the_same_boxes_every_time(make):
