@@ -117,6 +117,15 @@ def test_what_is_left_out_of_the_model_is_said(resnet):
     assert "criterion.weight and 1 more lies beside the model" in built.notes[0]
 
 
+def test_class_names_that_are_too_few_are_said_unless_others_are_given(resnet):
+    short, size = resnet.checkpoint(labels=("cat", "dog")), resnet.size
+    built = graphs.build(short, size=size)
+    classes = len(built.spec.labels)
+    assert f"its 2 class names do not fit {classes} classes and are left out" in built.notes[0]
+    given = tuple(f"name {place}" for place in range(classes))
+    assert not graphs.build(short, size=size, labels=given).notes
+
+
 # -- what stands in the place of fc
 
 

@@ -71,7 +71,7 @@ def build(
         names = Names(labels, checkpoint.labels, 1000)
         graph, spec, notes = resnet.build(weights, size, batch, names, said)
         spec = dataclasses.replace(spec, preprocess=told.pictures(spec.preprocess))
-        return _finished(graph, spec, name, {}, (*_left_out(checkpoint), *notes))
+        return _finished(graph, spec, name, {}, (*_left_out(checkpoint, labels, spec), *notes))
     yaml = checkpoint.yaml or wirings.recognise(weights)
     if yaml is None:
         raise _unknown(checkpoint)
@@ -83,7 +83,8 @@ def build(
             raise
         raise ExportError(f"{error}; {checkpoint.path.name} {NO_YAML}", hint=WHOLE) from error
     spec, notes = _as_trained(spec, head, checkpoint, told)
-    return _finished(graph, spec, name, {"stride": str(max(head.strides))}, (*_left_out(checkpoint), *notes))
+    facts = {"stride": str(max(head.strides))}
+    return _finished(graph, spec, name, facts, (*_left_out(checkpoint, labels, spec), *notes))
 
 
 def _as_trained(spec: ModelSpec, head: Head, checkpoint: Checkpoint, told: Told) -> tuple[ModelSpec, tuple[str, ...]]:
@@ -104,13 +105,16 @@ def _as_trained(spec: ModelSpec, head: Head, checkpoint: Checkpoint, told: Told)
     return dataclasses.replace(spec, preprocess=told.pictures(usual)), tuple(notes)
 
 
-def _left_out(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The note on tensors that are taken for losses and metrics: a layer behind the model would be missed."""
-    if not checkpoint.beside:
-        return ()
-    first, *others = checkpoint.beside
-    more = f" and {len(others)} more" if others else ""
-    return (f"{checkpoint.path.name}: {first}{more} lies beside the model and is left out, as a loss or metric is",)
+def _left_out(checkpoint: Checkpoint, given: tuple[str, ...], spec: ModelSpec) -> tuple[str, ...]:
+    """Notes on tensors taken for losses and metrics, of which a layer would be missed, and on names that do not fit."""
+    name, names, classes, notes = checkpoint.path.name, len(checkpoint.labels), len(spec.labels), []
+    if checkpoint.beside:
+        first, *others = checkpoint.beside
+        more = f" and {len(others)} more" if others else ""
+        notes.append(f"{name}: {first}{more} lies beside the model and is left out, as a loss or metric is")
+    if names not in (0, classes) and not given:
+        notes.append(f"{name}: its {names} class names do not fit {classes} classes and are left out: give --labels")
+    return tuple(notes)
 
 
 def _unknown(checkpoint: Checkpoint) -> ExportError:
