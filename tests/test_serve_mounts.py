@@ -42,6 +42,19 @@ def test_two_cameras_of_one_name_are_refused():
         Cameras([Mount("door", "camera:0"), Mount("door", "camera:1")])
 
 
+def test_all_cameras_are_told_to_stop_before_one_is_waited_for(monkeypatch):
+    told = []
+    monkeypatch.setattr(Cameras, "__iter__", lambda _: iter(followed))
+    followed = [
+        SimpleNamespace(
+            stop=lambda name=name: told.append(f"stop {name}"), end=lambda name=name: told.append(f"end {name}")
+        )
+        for name in ("door", "yard")
+    ]
+    asyncio.run(Cameras(()).close(asyncio.to_thread))
+    assert told == ["stop door", "stop yard", "end door", "end yard"]
+
+
 @pytest.mark.parametrize("handler", ["one", "health", "latest", "picture", "live"])
 def test_a_camera_is_not_there_yet_while_the_service_starts(handler):
     watching = Watching(Cameras([Mount("door", "camera:0")]))

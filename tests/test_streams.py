@@ -204,6 +204,17 @@ def test_closing_waits_for_many_sources_no_longer_than_for_one(model, monkeypatc
     assert waited == [STOP_S, 0, 0, 0]
 
 
+def test_closing_what_was_stopped_waits_for_the_rest_of_its_time_alone(model, monkeypatch):
+    now, waited = [0.0], []
+    opened = Stream(["camera:97"], model)
+    monkeypatch.setattr("edgeinfer.streams.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Capture, "join", lambda _, timeout: waited.append(timeout))
+    opened.stop()
+    now[0] = STOP_S - 1
+    opened.close()
+    assert waited == [1]
+
+
 def test_two_cameras_get_equal_turns(model, monkeypatch):
     batch = type(model).batch
 

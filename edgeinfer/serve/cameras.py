@@ -181,9 +181,13 @@ class Camera:
         health = {"color": look.health.color, "reason": look.health.reason}
         return {**record, **version, "health": health, "freshness": _freshness(look)}
 
-    def end(self) -> None:
-        """Take no more frames, and wait for the one under way; call it off the event loop."""
+    def stop(self) -> None:
+        """Take no more frames."""
         self._over.set()
+        self._stream.stop()
+
+    def end(self) -> None:
+        """Wait for the frame under way, once stopped; call it off the event loop."""
         self._stream.close()
         self._thread.join()
 
@@ -243,10 +247,16 @@ class Cameras:
                 LOG.log(level, "camera %s: %s", camera.name, health.reason or "well again")
 
     async def close(self, off_loop: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
-        """Send those who watch away, and end all cameras at the same time."""
+        """Send those who watch away, and end all cameras at the same time: of a lost network all hang."""
         if self.gallery:
             self.gallery.close()
-        await asyncio.gather(*(off_loop(camera.end) for camera in self))
+        for camera in self:
+            camera.stop()
+        await off_loop(self._wait)
+
+    def _wait(self) -> None:
+        for camera in self:
+            camera.end()
 
 
 def _freshness(look: Look) -> dict[str, Any] | None:

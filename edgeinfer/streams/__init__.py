@@ -128,7 +128,7 @@ class Stream:
         self._running: deque[tuple[list[Captured], Future[Sequence[Result]]]] = deque()
         self._ready: deque[tuple[Captured, Result]] = deque()
         self._late = [0] * len(names)
-        self._closed = False
+        self._closed, self._ends_s = False, 0.0  # until when a read may go on once it is to stop
         self._within = 0  # the thread that waits for frames or results in here
         threads: list[Capture | Worker] = [*self._workers, *self._captures]
         # weakly: one that has ended keeps its source's error, which holds whoever raised it, and so this stream; at the
@@ -213,24 +213,29 @@ class Stream:
             if capture.error:
                 raise capture.error
 
-    def close(self) -> None:
-        """Stop reading, and wait for calls that run.
-
-        In the handler of a signal that interrupted the wait for the next result it does only the former.
-        """
+    def stop(self) -> None:
+        """Read no more, and run no more: results come to their end. Waits for nothing, and may be called anywhere."""
+        if not self._closed:
+            self._ends_s = time.monotonic() + STOP_S
         self._closed = True
         for capture in self._captures:
             capture.stop()
         self._inbox.close()
         for worker in self._workers:
             worker.halt()
+
+    def close(self) -> None:
+        """Stop, and wait for calls and reads that run.
+
+        In the handler of a signal that interrupted the wait for the next result it does only the former.
+        """
+        self.stop()
         if self._within == threading.get_ident():  # and holds what the threads need to end
             return
         for worker in self._workers:
             worker.join()
-        end_s = time.monotonic() + STOP_S
         for capture in self._captures:
-            capture.join(max(0.0, end_s - time.monotonic()))
+            capture.join(max(0.0, self._ends_s - time.monotonic()))
 
     def __enter__(self) -> Stream:
         return self
