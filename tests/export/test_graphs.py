@@ -215,6 +215,11 @@ def test_published_labels():
     assert graphs.labels.Names(stored=tuple(map(str, range(80))), data_set=80).of(80)[0] == "person"
 
 
+def test_digits_are_the_names_of_a_detector_of_digits(yolov5):
+    digits = ("0", "1", "2")
+    assert graphs.build(yolov5.checkpoint(labels=digits), size=yolov5.size).spec.labels == digits
+
+
 def test_parameters_count_as_the_reference_counts_them(yolov5, resnet):
     whole = sum(value.size for name, value in resnet.tensors.items() if "running" not in name)
     assert graphs.build(resnet.checkpoint()).spec.provenance.parameters == whole

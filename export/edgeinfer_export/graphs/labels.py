@@ -12,7 +12,7 @@ DATA_SETS = {80: "coco.txt", 1000: "imagenet.txt"}
 
 @dataclass(frozen=True)
 class Names:
-    """Labels by source, best first; an empty one is passed over."""
+    """Labels by source, best first; an empty one is passed over, and numbers where the data set is known."""
 
     given: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
@@ -24,15 +24,14 @@ class Names:
             raise ExportError(
                 f"{len(self.given)} labels given, the model has {classes} classes", hint="give one label for each class"
             )
-        if self.given or (len(self.stored) == classes and not _numbers(self.stored)):
-            return self.given or self.stored
-        if classes == self.data_set:
-            return published(classes)
-        return tuple(f"class_{place}" for place in range(classes))
+        stored = self.stored if len(self.stored) == classes else ()
+        if classes == self.data_set and _placeholders(stored):
+            stored = published(classes)
+        return self.given or stored or tuple(f"class_{place}" for place in range(classes))
 
 
-def _numbers(labels: tuple[str, ...]) -> bool:
-    """Whether they are the placeholders of a model that was never told its classes."""
+def _placeholders(labels: tuple[str, ...]) -> bool:
+    """Whether they are those of a model that was never told its classes, or none."""
     return all(label in (str(place), f"class{place}") for place, label in enumerate(labels))
 
 
