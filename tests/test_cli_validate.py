@@ -120,6 +120,15 @@ def test_a_data_set_that_cannot_be_used_is_one_error_and_no_report(detector, box
     assert not (tmp_path / "a.json").exists()
 
 
+@pytest.mark.parametrize("given", ["set", "set/notes.json"])
+def test_no_report_is_written_over_the_labels(detector, boxes, monkeypatch, capsys, given):
+    labels = (boxes / "notes.json").read_bytes()
+    monkeypatch.chdir(boxes.parent)
+    assert validate(detector, given, "--json", boxes / "notes.json") == 2
+    assert (boxes / "notes.json").read_bytes() == labels
+    assert "a report would be written over" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [["--limit-images", "0"], ["--precision", "fp8"], ["--backend", "nothing"]])
 def test_wrong_options_are_wrong_usage(detector, boxes, option):
     assert validate(detector, boxes, *option) == 2

@@ -33,6 +33,12 @@ def check_name(target: str | None) -> None:
         raise UsageError(f"a report would be written over {target}", hint="name its file: --json results.json")
 
 
+def check_apart(target: str | None, source: Path) -> None:
+    """Refuse a report that would be written over what it is of. Raises UsageError."""
+    if target and Path(target).exists() and source.samefile(target):
+        raise UsageError(f"a report would be written over {target}", hint="name another file: --json results.json")
+
+
 def aside(target: str | Path | None) -> TextIO:
     """Where the lines for people go: to stdout, or to stderr where the report takes stdout."""
     return sys.stderr if str(target) == "-" else sys.stdout

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     _reports.check(args.json)
     bundle, faults = Bundle.open(args.bundle), Faults()
     dataset = datasets.read(args.dataset, bundle.spec)
+    _reports.check_apart(args.json, dataset.path)
     accuracy.check(dataset, bundle.spec.task)
     dataset = dataset.spread(args.limit_images or len(dataset))
     options = accuracy.thresholds(bundle.spec)
