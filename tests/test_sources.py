@@ -120,9 +120,9 @@ def test_a_bad_source_says_what_is_wrong(folder, name, message):
 @pytest.mark.parametrize(("given", "told"), [("", "an empty text"), (b"a", "bytes"), (None, "NoneType"), (0, "int")])
 def test_what_names_no_source_is_refused_before_anything_is_read(folder, monkeypatch, given, told):
     monkeypatch.chdir(folder)  # whose pictures an empty path would be
-    with pytest.raises(SourceError, match=f"not {told}\n"):
+    with pytest.raises(SourceError, match=f"not {told}(\n|$)"):
         next(sources.frames(given))
-    with pytest.raises(SourceError, match=f"not {told}\n"):
+    with pytest.raises(SourceError, match=f"not {told}(\n|$)"):
         Stream([given], None)
 
 
