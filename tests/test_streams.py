@@ -198,7 +198,7 @@ def test_closing_from_another_thread_ends_the_iteration(model):
 def test_closing_waits_for_many_sources_no_longer_than_for_one(model, monkeypatch):
     waited = []
     opened = Stream(["camera:97"] * 4, model)
-    monkeypatch.setattr("edgeinfer.streams.time", types.SimpleNamespace(monotonic=lambda: sum(waited)))
+    monkeypatch.setattr("edgeinfer.streams.capture.time", types.SimpleNamespace(monotonic=lambda: sum(waited)))
     monkeypatch.setattr(Capture, "join", lambda _, timeout: waited.append(timeout))
     opened.close()
     assert waited == [STOP_S, 0, 0, 0]
@@ -207,7 +207,7 @@ def test_closing_waits_for_many_sources_no_longer_than_for_one(model, monkeypatc
 def test_closing_what_was_stopped_waits_for_the_rest_of_its_time_alone(model, monkeypatch):
     now, waited = [0.0], []
     opened = Stream(["camera:97"], model)
-    monkeypatch.setattr("edgeinfer.streams.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("edgeinfer.streams.capture.time", types.SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Capture, "join", lambda _, timeout: waited.append(timeout))
     opened.stop()
     now[0] = STOP_S - 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeinfer import given, naming, sources
 from edgeinfer.errors import UsageError
 from edgeinfer.pictures import MAX_PIXELS
-from edgeinfer.streams.capture import STOP_S, Capture
+from edgeinfer.streams.capture import Capture
 from edgeinfer.streams.inbox import Captured, Inbox
 from edgeinfer.streams.worker import Worker
 
@@ -128,7 +128,7 @@ class Stream:
         self._running: deque[tuple[list[Captured], Future[Sequence[Result]]]] = deque()
         self._ready: deque[tuple[Captured, Result]] = deque()
         self._late = [0] * len(names)
-        self._closed, self._ends_s = False, 0.0  # until when a read may go on once it is to stop
+        self._closed = False
         self._within = 0  # the thread that waits for frames or results in here
         threads: list[Capture | Worker] = [*self._workers, *self._captures]
         # weakly: one that has ended keeps its source's error, which holds whoever raised it, and so this stream; at the
@@ -215,8 +215,6 @@ class Stream:
 
     def stop(self) -> None:
         """Read no more, and run no more: results come to their end. Waits for nothing, and may be called anywhere."""
-        if not self._closed:
-            self._ends_s = time.monotonic() + STOP_S
         self._closed = True
         for capture in self._captures:
             capture.stop()
@@ -235,7 +233,7 @@ class Stream:
         for worker in self._workers:
             worker.join()
         for capture in self._captures:
-            capture.join(max(0.0, self._ends_s - time.monotonic()))
+            capture.settle()
 
     def __enter__(self) -> Stream:
         return self

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeinfer.streams.inbox import Inbox
 
 BACK_OFF_S = (0.1, 0.25, 0.5, 1.0)  # the waits before trying again; the last one goes on
-STOP_S = 3.0  # how long to wait for a thread whose read is under way
+STOP_S = 3.0  # how long a thread whose read is under way is waited for, from when it was to stop
 LATEST_S = 5.0  # a picture that is read so late comes sooner over a new connection
 
 
@@ -53,7 +53,7 @@ class Capture(threading.Thread):
         self._patient = patient
         self._max_pixels, self._on_error = max_pixels, on_error
         self._sequence = 0
-        self._stopped = threading.Event()
+        self._stopped, self._ends_s = threading.Event(), 0.0
         lifetime.watch(self)
 
     def run(self) -> None:
@@ -80,6 +80,8 @@ class Capture(threading.Thread):
 
     def stop(self) -> None:
         """Read no more; a read that is under way runs into its own time limit."""
+        if not self._stopped.is_set():
+            self._ends_s = time.monotonic() + STOP_S
         self._stopped.set()
 
     def halt(self) -> None:
@@ -88,9 +90,9 @@ class Capture(threading.Thread):
         self._inbox.close()
 
     def settle(self) -> None:
-        """Of `lifetime.Guest`: wait for a read that is under way."""
+        """Of `lifetime.Guest`: wait for a read that is under way, but not long after it was to stop."""
         if self.ident is not None:
-            self.join(STOP_S)
+            self.join(max(0.0, self._ends_s - time.monotonic()))
 
     def orphan(self) -> None:
         """Of `lifetime.Guest`: a fork has no such thread."""
