@@ -355,6 +355,24 @@ def test_a_part_of_an_output_that_is_small_beside_another_is_not_hidden(tmp_path
     assert (found.tensor, found.operator, found.before) == ("score", "Mul", "trunk")
 
 
+def test_layers_that_give_a_single_number_are_compared_too(tmp_path):
+    def norm(name, weight):
+        graph = onnx.parser.parse_graph("""norm (float[1, 8] x) => (float[1, 8] y) {
+            scaled = Mul(x, weight)
+            peak = ReduceMax<keepdims = 0>(scaled)
+            shifted = Add(scaled, peak)
+            y = Add(shifted, peak)
+        }""")
+        graph.initializer.append(numpy_helper.from_array(np.float32(weight), "weight"))
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, tmp_path / name)
+        return Side(tmp_path / name, "ort", "fp32")
+
+    inputs = {"x": np.random.default_rng(0).random((1, 8), np.float32)}
+    *_, found = divergence.partings(norm("one.onnx", 0.5), norm("two.onnx", 0.6), inputs, {"y": [...]})
+    assert (found.tensor, found.operator) == ("scaled", "Mul")
+
+
 def test_relative_differences_are_of_the_first():
     one = np.array([3.0, 4.0])
     assert divergence.relative(one, one) == 0

@@ -56,11 +56,10 @@ class Parting:
 
 def gaps(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
     """How far each element is apart: 0 where both are the same infinity, or NaN, infinite where only one is."""
+    alike = (one == two) | (np.isnan(one) & np.isnan(two))
     with np.errstate(invalid="ignore"):
-        apart: NDArray[Any] = np.abs(one - two)
-    apart[(one == two) | (np.isnan(one) & np.isnan(two))] = 0
-    apart[np.isnan(apart)] = np.inf
-    return apart
+        apart = np.where(alike, 0, np.abs(one - two))  # also of single numbers, which cannot be written into
+    return np.where(np.isnan(apart), np.inf, apart)
 
 
 def relative(one: NDArray[Any], two: NDArray[Any]) -> float:
