@@ -230,6 +230,7 @@ def test_a_new_version_takes_over_under_a_camera(tmp_path):
     with camera() as opened, service(folder, "--camera", f"door={opened.address}", "--manage") as running:
         until(lambda: color(running) == "green")
         for version in (2, 3):
+            bundles.new_version(folder, f"version {version}")
             assert running.request("/v2/repository/models/finder/load", b"", method="POST")[0] == 200
             until(lambda version=version: state(running)["model_version"] == version)
             until(lambda: color(running) == "green")

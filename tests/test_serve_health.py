@@ -226,9 +226,7 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 def test_a_new_version_that_hangs_as_it_is_opened_holds_up_neither_requests_nor_the_end(tmp_path):
     bundle = bundles.classify_bundle(tmp_path / "namer")
     with service(bundle, start=["-c", HANGING.format(number=2)]) as running:
-        record = json.loads((bundle / "model.json").read_text())
-        record["provenance"]["license"] = "another"
-        (bundle / "model.json").write_text(json.dumps(record))
+        bundles.new_version(bundle)
         running.send("SIGHUP")
         until(lambda: "it hangs" in running.log())
         assert running.request("/v2/models/namer/ready")[0] == 200
@@ -276,6 +274,7 @@ def test_a_picture_whose_version_is_replaced_while_it_is_decoded_goes_to_the_nex
         gate.touch()
         answer = threads.submit(running.request, *asked)
         until((tmp_path / "there").exists)
+        bundles.new_version(bundle)
         assert running.request("/v2/repository/models/namer/load", b"")[0] == 200
         gate.unlink()
         assert answer.result()[0] == status
@@ -290,7 +289,8 @@ def test_a_long_request_whose_version_is_closed_while_it_is_read_goes_to_the_nex
         gate.touch()
         answer = threads.submit(running.request, *asked)
         until((tmp_path / "there").exists)
-        for _ in range(2):
+        for told in ("another", "a third"):
+            bundles.new_version(bundle, told)
             assert running.request("/v2/repository/models/namer/load", b"")[0] == 200
         gate.unlink()
         status, _, body = answer.result()
@@ -303,6 +303,7 @@ def test_a_load_holds_up_nobody_and_goes_on_when_its_client_has_gone(tmp_path, s
     start = ["-c", SLOW.format(step=step), str(gate)]
     with service(bundle, "--manage", start=start) as running, grpc.insecure_channel(running.grpc) as channel:
         gate.touch()
+        bundles.new_version(bundle)
         load = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
         call = load.future(pb.RepositoryModelLoadRequest(model_name="namer").SerializeToString())
         until((tmp_path / "there").exists)

@@ -35,9 +35,7 @@ def test_a_new_version_is_switched_to_without_a_failed_request(tmp_path):
         try:
             until(lambda: 1 in asked)
             for number in range(3):
-                changed = json.loads((bundle / "model.json").read_text())
-                changed["provenance"]["license"] = f"version {number}"
-                replace(bundle / "model.json", changed)
+                bundles.new_version(bundle, f"version {number}")
                 running.send("SIGHUP")
                 until(lambda number=number: number + 2 in asked)
         finally:

@@ -1,7 +1,6 @@
 """Folders that are looked at while they are served: bundles come, change, arrive in pieces, and are taken away."""
 
 import asyncio
-import json
 import logging
 import shutil
 
@@ -46,13 +45,6 @@ def serving(deeds, *paths):
         return found
 
     return asyncio.run(served())
-
-
-def relabel(folder, told):
-    """A new version of the bundle."""
-    changed = json.loads((folder / "model.json").read_text())
-    changed["provenance"]["license"] = told
-    (folder / "model.json").write_text(json.dumps(changed))
 
 
 def test_bundles_come_and_go_while_the_others_are_served(tmp_path):
@@ -109,7 +101,7 @@ def test_a_version_that_arrives_in_pieces_leaves_the_old_one_at_work(shelf):
 
     def spoil(_):
         (shelf / "namer" / "model.fp32.onnx").write_bytes(onnx[:-1])
-        relabel(shelf / "namer", "new")
+        bundles.new_version(shelf / "namer", "new")
 
     def mend(_):
         (shelf / "namer" / "model.fp32.onnx").write_bytes(onnx)
@@ -122,7 +114,7 @@ def test_a_version_that_was_refused_is_tried_again_when_its_files_change(shelf):
 
     def spoil(_):
         cv2.imwrite(str(shelf / "namer" / "golden" / "0.png"), bundles.picture("blue"))
-        relabel(shelf / "namer", "new")
+        bundles.new_version(shelf / "namer", "new")
 
     def mend(_):
         (shelf / "namer" / "golden" / "0.png").write_bytes(golden)
@@ -133,7 +125,7 @@ def test_a_version_that_was_refused_is_tried_again_when_its_files_change(shelf):
 
 def test_a_version_there_is_no_memory_for_is_refused_and_not_tried_again(shelf, monkeypatch, caplog):
     def fill(_):
-        relabel(shelf / "namer", "large")
+        bundles.new_version(shelf / "namer", "large")
         monkeypatch.setattr(versions, "opened", full)
 
     def full(*_):
@@ -191,7 +183,7 @@ def test_a_bundle_that_is_away_for_a_moment_stays(shelf, tmp_path):
 def test_what_a_link_leads_to_may_be_exchanged(shelf, tmp_path, named):
     (shelf / "namer").rename(tmp_path / "v1")
     bundles.classify_bundle(tmp_path / "v2")
-    relabel(tmp_path / "v2", "new")
+    bundles.new_version(tmp_path / "v2", "new")
     (shelf / "namer").symlink_to(tmp_path / "v1")
 
     def switch(_):
@@ -203,17 +195,53 @@ def test_what_a_link_leads_to_may_be_exchanged(shelf, tmp_path, named):
 
 
 def test_what_was_unloaded_stays_so_until_there_is_another_version(shelf):
-    deeds = [lambda opened: opened.unload("namer"), lambda _: relabel(shelf / "namer", "new")]
+    deeds = [lambda opened: opened.unload("namer"), lambda _: bundles.new_version(shelf / "namer", "new")]
     assert [one["namer"] for one in serving(deeds, shelf)] == [0, 2]
 
 
 def test_what_was_rolled_back_stays_so_until_there_is_another_version(shelf):
     deeds = [
-        lambda _: relabel(shelf / "namer", "new"),
+        lambda _: bundles.new_version(shelf / "namer", "new"),
         lambda opened: opened.rollback("namer"),
-        lambda _: relabel(shelf / "namer", "newer"),
+        lambda _: bundles.new_version(shelf / "namer", "newer"),
     ]
     assert [one["namer"] for one in serving(deeds, shelf)] == [2, 1, 3]
+
+
+def test_a_load_of_the_version_that_is_served_leaves_it_and_the_one_before(shelf):
+    deeds = [
+        lambda opened: opened.load("namer"),
+        lambda _: bundles.new_version(shelf / "namer"),
+        lambda opened: opened.load("namer"),
+        lambda opened: opened.rollback("namer"),
+        lambda opened: opened.load("namer"),
+    ]
+    assert [one["namer"] for one in serving(deeds, shelf)] == [1, 2, 2, 1, 3]
+
+
+def test_a_load_opens_a_version_again_that_fails_its_self_test(shelf):
+    def fail(opened):
+        opened.find("namer").version.fault = "it finds nothing"
+
+    assert [one["namer"] for one in serving([fail, lambda opened: opened.load("namer")], shelf)] == [1, 2]
+
+
+def test_a_load_of_the_version_that_is_served_ends_what_is_told_of_one_that_was_refused(shelf):
+    sound, told = (shelf / "namer" / "model.json").read_bytes(), []
+
+    def note(opened):
+        told.append(opened.model("namer").reason)
+
+    deeds = [
+        lambda _: (shelf / "namer" / "model.json").write_text("{"),
+        note,
+        lambda _: (shelf / "namer" / "model.json").write_bytes(sound),
+        lambda opened: opened.load("namer"),
+        note,
+    ]
+    assert serving(deeds, shelf)[-1]["namer"] == 1
+    assert "model.json" in told[0]
+    assert told[1] == ""
 
 
 def test_a_bundle_whose_name_is_taken_is_told_once_and_left_out(shelf, tmp_path, caplog):
@@ -251,7 +279,7 @@ def test_a_version_that_a_request_loads_while_its_files_are_checked_is_opened_on
     async def numbers():
         opened, loop = Repository([shelf], Options(), Limits()), asyncio.get_running_loop()
         await opened.load("namer")
-        relabel(shelf / "namer", "another")
+        bundles.new_version(shelf / "namer")
         check_whole = versions.check_whole
 
         def checked(*given):
