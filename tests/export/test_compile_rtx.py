@@ -279,11 +279,14 @@ def test_other_files_and_golden_samples_survive(detector, monkeypatch, hard_link
     (detector / "NOTES.txt").write_text("mine")
     (detector / "more").mkdir()
     (detector / "more" / "deep.txt").write_text("mine too")
-    before = Bundle.open(detector).spec
+    (detector / "again").symlink_to("more")
+    before, place = Bundle.open(detector).spec, (detector / "NOTES.txt").stat().st_ino
     add_engines(detector, parse("rtx:sm86"))
     assert (detector / "more" / "deep.txt").read_text() == "mine too"
     assert (detector / "NOTES.txt").read_text() == "mine"
+    assert ((detector / "NOTES.txt").stat().st_ino == place) == hard_links  # not copied where that is not needed
     assert (detector / "latest.onnx").readlink() == Path("model.fp32.onnx")
+    assert (detector / "again").readlink() == Path("more")
     assert dataclasses.replace(Bundle.open(detector).spec, artifacts=before.artifacts) == before
 
 

@@ -33,6 +33,11 @@ NAMES = [
     ),
     (
         TRT,
+        {"sm": "87", "os": ARM, "l4t": "36.4.3", "compatible": "hardware"},
+        "trt-sm87-hardware-compatible-10.3.0.fp16.plan",
+    ),
+    (
+        TRT,
         {"sm": "86", "os": X86, "gpu": "NVIDIA A10", "weights": "stripped"},
         "trt-sm86-a10-stripped-10.3.0.fp16.plan",
     ),

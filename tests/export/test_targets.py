@@ -1,6 +1,7 @@
 """What may be asked for with --compile."""
 
 import errno
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,41 @@ def test_batches_that_are_none_or_not_the_models_are_refused(bundle, asked, told
     assert caught.value.hint
 
 
+def holding(bundle, *kinds):
+    """The bundle with an ONNX of each precision and flavor."""
+    (onnx,) = bundle.spec.artifacts
+    named = [(f"model.{precision}{flavor}.onnx", precision, flavor) for precision, flavor in kinds]
+    held = [replace(onnx, file=file, precision=precision, flavor=flavor) for file, precision, flavor in named]
+    return Bundle(bundle.path, replace(bundle.spec, artifacts=tuple(held)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "built"),
+    [
+        ((), [("model.fp32.onnx", "fp32"), ("model.fp16.onnx", "fp16"), ("model.int8trt.onnx", "int8")]),
+        (("int8", "fp16"), [("model.int8trt.onnx", "int8"), ("model.fp16.onnx", "fp16")]),
+    ],
+)
+def test_each_precision_asked_for_or_all_are_compiled_from_the_onnx_for_tensorrt(bundle, asked, built):
+    held = holding(bundle, ("fp32", ""), ("fp16", ""), ("int8", "trt"), ("int8", "cpu"))
+    found = engines.jobs(held, targets.parse("trt"), precisions=asked)
+    assert [(job.source.file, job.options.precision) for job in found] == built
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("int8",), "holds no int8 ONNX for TensorRT, only int8 cpu"),
+        ((), "holds no ONNX for TensorRT"),
+    ],
+)
+def test_a_bundle_without_an_onnx_for_tensorrt_is_refused(bundle, asked, told):
+    held = holding(bundle, ("int8", "cpu"))
+    with pytest.raises(ExportError, match=told) as caught:
+        engines.jobs(held, targets.parse("trt"), precisions=asked)
+    assert caught.value.hint
+
+
 def test_what_tensorrt_has_timed_is_kept_beside_the_bundle_unless_told_where(bundle, tmp_path):
     trt, rtx = engines.jobs(bundle, targets.parse("trt,rtx:sm86"))
     assert (trt.options.timing_cache, rtx.options.timing_cache) == (bundle.path.with_name("many.timing-cache"), None)
@@ -115,21 +151,41 @@ def test_a_build_says_which_engine_it_is_at_and_a_full_disk_ends_it_without_a_tr
     assert [file.name for file in bundle.path.parent.iterdir()] == ["many"]
 
 
-def test_an_engine_whose_bundle_was_exported_again_meanwhile_does_not_come_into_the_new_one(tmp_path, monkeypatch):
+@pytest.fixture
+def compiled(monkeypatch):
+    """Engines come at once, of this ONNX, after `meanwhile` was called; with the tensors of a bundle, or of these."""
+
+    def prepare(path, meanwhile=lambda: None, **tensors):
+        spec = Bundle.open(path).spec
+        (onnx,) = (one.sha256 for one in spec.artifacts)
+
+        def compile_onnx(_onnx, out, *_):
+            out.write_bytes(b"plan")
+            meanwhile()
+            facts = {"built_with": "tensorrt_rtx 1.0", "target": {"sm": "86", "os": "here", "onnx": onnx}}
+            found = {"inputs": spec.inputs, "outputs": spec.outputs, **tensors}
+            return Compiled(out, "rtx", "fp32", "0" * 64, 4, **facts, **found, elapsed_s=1.0)
+
+        monkeypatch.setattr(engines, "compile_onnx", compile_onnx)
+        return spec
+
+    return prepare
+
+
+def test_an_engine_whose_bundle_was_exported_again_meanwhile_does_not_come_into_the_new_one(tmp_path, compiled):
     path, newer = bundles.classify_bundle(tmp_path / "one"), bundles.classify_bundle(tmp_path / "newer", side=64)
-    spec = Bundle.open(path).spec
-
-    def compile_onnx(onnx, out, *_):
-        out.write_bytes(b"plan")
-        path.rename(tmp_path / "older")
-        newer.rename(path)
-        facts = {"built_with": "tensorrt_rtx 1.0", "target": {"sm": "86", "os": "here", "onnx": old}}
-        tensors = {"inputs": spec.inputs, "outputs": spec.outputs}
-        return Compiled(out, "rtx", "fp32", "0" * 64, 4, **facts, **tensors, elapsed_s=1.0)
-
-    (old,) = (one.sha256 for one in spec.artifacts)
-    monkeypatch.setattr(engines, "compile_onnx", compile_onnx)
+    compiled(path, lambda: (path.rename(tmp_path / "older"), newer.rename(path)))
     with pytest.raises(ExportError, match="exported again while its engine was compiled") as refused:
         engines.add_engines(path, targets.parse("rtx:sm86"))
     assert refused.value.hint == "run the same command again"
+    assert [one.format for one in Bundle.open(path).spec.artifacts] == ["onnx"]
+
+
+@pytest.mark.parametrize("part", ["inputs", "outputs"])
+def test_an_engine_whose_tensors_model_json_does_not_tell_of_does_not_come_into_the_bundle(tmp_path, compiled, part):
+    path = bundles.classify_bundle(tmp_path / "one")
+    (told,) = getattr(compiled(path), part)
+    compiled(path, **{part: (replace(told, name="other"),)})
+    with pytest.raises(ExportError, match=f"the ONNX has {part} other, model.json says {told.name}"):
+        engines.add_engines(path, targets.parse("rtx:sm86"))
     assert [one.format for one in Bundle.open(path).spec.artifacts] == ["onnx"]
