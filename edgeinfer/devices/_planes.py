@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeinfer.devices._filters import FILTERS, sides
 from edgeinfer.devices._pixelvalues import pixel_values
-from edgeinfer.devices._resample import FILTERS, resampler, visible
+from edgeinfer.devices._resample import resampler
 from edgeinfer.pictures import opencv
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgeinfer.devices._filters import Side
     from edgeinfer.devices._resample import Resampler, RoundingResampler
     from edgeinfer.devices.images import Picture
     from edgeinfer.spec import Placement, Preprocess
@@ -72,7 +74,7 @@ class Planes:
         self._tables = values[:, None].view(_BITS[tensor.dtype])
         self._placements: list[Placement | None] = [None] * len(tensor)
         self._converted, self._resized, self._split = Scratch(), Scratch(), Scratch()
-        self._resamplers: dict[tuple[Placement, int], Resampler | RoundingResampler] = {}
+        self._resamplers: dict[tuple[Side, Side, int], Resampler | RoundingResampler] = {}
 
     def fill(self, row: int, picture: Picture) -> Placement:
         """Write one picture into row `row`; where it lies there."""
@@ -81,8 +83,17 @@ class Planes:
             placement = self._preprocess.place(picture.size)
             self._paint(row)
             self._placements[row] = placement
-        store = self._store_interleaved if self._interleaved else self._store
-        store(row, placement, self._visible(picture, placement), picture.order(self._preprocess.color))
+        columns, rows = sides(placement, self._preprocess.size)
+        part = self._part(row, placement, columns, rows)
+        pixels, order = self._pixels(picture), picture.order(self._preprocess.color)
+        if placement.source == placement.resized:
+            self._store(_cut(pixels, columns, rows), order, part)
+        elif self._filtered(placement):
+            self._store_planes(self._resample(pixels, columns, rows), order, part)
+        else:
+            resized = self._resized(placement.resized.height, placement.resized.width, pixels.shape[2])
+            _resize(pixels, resized)
+            self._store(_cut(resized, columns, rows), order, part)
         return placement
 
     def _paint(self, row: int) -> None:
@@ -93,41 +104,34 @@ class Planes:
         else:
             self._tensor[row] = self._tables[:, 0, pad, None, None].view(self._tensor.dtype)
 
-    def _store(self, row: int, placement: Placement, pixels: Bytes, order: tuple[int, ...]) -> None:
-        """The visible pixels, their channels in the model's order, to their place among the planes."""
-        height, width, channels = pixels.shape
-        planes = list(self._split(channels, height, width))
-        cv2.split(pixels, planes)
-        top, left = max(0, placement.top), max(0, placement.left)
-        for channel, table, target in zip(order, self._tables, self._tensor[row]):
-            part = target[top : top + height, left : left + width]
-            cv2.LUT(planes[channel], table, part.view(table.dtype))
+    def _part(self, row: int, placement: Placement, columns: Side, rows: Side) -> NDArray[Any]:
+        """Where the picture goes: (height, width, 3) of the frame, or (3, height, width) of its planes."""
+        frame, top, left = self._tensor[row], placement.top, placement.left
+        across, down = slice(left + columns.first, left + columns.last), slice(top + rows.first, top + rows.last)
+        part: NDArray[Any] = frame[down, across] if self._interleaved else frame[:, down, across]
+        return part
 
-    def _store_interleaved(self, row: int, placement: Placement, pixels: Bytes, order: tuple[int, ...]) -> None:
-        """The visible pixels, their channels in the model's order, to their place in the frame."""
-        height, width, channels = pixels.shape
-        top, left = max(0, placement.top), max(0, placement.left)
-        part = self._tensor[row, top : top + height, left : left + width]
-        conversion = _CONVERSIONS[channels, order]
-        if conversion is None:
-            np.copyto(part, pixels)
+    def _store(self, pixels: Bytes, order: tuple[int, ...], part: NDArray[Any]) -> None:
+        """Pixels (height, width, channels) to their part of the frame, their channels in the model's order."""
+        if self._interleaved:
+            conversion = _CONVERSIONS[pixels.shape[2], order]
+            if conversion is None:
+                np.copyto(part, pixels)
+            else:
+                cv2.cvtColor(pixels, conversion, dst=part)
         else:
-            cv2.cvtColor(pixels, conversion, dst=part)
+            height, width, channels = pixels.shape
+            planes = self._split(channels, height, width)
+            cv2.split(pixels, list(planes))
+            self._store_planes(planes, order, part)
 
-    def _visible(self, picture: Picture, placement: Placement) -> Bytes:
-        """The resized picture, as far as it lies in the frame."""
-        pixels = self._pixels(picture)
-        if placement.source != placement.resized and self._filtered(placement):
-            return self._resample(pixels, placement)
-        if placement.source != placement.resized:
-            resized = placement.resized
-            scratch = self._resized(resized.height, resized.width, pixels.shape[2])
-            _resize(pixels, scratch)
-            pixels = scratch
-        size = self._preprocess.size
-        top, bottom = visible(placement.top, placement.resized.height, size.height)
-        left, right = visible(placement.left, placement.resized.width, size.width)
-        return pixels[top:bottom, left:right]
+    def _store_planes(self, planes: Bytes, order: tuple[int, ...], part: NDArray[Any]) -> None:
+        """Planes (channels, height, width) to their part of the frame, in the model's order."""
+        if self._interleaved:
+            cv2.merge([planes[channel] for channel in order], part)
+        else:
+            for channel, table, target in zip(order, self._tables, part):
+                cv2.LUT(planes[channel], table, target.view(table.dtype))
 
     def _filtered(self, placement: Placement) -> bool:
         size, resized = self._preprocess.size, placement.resized
@@ -141,12 +145,15 @@ class Planes:
         cv2.cvtColor(picture.pixels, cv2.COLOR_YUV2BGR_NV12, dst=scratch)
         return scratch
 
-    def _resample(self, pixels: Bytes, placement: Placement) -> Bytes:
-        channels = pixels.shape[2]
-        way = self._resamplers.get((placement, channels))
+    def _resample(self, pixels: Bytes, columns: Side, rows: Side) -> Bytes:
+        sizes = (columns, rows, pixels.shape[2])
+        way = self._resamplers.get(sizes)
         if way is None:
-            way = resampler(self._filter, placement, self._preprocess.size, channels)
-            self._resamplers = {(placement, channels): way}
-        rounded = self._resized(*way.result.shape)
-        cv2.convertScaleAbs(way.run(pixels), rounded)
-        return rounded
+            way = resampler(self._filter, *sizes)
+            self._resamplers = {sizes: way}
+        return way.run(pixels)
+
+
+def _cut(pixels: Bytes, columns: Side, rows: Side) -> Bytes:
+    """What is seen of a resized picture."""
+    return pixels[rows.first : rows.last, columns.first : columns.last]

@@ -6,99 +6,63 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from edgeinfer.devices._filters import Band, bands
+from edgeinfer.pictures import opencv
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from edgeinfer.spec import Placement, Size
+    from edgeinfer.devices._filters import Filter, Side
 
+    Bytes = NDArray[np.uint8]
     Floats = NDArray[np.float32]
-    Doubles = NDArray[np.float64]
 
-# multiplications in one matrix product: OpenBLAS gives larger ones to threads, which then wait for those of
-# the engine (and of everybody else) many times longer than the work takes
-PRODUCT = 250_000
-# source rows that go across at once
+cv2 = opencv()
+# outputs of one product: more would multiply more zeros, fewer are more calls
+DOWN, ACROSS = 4, 16
+# source rows that are worked on at once, so that what they become on the way stays in the cache
 BLOCK = 128
 
 
-def _triangle(distance: Doubles) -> Doubles:
-    return np.maximum(1 - distance, 0)
+class Part:
+    """Some of a picture's rows as numbers, the channels of a row one after the other."""
+
+    def __init__(self, rows: int, channels: int, columns: int) -> None:
+        self._channels = channels
+        self._bytes = np.empty((rows, channels * columns), np.uint8)
+        self._numbers = np.empty(self._bytes.shape, np.float32)
+
+    def take(self, pixels: Bytes) -> Floats:
+        """pixels (n, columns, channels) -> (n, channels times columns), valid until the next call."""
+        taken, numbers = self._bytes[: len(pixels)], self._numbers[: len(pixels)]
+        cv2.split(pixels, list(_planes(taken, self._channels)))
+        np.copyto(numbers, taken)
+        return numbers
 
 
-def _cubic(distance: Doubles) -> Doubles:
-    """Keys' cubic (Cubic convolution interpolation for digital image processing, 1981) with a = -1/2."""
-    near = (1.5 * distance - 2.5) * distance**2 + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return np.where(distance < 1, near, np.where(distance < 2, far, 0))
-
-
-class Filter(NamedTuple):
-    """What an output is made of: `weigh` weighs by the distance to its middle, 0 from `reach` on.
-
-    Distances are in source pixels; in resized ones, if those are larger and the filter `widens`. A filter that
-    `overshoots` may come to values that no pixel has.
-    """
-
-    weigh: Callable[[Doubles], Doubles]
-    reach: int
-    widens: bool
-    overshoots: bool
-
-
-# by Preprocess.interpolation
-FILTERS = {
-    "linear": Filter(_triangle, 1, widens=False, overshoots=False),
-    "linear-antialias": Filter(_triangle, 1, widens=True, overshoots=False),
-    "cubic-antialias": Filter(_cubic, 2, widens=True, overshoots=True),
-}
-
-
-class Band(NamedTuple):
-    """Outputs `first` to `last` are `weights` (last - first, end - start) times inputs `start` to `end`."""
+class Block(NamedTuple):
+    """Outputs `first` to `last` by bands counted from there and from input `start`, up to input `end`."""
 
     first: int
     last: int
     start: int
     end: int
-    weights: Floats
-
-
-def visible(offset: int, resized: int, frame: int) -> tuple[int, int]:
-    """The part of a resized side that lies in the frame, in resized pixels."""
-    return max(0, -offset), min(resized, frame - offset)
-
-
-def bands(how: Filter, source: int, resized: int, seen: tuple[int, int], across: int) -> list[Band]:
-    """How the outputs seen of a side resized from `source` to `resized` pixels are made, `across` columns at once."""
-    scale = source / resized
-    one = max(scale, 1.0) if how.widens else 1.0
-    step = max(1, int((PRODUCT / across / max(scale, 1.0)) ** 0.5) - how.reach)
-    found = []
-    for start in range(*seen, step):
-        end = min(start + step, seen[1])
-        middles = (np.arange(start, end)[:, None] + 0.5) * scale
-        low = max(0, int(middles[0, 0] - how.reach * one))
-        high = min(source, int(middles[-1, 0] + how.reach * one) + 1)
-        weights = how.weigh(np.abs(np.arange(low, high) + 0.5 - middles) / one)
-        weights /= weights.sum(axis=1, keepdims=True)
-        found.append(Band(start - seen[0], end - seen[0], low, high, weights.astype(np.float32)))
-    return found
+    bands: list[Band]
 
 
 class Across:
-    """From rows of the source's columns `seen` to rows of the visible columns: all channels of a row lie together."""
+    """From rows of the source's columns to rows of the resized ones."""
 
-    def __init__(self, how: Filter, placement: Placement, frame: Size, channels: int, rows: int) -> None:
-        columns = visible(placement.left, placement.resized.width, frame.width)
-        found = bands(how, placement.source.width, placement.resized.width, columns, rows * channels**2)
-        self.seen = slice(found[0].start, found[-1].end)
-        self.span, self.width = (found[-1].end - found[0].start) * channels, found[-1].last * channels
-        self._bands = [_spread(band, self.seen.start, channels) for band in found]
+    def __init__(self, how: Filter, columns: Side, rows: int) -> None:
+        found = bands(how, columns, rows, ACROSS)
+        self._span, self.width = found[-1].end - found[0].start, found[-1].last
+        self._bands = [_transposed(band, found[0].start) for band in found]
 
     def run(self, rows: Floats, result: Floats) -> None:
-        """rows (n, span) -> result (n, width), n at most as many rows as it was made for."""
+        """rows (..., span) -> result (..., width), both contiguous, at most as many rows as it was made for."""
+        rows, result = rows.reshape(-1, self._span), result.reshape(-1, self.width)
         for band in self._bands:
             np.matmul(rows[:, band.start : band.end], band.weights, out=result[:, band.first : band.last])
 
@@ -106,27 +70,31 @@ class Across:
 class Resampler:
     """One source size's way into the frame, first down; `run` allocates nothing that is as large as a picture."""
 
-    def __init__(self, how: Filter, placement: Placement, frame: Size, channels: int) -> None:
-        rows = visible(placement.top, placement.resized.height, frame.height)
-        height = rows[1] - rows[0]
-        self._across = Across(how, placement, frame, channels, height)
-        self._down = bands(how, placement.source.height, placement.resized.height, rows, self._across.span)
-        tallest = max(band.end - band.start for band in self._down)
-        self._part = np.empty((tallest, self._across.span // channels, channels), np.float32)
-        self._tall = np.empty((height, self._across.span), np.float32)
-        self._result = np.empty((height, self._across.width), np.float32)
-        self.result = self._result.reshape(height, -1, channels)
+    def __init__(self, how: Filter, columns: Side, rows: Side, channels: int) -> None:
+        self._columns = slice(*columns.inputs(how))
+        span = self._columns.stop - self._columns.start
+        self._blocks = list(_blocks(bands(how, rows, span * channels, DOWN)))
+        highest = max(block.last - block.first for block in self._blocks)
+        self._across = Across(how, columns, highest * channels)
+        width = self._across.width * channels
+        self._part = Part(max(block.end - block.start for block in self._blocks), channels, span)
+        self._tall = np.empty((highest, span * channels), np.float32)
+        self._wide = np.empty((highest, width), np.float32)
+        self._result = np.empty((rows.last - rows.first, width), np.uint8)
+        self._planes = _planes(self._result, channels)
 
-    def run(self, pixels: NDArray[np.uint8]) -> Floats:
-        """pixels (h, w, channels) -> the visible part of the resized picture, valid until the next run."""
+    def run(self, pixels: Bytes) -> Bytes:
+        """pixels (h, w, channels) -> planes (channels, ...) of what is seen of it resized, valid until the next run."""
         # OpenBLAS for ARM leaves complaints, such as a division by zero, that no number here gives cause for
         with np.errstate(all="ignore"):
-            for band in self._down:
-                part = self._part[: band.end - band.start]
-                np.copyto(part, pixels[band.start : band.end, self._across.seen])
-                np.matmul(band.weights, part.reshape(len(part), -1), out=self._tall[band.first : band.last])
-            self._across.run(self._tall, self._result)
-        return self.result
+            for first, last, start, end, down in self._blocks:
+                part = self._part.take(pixels[start:end, self._columns])
+                tall, wide = self._tall[: last - first], self._wide[: last - first]
+                for band in down:
+                    np.matmul(band.weights, part[band.start : band.end], out=tall[band.first : band.last])
+                self._across.run(tall, wide)
+                cv2.convertScaleAbs(wide, self._result[first:last])
+        return self._planes
 
 
 class RoundingResampler:
@@ -136,39 +104,60 @@ class RoundingResampler:
     the other direction.
     """
 
-    def __init__(self, how: Filter, placement: Placement, frame: Size, channels: int) -> None:
-        rows = visible(placement.top, placement.resized.height, frame.height)
-        self._across = Across(how, placement, frame, channels, BLOCK)
-        found = bands(how, placement.source.height, placement.resized.height, rows, self._across.width)
+    def __init__(self, how: Filter, columns: Side, rows: Side, channels: int) -> None:
+        self._columns = slice(*columns.inputs(how))
+        self._across = Across(how, columns, BLOCK * channels)
+        width = self._across.width * channels
+        found = bands(how, rows, width, DOWN)
         self._top, self._bottom = found[0].start, found[-1].end
         self._down = _in_blocks(found)
-        self._part = np.empty((BLOCK, self._across.span // channels, channels), np.float32)
-        self._wide = np.empty((BLOCK, self._across.width), np.float32)
-        self._sum = np.empty((max(band.last - band.first for band in found), self._across.width), np.float32)
-        self._result = np.empty((rows[1] - rows[0], self._across.width), np.float32)
-        self.result = self._result.reshape(len(self._result), -1, channels)
+        self._part = Part(BLOCK, channels, self._columns.stop - self._columns.start)
+        self._wide = np.empty((BLOCK, width), np.float32)
+        self._share = np.empty((DOWN, width), np.float32)
+        self._sum = np.empty((rows.last - rows.first, width), np.float32)
+        self._result = np.empty(self._sum.shape, np.uint8)
+        self._planes = _planes(self._result, channels)
 
-    def run(self, pixels: NDArray[np.uint8]) -> Floats:
-        """pixels (h, w, channels) -> the visible part of the resized picture, valid until the next run."""
-        self._result[...] = 0
+    def run(self, pixels: Bytes) -> Bytes:
+        """pixels (h, w, channels) -> planes (channels, ...) of what is seen of it resized, valid until the next run."""
+        self._sum[...] = 0
         with np.errstate(all="ignore"):
             for start, down in zip(range(self._top, self._bottom, BLOCK), self._down):
-                rows = pixels[start : min(start + BLOCK, self._bottom), self._across.seen]
-                part, wide = self._part[: len(rows)], self._wide[: len(rows)]
-                np.copyto(part, rows)
-                self._across.run(part.reshape(len(rows), -1), wide)
+                part = self._part.take(pixels[start : min(start + BLOCK, self._bottom), self._columns])
+                wide = self._wide[: len(part)]
+                self._across.run(part, wide)
                 _to_pixel_values(wide)
                 for band in down:
-                    share = self._sum[: band.last - band.first]
+                    share = self._share[: band.last - band.first]
                     np.matmul(band.weights, wide[band.start : band.end], out=share)
-                    self._result[band.first : band.last] += share
-            _to_pixel_values(self._result)
-        return self.result
+                    self._sum[band.first : band.last] += share
+            _to_pixel_values(self._sum)
+        cv2.convertScaleAbs(self._sum, self._result)
+        return self._planes
 
 
-def resampler(how: Filter, placement: Placement, frame: Size, channels: int) -> Resampler | RoundingResampler:
+def resampler(how: Filter, columns: Side, rows: Side, channels: int) -> Resampler | RoundingResampler:
     """The way into the frame by this filter."""
-    return (RoundingResampler if how.overshoots else Resampler)(how, placement, frame, channels)
+    return (RoundingResampler if how.overshoots else Resampler)(how, columns, rows, channels)
+
+
+def _planes(rows: Bytes, channels: int) -> Bytes:
+    """rows (h, channels times w) -> the same memory as (channels, h, w)."""
+    planes: Bytes = rows.reshape(len(rows), channels, -1).transpose(1, 0, 2)
+    return planes
+
+
+def _blocks(down: list[Band]) -> Iterator[Block]:
+    """The bands, as many together as `BLOCK` inputs are enough for, and always one."""
+    while down:
+        first, _, start, _, _ = down[0]
+        count = max(1, sum(band.end <= start + BLOCK for band in down))
+        inner = [
+            Band(one.first - first, one.last - first, one.start - start, one.end - start, one.weights)
+            for one in down[:count]
+        ]
+        yield Block(first, down[count - 1].last, start, down[count - 1].end, inner)
+        down = down[count:]
 
 
 def _in_blocks(down: list[Band]) -> list[list[Band]]:
@@ -191,8 +180,6 @@ def _to_pixel_values(values: Floats) -> None:
     np.floor(values, out=values)
 
 
-def _spread(band: Band, left: int, channels: int) -> Band:
-    """The band over interleaved channels, transposed, counted from column `left`: no channel meets another."""
-    first, last = band.first * channels, band.last * channels
-    start, end = (band.start - left) * channels, (band.end - left) * channels
-    return Band(first, last, start, end, np.kron(band.weights.T, np.eye(channels, dtype=np.float32)))
+def _transposed(band: Band, left: int) -> Band:
+    """The band for rows that begin with column `left`."""
+    return Band(band.first, band.last, band.start - left, band.end - left, np.ascontiguousarray(band.weights.T))
