@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -32,19 +31,21 @@ DISTRUST = (
 MOST_SHARED = 8  # times the file: tensors may be tied
 MAX_STRIDES = 16
 MAX_TRAINED = 8192  # pixels of an input's side: beyond all that is trained
+ZIP = b"PK\x03\x04"
+SAFETENSORS = b"\0\0\0\0{"  # from the fifth byte on: the eight of a length far below 2^32, the header's brace
+HEAD = 512  # bytes that tell what a file is
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint holds; whatever it does not say is empty.
 
-    `tensors` are read-only views of the mapped file in the dtype stored there (bfloat16 becomes float32), named
+    `tensors` are read-only views of the file's bytes in the dtype stored there (bfloat16 becomes float32), named
     as the model's own `state_dict()` would, without the prefixes of wrappers. `origin` is the pickled class,
     "state dict" or "safetensors"; `ema` says that the averaged weights were taken. `modules`: what a model that was
     saved whole says of its layers (strides, activations), by their path and in order; `architecture`: what training
     programs call it; `beside`: tensors of the file that are none of the model's (losses, metrics); `size`: the input's
-    that Ultralytics trained it at and exports it by. The file may be replaced while the tensors are in use, but not
-    overwritten in place.
+    that Ultralytics trained it at and exports it by. The file may be overwritten while the tensors are in use.
     """
 
     path: Path
@@ -67,15 +68,10 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     _check_file(path)
     try:
-        data = _mapped(path)
-        if data[:4] == b"PK\x03\x04":
-            return _from_torch(path, data, read_zip(data))
-        # eight bytes of a length far below 2^32, of which the first may be a pickle's first too
-        if data[4:9] == b"\0\0\0\0{":
+        data = _content(path)
+        if data[4:9] == SAFETENSORS:  # before legacy: its first byte may be a pickle's too
             return _from_safetensors(path, data)
-        if data[:1] == b"\x80" or data[: len(LEGACY_TEXT)] == LEGACY_TEXT:
-            return _from_torch(path, data, read_legacy(data))
-        raise _unknown(data)
+        return _from_torch(path, read_zip(data) if data.startswith(ZIP) else read_legacy(data))
     except CheckpointError as error:
         usual = DISTRUST if isinstance(error, UnsafeCheckpoint) else AGAIN
         raise type(error)(f"{path.name}: {error}", hint=error.hint or usual) from error
@@ -91,19 +87,27 @@ def _check_file(path: Path) -> None:
     raise CheckpointError(f"{path} {found}, expected a checkpoint file", hint=hint)
 
 
-def _mapped(path: Path) -> mmap.mmap:
+def _content(path: Path) -> bytes:
+    """All of the file, if it begins as a checkpoint does.
+
+    It is not mapped: a training that writes over it would change the tensors, or end this process.
+    """
     try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError as error:
-        raise CheckpointError("the file is empty") from error
+        with path.open("rb", buffering=0) as file:
+            head = file.read(HEAD)
+            if not head.startswith((ZIP, b"\x80", LEGACY_TEXT)) and head[4:9] != SAFETENSORS:
+                raise _unknown(head)
+            file.seek(0)
+            return file.read()
     except OSError as error:
         hint = "check its permissions, and the disk it is on"
         raise CheckpointError(f"the file cannot be opened: {error.strerror}", hint=hint) from error
 
 
-def _unknown(data: mmap.mmap) -> CheckpointError:
-    head = data[:512].lstrip().lower()
+def _unknown(data: bytes) -> CheckpointError:
+    if not data:
+        return CheckpointError("the file is empty")
+    head = data.lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         return CheckpointError("the file is a Git LFS pointer, expected the weights", hint="run: git lfs pull")
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -120,7 +124,7 @@ def _unknown(data: mmap.mmap) -> CheckpointError:
     )
 
 
-def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
+def _from_torch(path: Path, file: TorchFile) -> Checkpoint:
     model, ema = modeltree.payload(file.root)
     top = modeltree.entries(file.root)
     facts = model.attributes() if isinstance(model, Record) and modeltree.is_module(model) else {}
@@ -133,7 +137,7 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
     tensors = {
         names.own(name): tensor.view(file.numbers(tensor.storage)) for name, tensor in stored.items() if names.own(name)
     }
-    if sum(tensor.nbytes for tensor in tensors.values()) > MOST_SHARED * len(data):
+    if sum(tensor.nbytes for tensor in tensors.values()) > MOST_SHARED * len(file.data):
         raise UnsafeCheckpoint(
             f"the tensors share their numbers: {MOST_SHARED} times the file would not hold them",
             hint="tied or expanded tensors: save each with .clone(), or do not trust this file",
@@ -142,7 +146,7 @@ def _from_torch(path: Path, data: mmap.mmap, file: TorchFile) -> Checkpoint:
     strides = _strides(file, facts.get("stride", top.get("stride")))
     return Checkpoint(
         path=path,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=hashlib.sha256(file.data).hexdigest(),
         origin=model.origin if isinstance(model, Record) and facts else "state dict",
         tensors=tensors,
         yaml=yaml if isinstance(yaml, dict) else None,
@@ -185,7 +189,7 @@ def _size(value: object, stride: int) -> Size | None:
     return Size(height, width) if max(height, width) <= MAX_TRAINED else None
 
 
-def _from_safetensors(path: Path, data: mmap.mmap) -> Checkpoint:
+def _from_safetensors(path: Path, data: bytes) -> Checkpoint:
     """Facts come from the header's metadata, which holds texts: yaml, names and stride as JSON."""
     tensors, metadata = read_safetensors(data)
     short = naming(tensors)

@@ -1,7 +1,7 @@
 """The safetensors format: a JSON header with every tensor's place, then the numbers.
 
 Read here rather than by the safetensors package: its NumPy side has no bfloat16, and
-these few checks keep one kind of error and one memory map for all formats.
+these few checks keep one kind of error and one reading for all formats.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from edgeinfer_export.storages import ENCODINGS, MAX_DIMENSIONS, Storage, number
 from edgeinfer_export.tensornames import short_name
 
 if TYPE_CHECKING:
-    import mmap
-
     from numpy.typing import NDArray
 
 MAX_HEADER = 4 << 20
@@ -39,7 +37,7 @@ DTYPES = {
 assert set(DTYPES.values()) <= set(ENCODINGS)
 
 
-def read_safetensors(data: mmap.mmap) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def read_safetensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Tensors by name, and the header's metadata."""
     header, begin = _header(data)
     metadata = header.pop("__metadata__", {})
@@ -57,7 +55,7 @@ def read_safetensors(data: mmap.mmap) -> tuple[dict[str, NDArray[Any]], dict[str
     return tensors, metadata  # type: ignore[return-value]
 
 
-def _header(data: mmap.mmap) -> tuple[dict[str, Any], int]:
+def _header(data: bytes) -> tuple[dict[str, Any], int]:
     size = int.from_bytes(data[:8], "little")
     if size > min(MAX_HEADER, len(data) - 8):
         raise CheckpointError(

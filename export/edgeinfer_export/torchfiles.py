@@ -1,7 +1,7 @@
 """PyTorch's two file formats: the zip archive of 1.6 and later, and the run of pickles before it.
 
-Both give a `TorchFile`: the pickled object, and a way to the numbers of each storage, which stay in the
-memory-mapped file.
+Both give a `TorchFile`: the pickled object, and a way to the numbers of each storage, which stay in
+the bytes of the file.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import io
 import struct
 import zipfile
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import CheckpointError, UnsafeCheckpoint
 from edgeinfer_export.pickles import Machine
 from edgeinfer_export.storages import Storage, numbers
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
@@ -35,7 +34,7 @@ LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 class TorchFile:
     """A file's pickled object and where its storages lie: `places` maps key -> (start, size in bytes)."""
 
-    data: mmap.mmap
+    data: bytes
     root: object
     places: dict[str, tuple[int, int]]
     order: str = "<"
@@ -56,7 +55,7 @@ class TorchFile:
         return self._read[kept]
 
 
-def read_zip(data: mmap.mmap) -> TorchFile:
+def read_zip(data: bytes) -> TorchFile:
     """A file of `torch.save` since PyTorch 1.6: <name>/data.pkl, <name>/data/<key>, <name>/byteorder."""
     try:
         members = _members(data)
@@ -72,11 +71,10 @@ def read_zip(data: mmap.mmap) -> TorchFile:
     return TorchFile(data, root, places, _byte_order(data, members.get(f"{prefix}byteorder")))
 
 
-def _members(data: mmap.mmap) -> dict[str, tuple[int, int]]:
+def _members(data: bytes) -> dict[str, tuple[int, int]]:
     """Name -> (start, size in bytes) of every member; they may not be compressed, doubled or overlapping."""
     members: dict[str, tuple[int, int]] = {}
-    data.seek(0)
-    listed = zipfile.ZipFile(cast("IO[bytes]", data)).infolist()
+    listed = zipfile.ZipFile(io.BytesIO(data)).infolist()
     _refuse_script(entry.filename for entry in listed)
     for entry in listed:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
@@ -101,7 +99,7 @@ def _refuse_script(names: Iterable[str]) -> None:
         )
 
 
-def _start(data: mmap.mmap, entry: zipfile.ZipInfo) -> int:
+def _start(data: bytes, entry: zipfile.ZipInfo) -> int:
     # the directory at the end says where a member's local header is; only that knows how long it is itself
     fields = LOCAL_HEADER.unpack_from(data, entry.header_offset)
     start: int = entry.header_offset + LOCAL_HEADER.size + fields[-2] + fields[-1]
@@ -120,7 +118,7 @@ def _archive_root(members: dict[str, tuple[int, int]]) -> str:
     return pickles[0].removesuffix("data.pkl")
 
 
-def _byte_order(data: mmap.mmap, place: tuple[int, int] | None) -> str:
+def _byte_order(data: bytes, place: tuple[int, int] | None) -> str:
     if place is None:
         return "<"
     said = data[place[0] : place[0] + min(place[1], 16)]
@@ -129,31 +127,29 @@ def _byte_order(data: mmap.mmap, place: tuple[int, int] | None) -> str:
     return ">" if said == b"big" else "<"
 
 
-def read_legacy(data: mmap.mmap) -> TorchFile:
+def read_legacy(data: bytes) -> TorchFile:
     """A file of `torch.save` before PyTorch 1.6: magic, protocol, system, object, storage keys, storages."""
-    data.seek(0)
-    machine = Machine()
-    if machine.run(data) != LEGACY_MAGIC:
+    file, machine = io.BytesIO(data), Machine()
+    if machine.run(file) != LEGACY_MAGIC:
         raise CheckpointError(
             "the file is a plain pickle, expected a file of torch.save",
             hint="load it where it was made and save it with torch.save(model.state_dict(), path)",
         )
-    protocol = machine.run(data)
+    protocol = machine.run(file)
     if protocol != LEGACY_PROTOCOL:
         raise CheckpointError(
             f"the file's protocol is not {LEGACY_PROTOCOL}", hint="save it again with a newer PyTorch"
         )
-    machine.run(data)
-    root, keys = machine.run(data), machine.run(data)
+    machine.run(file)
+    root, keys = machine.run(file), machine.run(file)
     if not isinstance(keys, list):
         raise CheckpointError("the list of storages is missing")
-    return TorchFile(data, root, _places(data, keys, machine.storages))
+    return TorchFile(data, root, _places(data, file.tell(), keys, machine.storages))
 
 
-def _places(data: mmap.mmap, keys: list[Any], storages: dict[str, Storage]) -> dict[str, tuple[int, int]]:
+def _places(data: bytes, start: int, keys: list[Any], storages: dict[str, Storage]) -> dict[str, tuple[int, int]]:
     # storages follow one another: 8 bytes of length in numbers, then the numbers, always little-endian
     places: dict[str, tuple[int, int]] = {}
-    start = data.tell()
     for key in keys:
         storage = storages.get(key) if isinstance(key, str) else None
         header = data[start : start + 8]

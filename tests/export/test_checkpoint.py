@@ -91,6 +91,14 @@ def test_tensors_are_views_of_the_file_and_cannot_be_written():
 
 
 @pytest.mark.parametrize("write", [archive, legacy])
+def test_tensors_stay_as_they_were_when_the_file_is_written_over(tmp_path, write):
+    found = read(tmp_path, write({"state_dict": {"model.0.conv.weight": Tensor(WEIGHT)}}))
+    with found.path.open("r+b") as file:
+        file.write(bytes(found.path.stat().st_size))
+    assert found.tensors["model.0.conv.weight"].tolist() == WEIGHT.tolist()
+
+
+@pytest.mark.parametrize("write", [archive, legacy])
 def test_our_own_checkpoint(tmp_path, write):
     root = {
         "state_dict": {"model.0.conv.weight": Tensor(WEIGHT)},
