@@ -182,7 +182,8 @@ def write_bundle(
     held = onnxgraph.precision(model)
     precisions = options.precisions or (held,)
     # pictures that will not do are refused before anything is written
-    needed = heldout.pictures(options.pictures, spec, on_error) if forms.forms(precisions, but=held) else nullcontext()
+    made = {form.precision for form in forms.forms(precisions, but=held)}
+    needed = heldout.pictures(options.pictures.needed_for(made), spec, on_error) if made else nullcontext()
     with needed as pictures, writing(target) as folder:
         source = _write(model, folder, held)
         _describe(folder, spec, (source,))
@@ -217,7 +218,7 @@ def _tried(
 ) -> list[Trial]:
     """Every form made and measured; the files of those that are admitted lie beside the reference."""
     wanted, seen = forms.forms(options.precisions, but=onnxgraph.precision(model)), None
-    if pictures.calibration and any(form.precision == "int8" for form in wanted):
+    if pictures.calibration:
         seen = calibration.ranges(model, spec, pictures.calibration, options.method, on_error)
     judge = Gate(reference.parent, spec, reference, pictures.heldout, options.budget, on_error=on_error)
     return [judge.admit(model, form, seen) for form in wanted]

@@ -16,7 +16,7 @@ from edgeinfer import datasets, sources
 from edgeinfer.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from edgeinfer.datasets import Dataset
     from edgeinfer.spec import ModelSpec
@@ -39,6 +39,10 @@ class Sources:
     calibrate: str = ""
     heldout: str = ""
     few: bool = False
+
+    def needed_for(self, precisions: Collection[str]) -> Sources:
+        """What is read to make these: only int8 is calibrated, and for others all pictures judge."""
+        return self if "int8" in precisions else Sources(heldout=self.heldout or self.calibrate)
 
 
 PACKAGED = Sources()

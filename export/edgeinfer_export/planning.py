@@ -174,8 +174,8 @@ def _with_forms(plan: Plan, precisions: tuple[str, ...], held: str, spec: ModelS
     if not made:
         return plan
     faults: list[SourceError] = []
-    calibration, judged = _shown(options.pictures, spec, faults.append)
-    if "int8" in made:
+    calibration, judged = _shown(options.pictures.needed_for(made), spec, faults.append)
+    if calibration:
         plan = dataclasses.replace(plan, calibration=calibration, method=options.method)
     return dataclasses.replace(plan, judged=judged, budget=options.budget, notes=(*plan.notes, *map(str, faults)))
 

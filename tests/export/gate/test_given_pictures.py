@@ -113,6 +113,16 @@ def test_the_plan_counts_the_pictures_that_can_be_read_and_names_the_others(caps
     assert [note.split("/")[-1].split(" ")[0] for note in plan["notes"]] == ["000.jpg", "001.png"]
 
 
+def test_without_int8_the_pictures_to_calibrate_with_all_judge(tmp_path, capsys, few, tiny):
+    words = ("--precision", "fp32,fp16", "--calibrate", few, *AS_IT_IS, *LOOSE)
+    assert run(tmp_path / "b", *words, "--plan", "--json", source=tiny) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["calibration"], plan["judged"]["images"]) == (None, 10)
+    assert run(tmp_path / "b", *words, source=tiny) == 0
+    half = Bundle.open(tmp_path / "b").spec.artifacts[1]
+    assert (half.precision, half.accuracy["images"]) == ("fp16", 10)
+
+
 def test_held_out_pictures_that_cannot_be_read_are_left_out_too(tmp_path, capsys, few, spoilt, tiny):
     words = ("--calibrate", few, "--few-calibration-images", "--held-out", spoilt(5), *AS_IT_IS, *LOOSE)
     assert run(tmp_path / "b", "--precision", "int8", *words, source=tiny) == 0
