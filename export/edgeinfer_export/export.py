@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgeinfer
-from edgeinfer import modeljson
+from edgeinfer import backends, modeljson
 from edgeinfer.bundle import SPEC_FILE, check_writable, sha256_of, writing
 from edgeinfer.errors import ExportError
 from edgeinfer.sources import refuse
@@ -116,6 +116,7 @@ def read(
     source: str | Path, options: Options = Options(), progress: Callable[[str, int, int], None] | None = None
 ) -> graphs.Built:
     """The source's graph and spec, with all that is known of where it comes from."""
+    backends.load("ort")  # it tries models of other tools, and records the golden samples once all else is done
     built = sources.read(source, options, progress)
     if options.variant.nms or "int8" in options.precisions:
         built = dataclasses.replace(built, model=onnxreading.raised(built.model, built.spec.name))

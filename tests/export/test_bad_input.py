@@ -12,7 +12,7 @@ from edgeinfer.errors import ExportError
 from edgeinfer_export import export as exporting
 from edgeinfer_export import fitness, modelfile, quantize, targets
 from edgeinfer_export.ranges import Range
-from helpers import foreign, networks, seeded
+from helpers import fake_nvinfer, foreign, networks, seeded
 from helpers.scenery import SOURCE, TRUTH
 
 
@@ -174,6 +174,16 @@ def test_convolutions_in_symmetric_int8_are_taken_even_for_turing(tmp_path):
 def test_a_compiler_that_is_not_installed(tmp_path, refused, monkeypatch, target, module):
     monkeypatch.setitem(sys.modules, module, None)
     assert f"{module} is not installed" in refused(onnx(tmp_path), "--compile", target)
+
+
+@pytest.mark.parametrize("words", [(), ("--plan",)])
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx"])
+def test_without_onnx_runtime_no_export_begins(tmp_path, refused, monkeypatch, kind, words):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    fake_nvinfer.forget(monkeypatch, "ort")
+    told = refused(onnx(tmp_path) if kind == "onnx" else SOURCE, *words)
+    assert told.startswith("error: ONNX Runtime cannot be imported: ")
+    assert "hint: pip install" in told
 
 
 def test_a_compiler_without_its_gpu(tmp_path, refused, monkeypatch):
