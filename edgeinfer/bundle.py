@@ -126,6 +126,9 @@ def _instead(path: Path) -> str:
         return f"give one of the bundles in it, such as {inside.parent}"
     if path.is_file() and path.suffix in ARCHIVES:
         return "unpack it, and give the folder"
+    bundle, ways, _ = str(path).rpartition("@")
+    if ways and (Path(bundle) / SPEC_FILE).is_file():
+        return f"@ is for edgeinfer compare alone: give {quote(bundle)}, and --backend or --precision"
     source = quote(str(path)) if path.is_file() and path.suffix in SOURCES else "CHECKPOINT"
     return f"make one: edgeinfer export {source} -o DIR"
 

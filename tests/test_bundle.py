@@ -43,6 +43,7 @@ def test_who_names_something_near_a_bundle_is_told_the_bundle(detector, tmp_path
         (checkpoint, f"make one: edgeinfer export {checkpoint} -o DIR"),
         (spaced, f"make one: edgeinfer export '{spaced}' -o DIR"),
         (archive, "unpack it, and give the folder"),
+        (f"{detector}@ov", f"@ is for edgeinfer compare alone: give {detector}, and --backend or --precision"),
     ):
         with pytest.raises(BundleError) as caught:
             Bundle.open(path)

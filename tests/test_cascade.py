@@ -133,6 +133,14 @@ def test_two_detectors_are_no_cascade(models):
         Cascade(models[0], models[0])
 
 
+def test_neither_a_cascade_nor_tiles_take_a_cascade_whose_classes_would_be_lost(models):
+    cascade = Cascade(*models)
+    with pytest.raises(UsageError, match="cascade itself"):
+        Cascade(cascade, models[1])
+    with pytest.raises(UsageError, match="not for a Cascade"):
+        Tiled(cascade, "1x2")
+
+
 @pytest.mark.parametrize(
     "word", [{"margin": "0.1"}, {"margin": float("nan")}, {"most": -1}, {"most": 1.5}, {"score": None}], ids=str
 )

@@ -59,7 +59,7 @@ def profile(
     model raise.
     """
     names = [scenario] if isinstance(scenario, str) else list(dict.fromkeys(scenario))
-    for name in names:
+    for name in names or [""]:
         if name not in scenarios.NAMES:
             raise UsageError(f"scenario {name!r} is not one of {', '.join(scenarios.NAMES)}")
     if boundary not in BOUNDARIES:

@@ -176,7 +176,7 @@ def test_samples_and_sensors_share_one_clock(detector):
 
 
 def test_python_is_told_of_wrong_usage_too(detector):
-    for wrong in ({"scenario": "x"}, {"boundary": "x"}, {"seconds": -1}, {"fps": float("inf")}):
+    for wrong in ({"scenario": "x"}, {"scenario": []}, {"boundary": "x"}, {"seconds": -1}, {"fps": float("inf")}):
         with pytest.raises(UsageError):
             edgeinfer.profile(detector, "null", **{"seconds": 0.05, **wrong})
 
