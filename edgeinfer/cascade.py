@@ -72,7 +72,7 @@ class Cascade(Composite):
         for model, task in ((detector, "detect"), (classifier, "classify")):
             if model.spec.task != task:
                 raise UsageError(f"{model.spec.name} has task {model.spec.task}, a cascade needs {task} here")
-        if isinstance(detector, Cascade):
+        if hasattr(detector, "classifier"):
             raise UsageError(f"the detector is a cascade itself, whose classes {classifier.spec.name}'s would replace")
         given.check_number("margin", margin)
         given.check_whole("most", most, 0)

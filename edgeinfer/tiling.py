@@ -94,7 +94,7 @@ class Tiled(Composite):
     def __init__(self, model: Pipeline, grid: Grid | str | int) -> None:
         if not isinstance(model.spec.decode, Boxes):
             raise UsageError(f"tiles are for detectors, {model.spec.name} has task {model.spec.task}")
-        if isinstance(model, Composite):
+        if hasattr(model, "detector"):
             told = f"tiles are for a detector alone, not for a {type(model).__name__}"
             raise UsageError(told, hint="edgeinfer.Cascade(edgeinfer.Tiled(detector, grid), classifier)")
         super().__init__(model)
