@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import re
 import signal
@@ -263,6 +264,32 @@ def test_a_service_without_files_to_spare_hangs_up_and_says_so_once(namer):
         assert "Traceback" not in running.log()
         many.close()
         assert until(lambda: live(running.url)) == 200
+
+
+# a service that is refused so many connections by the system at first
+LACKING = """\
+import os, socket, sys
+from edgeinfer.cli import main
+accept, (number, times) = socket.socket.accept, map(int, sys.argv[1:3])
+def poor(self):
+    global times
+    if times:
+        times -= 1
+        raise OSError(number, os.strerror(number))
+    return accept(self)
+socket.socket.accept = poor
+sys.exit(main(["serve", *sys.argv[3:]]))
+"""
+
+
+# without files the one that is kept for that is tried too
+@pytest.mark.parametrize(("number", "times", "told"), [(errno.ENOMEM, 1, "wait: the"), (errno.ENFILE, 2, "ulimit -n")])
+def test_a_service_that_the_system_gives_no_connection_says_so_once_and_asks_again(namer, number, times, told):
+    with service(namer, start=["-c", LACKING, str(number), str(times)]) as running:
+        assert live(running.url) == 200
+        assert until(lambda: told in running.log())
+        assert running.log().count(told) == 1
+        assert "Traceback" not in running.log()
 
 
 @pytest.mark.parametrize("later", range(6))

@@ -28,6 +28,7 @@ CROWD = 32  # connections beyond the limit that are there to be told of it
 WAITING_BYTES = 16 * 1024  # that may lie in each buffer on the way to a reader: old pictures, if it is a slow one
 LOG = logging.getLogger("edgeinfer.serve")
 TOLD_S = 60.0  # between two lines of the log about connections that are hung up on
+LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # after which asyncio waits for a second
 CAMERAS = "/v1/cameras/"  # paths whose readers want the present, and no more of the past than must be
 NOT_SENT_LOW_WATER = 25  # TCP_NOTSENT_LOWAT of Linux, which the socket module names from Python 3.12 on
 
@@ -40,10 +41,20 @@ def prompt(limits: Limits, crowded: ASGIApp) -> type[asyncio.Protocol]:
     return type("PromptConnection", (Connection,), {"_limits": limits, "_crowded": staticmethod(crowded)})
 
 
+class Lacking(OSError):
+    """The system has nothing for a new connection now, of which the log has a line."""
+
+
+def untold(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What the loop has to say of an exception that nobody awaits, unless a door has told of it."""
+    if not isinstance(context.get("exception"), Lacking):
+        loop.default_exception_handler(context)
+
+
 class Door(socket.socket):
     """A TCP socket that, once it listens, hangs up on who comes while `most` are there, be it only to shake hands.
 
-    So it does while the process has no file to spare but the one it keeps for that: asyncio would try again, and tell
+    So it does while the process has no file to spare but the one it keeps for that. asyncio would try again, and tell
     of it, some thousand times a second.
     """
 
@@ -52,16 +63,24 @@ class Door(socket.socket):
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._most, self._inside = most, list[socket.socket]()
         self._spare, self._told = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -TOLD_S
+        self._lacking = False
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As of any socket; ConnectionAbortedError, which asyncio passes over, if there is no room."""
+        """As of any socket; ConnectionAbortedError, which asyncio passes over, if there is no room.
+
+        Lacking, after which asyncio comes again in a second, where the system has none.
+        """
+        if self._lacking:  # asyncio asks on until it hears of something else
+            self._lacking = False
+            raise ConnectionAbortedError
         try:
-            opened, address = super().accept()
+            opened, address = self._accepted()
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
+            if error.errno not in LACKS:
                 raise
-            self._turn_away()
-            raise ConnectionAbortedError from error
+            self._tell(f"connections wait: the system has nothing for more of them ({error.strerror})")
+            self._lacking = True
+            raise Lacking(error.errno, error.strerror) from error
         self._inside = [one for one in self._inside if one.fileno() >= 0]
         if len(self._inside) >= self._most:
             opened.close()
@@ -69,16 +88,28 @@ class Door(socket.socket):
         self._inside.append(opened)
         return opened, address
 
+    def _accepted(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._turn_away()
+            raise ConnectionAbortedError from error
+
     def _turn_away(self) -> None:
         """Take in who waits, in the place of the spare file, and hang up. OSError if that place is lost to others."""
-        if time.monotonic() - self._told >= TOLD_S:
-            self._told = time.monotonic()
-            LOG.error("connections are hung up on: all files that the process may have are open (ulimit -n)")
+        self._tell("connections are hung up on: all files that the process may have are open (ulimit -n)")
         self._give_up_spare()
         try:
             super().accept()[0].close()
         finally:
             self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _tell(self, line: str) -> None:
+        if time.monotonic() - self._told >= TOLD_S:
+            self._told = time.monotonic()
+            LOG.error("%s", line)
 
     def _give_up_spare(self) -> None:
         if self._spare >= 0:

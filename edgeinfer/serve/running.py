@@ -19,7 +19,7 @@ import uvicorn
 from edgeinfer.errors import ServiceError, UsageError
 from edgeinfer.serve import notify, web
 from edgeinfer.serve.cameras import Cameras
-from edgeinfer.serve.connections import CROWD, Door, prompt
+from edgeinfer.serve.connections import CROWD, Door, prompt, untold
 from edgeinfer.serve.guard import crowded
 from edgeinfer.serve.heap import Heap
 from edgeinfer.serve.metrics import Metrics
@@ -145,6 +145,7 @@ class Running:
         if asked():
             return
         _check_tls(self._guard)
+        asyncio.get_running_loop().set_exception_handler(untold)
         listening = _listen(self._ports.host, self._ports.http, self._limits.connections + CROWD)
         server = self._http()
         serving = asyncio.ensure_future(server.serve(sockets=[listening]))
