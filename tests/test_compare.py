@@ -16,13 +16,14 @@ from onnx import numpy_helper
 
 from edgeinfer import cli, modeljson
 from edgeinfer.bundle import sha256_of
-from edgeinfer.comparing import divergence
+from edgeinfer.comparing import divergence, parity
 from edgeinfer.comparing.compare import compare
 from edgeinfer.comparing.comparison import Comparison
 from edgeinfer.comparing.divergence import Side
 from edgeinfer.comparing.models import named
 from edgeinfer.errors import BundleError, SourceError, UsageError
 from edgeinfer.profiling.validity import Verdict
+from edgeinfer.spec import Boxes, TopK
 from edgeinfer.tuning import figures
 from edgeinfer.tuning.entrants import Entrant
 from helpers import bundles, networks
@@ -241,12 +242,52 @@ def test_parity_of_two_backends_is_told_tensor_by_tensor(detector, photos, capsy
     assert data["parting"] is None
 
 
+@pytest.mark.parametrize(
+    ("decode", "shape", "parts"),
+    [
+        (Boxes("yolov5"), (1, 2, 9), [("boxes", (1, 2, 4)), ("scores", (1, 2, 5))]),
+        (Boxes("yolov8"), (1, 9, 2), [("boxes", (1, 4, 2)), ("scores", (1, 5, 2))]),
+        (Boxes("end2end"), (1, 2, 6), [("boxes", (1, 2, 4)), ("scores", (1, 2, 1)), ("classes", (1, 2, 1))]),
+        (Boxes("yolov8", where="graph"), (1, 9, 2), [("", (1, 9, 2))]),
+        (TopK(), (1, 9), [("", (1, 9))]),
+    ],
+)
+def test_scores_are_held_against_scores_alone_in_every_layout(decode, shape, parts):
+    output = [{"output": np.zeros(shape, np.float32)}]
+    found = [parity._difference("output", *part, output, output) for part in parity._parts(decode).items()]
+    assert [(one.part, one.shape) for one in found] == parts
+
+
+def test_ways_of_two_input_sizes_have_no_parity(tmp_path, photos, capsys):
+    one, other = bundles.classify_bundle(tmp_path / "one"), bundles.classify_bundle(tmp_path / "other", side=64)
+    assert cli.main(["compare", str(one), str(other), str(photos), "--parity"]) == 2
+    told = capsys.readouterr().err.splitlines()[0]
+    assert told == "error: images is (1, 3, 32, 32) in one and (1, 3, 64, 64) in the other"
+
+
+def test_where_a_way_runs_no_onnx_file_on_the_cpu_tensors_alone_are_compared(detector, photos, capsys):
+    assert cli.main(["compare", f"{detector}@ort", f"{detector}@null", str(photos), "--parity"]) == 0
+    *_, boxes, scores, where = capsys.readouterr().out.splitlines()
+    assert (boxes.split()[-1], scores.split()[-1]) == ("1", "1")
+    assert where == "not looked for where they part: null does not run an ONNX file on the CPU"
+
+
+def test_a_way_that_fails_ends_parity_in_one_error_that_names_it(detector, photos, tmp_path, capsys):
+    other = bundles.detect_bundle(tmp_path / "other")
+    (other / "model.fp32.onnx").write_bytes(b"damaged")
+    assert cli.main(["compare", f"{detector}@ort", f"{other}@ort", str(photos), "--parity"]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: colors-detect #2 (ort model.fp32.onnx): {other}/model.fp32.onnx has sha256 ")
+    assert hint == "hint: the file was changed or cut off; copy or export the bundle again"
+
+
 def test_parity_finds_the_layer_that_was_changed(detector, tmp_path, photos, capsys):
     other = bundles.detect_bundle(tmp_path / "other")
     changed(other, lambda model: scale(model, "middle", 1.5))
     assert cli.main(["compare", f"{detector}@ort", f"{other}@ort", str(photos), "--parity"]) == 0
 
-    assert "they part at row (Concat): row differs by" in capsys.readouterr().out
+    told = "they part at row (Concat): row differs by 0.5, more than 0.001; the one before, color, by 0"
+    assert capsys.readouterr().out.splitlines()[-1] == told
 
 
 def pressed(monkeypatch, where, name, times):
@@ -279,22 +320,24 @@ def test_ctrl_c_before_tensors_are_compared_says_so_and_leaves_no_files(
 
 
 @pytest.mark.parametrize(
-    ("times", "told"),
+    ("times", "told", "unsought"),
     [
-        (1, "interrupted: partial, not looked for where they part: it was interrupted"),
-        (3, "interrupted: partial, they part at or before output0 (Unsqueeze): output0 differs by 0.5, "),
+        (1, "interrupted: partial, not looked for where they part: it was interrupted", "it was interrupted"),
+        (3, "interrupted: partial, they part at or before output0 (Unsqueeze): output0 differs by 0.5, ", ""),
     ],
 )
 def test_ctrl_c_during_the_bisection_tells_the_tensors_and_how_near_it_came(
-    detector, tmp_path, photos, monkeypatch, capsys, times, told
+    detector, tmp_path, photos, monkeypatch, capsys, times, told, unsought
 ):
-    other = bundles.detect_bundle(tmp_path / "other")
+    other, record = bundles.detect_bundle(tmp_path / "other"), tmp_path / "all.json"
     changed(other, lambda model: scale(model, "middle", 1.5))
     pressed(monkeypatch, divergence._Pair, "parted", times)
-    assert cli.main(["compare", f"{detector}@ort", f"{other}@ort", str(photos), "--parity"]) == 130
+    words = [f"{detector}@ort", f"{other}@ort", str(photos), "--parity", "--json", str(record)]
+    assert cli.main(["compare", *words]) == 130
     out, err = capsys.readouterr()
     assert out.splitlines()[-1].startswith(told)
     assert ("output0" in out, err) == (True, "")
+    assert json.loads(record.read_text())["unsought"] == unsought
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
@@ -307,7 +350,7 @@ def test_a_layer_that_gives_nan_or_infinity_in_one_way_only_is_where_they_part(
     data = json.loads(capsys.readouterr().out)
     boxes, scores = data["outputs"]
     assert (boxes["most"], boxes["relative"], data["parting"]["relative"]) == (None, None, None)
-    assert data["parting"]["node"] == "row"
+    assert (data["parting"]["node"], data["unsought"]) == ("row", "")
     assert scores["part"] == "scores"
 
 

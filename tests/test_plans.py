@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -9,6 +10,7 @@ from edgeinfer import backends, cli, load, machine, modeljson, plans, quota
 from edgeinfer.bundle import Bundle, sha256_of
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.plans import Choice, Plan
+from edgeinfer.profiling.child import Failed
 from helpers import bundles
 
 
@@ -209,6 +211,31 @@ def test_run_says_that_a_plan_was_used_and_no_plan_turns_it_off(detector, capsys
 
     cli.main(["run", str(detector), picture, "--no-plan"])
     assert "ran on ort model.fp32.onnx\n" in capsys.readouterr().out
+
+
+class Gone:
+    """A process that does not come up."""
+
+    def __init__(self, *_, **__):
+        self.turns, self.pid = [], os.getpid()
+
+    def wait_ready(self):
+        raise Failed("gone")
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(("module", "models", "how"), [("compare", 1, []), ("parity", 2, ["--parity"])])
+def test_compare_runs_the_plan_and_no_plan_turns_it_off(detector, monkeypatch, capsys, module, models, how):
+    monkeypatch.setattr(f"edgeinfer.comparing.{module}.Entrant", Gone)
+    kept(detector)
+    words = ["compare", *[str(detector)] * models, str(detector / "golden/0.png"), *how]
+    assert cli.main(words) == 1
+    assert "colors-detect (ov model.fp32.onnx, 1 thread, pinning off): gone" in capsys.readouterr().err
+
+    assert cli.main([*words, "--no-plan"]) == 1
+    assert "colors-detect (ort model.fp32.onnx): gone" in capsys.readouterr().err
 
 
 def test_forget_removes_the_plan(detector, capsys):

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from edgeinfer.spec import TopK
 
 SCHEMA = 1
+# by layout, what each output holds: pixels and numbers of classes would hide what scores differ by
+PARTS: dict[str, dict[str, Any]] = {
+    "yolov5": {"boxes": np.s_[..., :4], "scores": np.s_[..., 4:]},
+    "yolov8": {"boxes": np.s_[..., :4, :], "scores": np.s_[..., 4:, :]},
+    "end2end": {"boxes": np.s_[..., :4], "scores": np.s_[..., 4:5], "classes": np.s_[..., 5:]},
+}
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,7 @@ def parity(
         for step in _steps(one, other, pictures, say):
             found = replace(found, **step)
     except KeyboardInterrupt:
-        unsought = "" if found.parting else found.unsought or "it was interrupted"
-        found = replace(found, partial=True, unsought=unsought)
+        found = replace(found, partial=True, unsought="" if found.parting else "it was interrupted")
     return found
 
 
@@ -185,12 +190,8 @@ def _tensors(model: Model, pictures: Sequence[Path]) -> list[Tensors]:
 
 
 def _parts(decode: Boxes | TopK) -> dict[str, Any]:
-    """Indices of what an output holds, by name: pixels would hide what scores differ by."""
-    if not isinstance(decode, Boxes) or decode.where == "graph":
-        return {"": ...}
-    if decode.layout == "yolov8":
-        return {"boxes": np.s_[..., :4, :], "scores": np.s_[..., 4:, :]}
-    return {"boxes": np.s_[..., :4], "scores": np.s_[..., 4:]}
+    """Indices of what an output holds, by name."""
+    return PARTS[decode.layout] if isinstance(decode, Boxes) and decode.where == "runtime" else {"": ...}
 
 
 def _difference(name: str, part: str, index: Any, first: Sequence[Tensors], second: Sequence[Tensors]) -> Difference:
@@ -208,7 +209,7 @@ def _parting(one: Model, other: Model, tensors: Tensors, parts: Sequence[Any]) -
     artifacts = [model.bundle.spec.artifact(model.choice.artifact) for model in (one, other)]
     sides = []
     for model, artifact in zip((one, other), artifacts):
-        if artifact is None or artifact.format != "onnx" or model.choice.backend not in divergence.RUNNERS:
+        if artifact is None or model.choice.backend not in divergence.RUNNERS:
             yield {"unsought": f"{model.choice.name} does not run an ONNX file on the CPU"}
             return
         path = model.bundle.artifact_file(artifact)
