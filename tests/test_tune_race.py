@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import signal
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -69,6 +70,16 @@ def entrant(detector):
     )
     yield made
     made.close()
+
+
+def test_pictures_are_answered_whose_names_no_command_line_could_hold(detector, tmp_path):
+    picture = tmp_path / ("long" * 50) / "red.png"
+    picture.parent.mkdir()
+    cv2.imwrite(str(picture), bundles.picture())
+    choice, many = Choice("ort", "model.fp32.onnx"), [picture] * 700  # more than 128 KiB
+    with closing(Entrant(Bundle.open(detector), choice, "answers", many, thorough=False)) as entrant:
+        entrant.wait_ready()
+        assert [len(found) for found in entrant.answers()] == [1] * 700
 
 
 def test_a_process_that_crashes_is_a_failure_with_the_signals_name(entrant):

@@ -1,6 +1,6 @@
 """The child of `cold`: a process that imports, loads, gives its first result, and says on stdout when.
 
-    python -m edgeinfer.profiling._newborn '{"born": ..., "bundle": ..., ...}'
+    echo '{"born": ..., "bundle": ..., ...}' | python -m edgeinfer.profiling._newborn
 
 `born` is `time.monotonic()` of the parent just before it started this one: on Linux both read one clock.
 """

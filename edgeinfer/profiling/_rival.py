@@ -1,6 +1,6 @@
 """The child of `rivals`: a process that loads one bundle and measures it a turn at a time.
 
-    python -m edgeinfer.profiling._rival '{"bundle": ..., "scenario": ..., ...}'
+    echo '{"bundle": ..., "scenario": ..., ...}' | python -m edgeinfer.profiling._rival
 
 It says `{"ready": facts}`; each line it then reads is the seconds of a turn, each it writes that turn's samples.
 """

@@ -8,7 +8,7 @@ import queue
 import signal
 import subprocess
 import threading
-from typing import IO, Any
+from typing import Any
 
 from edgeinfer import interpreter
 from edgeinfer.errors import EngineError
@@ -22,7 +22,7 @@ class Failed(EngineError):
 
 
 class Child:
-    """Runs this module with what it is `told` as JSON. Raises Failed for whatever goes wrong with it.
+    """Runs this module with what it is `told` as JSON, on its stdin. Raises Failed for whatever goes wrong with it.
 
     It has a session of its own, so that Ctrl-C does not reach it. What it says on stderr is lost if it is `quiet`.
     `name` is what its end is told under.
@@ -31,7 +31,7 @@ class Child:
     def __init__(self, module: str, told: dict[str, Any], *, name: str = "", quiet: bool = False) -> None:
         self._name = f"{name} " if name else ""
         self._process = subprocess.Popen(
-            interpreter.module(module, json.dumps(told)),
+            interpreter.module(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if quiet else None,
@@ -40,8 +40,7 @@ class Child:
         )
         self.pid = self._process.pid
         self._lines: queue.Queue[str] = queue.Queue()
-        assert self._process.stdout
-        threading.Thread(target=_listen, args=(self._process.stdout, self._lines), daemon=True).start()
+        threading.Thread(target=_talk, args=(self._process, json.dumps(told), self._lines), daemon=True).start()
 
     def say(self, words: object) -> None:
         """A line for it to read."""
@@ -79,9 +78,13 @@ class Child:
                 self._process.stdin.close()
 
 
-def _listen(stream: IO[str], lines: queue.Queue[str]) -> None:
-    """Each line as it comes, and an empty one at the end."""
-    with stream:
+def _talk(process: subprocess.Popen[str], told: str, lines: queue.Queue[str]) -> None:
+    """What it is told, however long; then each line it says as it comes, and an empty one at the end."""
+    assert process.stdin
+    assert process.stdout
+    with contextlib.suppress(OSError, ValueError):  # it has ended, or was closed: then it says no more either
+        print(told, file=process.stdin, flush=True)
+    with process.stdout as stream:
         for line in stream:
             lines.put(line)
     lines.put("")

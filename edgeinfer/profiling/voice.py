@@ -11,7 +11,7 @@ Voice = Callable[[dict[str, Any]], None]
 
 
 def speak(work: Callable[[dict[str, Any], Voice], None]) -> None:
-    """Do the work that the command line's JSON asks for; an error is the last word: `{"error": ..., "hint": ...}`.
+    """Do the work that a line of JSON on stdin asks for; an error is the last word: `{"error": ..., "hint": ...}`.
 
     What libraries print goes to stderr, so that the parent reads nothing but these lines.
     """
@@ -22,6 +22,6 @@ def speak(work: Callable[[dict[str, Any], Voice], None]) -> None:
             print(json.dumps(words), file=stdout, flush=True)
 
         try:
-            work(json.loads(sys.argv[1]), say)
+            work(json.loads(sys.stdin.readline()), say)
         except Exception as error:  # noqa: BLE001 - the parent tells it in its own words
             say({"error": str(error) or type(error).__name__, "hint": getattr(error, "hint", "")})

@@ -1,11 +1,11 @@
 """The child of `entrants`: a process that runs one candidate, and says on stdout how it does.
 
-    python -m edgeinfer.tuning._entrant '{"work": "answers", "bundle": ..., "choice": {...}, "device": "auto", ...}'
+    echo '{"work": "answers", "bundle": ..., "choice": {...}, ...}' | python -m edgeinfer.tuning._entrant
 
 Its work: `answers`, what it finds in each of `pictures`; `thorough`, by the thresholds that accuracy is measured with,
 else by the bundle's own. `tensors`, its inputs and outputs for each picture, as files in `folder`. `turns`, first
-`{"ready": ...}`; then each line read is the seconds of a turn, and each line written that turn's samples and the memory
-the process has taken at most.
+`{"ready": ...}`; then each line it reads is the seconds of a turn, and each line it writes that turn's samples and the
+memory the process has taken at most.
 """
 
 from __future__ import annotations
