@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeinfer import backends, load, machine, modeljson, quota
+from edgeinfer.backends import ov
 from edgeinfer.devices import cpu
 from edgeinfer.errors import EngineError
 from edgeinfer.spec import Artifact, Batch, Boxes, TensorSpec
@@ -135,6 +136,18 @@ def test_what_a_signals_handler_raises_while_onnx_runtime_opens_or_times_a_model
     if step == "__init__":
         with pytest.raises(TimeoutError, match="of the program's own"):
             opened("ort", path, spec)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(False, TimeoutError), (True, EngineError)])
+def test_of_what_comes_out_of_openvino_as_it_opens_a_model_only_its_own_failures_are_engine_errors(
+    spec, tmp_path, monkeypatch, own, expected
+):
+    def failing(*_):
+        raise (ov.openvino.frontend.GeneralFailure if own else TimeoutError)("in the middle")
+
+    monkeypatch.setattr(ov.openvino.Core, "read_model", failing)
+    with pytest.raises(expected, match="in the middle"):
+        opened("ov", networks.residual(tmp_path / "net.onnx"), spec)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x08\x12\x00" * 50], ids=["empty", "text", "bytes"])

@@ -42,6 +42,16 @@ def test_a_call_that_a_signal_broke_off_while_it_was_bound_leaves_the_next_right
     assert moment > 6
 
 
+def test_what_a_signals_handler_raises_while_a_session_is_opened_stays_what_it_is(detector, monkeypatch):
+    def late(*_, **__):
+        raise TimeoutError("of the program's own")
+
+    fake_ort.module(monkeypatch)
+    monkeypatch.setattr("onnxruntime.InferenceSession", late)
+    with pytest.raises(TimeoutError, match="of the program's own"):
+        load(detector, backend="ort_gpu")
+
+
 def test_each_lane_has_a_session_on_its_own_stream(detector, monkeypatch):
     opened = fake_ort.module(monkeypatch)
     with load(detector, backend="ort_gpu", contexts=2, self_test=False) as model:

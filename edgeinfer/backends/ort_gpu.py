@@ -70,7 +70,7 @@ class Engine:
                 if hasattr(onnxruntime, "preload_dlls"):
                     onnxruntime.preload_dlls()  # CUDA and cuDNN from NVIDIA's wheels, where they are
                 session = onnxruntime.InferenceSession(self._path, options, providers=self._providers())
-        except Exception as error:
+        except _ortmodel.failures() as error:
             raise EngineError(f"{self._path}: ONNX Runtime refused it: {error}", hint=LIBRARIES) from error
         loaded = session.get_providers()
         if self.provider not in loaded:

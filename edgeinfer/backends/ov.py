@@ -42,6 +42,8 @@ openvino = _silently()
 
 DEVICE = "CPU"
 RUNS = 5
+# what the library raises beside exceptions of its own; any other out of it is that of a signal's handler
+FAILURES = (RuntimeError, ValueError, TypeError, MemoryError)
 # of `compute`: what the CPU must be capable of
 _CAPABLE = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _PRECISIONS = {"fp32": "fp32", "f32": "fp32", "fp16": "fp16", "f16": "fp16", "i8": "int8", "u8": "int8"}
@@ -121,7 +123,7 @@ class Engine:
                 self._rebind(inputs, images)
                 self._bound = (*addresses, images)
             self._request.infer()
-        except (RuntimeError, ValueError, TypeError, MemoryError) as error:  # not those of a signal's handler
+        except FAILURES as error:
             raise EngineError(f"OpenVINO failed: {error}", hint="run edgeinfer verify on the bundle") from error
         return self._views
 
@@ -189,9 +191,9 @@ def _compiled(path: Path, spec: ModelSpec, config: Mapping[str, str]) -> tuple[A
             rows = openvino.Dimension(batch.min, batch.max)
             model.reshape({tensor.name: [rows, *tensor.at(1)[1:]] for tensor in spec.inputs})
         return _library().compile_model(model, DEVICE, {**config, **_kept()}), orders
-    except EngineError:
-        raise
     except Exception as error:
+        if not isinstance(error, FAILURES) and not type(error).__module__.startswith("openvino"):
+            raise
         raise EngineError(f"{path}: OpenVINO refused it: {error}", hint="export the bundle again") from error
 
 
