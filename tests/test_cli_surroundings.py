@@ -115,6 +115,13 @@ def test_closed_streams_are_nobodys_and_no_error(detector, redirected, shown):
     assert (ended.returncode, "is sound" in ended.stdout, ended.stderr) == (0, shown, "")
 
 
+@pytest.mark.parametrize("words", [("info", "--json"), ("compare", "red.png", "--json", "-")], ids=["flag", "dash"])
+def test_json_for_a_stdout_that_is_closed_is_refused_and_not_lost(detector, words):
+    ended = told(words[0], detector, *words[1:], redirected=">&-")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: --json writes to stdout, which is closed\nhint: ")
+
+
 def test_a_verb_that_tells_how_far_it_is_does_so_to_nobody_where_stderr_is_closed(detector, tmp_path):
     report = tmp_path / "report.json"
     ended = told("compare", detector, tmp_path, "--seconds", "0.1", "--json", report, redirected=">&- 2>&-")

@@ -110,7 +110,10 @@ def _dispatch(argv: Sequence[str] | None) -> int:
         # damaged files are reported in our own words
         os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    _encode_stdout(for_programs=getattr(args, "json", None) in ("-", True))
+    for_programs = getattr(args, "json", None) in ("-", True)
+    if for_programs and sys.__stdout__ is None:  # _stand_in has put nobody in its place
+        raise UsageError("--json writes to stdout, which is closed", hint="lead it to a file: > results.json")
+    _encode_stdout(for_programs=for_programs)
     with _warnings():
         return int(args.run(args))
 

@@ -30,7 +30,9 @@ def check(*targets: str | Path | None) -> None:
 def check_name(target: str | None) -> None:
     """Refuse a picture or video: a source behind an option that was taken for a flag. Raises UsageError."""
     if target and Path(target).suffix.lower() in (*PICTURES, *VIDEOS):
-        raise UsageError(f"a report would be written over {target}", hint="name its file: --json results.json")
+        raise UsageError(
+            f"a report would be written over {target}", hint="name its file, such as results.json or results.html"
+        )
 
 
 def check_apart(target: str | None, source: Path) -> None:

@@ -55,7 +55,10 @@ def test_a_file_of_records_appears_whole(detector, photos, tmp_path):
 def test_a_source_behind_json_is_not_written_over_as_if_it_were_the_file_of_the_records(detector, photos, capsys, name):
     (photos / name).write_bytes(b"precious")
     assert run(detector, "--json", photos / name, photos / "blue.png") == 2
-    assert f"error: a report would be written over {photos / name}\nhint: name its file" in capsys.readouterr().err
+    told = (
+        f"a report would be written over {photos / name}\nhint: name its file, such as results.json or results.html\n"
+    )
+    assert told in capsys.readouterr().err
     assert (photos / name).read_bytes() == b"precious"
 
 
