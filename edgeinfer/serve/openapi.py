@@ -41,7 +41,7 @@ def document(version: str) -> dict[str, Any]:
         **_of_a_model("/v2/models/{name}", NAME),
         **_of_a_model("/v2/models/{name}/versions/{version}", NAME, VERSION),
         "/v2/repository/index": _post("every model and its state (with --manage)"),
-        "/v2/repository/models/{name}/load": _post("have the folder's version served (with --manage)", NAME),
+        "/v2/repository/models/{name}/load": _post("load the folder's present version (with --manage)", NAME),
         "/v2/repository/models/{name}/unload": _post("stop serving the model (with --manage)", NAME),
         "/v1/models/{name}/rollback": _post("go back to the version before (with --manage)", NAME),
         "/v1/cameras": _get("how every camera is, and how fresh what it shows"),

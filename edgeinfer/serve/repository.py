@@ -60,10 +60,6 @@ class Model:
         files = self.files()
         return files if files != self.refused else ()
 
-    def serves(self, digest: str) -> bool:
-        """Whether the version served is that one, and sound."""
-        return bool(digest and self.current and self.current.digest == digest and not self.current.fault)
-
     def look(self) -> tuple[str, versions.State]:
         """What the folder holds now: its digest, and the state of its files."""
         return self.digest(), self.files()
@@ -165,8 +161,8 @@ class Repository:
     async def load(self, name: str, *, news: bool = False) -> None:
         """Open the folder beside the running version, test it, and switch; Refusal keeps the running one.
 
-        A sound version of what the folder holds stays. If `news` not where another load was faster. The folder may have
-        come since the shelves were looked at. It goes on when nobody waits for it any more.
+        If `news` not where another load was faster. The folder may have come since the shelves were looked at. It goes
+        on when nobody waits for it any more.
         """
         await asyncio.shield(self._load(name, news=news))
 
@@ -180,14 +176,11 @@ class Repository:
                 return
             if not model.current:
                 model.state = "LOADING"
+            model.opened += 1
             digest, model.refused = await self.aside.run(model.look)
             model.waiting = False
             if self._closed:
                 raise ending()
-            if model.serves(digest):
-                model.reason, model.refused = "", ()
-                return
-            model.opened += 1
             try:
                 what = model.opened, digest, model.path, self._options, self._limits
                 version = await self.aside.run(versions.opened, *what)
