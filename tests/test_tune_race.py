@@ -20,6 +20,7 @@ from edgeinfer.plans import Choice
 from edgeinfer.profiling import subject
 from edgeinfer.profiling.child import Failed
 from edgeinfer.profiling.samples import Samples
+from edgeinfer.spec import Batch
 from edgeinfer.tuning import _entrant, candidates, entrants
 from edgeinfer.tuning.entrants import Entrant, Turn
 from edgeinfer.tuning.figures import Figures
@@ -122,7 +123,7 @@ def test_a_process_that_hangs_is_a_failure_and_is_ended(entrant, monkeypatch):
 def test_threads_batches_and_settings_are_all_tried(tmp_path, monkeypatch):
     monkeypatch.setattr("edgeinfer.machine.cores", lambda: 6)
     kind = Choice("ort", "model.fp32.onnx")
-    tried = list(candidates.variants(kind, 4, many=True))
+    tried = list(candidates.variants(kind, Batch(1, 4), many=True))
 
     assert {choice.threads for choice in tried if choice.contexts == 1} == {0, 1, 2, 4, 6}
     assert {choice.batch for choice in tried} == {0, 1, 2}
@@ -138,7 +139,7 @@ def test_another_arithmetic_is_a_kind_of_its_own_that_every_variant_keeps(detect
     kinds = [kind for kind in candidates.kinds(Bundle.open(detector)) if kind.backend == "ort"]
 
     assert [dict(kind.settings) for kind in kinds] == [{}, {"compute": "bf16"}, {"compute": "f16"}]
-    tried = [dict(choice.settings) for choice in candidates.variants(kinds[1], 1, many=False)]
+    tried = [dict(choice.settings) for choice in candidates.variants(kinds[1], Batch(1, 1), many=False)]
     assert tried == [{"compute": "bf16"}, {"compute": "bf16"}, {"compute": "bf16", "spinning": "off"}]
 
 
@@ -154,13 +155,20 @@ def test_without_the_library_of_the_reference_nothing_is_tried(detector, monkeyp
 def test_engines_on_a_gpu_are_tried_with_and_without_a_graph_of_the_frame(monkeypatch):
     fake_gpu.install(monkeypatch)
     fake_nvinfer.install(monkeypatch)
-    tried = candidates.variants(Choice("trt", "trt.fp16.plan"), 1, many=False)
+    tried = candidates.variants(Choice("trt", "trt.fp16.plan"), Batch(1, 1), many=False)
 
     assert [choice.name for choice in tried] == ["trt trt.fp16.plan", "trt trt.fp16.plan, graph off"]
 
 
+@pytest.mark.parametrize(("batch", "sizes"), [(Batch(4, 4), {0}), (Batch(2, 6), {0, 2, 4})], ids=str)
+def test_no_batch_is_tried_that_would_be_filled_up_to_the_models_smallest(batch, sizes):
+    tried = candidates.variants(Choice("ort", "model.fp32.onnx"), batch, many=True)
+
+    assert {choice.batch for choice in tried} == sizes
+
+
 def test_for_latency_no_contexts_and_no_batches_are_tried():
-    tried = [*candidates.variants(Choice("ort", "model.fp32.onnx"), 4, many=False)]
+    tried = [*candidates.variants(Choice("ort", "model.fp32.onnx"), Batch(1, 4), many=False)]
 
     assert {(choice.contexts, choice.batch) for choice in tried} == {(1, 0)}
 

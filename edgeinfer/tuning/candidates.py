@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edgeinfer.bundle import Bundle
+    from edgeinfer.spec import Batch
 
 # the setting that may change results
 ARITHMETIC = "compute"
@@ -43,11 +44,11 @@ def kinds(bundle: Bundle, gpu: int | None = None) -> list[Choice]:
     return found
 
 
-def variants(kind: Choice, most: int, *, many: bool) -> Iterator[Choice]:
+def variants(kind: Choice, batch: Batch, *, many: bool) -> Iterator[Choice]:
     """The kind with every number of threads, and with every other setting of its engine one at a time.
 
-    Where there are `many` pictures at once, also with contexts that share out the cores, and each with every batch up
-    to `most`, the model's largest.
+    Where there are `many` pictures at once, also with contexts that share out the cores, and each with the powers of
+    two that the model takes as a batch, beside its largest.
     """
     counts = powers(machine.cores()) if backends.load(kind.backend).device == "cpu" else []
     shapes = [replace(kind, threads=count) for count in (0, *counts)]  # 0 is the library's choice
@@ -56,7 +57,7 @@ def variants(kind: Choice, most: int, *, many: bool) -> Iterator[Choice]:
     for name, values in backends.settings(kind.backend).items():
         if name != ARITHMETIC:
             shapes += [replace(kind, settings={**kind.settings, name: value}) for value in values[1:]]
-    sizes = [size for size in powers(most) if size != most] if many else []
+    sizes = [size for size in powers(batch.max) if batch.min <= size < batch.max] if many else []
     for shape, size in itertools.product(shapes, [0, *sizes]):
         yield replace(shape, batch=size)
 

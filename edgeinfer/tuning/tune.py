@@ -99,8 +99,7 @@ def _compete(
         if held.state:
             outcome.rows.append(held)
             continue
-        most = outcome.bundle.spec.batch.max
-        choices = candidates.variants(kind, most, many=asked.objective == "throughput")
+        choices = candidates.variants(kind, outcome.bundle.spec.batch, many=asked.objective == "throughput")
         running += [Row(choice, accuracy=held.accuracy) for choice in choices]
     outcome.rows += running
     outcome.baseline = next((row for row in outcome.rows if row.choice == baseline), None)
