@@ -57,14 +57,14 @@ def classes(output: NDArray[Any], decode: TopK, name: str) -> tuple[NDArray[np.i
         raise not_finite(name)
     # equals are in order because the sort is stable and runs over the logits, not over rounded scores
     order = np.argsort(-logits, kind="stable")[: decode.k]
-    chosen = logits[order]
     if decode.activation == "softmax":
-        scores = np.exp(chosen - best) / np.exp(logits - best).sum()
+        shares = np.exp(logits - best)
+        scores = shares[order] / shares.sum()
     elif decode.activation == "sigmoid":
         # in double, where exp(-x) of no float32 a model gives overflows
-        scores = 1 / (1 + np.exp(-np.maximum(chosen, -100).astype(np.float64)))
+        scores = 1 / (1 + np.exp(-np.maximum(logits[order], -100).astype(np.float64)))
     else:
-        scores = chosen
+        scores = logits[order]
     return order.astype(np.int32), scores.astype(np.float32)
 
 

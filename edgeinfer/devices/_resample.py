@@ -23,7 +23,7 @@ cv2 = opencv()
 # outputs of one product: more would multiply more zeros, fewer are more calls
 DOWN, ACROSS = 4, 16
 # source rows that are worked on at once, so that what they become on the way stays in the cache
-BLOCK = 128
+BLOCK = 192
 
 
 class Part:
