@@ -1,6 +1,7 @@
 """What the service does beside its event loop."""
 
 import asyncio
+import gc
 import gzip
 import json
 import threading
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from edgeinfer.cli import main
+from edgeinfer.errors import ServiceError
 from edgeinfer.serve import aside
 from edgeinfer.serve.faces import Work
 from edgeinfer.serve.limits import Limits
 from edgeinfer.serve.refusals import Refusal
+from edgeinfer.serve.running import DECODERS
 from edgeinfer.serve.service import Service
 from helpers import bundles
 from helpers.patience import until
@@ -24,6 +27,7 @@ THREADLESS = """\
 import sys, threading
 from pathlib import Path
 from edgeinfer.cli import main
+from edgeinfer.errors import ServiceError
 gate, start = Path(sys.argv[1]), threading.Thread.start
 def refused(thread):
     if gate.exists():
@@ -78,7 +82,14 @@ def test_an_engine_is_not_to_blame_where_no_thread_could_be_started_to_test_it(t
         until(lambda: "suspect and passes its self-test" in running.log())
 
 
-def test_a_start_without_threads_enough_is_one_clear_error(classifier, monkeypatch, capsys):
+@pytest.fixture
+def decoders():
+    """The threads that decode pictures for services which this test has begun."""
+    others = set(threading.enumerate())
+    return lambda: [one for one in {*threading.enumerate()} - others if one.name.startswith("decode_")]
+
+
+def test_a_start_without_threads_enough_is_one_clear_error(classifier, monkeypatch, capsys, decoders):
     start = threading.Thread.start
 
     def refused(thread):
@@ -89,7 +100,21 @@ def test_a_start_without_threads_enough_is_one_clear_error(classifier, monkeypat
     monkeypatch.setattr(threading.Thread, "start", refused)
     assert main(["serve", str(classifier), "--port=0", "--grpc-port=0"]) == 1
     assert capsys.readouterr().err.startswith("error: no more threads can be started\nhint: ")
-    until(lambda: not any(thread.name.startswith("decode_") for thread in threading.enumerate()))
+    until(lambda: not decoders())
+
+
+def test_a_start_that_fails_ends_its_threads(classifier, monkeypatch, capsys, decoders):
+    def fail(*_):
+        raise ServiceError(f"{len(decoders())} threads are there")
+
+    monkeypatch.setattr("edgeinfer.serve.running._listen", fail)
+    gc.disable()  # which ends them too, sometime
+    try:
+        assert main(["serve", str(classifier), "--port=0", "--grpc-port=0"]) == 1
+        until(lambda: not decoders())
+    finally:
+        gc.enable()
+    assert f"error: {DECODERS} threads are there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", range(8))

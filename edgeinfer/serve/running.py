@@ -140,10 +140,15 @@ class Running:
 
         Raises ServiceError, UsageError.
         """
-        # before anything starts: an exception in the middle of gRPC's own start ends the process
-        self._handle_signals()
-        if asked():
-            return
+        try:
+            # before anything starts: an exception in the middle of gRPC's own start ends the process
+            self._handle_signals()
+            if not asked():
+                await self._serve()
+        finally:
+            self._threads.shutdown(wait=False)
+
+    async def _serve(self) -> None:
         _check_tls(self._guard)
         asyncio.get_running_loop().set_exception_handler(untold)
         listening = _listen(self._ports.host, self._ports.http, self._limits.connections + CROWD)
@@ -328,7 +333,6 @@ class Running:
         for port in server.servers:  # some releases of uvicorn leave them open if the end came during its start
             port.close()
         await self._repository.close()
-        self._threads.shutdown(wait=False)
 
 
 def _decoders() -> ThreadPoolExecutor:
