@@ -94,10 +94,19 @@ class Band(NamedTuple):
     end: int
     weights: Floats
 
+    def counted(self, first: int, start: int) -> Band:
+        """The same, its outputs and inputs counted from these."""
+        moved = self.first - first, self.last - first, self.start - start, self.end - start
+        return Band(*moved, self.weights)
+
 
 def bands(how: Filter, side: Side, across: int, most: int) -> list[Band]:
-    """How a side is made, for `across` columns at once, of at most `most` outputs each; the first output is 0."""
-    step = min(most, max(1, int((PRODUCT / across / max(side.scale, 1.0)) ** 0.5) - how.reach))
+    """How a side is made, for `across` columns at once, of `most` outputs each; the first output is 0.
+
+    There are fewer where the product would be too large, and more where outputs have many inputs in common.
+    """
+    affordable = max(1, int((PRODUCT / across / max(side.scale, 1.0)) ** 0.5) - how.reach)
+    step = min(affordable, int(most / min(side.scale, 1.0)))
     found = []
     for start in range(side.first, side.last, step):
         part = side._replace(first=start, last=min(start + step, side.last))

@@ -57,8 +57,10 @@ class Across:
 
     def __init__(self, how: Filter, columns: Side, rows: int) -> None:
         found = bands(how, columns, rows, ACROSS)
-        self._span, self.width = found[-1].end - found[0].start, found[-1].last
-        self._bands = [_transposed(band, found[0].start) for band in found]
+        left, self.width = found[0].start, found[-1].last
+        self._span = found[-1].end - left
+        # the products take the weights the other way round
+        self._bands = [band.counted(0, left)._replace(weights=np.ascontiguousarray(band.weights.T)) for band in found]
 
     def run(self, rows: Floats, result: Floats) -> None:
         """rows (..., span) -> result (..., width), both contiguous, at most as many rows as it was made for."""
@@ -113,7 +115,7 @@ class RoundingResampler:
         self._down = _in_blocks(found)
         self._part = Part(BLOCK, channels, self._columns.stop - self._columns.start)
         self._wide = np.empty((BLOCK, width), np.float32)
-        self._share = np.empty((DOWN, width), np.float32)
+        self._share = np.empty((max(band.last - band.first for band in found), width), np.float32)
         self._sum = np.empty((rows.last - rows.first, width), np.float32)
         self._result = np.empty(self._sum.shape, np.uint8)
         self._planes = _planes(self._result, channels)
@@ -152,11 +154,8 @@ def _blocks(down: list[Band]) -> Iterator[Block]:
     while down:
         first, _, start, _, _ = down[0]
         count = max(1, sum(band.end <= start + BLOCK for band in down))
-        inner = [
-            Band(one.first - first, one.last - first, one.start - start, one.end - start, one.weights)
-            for one in down[:count]
-        ]
-        yield Block(first, down[count - 1].last, start, down[count - 1].end, inner)
+        together = [band.counted(first, start) for band in down[:count]]
+        yield Block(first, down[count - 1].last, start, down[count - 1].end, together)
         down = down[count:]
 
 
@@ -178,8 +177,3 @@ def _to_pixel_values(values: Floats) -> None:
     np.clip(values, 0, 255, out=values)
     values += 0.5
     np.floor(values, out=values)
-
-
-def _transposed(band: Band, left: int) -> Band:
-    """The band for rows that begin with column `left`."""
-    return Band(band.first, band.last, band.start - left, band.end - left, np.ascontiguousarray(band.weights.T))
