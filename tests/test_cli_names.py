@@ -12,7 +12,7 @@ import pytest
 from edgeinfer import cli
 from edgeinfer.bundle import Bundle, writing
 from edgeinfer.errors import BundleError
-from helpers import bundles
+from helpers import bundles, datasets
 
 LATIN = os.fsdecode(b"caf\xe9")  # as archives of older systems have it
 
@@ -70,6 +70,21 @@ def test_a_name_does_not_steer_the_terminal(detector, photo, capsys):
     shutil.move(photo, place(photo.parent, "a\x1b[31m\nb.png"))
     assert cli.main(["run", str(detector), str(photo.parent)]) == 0
     assert f"{photo.parent}/a[31m b.png 32x32: 1 red" in capsys.readouterr().out
+
+
+def test_the_name_of_a_bundle_s_file_does_not_steer_the_terminal(detector, tmp_path, capsys):
+    told = json.loads((detector / "model.json").read_text(encoding="utf-8"))
+    (artifact,) = told["artifacts"]
+    shutil.move(detector / artifact["file"], place(detector, "\x1b[31mred.onnx"))
+    artifact["file"] = "\x1b[31mred.onnx"
+    (detector / "model.json").write_text(json.dumps(told), encoding="utf-8")
+    image, notes = tmp_path / "set/a.png", tmp_path / "set/notes.json"
+    datasets.picture(image, color=bundles.BGR["red"])
+    datasets.coco(notes, {0: "a.png"}, [(0, 1, (16, 12, 32, 24))], {1: "red"})
+    for words in (["verify", detector], ["run", detector, image], ["validate", detector, notes]):
+        assert cli.main([*map(str, words)]) == 0
+        assert "[31mred.onnx" in (out := capsys.readouterr().out)
+        assert "\x1b" not in out
 
 
 def test_a_video_whose_name_is_not_utf8_is_refused_before_opencv_crashes_on_it(detector, photo):

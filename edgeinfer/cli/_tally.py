@@ -67,4 +67,4 @@ class Tally:
         ran = f"{model.backend} {model.artifact}".strip() + (f" ({model.plan})" if model.plan else "")
         ran += f", up to {model.group} pictures a run" if model.group > 1 else ""
         rows = [("median", "ms"), *((stage, f"{span:.2f}") for stage, span in self.medians().items())]
-        return f"\n{done}; ran on {ran}\n{_tables.table(rows, right=[1])}"
+        return f"\n{done}; ran on {_tables.line(ran)}\n{_tables.table(rows, right=[1])}"

@@ -6,6 +6,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from edgeinfer.cli._tables import line
+
 if TYPE_CHECKING:
     from edgeinfer.streams import Stream
     from edgeinfer.streams.vitals import Health
@@ -28,7 +30,7 @@ class Watch(threading.Thread):
         while not self._over.wait(rest_s):
             for name, health in zip(self._stream.names, self._stream.health().values()):
                 if health.well != well[name]:
-                    print(_told(name, health), file=sys.stderr)
+                    print(line(_told(name, health)), file=sys.stderr)
                 well[name] = health.well
             rest_s = EVERY_S
 

@@ -230,7 +230,7 @@ def _progress(name: str, done: int, total: int) -> None:
 
 
 def _warn(note: str) -> None:
-    print(f"warning: {note}", file=sys.stderr)
+    print(f"warning: {_tables.line(note)}", file=sys.stderr)
 
 
 def _tell(trial: Any) -> None:

@@ -102,7 +102,7 @@ def _print(report: dict[str, Any], score: Score, said: TextIO) -> None:
     print(_tables.table(rows, right=(1, 2, 3) if score.classes else (0, 1)), file=said)
     read = f"{_tables.counted(report['images'], 'picture')}, {_tables.counted(report['unreadable'], 'error')}"
     with_ = f"; conf {report['conf']:g}, iou {report['iou']:g}, limit {report['limit']}" if "conf" in report else ""
-    ran = f"{report['backend']} {report['artifact']}".strip()
+    ran = _tables.line(f"{report['backend']} {report['artifact']}".strip())
     print(f"\n{read} ({report['layout']}, classes {report['matched']}){with_}; ran on {ran}", file=said)
 
 

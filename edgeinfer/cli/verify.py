@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     checks = faults = 0
     for name, fault, detail in _checks(bundle, gpu):
         checks, faults = checks + 1, faults + bool(fault)
-        print(f"{'wrong' if fault else 'ok':5}  {name}: {fault or detail}", flush=True)
+        print(f"{'wrong' if fault else 'ok':5}  {_tables.line(f'{name}: {fault or detail}')}", flush=True)
     if faults:
         raise BundleError(
             f"{bundle.path} is not sound: {faults} of {checks} checks failed", hint="copy or export it again"

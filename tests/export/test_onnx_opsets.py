@@ -24,6 +24,13 @@ def test_a_new_opset_is_a_warning(tmp_path, capsys):
     assert "warning: model.onnx has opset 19: TensorRT 8" in capsys.readouterr().err
 
 
+def test_the_name_of_a_file_in_a_warning_does_not_steer_the_terminal(tmp_path, capsys):
+    source = foreign.save(foreign.yolov8(opset=19), tmp_path / "\x1b[31mred.onnx")
+
+    assert main(["export", str(source), "-o", str(tmp_path / "out")]) == 0
+    assert "warning: [31mred.onnx has opset 19" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory):
     """A few pictures to calibrate with, of coloured patches."""
