@@ -211,6 +211,18 @@ def test_a_plan_by_way_of_ultralytics_says_when_it_is_not_there(tmp_path, capsys
     assert said(capsys)["missing"] == [f"{tmp_path / 'python'} is not a program"]
 
 
+@pytest.mark.parametrize("way", [["yolov5n"], ["{own}", "--via", "ultralytics"]], ids=["known", "via"])
+def test_a_plan_names_the_folder_that_the_export_would_write(tmp_path, monkeypatch, capsys, way):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    words = ["export", *(word.format(own=tmp_path / "best.pt") for word in way), "--plan", "--json"]
+    assert main([*words, "--name", "street cars"]) == 0
+    assert said(capsys)["writes"] == "engines/street-cars"
+
+    assert main([*words, "--name", "..."]) == 2
+    assert "gives no name for the bundle" in capsys.readouterr().err
+
+
 def detector(tmp_path, *words):
     """The packaged detector with everything asked for, and the bundle it would be."""
     words = ["--imgsz", "64", "--precision", "fp32,fp16,int8", "--calibrate", str(TRUTH), "--budget", "90", *words]
