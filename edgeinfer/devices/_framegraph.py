@@ -18,7 +18,7 @@ from edgeinfer.devices._driver import call, elapsed_ms, library, probe
 from edgeinfer.errors import DeviceLost, EdgeInferError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from edgeinfer.devices._staging import Batch
     from edgeinfer.devices.gpu import Device
@@ -29,18 +29,21 @@ TRIES = 3  # captures that fail in a row before no more are tried: another libra
 
 
 class FrameGraph:
-    """One device and one engine on it. `graph` is empty, or says why frames are not captured."""
+    """One device and one engine on it."""
 
     def __init__(self, device: Device, engine: Any) -> None:
         self._device, self._engine = device, engine
-        self.graph: str = engine.capturable
-        self._failed = 0
-        self._outputs: Mapping[str, Any] = {}
+        self._failed, self._failure = 0, ""
         # None: seen once. The first time runs plainly, which also lets the engine load all that it loads late;
         # a size that never comes back is not worth a graph
         self._graphs: OrderedDict[tuple[int, ...], Graph | None] = OrderedDict()
         with device.context:
             self._marks = [device.timer() for _ in range(len(STAGES) + 1)]
+
+    @property
+    def graph(self) -> str:
+        """Empty, or why frames are not captured."""
+        return self._failure or str(self._engine.capturable)
 
     def run(self, images: Sequence[Any], pixels: str) -> tuple[list[Result], dict[str, float]]:
         """Pictures -> results, and the milliseconds of each stage by the GPU's clock (reading: by the host's)."""
@@ -49,30 +52,29 @@ class FrameGraph:
             device.record(self._marks[0])
             try:
                 batch = device.stage(images, pixels)
-                self._start(batch)
+                outputs = self._start(batch)
             finally:  # what reads the caller's memory, and the block that the next batch goes through, is done
                 device.wait()
             waited = time.perf_counter()
-            results = device.readout.read(self._outputs_of(batch), batch.placements)
+            results = device.readout.read(outputs, batch.placements)
             read = time.perf_counter()
             spans = [elapsed_ms(*pair) for pair in zip(self._marks, self._marks[1:])]
         spans[-1] += (read - waited) * 1e3
         return results, dict(zip(STAGES, spans))
 
-    def _start(self, batch: Batch) -> None:
-        """Put the whole batch on the stream."""
-        graph = self._graphs.get(batch.key)
-        if graph is None and batch.key in self._graphs and not self.graph:
-            graph = self._captured(batch)
-        if graph is not None:
-            self._graphs.move_to_end(batch.key)
-            graph.launch(self._device.handle)
-        else:
-            self._remember(batch.key, None)
-            self._enqueue(batch, _DEFAULT)
-        if self._engine.capturable and not self.graph:
-            self.graph = self._engine.capturable
+    def _start(self, batch: Batch) -> Mapping[str, Any]:
+        """Put the whole batch on the stream; the engine's outputs."""
+        if self._engine.capturable:
             self._forget()  # what was captured before is not to be relied on either
+        graph = self._graphs.get(batch.key)
+        if graph is None and batch.key in self._graphs and not self._failure:
+            graph = self._captured(batch)
+        if graph is None:
+            self._remember(batch.key, None)
+            return self._enqueue(batch, _DEFAULT)
+        self._graphs.move_to_end(batch.key)
+        graph.launch(self._device.handle)
+        return graph.outputs
 
     def _remember(self, key: tuple[int, ...], graph: Graph | None) -> None:
         self._graphs[key] = graph
@@ -82,15 +84,16 @@ class FrameGraph:
             if oldest is not None:
                 oldest.close()
 
-    def _enqueue(self, batch: Batch, flags: int) -> None:
+    def _enqueue(self, batch: Batch, flags: int) -> Mapping[str, Any]:
         device, marks = self._device, self._marks
         device.upload(batch)
         tensors = device.convert(batch)
         device.record(marks[1], flags)
-        self._outputs = self._engine.run(tensors)
+        outputs: Mapping[str, Any] = self._engine.run(tensors)
         device.record(marks[2], flags)
-        device.readout.enqueue(self._outputs, batch.pictures, device.frames)
+        device.readout.enqueue(outputs, batch.pictures, device.frames)
         device.record(marks[3], flags)
+        return outputs
 
     def _captured(self, batch: Batch) -> Graph | None:
         """The batch as a graph; None, and the reason kept, where the engine or the driver does not take part."""
@@ -101,16 +104,11 @@ class FrameGraph:
                 graph = Graph(self._device.handle, lambda: self._enqueue(batch, _EXTERNAL))
         except EdgeInferError as error:
             self._failed += 1
-            self.graph = f"capture failed: {error}" if self._failed >= TRIES else ""
+            self._failure = f"capture failed: {error}" if self._failed >= TRIES else ""
             return None
         self._failed = 0
-        graph.outputs = self._outputs
         self._remember(batch.key, graph)
         return graph
-
-    def _outputs_of(self, batch: Batch) -> Mapping[str, Any]:
-        graph = self._graphs.get(batch.key)
-        return graph.outputs if graph is not None else self._outputs
 
     def _forget(self) -> None:
         graphs, self._graphs = self._graphs, OrderedDict()
@@ -129,16 +127,15 @@ _DEFAULT, _EXTERNAL = 0, 1  # CU_EVENT_RECORD_*: an event recorded in a graph ca
 
 
 class Graph:
-    """What `enqueue` puts on the stream, ready to be put there again in one call."""
+    """What `enqueue` puts on the stream, ready to be put there again in one call; `outputs` is what it returned."""
 
-    def __init__(self, stream: Any, enqueue: Any) -> None:
-        self.outputs: Mapping[str, Any] = {}
+    def __init__(self, stream: Any, enqueue: Callable[[], Mapping[str, Any]]) -> None:
         # other threads may allocate meanwhile, on their own lanes or in other libraries
         mode = library().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         with _nothing_collected():
             call("cuStreamBeginCapture", stream, mode)
             try:
-                enqueue()
+                self.outputs = enqueue()
             except BaseException:
                 unfinished = probe("cuStreamEndCapture", stream)
                 if unfinished is not None and int(unfinished):

@@ -269,6 +269,21 @@ def test_where_one_context_serves_all_sizes_nothing_captured_is_kept(nvidia, dri
         assert driver.live().get("ready graph", 0) == 0
 
 
+def test_no_graph_is_replayed_once_a_call_of_the_engine_alone_has_changed_the_only_contexts_shape(
+    nvidia, driver, tmp_path
+):
+    folder = planned(bundles.classify_bundle(tmp_path / "open", Batch(1, 4)), nvidia("8.5.3.1"))
+    with load(folder, self_test=False) as model:
+        pictures = [bundles.picture(color) for color in colors(4)]
+        for _ in range(3):
+            model.batch(pictures)
+        (tensor,) = model.spec.inputs
+        model.infer({tensor.name: np.zeros(tensor.at(1), tensor.dtype)})
+        before = driver.calls()["cuGraphLaunch"]
+        assert labels(model.batch(pictures)) == colors(4)
+        assert (before > 0, driver.calls()["cuGraphLaunch"]) == (True, before)
+
+
 def test_what_was_captured_is_freed_before_the_engine_whose_kernels_it_runs(nvidia, driver, tmp_path, monkeypatch):
     left, release = [], _nvplan.Plan.release
     monkeypatch.setattr(_nvplan.Plan, "release", lambda plan: left.append(driver.live()) or release(plan))
