@@ -10,6 +10,7 @@ import numpy as np
 from edgeinfer.errors import BundleError
 from edgeinfer.pictures import opencv
 from edgeinfer.results import Classification, ious
+from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from edgeinfer.bundle import Bundle
     from edgeinfer.pipeline import Pipeline
     from edgeinfer.results import Detections, Result
-    from edgeinfer.spec import Expected, Golden
+    from edgeinfer.spec import Expected, Golden, ModelSpec
 
 # how far from the float32 reference a sound engine may be: (score, intersection over union)
 TOLERANCE = {"fp32": (0.01, 0.98), "fp16": (0.05, 0.9), "int8": (0.15, 0.7)}
@@ -34,9 +35,11 @@ class GoldenReport(NamedTuple):
     detail: str
 
 
-def lowest_score(bundle: Bundle) -> float | None:
-    """The confidence a pipeline must be loaded with so that `check` sees all that was recorded; None: its own."""
-    return min((golden.score for golden in bundle.spec.golden), default=None)
+def lowest_score(spec: ModelSpec) -> float | None:
+    """The confidence a detector must be loaded with so that `check` sees all that was recorded; None: the model's."""
+    if not isinstance(spec.decode, Boxes):
+        return None
+    return min((golden.score for golden in spec.golden), default=None)
 
 
 def files(bundle: Bundle) -> list[bytes]:

@@ -165,8 +165,7 @@ def examine(bundle: Bundle, choice: Choice, gpu: int = 0) -> list[GoldenReport]:
 
     artifact = bundle.spec.artifact(choice.artifact)
     assert artifact
-    lowest = golden.lowest_score(bundle) if isinstance(bundle.spec.decode, Boxes) else None
-    spec = with_thresholds(bundle.spec, conf=lowest, iou=None, limit=None, top=None)
+    spec = with_thresholds(bundle.spec, conf=golden.lowest_score(bundle.spec))
     with open_choice(bundle, spec, choice, Manner(self_test=False, gpu=gpu)) as pipeline:
         reports = golden.check(pipeline, bundle, artifact.precision)
     engine = backends.load(choice.backend)

@@ -179,6 +179,6 @@ def _confidence(bundle: Bundle, asked: float | None) -> tuple[float, float | Non
     """
     assert isinstance(bundle.spec.decode, Boxes)
     score = bundle.spec.decode.score if asked is None else asked
-    lowest = golden.lowest_score(bundle)
+    lowest = golden.lowest_score(bundle.spec)
     conf = score if lowest is None else min(score, lowest)
     return conf, (None if conf == score else score)

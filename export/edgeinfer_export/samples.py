@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EngineError, ExportError
-from edgeinfer.golden import missing
+from edgeinfer.golden import lowest_score, missing
 from edgeinfer.loading import load, with_thresholds
 from edgeinfer.pictures import encode
 from edgeinfer.results import Classification
@@ -64,8 +64,7 @@ def found_by_all(
 
     A sample that would ask for nothing any more is left as it is.
     """
-    lowest = min((sample.score for sample in golden), default=None) if isinstance(spec.decode, Boxes) else None
-    shown = with_thresholds(spec, conf=lowest, iou=None, limit=None, top=None)
+    shown = with_thresholds(spec, conf=lowest_score(dataclasses.replace(spec, golden=golden)))
     for artifact in artifacts:
         with gate.on_cpu(shown, folder / artifact.file) as pipeline:
             golden = tuple(_less(folder, sample, pipeline, artifact.precision) for sample in golden)
