@@ -83,8 +83,9 @@ def test_coco_names_that_the_model_does_not_know_are_listed(tmp_path):
 
 
 def test_a_name_that_two_labels_have_is_told_from_one_that_none_has():
-    fault = datasets.Names(("crane", "cat", "crane")).unknown(("cat", "crane"))
-    assert str(fault) == "'crane' may be more than one of the model's labels"
+    with pytest.raises(DatasetError) as told:
+        datasets.Names(("crane", "cat", "crane")).index(("cat", "crane"), "here:")
+    assert str(told.value) == "here: 'crane' may be more than one of the model's labels"
 
 
 def test_names_match_but_for_case_space_and_dashes():

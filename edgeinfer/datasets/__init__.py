@@ -166,21 +166,22 @@ class Names:
     def _all(self, name: str) -> list[int]:
         return self._exact.get(name) or self._plain.get(_plain(name)) or []
 
-    def unknown(self, names: Sequence[str]) -> DatasetError | None:
-        """What to say when some of these classes are none of the model's."""
-        missing = sorted({name for name in names if self.find(name) is None})
-        if not missing:
-            return None
+    def index(self, names: Iterable[str], where: str) -> dict[str, int]:
+        """The index of the one label of each of these names. Raises DatasetError, which begins with `where`."""
+        found = {name: self.find(name) for name in sorted({*names})}
+        missing = [name for name, place in found.items() if place is None]
         if several := [name for name in missing if self._all(name)]:
-            return DatasetError(
-                f"{_some(several)} may be more than one of the model's labels",
+            raise DatasetError(
+                f"{where} {_some(several)} may be more than one of the model's labels",
                 hint="export the model again with --labels FILE, a name of its own for each class",
             )
-        return DatasetError(
-            f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} not among the model's {len(self._labels)} labels "
-            f"({_some(self._labels)})",
-            hint="validate against the model's own classes, or export it again with --labels FILE",
-        )
+        if missing:
+            raise DatasetError(
+                f"{where} {_some(missing)} {'is' if len(missing) == 1 else 'are'} not among the model's "
+                f"{len(self._labels)} labels ({_some(self._labels)})",
+                hint="validate against the model's own classes, or export it again with --labels FILE",
+            )
+        return {name: place for name, place in found.items() if place is not None}
 
 
 def _plain(name: str) -> str:

@@ -28,10 +28,7 @@ def read(file: Path, labels: tuple[str, ...]) -> Dataset:
         if category not in classes:
             raise DatasetError(f"{where}.category_id {category!r} is not among the categories")
         rows[key].append((classes[category], _box(entry, where), _crowd(entry, where)))
-    names = Names(labels)
-    if fault := names.unknown([name for some in rows.values() for name, _, _ in some]):
-        raise DatasetError(f"{file}: {fault}", hint=fault.hint)
-    index = {name: found for name in classes.values() if (found := names.find(name)) is not None}
+    index = Names(labels).index((name for some in rows.values() for name, _, _ in some), f"{file}:")
     root = _root(file, pictures.values())
     samples = tuple(
         boxes_sample(root / pictures[key], [(index[name], box, crowd) for name, box, crowd in some])
@@ -62,7 +59,7 @@ def _key(entry: Any, name: str, where: str) -> Any:
     found = entry.get(name) if isinstance(entry, dict) else None
     if isinstance(found, (int, str)) and not isinstance(found, bool):
         return found
-    raise DatasetError(f"{where}.{name} is {_shown(found)}, expected a number or a text")
+    raise DatasetError(f"{where}.{name} is {found!r:.60}, expected a number or a text")
 
 
 def _pictures(file: Path, entries: list[Any]) -> dict[Any, PurePosixPath]:
@@ -73,7 +70,7 @@ def _pictures(file: Path, entries: list[Any]) -> dict[Any, PurePosixPath]:
         key, name = _key(entry, "id", where), entry.get("file_name")
         path = PurePosixPath(name.replace("\\", "/")) if isinstance(name, str) else PurePosixPath()
         if not path.name or path.is_absolute() or ".." in path.parts or "\0" in str(path):
-            raise DatasetError(f"{where}.file_name is {_shown(name)}, expected a path inside the data set")
+            raise DatasetError(f"{where}.file_name is {name!r:.60}, expected a path inside the data set")
         if key in pictures:
             raise DatasetError(f"{where}.id {key!r} is another image's too")
         pictures[key] = path
@@ -86,7 +83,7 @@ def _classes(file: Path, entries: list[Any]) -> dict[Any, str]:
         where = f"{file}: categories[{place}]"
         key, name = _key(entry, "id", where), entry.get("name")
         if not isinstance(name, str):
-            raise DatasetError(f"{where}.name is {_shown(name)}, expected a text")
+            raise DatasetError(f"{where}.name is {name!r:.60}, expected a text")
         if key in classes:
             raise DatasetError(f"{where}.id {key!r} is another category's too")
         classes[key] = name
@@ -102,14 +99,14 @@ def _box(entry: dict[str, Any], where: str) -> tuple[float, float, float, float]
     except (TypeError, ValueError, OverflowError):
         sound = False
     if not sound or isinstance(found, str):
-        raise DatasetError(f"{where}.bbox is {_shown(found)}, expected 4 numbers: x y width height")
+        raise DatasetError(f"{where}.bbox is {found!r:.60}, expected 4 numbers: x y width height")
     return x, y, x + width, y + height
 
 
 def _crowd(entry: dict[str, Any], where: str) -> bool:
     found = entry.get("iscrowd", 0)
     if found not in (0, 1):
-        raise DatasetError(f"{where}.iscrowd is {_shown(found)}, expected 0 or 1")
+        raise DatasetError(f"{where}.iscrowd is {found!r:.60}, expected 0 or 1")
     return bool(found)
 
 
@@ -126,8 +123,3 @@ def _root(file: Path, pictures: Any) -> Path:
         f"{file}: images[0].file_name {str(first[0])!r} is neither beside it nor in images/ or {split}/",
         hint="put the .json beside its pictures",
     )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -35,14 +35,18 @@ def read(folder: Path, labels: tuple[str, ...]) -> Dataset:
 def _index(folder: Path, every: list[str], filled: list[str], labels: tuple[str, ...]) -> tuple[dict[str, int], str]:
     """Class folder -> index of its label, and how it was found."""
     names = Names(labels)
-    fault = names.unknown(filled)
-    if fault is None:
-        return {name: place for name in filled if (place := names.find(name)) is not None}, "by name"
-    if all(name.isascii() and name.isdigit() for name in filled):
-        over = [name for name in filled if int(name) >= len(labels)]
-        if over:
-            raise DatasetError(f"{folder}: class folder {over[0]!r} is not one of 0 to {len(labels) - 1}")
-        return {name: int(name) for name in filled}, "by number"
-    if len(every) == len(labels) and all(names.find(name) is None for name in every):
-        return {name: place for place, name in enumerate(every)}, "by order"
-    raise DatasetError(f"{folder}: class folder {fault}", hint=fault.hint)
+    try:
+        return names.index(filled, f"{folder}: class folder"), "by name"
+    except DatasetError:
+        if all(name.isascii() and name.isdigit() for name in filled):
+            return _by_number(folder, filled, len(labels)), "by number"
+        if len(every) == len(labels) and all(names.find(name) is None for name in every):
+            return {name: place for place, name in enumerate(every)}, "by order"
+        raise
+
+
+def _by_number(folder: Path, names: list[str], classes: int) -> dict[str, int]:
+    over = [name for name in names if int(name) >= classes]
+    if over:
+        raise DatasetError(f"{folder}: class folder {over[0]!r} is not one of 0 to {classes - 1}") from None
+    return {name: int(name) for name in names}

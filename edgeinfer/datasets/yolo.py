@@ -111,10 +111,9 @@ def _index(place: Path, used: Sequence[int], labels: tuple[str, ...], names: lis
         )
     if names is None:
         return {number: number for number in used}
-    found = Names(labels)
-    if fault := found.unknown([names[number].strip() for number in used]):
-        raise DatasetError(f"{place}: class {fault}", hint=fault.hint)
-    return {number: index for number in used if (index := found.find(names[number].strip())) is not None}
+    called = {number: names[number].strip() for number in used}
+    index = Names(labels).index(called.values(), f"{place}: class")
+    return {number: index[name] for number, name in called.items()}
 
 
 def _rows(file: Path) -> list[tuple[int, tuple[float, ...]]]:
