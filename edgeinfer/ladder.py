@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from edgeinfer.backends import Engine
     from edgeinfer.bundle import Bundle
-    from edgeinfer.machine import Gpu
     from edgeinfer.spec import Artifact
 
 # backends of compiled engines, and all that need a GPU: not imported where there is none
@@ -141,48 +140,41 @@ class _Look(NamedTuple):
         if not artifacts:
             yield Rung(name, None, Refusal("no-file", f"the bundle holds no {' or '.join(engine.formats)} file"))
         for artifact in artifacts:
-            reason = self.reason(engine, artifact)
-            yield Rung(name, artifact, reason, FITS if reason else self.caveat(name, engine, artifact))
+            reason = self.reason(name, engine, artifact)
+            compared = name in COMPILED and not reason
+            yield Rung(name, artifact, reason, keys.caveat(artifact, self.here(engine)) if compared else FITS)
 
-    def reason(self, engine: type[Engine], artifact: Artifact) -> Refusal:
+    def here(self, engine: type[Engine]) -> keys.Here:
+        """Where an engine of this backend would run. Raises BackendUnavailable."""
+        return keys.Here(engine.library, machine.system(), machine.gpu(self.gpu or 0), machine.l4t())
+
+    def reason(self, name: str, engine: type[Engine], artifact: Artifact) -> Refusal:
         if self.precision not in ("auto", artifact.precision):
             text = f"{self.precision} was asked for, this is {artifact.precision}"
             return Refusal("precision", text, asked=self.precision)
         if engine.device == "cpu" and self.unasked and machine.has_gpu():
-            text = f"this machine has a GPU; the CPU is used when asked for: --backend {_name(engine)}"
+            text = f"this machine has a GPU; the CPU is used when asked for: --backend {name}"
             return Refusal("cpu-unasked", text)
         own = engine.refuses(artifact)
         if own:
             return Refusal("backend", own)
         try:
-            gpu = machine.gpu(self.gpu or 0) if engine.device == "gpu" else None
+            here = self.here(engine) if engine.device == "gpu" else None
             devices.load(engine.device)
         except BackendUnavailable as missing:
             return Refusal("no-device", str(missing), hint=missing.hint)
-        return self.reason_on_gpu(engine, artifact, gpu) if gpu else FITS
+        return self.reason_on_gpu(artifact, here) if here else FITS
 
-    def reason_on_gpu(self, engine: type[Engine], artifact: Artifact, gpu: Gpu) -> Refusal:
-        library = engine.library
-        if artifact.format != "onnx":
-            refusal = keys.refusal(artifact, self.bundle.spec, keys.Here(library, machine.system(), gpu, machine.l4t()))
-            if refusal:
-                return refusal
-        verdict = verdicts.read(artifact, library, gpu) if self.quarantine else None
+    def reason_on_gpu(self, artifact: Artifact, here: keys.Here) -> Refusal:
+        refusal = FITS if artifact.format == "onnx" else keys.refusal(artifact, self.bundle.spec, here)
+        if refusal:
+            return refusal
+        verdict = verdicts.read(artifact, here.library, here.gpu) if self.quarantine else None
         if verdict and not verdict.passed:
             again = f"edgeinfer verify {quote(str(self.bundle.path))} tries it again"
             text = f"failed its self-test here on {verdict.when}: {verdict.detail}; {again}"
             return Refusal("quarantined", text, when=verdict.when, detail=verdict.detail)
         return FITS
-
-    def caveat(self, name: str, engine: type[Engine], artifact: Artifact) -> Refusal:
-        if name not in COMPILED:
-            return FITS
-        gpu = machine.gpu(self.gpu or 0)
-        return keys.caveat(artifact, keys.Here(engine.library, machine.system(), gpu, machine.l4t()))
-
-
-def _name(engine: type[Engine]) -> str:
-    return engine.__module__.rpartition(".")[2]
 
 
 def _in_preference(bundle: Bundle, engine: type[Engine]) -> list[Artifact]:
