@@ -152,7 +152,9 @@ def _source(source: str, options: Options) -> Plan:
         return dataclasses.replace(asked, kind=f"exported by {options.via}", missing=via.missing(options.via_python))
     if known and not fetch.is_here(path, known):
         kind = f"downloaded from {known.url}"
-        return dataclasses.replace(asked, name=sources.plain(options.name or known.name), kind=kind, license=known.license)
+        return dataclasses.replace(
+            asked, name=sources.plain(options.name or known.name), kind=kind, license=known.license
+        )
     if path.suffix.lower() in enginefile.SUFFIXES:
         engine = export.read_engine(path, options)
         kind = f"a TensorRT engine, {path.stat().st_size / 1e6:.1f} MB"
