@@ -16,8 +16,9 @@ from google.protobuf.message import DecodeError
 from edgeinfer import protobuf
 from edgeinfer.serve import messages, ranking, tensors
 from edgeinfer.serve.refusals import INVALID, Refusal
+from edgeinfer.serve.regions import PARAMETERS
 from edgeinfer.serve.service import Request
-from edgeinfer.serve.spans import PARAMETERS, Span
+from edgeinfer.serve.tensors import Span
 from edgeinfer.serve.wire import PASSED_OVER, need_known, timeout
 
 if TYPE_CHECKING:

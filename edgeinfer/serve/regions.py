@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeinfer.serve import tensors
 from edgeinfer.serve.refusals import EXISTS, FORBIDDEN, INVALID, NOT_FOUND, UNAVAILABLE, UNSUPPORTED, Refusal
-from edgeinfer.serve.spans import OFFSET, PARAMETERS, REGION, SIZE, Span
+from edgeinfer.serve.tensors import Span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FOLDER = "/dev/shm"  # noqa: S108 - where shm_open(3) keeps its objects
 MOST = 256  # each keeps a file open, of which a process may have 1,024 unless told otherwise
 ALL = ""
+REGION, SIZE, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
+PARAMETERS = (REGION, SIZE, OFFSET)  # of an input, or of an output that is asked for; answers have none, as Triton's
 
 
 class Region:

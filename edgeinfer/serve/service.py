@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.metrics import Metrics
     from edgeinfer.serve.repository import Found, Repository
-    from edgeinfer.serve.spans import Span
-    from edgeinfer.serve.tensors import Tensor
+    from edgeinfer.serve.tensors import Span, Tensor
 
 Answered = TypeVar("Answered")
 EXTENSIONS = ("classification", "binary_tensor_data", "model_repository", "statistics", "model_configuration")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 import numpy as np
 
 from edgeinfer.serve.refusals import INVALID, TOO_LARGE, Refusal
-from edgeinfer.serve.spans import Span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeinfer.serve.limits import Limits
+    from edgeinfer.serve.regions import Region
 
 BYTES = "BYTES"
 DTYPES = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
@@ -28,6 +28,14 @@ MOST_ELEMENTS = 16384  # of BYTES in binary data: each is found behind the one b
 _LENGTH = struct.Struct("<I")
 
 Buffer = Union[bytes, memoryview]
+
+
+class Span(NamedTuple):
+    """Where a tensor lies in a region of shared memory."""
+
+    region: Region
+    offset: int
+    size: int
 
 
 class Tensor(NamedTuple):

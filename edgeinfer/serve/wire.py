@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from edgeinfer.serve import ranking, reading, tensors
 from edgeinfer.serve.faces import IMAGE, unpacked
 from edgeinfer.serve.refusals import INVALID, Refusal
+from edgeinfer.serve.regions import PARAMETERS
 from edgeinfer.serve.service import Request
-from edgeinfer.serve.spans import PARAMETERS, Span
+from edgeinfer.serve.tensors import Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
