@@ -22,7 +22,6 @@ from edgeinfer.streams.vitals import Health
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.repository import Found
     from edgeinfer.serve.service import Service
     from edgeinfer.streams import Seen
@@ -100,14 +99,14 @@ class Turns:
 class Camera:
     """Follows one source with a thread of its own until it is closed; `arrived` is called there with each result."""
 
-    def __init__(self, mount: Mount, model: str, service: Service, limits: Limits, ages: Any) -> None:
+    def __init__(self, mount: Mount, model: str, service: Service) -> None:
         self.name, self.model, self.source = mount.name, model, naming.without_password(mount.source)
-        self.ages = ages  # observes seconds
         self.dropped, self.results = Counter(dict.fromkeys(CAUSES, 0)), 0
         self.arrived: Callable[[], None] = lambda: None
-        self._limits, self._began = limits, time.monotonic()
+        self._ages = service.metrics.camera_ages.labels(self.name)
+        self._limits, self._began = service.limits, time.monotonic()
         self._turns = Turns(service, model + IMAGE)
-        self._stream = Stream([mount.source], self._turns, patient=True, max_pixels=limits.pixels)
+        self._stream = Stream([mount.source], self._turns, patient=True, max_pixels=self._limits.pixels)
         (self.vitals,) = self._stream.vitals().values()
         self._newest: tuple[Seen, Found] | None = None
         self._trouble, self._refused, self._next = "", 0, 0
@@ -130,7 +129,7 @@ class Camera:
         self.results += 1
         self.dropped["newer"] += max(0, fresh.sequence - self._next - self._refused)
         self._next, self._refused = fresh.sequence + 1, 0
-        self.ages.observe(fresh.age_ms / 1e3)
+        self._ages.observe(fresh.age_ms / 1e3)
         self.arrived()
 
     def _refuse(self, error: EdgeInferError) -> None:
@@ -216,8 +215,8 @@ class Cameras:
             raise Refusal(UNAVAILABLE, f"camera {name!r} is followed once models are loaded")
         return self._cameras[name]
 
-    def start(self, service: Service, ages: Any) -> None:
-        """Follow every camera; UsageError if one asks for a model that is not served. `ages` has labels.
+    def start(self, service: Service) -> None:
+        """Follow every camera; UsageError if one asks for a model that is not served.
 
         Where there is no model yet, a camera waits for the one it asks for.
         """
@@ -233,7 +232,7 @@ class Cameras:
         self.gallery = Gallery(service.limits.viewers, service.off_loop)
         for mount in self._mounts:
             model = mount.model or models[0]
-            self._cameras[mount.name] = Camera(mount, model, service, service.limits, ages.labels(mount.name))
+            self._cameras[mount.name] = Camera(mount, model, service)
 
     def note(self) -> None:
         """Log which cameras fell ill or recovered since the last time."""

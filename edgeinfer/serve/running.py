@@ -18,13 +18,11 @@ import uvicorn
 
 from edgeinfer.errors import ServiceError, UsageError
 from edgeinfer.serve import notify, web
-from edgeinfer.serve.cameras import Cameras
 from edgeinfer.serve.connections import CROWD, Door, prompt, untold
 from edgeinfer.serve.guard import crowded
 from edgeinfer.serve.heap import Heap
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.refusals import Refusal
-from edgeinfer.serve.regions import Regions
 from edgeinfer.serve.repository import Repository
 from edgeinfer.serve.service import Service
 from edgeinfer.serve.versions import cause
@@ -129,9 +127,15 @@ class Running:
         self._patient = bool(watch_s or guard.managed) and all(path.is_dir() for path in paths)
         self._repository, self._classify = Repository(paths, options, limits), options.classify
         self._threads = _decoders()
-        self.service = Service(self._repository, limits, Metrics(self._repository), self._threads)
-        self.service.cameras, self.service.regions = Cameras(mounts), Regions(allowed=guard.shared)
-        self.service.managed = guard.managed
+        self.service = Service(
+            self._repository,
+            limits,
+            Metrics(self._repository),
+            self._threads,
+            mounts=mounts,
+            managed=guard.managed,
+            shared=guard.shared,
+        )
         self._stop = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
 

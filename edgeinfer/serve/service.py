@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
     from concurrent.futures import Executor
 
+    from edgeinfer.serve.cameras import Mount
     from edgeinfer.serve.faces import Slot, Work
     from edgeinfer.serve.limits import Limits
     from edgeinfer.serve.metrics import Metrics
@@ -62,15 +63,24 @@ class Answer:
 class Service:
     """Answers requests from the models of a repository. `ready` is false until the start is over, and at the end.
 
-    `managed` says whether requests may load models.
+    `mounts` are its cameras. Requests may load models if it is `managed`, and leave tensors in shared memory if that
+    is `shared`.
     """
 
-    managed = False
-
-    def __init__(self, repository: Repository, limits: Limits, metrics: Metrics, threads: Executor) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        limits: Limits,
+        metrics: Metrics,
+        threads: Executor,
+        *,
+        mounts: Sequence[Mount] = (),
+        managed: bool = False,
+        shared: bool = False,
+    ) -> None:
         self.repository, self.limits, self.metrics = repository, limits, metrics
         self.ready, self._threads, self.memory = False, threads, Memory(limits.memory)
-        self.cameras, self.regions = Cameras(()), Regions()
+        self.cameras, self.regions, self._managed = Cameras(mounts), Regions(allowed=shared), managed
         self._scraping = Aside()
         self._scrape: asyncio.Future[bytes] | None = None
 
@@ -126,7 +136,7 @@ class Service:
     def start_cameras(self) -> None:
         """Follow the cameras, once models are served. UsageError if one asks for a model that is not there."""
         self.metrics.follow(self.cameras)
-        self.cameras.start(self, self.metrics.camera_ages)
+        self.cameras.start(self)
 
     async def turn(self, name: str, work: Work) -> tuple[Any, Found]:
         """Run a camera's frame: it waits behind the requests that came before it, and is not counted as one."""
@@ -241,7 +251,7 @@ class Service:
 
     def need_managed(self) -> None:
         """Refusal if the models are not the requests' to load."""
-        if not self.managed:
+        if not self._managed:
             raise Refusal(FORBIDDEN, "the model repository is not open to requests; start with --manage")
 
     def about(self) -> dict[str, Any]:
