@@ -1,11 +1,16 @@
-"""Types of command-line arguments that refuse what cannot be meant."""
+"""Types of command-line arguments that refuse what cannot be meant, and the text of files that they name."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
+
+from edgeinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _number(text: str, what: str, fits: Callable[[float], bool], unit: str = "") -> float:
@@ -48,3 +53,12 @@ def milliseconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0, such as 200ms or 0.5s")
     return value
+
+
+def text(flag: str, file: Path, hint: str) -> str:
+    """What is in the file that the flag names, in UTF-8; UsageError, with the hint, where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        told = f"{flag} {file} cannot be read: {getattr(error, 'strerror', '') or error}"
+        raise UsageError(told, hint=hint) from error

@@ -212,14 +212,11 @@ def _batch(text: str) -> Batch | None:
 def _labels(file: str | None) -> tuple[str, ...]:
     if file is None:
         return ()
-    try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        told = f"--labels {file} cannot be read: {getattr(error, 'strerror', '') or error}"
-        raise UsageError(told, hint="one class name a line, UTF-8") from error
+    hint = "one class name a line, UTF-8"
+    lines = _limits.text("--labels", Path(file), hint).splitlines()
     labels = tuple(line.strip() for line in lines if line.strip())
     if not labels:
-        raise UsageError(f"--labels {file} holds no names", hint="one class name a line, UTF-8")
+        raise UsageError(f"--labels {file} holds no names", hint=hint)
     return labels
 
 

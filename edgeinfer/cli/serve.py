@@ -195,22 +195,14 @@ def _bounds(args: argparse.Namespace) -> Limits:
 
 def _cameras(file: Path | None) -> list[str]:
     """The lines of the file that name cameras; empty ones and comments (#) are passed over."""
-    lines = _text("--camera-file", file, "NAME[@MODEL]=SOURCE a line").splitlines() if file else []
+    lines = _limits.text("--camera-file", file, "NAME[@MODEL]=SOURCE a line").splitlines() if file else []
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _token(file: Path | None) -> str:
     if file is None:
         return ""
-    token = _text("--token-file", file, "one line with the token").strip()
+    token = _limits.text("--token-file", file, "one line with the token").strip()
     if not token or not token.isascii() or any(letter.isspace() for letter in token):
         raise UsageError(f"--token-file {file} holds no token", hint="one line of ASCII letters without spaces")
     return token
-
-
-def _text(flag: str, file: Path, hint: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        told = f"{flag} {file} cannot be read: {getattr(error, 'strerror', '') or error}"
-        raise UsageError(told, hint=hint) from error
