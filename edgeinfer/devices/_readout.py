@@ -23,21 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeinfer.devices import Tensors
-    from edgeinfer.devices._kernels import Kernels
-    from edgeinfer.devices._memory import Memory
+    from edgeinfer.devices.gpu import Device
     from edgeinfer.results import Result
     from edgeinfer.spec import ModelSpec, Placement
-
-
-class Gpu(Protocol):
-    """What a readout needs of its device: where memory comes from, where kernels go."""
-
-    memory: Memory
-    kernels: Kernels
-    handle: Any  # the stream
-    integrated: bool
-
-    def wait(self) -> None: ...
 
 
 class Readout(Protocol):
@@ -45,7 +33,7 @@ class Readout(Protocol):
 
     sources: tuple[str, ...]  # the kernel files it launches
 
-    def __init__(self, spec: ModelSpec, gpu: Gpu) -> None: ...
+    def __init__(self, spec: ModelSpec, gpu: Device) -> None: ...
 
     def enqueue(self, outputs: Tensors, count: int, frames: int) -> None:
         """Put on the stream what turns `count` pictures' outputs into records the host can read.
@@ -73,7 +61,7 @@ def of(spec: ModelSpec) -> type[Readout]:
 class _Records:
     """What our kernels find, in one record a picture. Their launches are kept while the tensors stay where they are."""
 
-    def __init__(self, spec: ModelSpec, gpu: Gpu, record: np.dtype[Any]) -> None:
+    def __init__(self, spec: ModelSpec, gpu: Device, record: np.dtype[Any]) -> None:
         self._spec, self._gpu, self._name = spec, gpu, spec.outputs[0].name
         self._record = record
         self._results = Mirror(gpu.memory, spec.batch.max * record.itemsize, mapped=gpu.integrated)
@@ -109,7 +97,7 @@ class _Classes(_Records):
 
     sources: tuple[str, ...] = ("topk",)
 
-    def __init__(self, spec: ModelSpec, gpu: Gpu) -> None:
+    def __init__(self, spec: ModelSpec, gpu: Device) -> None:
         assert isinstance(spec.decode, TopK)
         super().__init__(spec, gpu, launch.classify_result(min(spec.decode.k, len(spec.labels))))
 
@@ -129,7 +117,7 @@ class _Detections(_Records):
 
     sources: tuple[str, ...] = ("decode", "nms")
 
-    def __init__(self, spec: ModelSpec, gpu: Gpu) -> None:
+    def __init__(self, spec: ModelSpec, gpu: Device) -> None:
         self._plan = launch.Detect(spec, spec.batch.max)
         self._workspace = gpu.memory.on_device(self._plan.workspace_bytes)
         super().__init__(spec, gpu, self._plan.result)
@@ -167,7 +155,7 @@ class _Detections(_Records):
 class _Roomy:
     """Decoding and suppression of one picture with room for many candidates; kept, for they seldom come alone."""
 
-    def __init__(self, spec: ModelSpec, gpu: Gpu, needed: int) -> None:
+    def __init__(self, spec: ModelSpec, gpu: Device, needed: int) -> None:
         self._gpu = gpu
         self._plan = launch.Detect(spec, 1, capacity=1 << (needed - 1).bit_length())
         self.capacity = self._plan.capacity
@@ -201,7 +189,7 @@ class _Suppressed:
 
     sources: tuple[str, ...] = ()
 
-    def __init__(self, spec: ModelSpec, gpu: Gpu) -> None:
+    def __init__(self, spec: ModelSpec, gpu: Device) -> None:
         self._spec, self._gpu = spec, gpu
         self._places: dict[str, range] = {}
         end = 0
