@@ -17,9 +17,14 @@ _DTYPES = ("uint8", "float16", "float32")
 
 
 def pixel_values(preprocess: Preprocess, dtype: str) -> NDArray[Any]:
-    """(3, 256) of `dtype`: for each of the model's channels what each pixel value becomes. Raises SpecError."""
+    """(3, 256) of `dtype`: for each of the model's channels what the runtime makes of each pixel value.
+
+    Raises SpecError.
+    """
     if dtype not in _DTYPES:
         raise SpecError(f"the model's input is {dtype}, not one of {', '.join(_DTYPES)}")
+    if preprocess.where == "graph":
+        return np.repeat(np.arange(256, dtype=dtype)[None], 3, 0)
     pixels = np.arange(256, dtype=np.float32)[None]
     mean, std = (np.array(numbers)[:, None] for numbers in (preprocess.mean, preprocess.std))
     # one float32 division where there is nothing else to do, as the published preprocessing has it

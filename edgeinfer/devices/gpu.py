@@ -18,6 +18,7 @@ from edgeinfer.devices._driver import Context, call, elapsed_ms, library
 from edgeinfer.devices._framegraph import FrameGraph
 from edgeinfer.devices._kernels import Kernels
 from edgeinfer.devices._memory import Memory, Mirror, Tensor, view
+from edgeinfer.devices._pixelvalues import pixel_values
 from edgeinfer.devices._staging import Batch, Staging
 from edgeinfer.errors import DeviceLost, InputError
 
@@ -82,7 +83,7 @@ class Device:
         readout = _readout.of(spec)
         for source in ("preprocess", *readout.sources):
             self.kernels.load(source)
-        self._table = self._sent(launch.table(spec.preprocess, spec.inputs[0].dtype))
+        self._table = self._sent(pixel_values(spec.preprocess, spec.inputs[0].dtype))
         first = spec.inputs[0]
         self._tensor = self.empty(first.at(spec.batch.max), first.dtype)
         call("cuMemsetD8Async", self._tensor.pointer, 0, self._tensor.nbytes, self.handle)

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgeinfer.devices._pixelvalues import pixel_values
 from edgeinfer.devices.suppression import APART, MOST, ceiling
 from edgeinfer.errors import InputError
 from edgeinfer.spec import Boxes, TopK
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgeinfer.spec import ModelSpec, Placement, Preprocess
+    from edgeinfer.spec import ModelSpec, Placement
 
 DTYPES = {"float32": 0, "float16": 1}
 FILTERS = {"linear": 0, "linear-antialias": 1, "cubic-antialias": 2}
@@ -193,15 +192,8 @@ def frames(pictures: Sequence[Pixels], placements: Sequence[Placement]) -> NDArr
     return records
 
 
-def table(preprocess: Preprocess, dtype: str) -> NDArray[Any]:
-    """(3, 256) of `dtype`: what a pixel value of each of the model's channels becomes; upload it once."""
-    if preprocess.where == "graph":
-        return np.repeat(np.arange(256, dtype=dtype)[None], 3, 0)
-    return pixel_values(preprocess, dtype)
-
-
 def preprocess(spec: ModelSpec, count: int, *, frames: int, tensor: int, table: int) -> Launch:
-    """`count` frames into the model's first input, by the `table()`; the last three are addresses."""
+    """`count` frames into the model's first input, by a table of `pixel_values`; the last three are addresses."""
     how = spec.preprocess
     argument = _argument(
         PREPROCESS,

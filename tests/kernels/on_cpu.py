@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeinfer.devices import images, launch
+from edgeinfer.devices._pixelvalues import pixel_values
 from edgeinfer.devices.launch import Pixels
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Kernels:
         pairs = [pixels_of(image, pixels, how.color) for image in images]
         frames = launch.frames([one for one, _ in pairs], [how.place(size) for _, size in pairs])
         tensor = poison(np.empty(spec.inputs[0].at(count), spec.inputs[0].dtype))
-        table = launch.table(how, spec.inputs[0].dtype)
+        table = pixel_values(how, spec.inputs[0].dtype)
         at = {"frames": address(frames), "tensor": address(tensor), "table": address(table)}
         self.run(launch.preprocess(spec, count, **at), seed)
         return tensor

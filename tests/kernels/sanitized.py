@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeinfer.devices import launch
+from edgeinfer.devices._pixelvalues import pixel_values
 from edgeinfer.spec import INTERPOLATIONS, Boxes, Preprocess, Size, TopK
 from kernels import on_cpu, specs
 
@@ -74,7 +75,7 @@ def overrun(kernels: on_cpu.Kernels) -> None:
     spec = specs.picture_spec(Preprocess(Size(64, 64)))
     one, size = on_cpu.pixels_of(image, "bgr", "rgb")
     frames = launch.frames([one._replace(address=on_cpu.address(short))], [spec.preprocess.place(size)])
-    tensor, table = np.empty((1, 3, 64, 64), np.float32), launch.table(spec.preprocess, "float32")
+    tensor, table = np.empty((1, 3, 64, 64), np.float32), pixel_values(spec.preprocess, "float32")
     at = {"frames": on_cpu.address(frames), "tensor": on_cpu.address(tensor), "table": on_cpu.address(table)}
     kernels.run(launch.preprocess(spec, 1, **at))
 
