@@ -6,6 +6,8 @@ A cache that cannot be read or written costs time, never a result.
 from __future__ import annotations
 
 import hashlib
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgeinfer import machine, regular, workfolder
@@ -46,6 +48,14 @@ def write(kind: str, name: str, data: bytes) -> bool:
     except OSError:
         return False
     return True
+
+
+def folder(kind: str, name: str = "") -> Path | None:
+    """Where a library may keep files of its own; None where no folder can be had that may be written into."""
+    found = path(kind, name)
+    with suppress(OSError):
+        found.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return found if os.access(found, os.W_OK) else None
 
 
 def names(kind: str) -> list[str]:

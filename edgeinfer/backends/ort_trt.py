@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgeinfer import cache
@@ -44,9 +42,5 @@ class Engine(ort_gpu.Engine):
 
 def _keeping() -> dict[str, str]:
     """That engines are kept, where they can be: into a folder that it cannot make the provider does not load."""
-    folder = cache.path("ort_trt", "")
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not os.access(folder, os.W_OK):
-        return {}
-    return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+    folder = cache.folder("ort_trt")
+    return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)} if folder else {}

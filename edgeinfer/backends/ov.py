@@ -222,12 +222,8 @@ def _turning(value: Any) -> tuple[int, ...]:
 
 def _kept() -> dict[str, str]:
     """Where the library keeps what it compiled; nothing where no folder can be had."""
-    folder = cache.path("openvino", openvino.__version__)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        return {}
-    return {"CACHE_DIR": str(folder)}
+    folder = cache.folder("openvino", openvino.__version__)
+    return {"CACHE_DIR": str(folder)} if folder else {}
 
 
 def _check(path: Path, kind: str, declared: Sequence[TensorSpec], found: Sequence[Any]) -> None:
