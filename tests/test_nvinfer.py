@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeinfer import backends, cache
-from edgeinfer.backends import _nvwords
+from edgeinfer.backends import _nvlibrary
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EngineError
 from edgeinfer.profiling import layers
@@ -23,21 +23,21 @@ COLORS = ("red", "green", "blue")
 
 
 def test_the_library_may_speak_of_what_is_freed_while_another_message_is_noted_down(on, monkeypatch):
-    words = _nvwords.Words(on(), "trt")
+    messages = _nvlibrary.Messages(on(), "trt")
 
     def freeing(line):
         if not freed:
             freed.append(line)
-            words.hear("WARNING", "an engine was freed")
+            messages.hear("WARNING", "an engine was freed")
         return line
 
     freed = []
-    monkeypatch.setattr(_nvwords, "plain", freeing)
-    speaking = threading.Thread(target=words.hear, args=("ERROR", "no memory"), daemon=True)
+    monkeypatch.setattr(_nvlibrary, "plain", freeing)
+    speaking = threading.Thread(target=messages.hear, args=("ERROR", "no memory"), daemon=True)
     speaking.start()
     speaking.join(LONG_S)
     assert not speaking.is_alive()
-    assert (freed, words.since(0)) == (["no memory"], ["no memory"])
+    assert (freed, messages.since(0)) == (["no memory"], ["no memory"])
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgeinfer.backends._nvwords import Words
+    from edgeinfer.backends._nvlibrary import Messages
     from edgeinfer.devices import Tensors
     from edgeinfer.devices.gpu import Device
     from edgeinfer.spec import Artifact, ModelSpec
@@ -37,7 +37,7 @@ class Engine:
     formats: ClassVar[tuple[str, ...]] = ()
     precisions = ("fp16", "fp32", "int8")
     trt: ClassVar[Any] = None
-    words: ClassVar[Words]
+    messages: ClassVar[Messages]
     # module and release, as an engine's `built_with` has them
     library: ClassVar[str] = ""
 
@@ -53,7 +53,7 @@ class Engine:
     ) -> None:
         gpu = machine.gpu(device.ordinal)  # some releases crash where there is no driver
         with device.context.alone():
-            plan = Plan(self.trt, self.words, path, spec, gpu)
+            plan = Plan(self.trt, self.messages, path, spec, gpu)
             plan.users += 1
             try:
                 self._join(plan, device, graph)
@@ -168,7 +168,7 @@ class _Ready:
         self.reshape(images, outputs)
 
     def _choose(self, profile: int, stream: int) -> None:
-        plan, context, mark = self._plan, self.context, self._plan.words.mark()
+        plan, context, mark = self._plan, self.context, self._plan.messages.mark()
         if context.active_optimization_profile == profile:
             return
         with suppress(RuntimeError):  # what the bindings make of the library's no
@@ -179,7 +179,7 @@ class _Ready:
 
     def reshape(self, images: int, outputs: Tensors) -> None:
         """Set the shapes of a batch, and where its outputs go."""
-        plan, context, spec, mark = self._plan, self.context, self._plan.spec, self._plan.words.mark()
+        plan, context, spec, mark = self._plan, self.context, self._plan.spec, self._plan.messages.mark()
         self._pointers: tuple[int, ...] = ()
         for tensor in spec.inputs if plan.profiles else ():
             if not context.set_input_shape(tensor.name, tensor.at(images)):
@@ -192,7 +192,7 @@ class _Ready:
         self._place(self.outputs)
 
     def _place(self, tensors: Tensors) -> None:
-        plan, context, mark = self._plan, self.context, self._plan.words.mark()
+        plan, context, mark = self._plan, self.context, self._plan.messages.mark()
         for name, tensor in tensors.items():
             if not context.set_tensor_address(name, tensor.pointer):
                 raise plan.failure(f"{name} cannot lie at {tensor.pointer:#x}", mark)
@@ -207,7 +207,7 @@ class _Ready:
 
     def execute(self, stream: int) -> None:
         plan, context = self._plan, self.context
-        mark = plan.words.mark()
+        mark = plan.messages.mark()
         if not context.execute_async_v3(stream):
             raise plan.failure("the engine does not run", mark)
         if self.fresh:

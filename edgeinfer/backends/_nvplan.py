@@ -10,13 +10,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import cache
-from edgeinfer.backends._nvwords import REBUILD
+from edgeinfer.backends._nvlibrary import REBUILD
 from edgeinfer.errors import BackendUnavailable, EngineError, EngineMismatch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgeinfer.backends._nvwords import Words
+    from edgeinfer.backends._nvlibrary import Messages
     from edgeinfer.machine import Gpu
     from edgeinfer.spec import ModelSpec, TensorSpec
 
@@ -33,8 +33,8 @@ DTYPES = {
 class Plan:
     """An opened engine, shared by the contexts of all lanes; closed when the last of its users has let go."""
 
-    def __init__(self, trt: Any, words: Words, path: Path, spec: ModelSpec, gpu: Gpu) -> None:
-        self.trt, self.words, self.path, self.spec = trt, words, path, spec
+    def __init__(self, trt: Any, messages: Messages, path: Path, spec: ModelSpec, gpu: Gpu) -> None:
+        self.trt, self.messages, self.path, self.spec = trt, messages, path, spec
         self.users = 0
         self.runtime = self._started()
         self.engine = self._opened()
@@ -43,14 +43,14 @@ class Plan:
         self.jit = _Jit(self, f"{_identity(path, spec)}-sm{gpu.sm}")
 
     def failure(self, what: str, mark: int, error: BaseException | None = None) -> EngineError:
-        return self.words.failure(f"{self.path.name}: {what}", mark, error)
+        return self.messages.failure(f"{self.path.name}: {what}", mark, error)
 
     def _started(self) -> Any:
-        trt, mark = self.trt, self.words.mark()
+        trt, mark = self.trt, self.messages.mark()
         try:
-            runtime = trt.Runtime(self.words.logger)
+            runtime = trt.Runtime(self.messages.logger)
         except (TypeError, RuntimeError) as error:
-            said = "; ".join(self.words.since(mark)[-2:]) or error
+            said = "; ".join(self.messages.since(mark)[-2:]) or error
             raise BackendUnavailable(
                 f"{trt.__name__} {trt.__version__} does not start: {said}",
                 hint="its CUDA version must fit the driver's: edgeinfer doctor",
@@ -69,7 +69,7 @@ class Plan:
         return runtime
 
     def _opened(self) -> Any:
-        mark = self.words.mark()
+        mark = self.messages.mark()
         try:
             with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 self._ask_validity(content)
@@ -84,7 +84,7 @@ class Plan:
 
     def _ask_validity(self, content: Any) -> None:
         """TensorRT-RTX tells from an engine's first bytes whether it will run."""
-        trt, runtime, mark = self.trt, self.runtime, self.words.mark()
+        trt, runtime, mark = self.trt, self.runtime, self.messages.mark()
         if not hasattr(runtime, "get_engine_validity"):
             return
         validity, diagnostics = runtime.get_engine_validity(content)
@@ -93,7 +93,7 @@ class Plan:
             names = [name for name, one in known if name.isupper() and int(one) & int(diagnostics)]
             reasons = ", ".join(name.lower().replace("_", " ") for name in names) or f"diagnostics {int(diagnostics)}"
             what = f"the library finds the engine invalid here ({reasons})"
-            if self.words.since(mark):
+            if self.messages.since(mark):
                 raise self.failure(what, mark)
             raise EngineMismatch(f"{self.path.name}: {what}", hint=REBUILD.format(format="rtx"))
 
@@ -165,7 +165,7 @@ class Plan:
 
     def context(self, scratch: Any) -> Any:
         """A fresh context that works in `scratch`, which contexts that run one at a time may share."""
-        engine, mark = self.engine, self.words.mark()
+        engine, mark = self.engine, self.messages.mark()
         try:
             context = self._context(engine)
         except (MemoryError, RuntimeError) as error:
@@ -201,7 +201,7 @@ class _Jit:
     def __init__(self, plan: Plan, name: str) -> None:
         self._name, self._kept = name, b""
         self.config = self.cache = None
-        trt, engine, mark = plan.trt, plan.engine, plan.words.mark()
+        trt, engine, mark = plan.trt, plan.engine, plan.messages.mark()
         if not hasattr(engine, "create_runtime_config"):
             return
         config = engine.create_runtime_config()

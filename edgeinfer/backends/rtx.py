@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgeinfer.backends import _nvinfer, _nvwords
+from edgeinfer.backends import _nvinfer, _nvlibrary
 
-_TRT = _nvwords.library("rtx", ("tensorrt_rtx",))
+_TRT = _nvlibrary.load("rtx", ("tensorrt_rtx",))
 
 
 class Engine(_nvinfer.Engine):
@@ -12,5 +12,5 @@ class Engine(_nvinfer.Engine):
 
     formats = ("rtx",)
     trt = _TRT
-    words = _nvwords.Words(_TRT, "rtx")
+    messages = _nvlibrary.Messages(_TRT, "rtx")
     library = f"{_TRT.__name__} {_TRT.__version__}"

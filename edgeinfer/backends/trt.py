@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgeinfer.backends import _nvinfer, _nvwords
+from edgeinfer.backends import _nvinfer, _nvlibrary
 
-_TRT = _nvwords.library("trt", ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"))
+_TRT = _nvlibrary.load("trt", ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"))
 
 
 class Engine(_nvinfer.Engine):
@@ -12,5 +12,5 @@ class Engine(_nvinfer.Engine):
 
     formats = ("trt",)
     trt = _TRT
-    words = _nvwords.Words(_TRT, "trt")
+    messages = _nvlibrary.Messages(_TRT, "trt")
     library = f"{_TRT.__name__} {_TRT.__version__}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgeinfer.backends import _nvwords
+from edgeinfer.backends import _nvlibrary
 from edgeinfer.errors import ExportError
 from edgeinfer_export.targets import RUNTIME_NMS
 
@@ -29,8 +29,8 @@ _NO_GPU = re.compile(r"cudaError 35")
 
 def failure(what: str, messages: list[str]) -> ExportError:
     """The error for a step that failed, quoting the library's last words and saying what to do about them."""
-    lines = [_nvwords.plain(line) for message in messages for line in message.splitlines()]
+    lines = [_nvlibrary.plain(line) for message in messages for line in message.splitlines()]
     said = list(dict.fromkeys(line for line in lines if line))
     telling = [line for line in said if not _NO_GPU.search(line)] or said
     remedy = next((hint for words, hint in REMEDIES if re.search(words, "\n".join(said))), OTHERWISE)
-    return ExportError(f"{what}: {_nvwords.quoted(telling)}", hint=remedy)
+    return ExportError(f"{what}: {_nvlibrary.quoted(telling)}", hint=remedy)

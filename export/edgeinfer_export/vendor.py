@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import interruption, machine
-from edgeinfer.backends import _nvwords
+from edgeinfer.backends import _nvlibrary
 from edgeinfer.errors import BackendUnavailable, ExportError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ MODULES = {"trt": "tensorrt", "rtx": "tensorrt_rtx"}
 
 def load(library: str) -> Any:
     """The Python module of `trt` or `rtx`. Raises BackendUnavailable."""
-    return _nvwords.library(library, (MODULES[library],))
+    return _nvlibrary.load(library, (MODULES[library],))
 
 
 def gpu(ordinal: int = 0) -> dict[str, str]:

@@ -44,7 +44,7 @@ FILES = {
     EXPORT / "vendor.py": {"trt": ""},
     BACKENDS / "_nvinfer.py": RUNTIME,
     BACKENDS / "_nvplan.py": RUNTIME,
-    BACKENDS / "_nvwords.py": RUNTIME,
+    BACKENDS / "_nvlibrary.py": RUNTIME,
 }
 # functions reached only where the library has this name
 BEHIND = {"_set_precision": "BuilderFlag.FP16", "_half_tensors": "BuilderFlag.FP16", "_retypes": "BuilderFlag.FP16"}

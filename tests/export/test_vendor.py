@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from edgeinfer import machine
-from edgeinfer.backends import _nvwords
+from edgeinfer.backends import _nvlibrary
 from edgeinfer.errors import BackendUnavailable
 from edgeinfer_export import vendor
 
@@ -21,7 +21,7 @@ def test_a_library_that_does_not_load_is_told_apart(monkeypatch):
     def broken(_name):
         raise ImportError("libnvinfer.so.10: cannot open shared object file")
 
-    monkeypatch.setattr(_nvwords.importlib, "import_module", broken)
+    monkeypatch.setattr(_nvlibrary.importlib, "import_module", broken)
     with pytest.raises(BackendUnavailable, match="installed but does not load: libnvinfer"):
         vendor.load("trt")
 

@@ -1,4 +1,4 @@
-"""NVIDIA's library, found and listened to: an error shows what it said last, and what to do about it."""
+"""NVIDIA's library and the messages it logs: an error quotes the last of them, and says what to do about it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PREFIX = re.compile(r"^(\[[^\]]*\]\s*)+|^\S+\.cpp:\S*\s*")
 _LONGEST = 500
 
 
-def library(format_: str, names: Sequence[str]) -> Any:
+def load(format_: str, names: Sequence[str]) -> Any:
     """The first of these modules that is installed, for engines of this format. Raises BackendUnavailable."""
     remedy = REMEDIES[format_]
     for name in names:
@@ -48,7 +48,7 @@ def library(format_: str, names: Sequence[str]) -> Any:
 
 
 def plain(line: str) -> str:
-    """What the library said, without where in its own sources it was."""
+    """A message without the place in the library's own sources that it names."""
     return _PREFIX.sub("", line).strip()
 
 
@@ -66,8 +66,8 @@ class Said(NamedTuple):
     text: str
 
 
-class Words:
-    """What the library says; one for all its engines, since it listens to the first logger of a process only."""
+class Messages:
+    """What the library has logged; one for all its engines, since it takes the first logger of a process only."""
 
     def __init__(self, trt: Any, format_: str) -> None:
         self._said: deque[Said] = deque(maxlen=64)
@@ -78,6 +78,7 @@ class Words:
         self.logger = _logger(trt, self)
 
     def hear(self, severity: str, text: str) -> None:
+        """Keep an error or a warning; of other messages nothing."""
         serious = severity.endswith("ERROR")
         if serious or severity == "WARNING":
             LOG.debug("%s: %s", severity, text)
@@ -86,13 +87,13 @@ class Words:
                 self._said.append(Said(threading.get_ident(), serious, plain(text)))
 
     def mark(self) -> int:
-        """A point in the stream of messages."""
+        """A point in the messages, for `since` and `failure`."""
         return self._count
 
     def since(self, mark: int) -> list[str]:
         """The errors said since `mark` on this thread, or else on any; warnings where there are no errors."""
         with self._lock:
-            fresh = list(self._said)[-max(0, self._count - mark) :] if self._count > mark else []
+            fresh = list(self._said)[-(self._count - mark) :] if self._count > mark else []
         own = [one for one in fresh if one.thread == threading.get_ident()] or fresh
         telling = [one for one in own if one.serious] or own
         return list(dict.fromkeys(one.text for one in telling))
@@ -111,9 +112,9 @@ class Words:
         return EngineError(message, hint=rebuild)
 
 
-def _logger(trt: Any, words: Words) -> Any:
+def _logger(trt: Any, messages: Messages) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def log(self, severity: Any, msg: str) -> None:
-            words.hear(severity.name, msg)
+            messages.hear(severity.name, msg)
 
     return Logger()
