@@ -3,7 +3,7 @@
 import json
 import threading
 
-from edgeinfer.serve.shelves import Shelves
+from edgeinfer.serve.folders import Folders
 from helpers import bundles
 from helpers.nobody import nobody
 from helpers.patience import until
@@ -77,7 +77,7 @@ def test_a_bundle_that_may_not_be_looked_into_stops_no_other(classifier, detecto
     detector.chmod(0)
     try:
         with nobody(detector):
-            shelves = Shelves([classifier, detector])
-            assert (shelves.bundles(), shelves.empty) == ([classifier, detector], [])
+            folders = Folders([classifier, detector])
+            assert (folders.bundles(), folders.empty) == ([classifier, detector], [])
     finally:
         detector.chmod(0o755)

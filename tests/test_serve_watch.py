@@ -145,7 +145,7 @@ def test_a_bundle_that_was_taken_away_and_comes_back_is_served_again(shelf, tmp_
 
 
 @pytest.mark.parametrize("left", ["an empty folder", "nothing"])
-def test_a_shelf_without_any_bundle_is_a_disk_that_was_taken_away(shelf, tmp_path, left):
+def test_a_folder_without_any_bundle_is_a_disk_that_was_taken_away(shelf, tmp_path, left):
     def unmount(_):
         shelf.rename(tmp_path / "away")
         if left == "an empty folder":
@@ -165,7 +165,7 @@ def test_a_bundle_that_is_away_for_a_moment_stays(shelf, tmp_path):
     def swap(opened):
         served.append(opened.find("namer").version)
         (shelf / "namer").rename(tmp_path / "away")
-        looked = opened._shelves.lacks
+        looked = opened._folders.lacks
 
         def looks_once(path):
             found = looked(path)
@@ -173,7 +173,7 @@ def test_a_bundle_that_is_away_for_a_moment_stays(shelf, tmp_path):
                 (tmp_path / "away").rename(path)
             return found
 
-        opened._shelves.lacks = looks_once
+        opened._folders.lacks = looks_once
 
     serving([swap, lambda opened: served.append(opened.find("namer").version)], shelf)
     assert served[0] is served[1]

@@ -11,8 +11,8 @@ from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.serve import versions
 from edgeinfer.serve.aside import Aside
 from edgeinfer.serve.faces import FACES, IMAGE
+from edgeinfer.serve.folders import Folders
 from edgeinfer.serve.refusals import INVALID, NOT_FOUND, UNAVAILABLE, Refusal, ending
-from edgeinfer.serve.shelves import Shelves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,18 +95,18 @@ class Repository:
 
     def __init__(self, paths: Sequence[Path], options: Options, limits: Limits) -> None:
         self._options, self._limits, self.device = options, limits, options.device
-        self._shelves, self._looking, self._glancing = Shelves(paths), asyncio.Lock(), asyncio.Lock()
+        self._folders, self._looking, self._glancing = Folders(paths), asyncio.Lock(), asyncio.Lock()
         self.models: dict[str, Model] = {}
         self.aside = Aside()
         self._closed = False
         self._nameless: set[Path] = set()
-        for folder in self._shelves.bundles():
+        for folder in self._folders.bundles():
             self._add(folder)
 
     @property
     def empty(self) -> list[Path]:
         """Folders that were named and hold no bundle yet."""
-        return self._shelves.empty
+        return self._folders.empty
 
     def _add(self, folder: Path) -> None:
         """Have a model of this folder, which is yet to be loaded. UsageError if another is called the same."""
@@ -161,8 +161,8 @@ class Repository:
     async def load(self, name: str, *, news: bool = False) -> None:
         """Open the folder beside the running version, test it, and switch; Refusal keeps the running one.
 
-        If `news` not where another load was faster. The folder may have come since the shelves were looked at. It goes
-        on when nobody waits for it any more.
+        With `news` nothing is done where another load was faster. The bundle may have come since the folders were
+        looked at. The load goes on when nobody waits for it any more.
         """
         await asyncio.shield(self._load(name, news=news))
 
@@ -235,7 +235,7 @@ class Repository:
                 await self._renew(model)
 
     async def _drop(self) -> None:
-        """Let go the models whose bundles were taken from their shelf."""
+        """Let go the models whose bundles were taken from their folder of bundles."""
         gone = await self.aside.run(self._lacking)
         if gone:
             await asyncio.sleep(GONE_S)
@@ -246,15 +246,15 @@ class Repository:
                 await self._finish(model, "its folder is gone")
 
     def _lacking(self) -> list[Model]:
-        return [model for model in list(self.models.values()) if self._shelves.lacks(model.path)]
+        return [model for model in list(self.models.values()) if self._folders.lacks(model.path)]
 
     async def _coming(self) -> list[Path]:
-        """Bundles that have come to their shelf, and are no models yet; one look at a time, however many ask."""
+        """Bundles that have come to their folder, and are no models yet; one look at a time, however many ask."""
         async with self._glancing:
-            standing = await self.aside.run(self._shelves.bundles)
-        self._nameless &= set(standing)
+            present = await self.aside.run(self._folders.bundles)
+        self._nameless &= set(present)
         known = self._nameless.union(model.path for model in self.models.values())
-        return [folder for folder in standing if folder not in known]
+        return [folder for folder in present if folder not in known]
 
     async def _meet(self) -> None:
         """Have a model of each bundle that has come."""
