@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.serve import versions
-from edgeinfer.serve.aside import Aside
+from edgeinfer.serve.daemons import DaemonThreads
 from edgeinfer.serve.faces import FACES, IMAGE
 from edgeinfer.serve.folders import Folders
 from edgeinfer.serve.refusals import INVALID, NOT_FOUND, UNAVAILABLE, Refusal, ending
@@ -97,7 +97,7 @@ class Repository:
         self._options, self._limits, self.device = options, limits, options.device
         self._folders, self._looking, self._glancing = Folders(paths), asyncio.Lock(), asyncio.Lock()
         self.models: dict[str, Model] = {}
-        self.aside = Aside()
+        self.threads = DaemonThreads()
         self._closed = False
         self._nameless: set[Path] = set()
         for folder in self._folders.bundles():
@@ -172,18 +172,18 @@ class Repository:
                 await self._meet()
         model = self.model(name)
         async with model.lock:
-            if news and not await self.aside.run(model.news):
+            if news and not await self.threads.run(model.news):
                 return
             if not model.current:
                 model.state = "LOADING"
             model.opened += 1
-            digest, model.refused = await self.aside.run(model.look)
+            digest, model.refused = await self.threads.run(model.look)
             model.waiting = False
             if self._closed:
                 raise ending()
             try:
                 what = model.opened, digest, model.path, self._options, self._limits
-                version = await self.aside.run(versions.opened, *what)
+                version = await self.threads.run(versions.opened, *what)
             except Exception as error:  # noqa: BLE001 - whoever asked is told, and the log
                 self._refuse(model, error)
             dropped, model.previous, model.current = model.previous, model.current, version
@@ -236,10 +236,10 @@ class Repository:
 
     async def _drop(self) -> None:
         """Let go the models whose bundles were taken from their folder of bundles."""
-        gone = await self.aside.run(self._lacking)
+        gone = await self.threads.run(self._lacking)
         if gone:
             await asyncio.sleep(GONE_S)
-            still = await self.aside.run(self._lacking)
+            still = await self.threads.run(self._lacking)
             for model in (one for one in gone if one in still):
                 LOG.info("%s: its folder is gone, and it is unloaded", model.name)
                 del self.models[model.name]
@@ -251,7 +251,7 @@ class Repository:
     async def _coming(self) -> list[Path]:
         """Bundles that have come to their folder, and are no models yet; one look at a time, however many ask."""
         async with self._glancing:
-            present = await self.aside.run(self._folders.bundles)
+            present = await self.threads.run(self._folders.bundles)
         self._nameless &= set(present)
         known = self._nameless.union(model.path for model in self.models.values())
         return [folder for folder in present if folder not in known]
@@ -267,11 +267,11 @@ class Repository:
 
     async def _renew(self, model: Model) -> None:
         """Load what the folder holds if that is news, once it is whole: it may be on its way here, file by file."""
-        files = await self.aside.run(model.news)
+        files = await self.threads.run(model.news)
         if not files:
             return
         try:
-            await self.aside.run(model.check_whole)
+            await self.threads.run(model.check_whole)
         except (EdgeInferError, OSError) as error:
             model.refused, model.reason = files, f"not whole yet: {versions.cause(error)}"
             if not model.waiting:
@@ -284,7 +284,7 @@ class Repository:
     async def close(self) -> None:
         """Finish and close everything; open nothing more."""
         self._closed = True
-        await self.aside.settle(self._limits.drain)
+        await self.threads.settle(self._limits.drain)
         for model in list(self.models.values()):
             with suppress(asyncio.TimeoutError, Refusal):  # an engine hangs as it is opened; there is no thread for it
                 await asyncio.wait_for(self._finish(model, "the service has ended"), self._limits.drain)
@@ -303,4 +303,4 @@ class Repository:
 
     async def _close(self, version: Version | None) -> None:
         if version:
-            await self.aside.run(version.station.close, self._limits.drain)
+            await self.threads.run(version.station.close, self._limits.drain)

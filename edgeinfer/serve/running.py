@@ -303,7 +303,7 @@ class Running:
         version = found.version
         version.station.suspect = False
         try:
-            await self._repository.aside.run(version.test)
+            await self._repository.threads.run(version.test)
         except Refusal:  # there is no thread for it now
             version.station.suspect = True
         except Exception as error:  # noqa: BLE001 - the log is told

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import edgeinfer
-from edgeinfer.serve.aside import Aside
 from edgeinfer.serve.cameras import Cameras
+from edgeinfer.serve.daemons import DaemonThreads
 from edgeinfer.serve.memory import Memory
 from edgeinfer.serve.ranking import ranked
 from edgeinfer.serve.refusals import FORBIDDEN, INVALID, NOT_FOUND, OVERLOADED, TIMEOUT, UNAVAILABLE, Refusal, refusal
@@ -81,7 +81,7 @@ class Service:
         self.repository, self.limits, self.metrics = repository, limits, metrics
         self.ready, self._threads, self.memory = False, threads, Memory(limits.memory)
         self.cameras, self.regions, self._managed = Cameras(mounts), Regions(allowed=shared), managed
-        self._scraping = Aside()
+        self._scraping = DaemonThreads()
         self._scrape: asyncio.Future[bytes] | None = None
 
     async def infer(

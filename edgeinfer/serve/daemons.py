@@ -1,4 +1,4 @@
-"""Work beside the event loop that holds up the end of the process for a while only: an engine may hang, or a disk."""
+"""Daemon threads for blocking work: what hangs in an engine or on a disk does not hold up the end of the process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgeinfer.serve.refusals import OVERLOADED, Refusal
 T = TypeVar("T")
 
 
-class Aside:
-    """Gives each work a thread; asyncio's own ones would hold up the process until the last of them is done."""
+class DaemonThreads:
+    """A thread for each piece of work; asyncio's own threads would hold up the process until the last is done."""
 
     def __init__(self) -> None:
         self._running: set[Future[Any]] = set()
@@ -31,7 +31,7 @@ class Aside:
                 done.set_exception(error)
 
         try:
-            threading.Thread(target=run, name="aside", daemon=True).start()
+            threading.Thread(target=run, name="daemon", daemon=True).start()
         except RuntimeError as error:
             raise Refusal(OVERLOADED, "the service can start no more threads (ulimit -u)") from error
         self._running.add(done)

@@ -12,7 +12,7 @@ import pytest
 
 from edgeinfer.cli import main
 from edgeinfer.errors import ServiceError
-from edgeinfer.serve import aside
+from edgeinfer.serve.daemons import DaemonThreads
 from edgeinfer.serve.faces import Work
 from edgeinfer.serve.limits import Limits
 from edgeinfer.serve.refusals import Refusal
@@ -44,12 +44,12 @@ def test_work_that_no_thread_could_be_started_for_is_not_waited_for(monkeypatch)
         raise RuntimeError("can't start new thread")
 
     async def tried():
-        beside = aside.Aside()
+        threads = DaemonThreads()
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refused)
             with pytest.raises(Refusal, match="no more threads"):
-                await beside.run(int)
-        await beside.settle(None)  # until all is done
+                await threads.run(int)
+        await threads.settle(None)  # until all is done
 
     asyncio.run(tried())
 
@@ -76,7 +76,7 @@ def test_an_engine_is_not_to_blame_where_no_thread_could_be_started_to_test_it(t
     with service(bundles.root_bundle(tmp_path / "root"), start=("-c", THREADLESS, gate)) as running:
         gate.touch()
         assert running.request("/v2/models/root/infer", json.dumps({"inputs": [item]}).encode())[0] == 200
-        until(lambda: "no thread for aside" in running.log())
+        until(lambda: "no thread for daemon" in running.log())
         assert running.request("/v2/health/ready")[0] == 200
         gate.unlink()
         until(lambda: "suspect and passes its self-test" in running.log())
