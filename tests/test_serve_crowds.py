@@ -21,7 +21,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from edgeinfer.serve.callers import Callers
-from edgeinfer.serve.connections import CROWD
+from edgeinfer.serve.connections import BEYOND
 from edgeinfer.serve.limits import Limits
 from edgeinfer.serve.refusals import Refusal
 from helpers import bundles
@@ -61,7 +61,7 @@ def test_who_says_nothing_takes_a_place_too_and_beyond_the_crowd_nobody_is_let_i
     words = ["--tls-cert", TLS / "cert.pem", "--tls-key", TLS / "key.pem"] if tls else []
     trusted = ssl.create_default_context(cafile=str(TLS / "cert.pem")) if tls else None
     with service(namer, "--connections", 2, "--slow", LONG_S, *words) as running, contextlib.ExitStack() as silent:
-        for _ in range(2 + CROWD):
+        for _ in range(2 + BEYOND):
             silent.enter_context(connected(running.address))
         with connected(running.address) as late:
             assert heard(late) == b""

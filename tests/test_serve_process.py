@@ -19,8 +19,7 @@ import uvicorn
 
 from edgeinfer.cli import main
 from edgeinfer.errors import ServiceError
-from edgeinfer.serve.connections import Door, prompt
-from edgeinfer.serve.guard import crowded
+from edgeinfer.serve.connections import ListeningSocket, protocol, too_many
 from edgeinfer.serve.limits import Limits
 from edgeinfer.serve.running import Running, _Server
 from helpers import bundles
@@ -243,13 +242,13 @@ def test_the_port_is_closed_even_if_uvicorn_leaves_it_open(tmp_path, monkeypatch
 
     monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
     assert main(["serve", str(tmp_path / "nowhere"), "--port", "0", "--no-grpc"]) == 1
-    assert [one for one in gc.get_objects() if isinstance(one, Door) and one.fileno() >= 0] == []
+    assert [one for one in gc.get_objects() if isinstance(one, ListeningSocket) and one.fileno() >= 0] == []
 
 
 def http_server():
     """The service's, without a port yet."""
     limits = Limits()
-    config = uvicorn.Config(crowded, log_config=None, lifespan="off", ws="none", http=prompt(limits, crowded))
+    config = uvicorn.Config(too_many, log_config=None, lifespan="off", ws="none", http=protocol(limits))
     config.load()
     server = _Server(config, limits.slow)
     server.lifespan = config.lifespan_class(config)

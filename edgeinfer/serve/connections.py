@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from edgeinfer.serve.refusals import INVALID, Refusal
+from edgeinfer.serve.refusals import INVALID, OVERLOADED, Refusal
 from edgeinfer.serve.replies import refused
 
 if TYPE_CHECKING:
     import asyncio
 
-    from starlette.types import ASGIApp
+    from starlette.types import Receive, Scope, Send
 
     from edgeinfer.serve.limits import Limits
 
 
-CROWD = 32  # connections beyond the limit that are there to be told of it
+BEYOND = 32  # connections beyond the limit that are let in to be told of it
 WAITING_BYTES = 16 * 1024  # that may lie in each buffer on the way to a reader: old pictures, if it is a slow one
 LOG = logging.getLogger("edgeinfer.serve")
 TOLD_S = 60.0  # between two lines of the log about connections that are hung up on
@@ -33,25 +33,32 @@ CAMERAS = "/v1/cameras/"  # paths whose readers want the present, and no more of
 NOT_SENT_LOW_WATER = 25  # TCP_NOTSENT_LOWAT of Linux, which the socket module names from Python 3.12 on
 
 
-def prompt(limits: Limits, crowded: ASGIApp) -> type[asyncio.Protocol]:
+def protocol(limits: Limits) -> type[asyncio.Protocol]:
     """A protocol class for uvicorn that hangs up on heads and readers that pause for `limits.slow`.
 
-    Connections beyond `limits.connections` are answered by `crowded`.
+    Connections beyond `limits.connections` are told that there are too many.
     """
-    return type("PromptConnection", (Connection,), {"_limits": limits, "_crowded": staticmethod(crowded)})
+    return type("LimitedConnection", (Connection,), {"_limits": limits})
 
 
-class Lacking(OSError):
-    """The system has nothing for a new connection now, of which the log has a line."""
+async def too_many(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application of connections beyond the limit."""
+    answer = refused(Refusal(OVERLOADED, "too many connections"))
+    answer.headers["connection"] = "close"
+    await answer(scope, receive, send)
 
 
-def untold(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What the loop has to say of an exception that nobody awaits, unless a door has told of it."""
-    if not isinstance(context.get("exception"), Lacking):
+class NoResources(OSError):
+    """The system has no file or memory for a new connection now; the log has a line about it."""
+
+
+def handle_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """As the loop itself does with an exception that nobody awaits, but for NoResources, which has been logged."""
+    if not isinstance(context.get("exception"), NoResources):
         loop.default_exception_handler(context)
 
 
-class Door(socket.socket):
+class ListeningSocket(socket.socket):
     """A TCP socket that, once it listens, hangs up on who comes while `most` are there, be it only to shake hands.
 
     So it does while the process has no file to spare but the one it keeps for that. asyncio would try again, and tell
@@ -63,15 +70,15 @@ class Door(socket.socket):
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._most, self._inside = most, list[socket.socket]()
         self._spare, self._told = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -TOLD_S
-        self._lacking = False
+        self._no_resources = False
 
     def accept(self) -> tuple[socket.socket, Any]:
         """As of any socket; ConnectionAbortedError, which asyncio passes over, if there is no room.
 
-        Lacking, after which asyncio comes again in a second, where the system has none.
+        NoResources, after which asyncio comes again in a second, where the system has none.
         """
-        if self._lacking:  # asyncio asks on until it hears of something else
-            self._lacking = False
+        if self._no_resources:  # asyncio asks on until it hears of something else
+            self._no_resources = False
             raise ConnectionAbortedError
         try:
             opened, address = self._accepted()
@@ -79,8 +86,8 @@ class Door(socket.socket):
             if error.errno not in LACKS:
                 raise
             self._tell(f"connections wait: the system has nothing for more of them ({error.strerror})")
-            self._lacking = True
-            raise Lacking(error.errno, error.strerror) from error
+            self._no_resources = True
+            raise NoResources(error.errno, error.strerror) from error
         self._inside = [one for one in self._inside if one.fileno() >= 0]
         if len(self._inside) >= self._most:
             opened.close()
@@ -123,7 +130,7 @@ class Door(socket.socket):
 
 
 class Connection(H11Protocol):
-    """What `prompt` gives, once it has limits.
+    """What `protocol` gives, once it has limits.
 
     The clock runs from the connection, or from a head's first bytes, until the head is complete.
     """
@@ -131,14 +138,13 @@ class Connection(H11Protocol):
     over = False  # of all of a server's connections: it ends, and who is only just let in is sent away
 
     _limits: Limits
-    _crowded: ASGIApp
     _clock: asyncio.TimerHandle | None = None
     _reader_clock: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections:
-            self.app = self._crowded
+            self.app = too_many
         self._await_head()
         if self.over:
             self.shutdown()

@@ -1,11 +1,11 @@
-"""Who may come in: connections are counted, heads measured, tokens compared before anything else is looked at."""
+"""Who may come in: heads are measured and tokens compared before anything else is looked at."""
 
 from __future__ import annotations
 
 import hmac
 from typing import TYPE_CHECKING
 
-from edgeinfer.serve.refusals import LARGE_HEAD, OVERLOADED, UNAUTHENTICATED, Refusal
+from edgeinfer.serve.refusals import LARGE_HEAD, UNAUTHENTICATED, Refusal
 from edgeinfer.serve.replies import refused
 
 if TYPE_CHECKING:
@@ -14,13 +14,6 @@ if TYPE_CHECKING:
 # what anybody may see: health, and the pages themselves, which hold nothing and ask for the token
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/", "/docs")
 OPEN_FOLDER = "/page/"
-
-
-async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
-    """The application of connections beyond the limit."""
-    answer = refused(Refusal(OVERLOADED, "too many connections"))
-    answer.headers["connection"] = "close"
-    await answer(scope, receive, send)
 
 
 def bears(authorization: bytes, token: str) -> bool:

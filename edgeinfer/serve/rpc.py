@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from edgeinfer.errors import ServiceError
 from edgeinfer.serve import contents, messages, probes, tensors
 from edgeinfer.serve.callers import Callers
-from edgeinfer.serve.connections import CROWD
+from edgeinfer.serve.connections import BEYOND
 from edgeinfer.serve.guard import bears
 from edgeinfer.serve.refusals import INVALID, RETRY_AFTER_S, TOO_LARGE, UNAUTHENTICATED, Refusal, told
 from edgeinfer.serve.regions import whole
@@ -74,7 +74,7 @@ async def start(
     ]
     if not unpacks():
         options.append(("grpc.compression_enabled_algorithms_bitset", PLAIN))
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections + CROWD)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections + BEYOND)
     callers = Callers(service.limits)
     calls = Calls(service, callers, token=token)
     handlers = {messages.SERVICE: calls.handlers(), probes.SERVICE: calls.health_handlers()}

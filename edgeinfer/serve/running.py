@@ -18,8 +18,7 @@ import uvicorn
 
 from edgeinfer.errors import ServiceError, UsageError
 from edgeinfer.serve import notify, web
-from edgeinfer.serve.connections import CROWD, Door, prompt, untold
-from edgeinfer.serve.guard import crowded
+from edgeinfer.serve.connections import BEYOND, ListeningSocket, handle_exception, protocol
 from edgeinfer.serve.heap import Heap
 from edgeinfer.serve.metrics import Metrics
 from edgeinfer.serve.refusals import Refusal
@@ -154,8 +153,8 @@ class Running:
 
     async def _serve(self) -> None:
         _check_tls(self._guard)
-        asyncio.get_running_loop().set_exception_handler(untold)
-        listening = _listen(self._ports.host, self._ports.http, self._limits.connections + CROWD)
+        asyncio.get_running_loop().set_exception_handler(handle_exception)
+        listening = _listen(self._ports.host, self._ports.http, self._limits.connections + BEYOND)
         server = self._http()
         serving = asyncio.ensure_future(server.serve(sockets=[listening]))
         rpc = None
@@ -186,7 +185,7 @@ class Running:
             lifespan="off",
             server_header=False,
             h11_max_incomplete_event_size=self._limits.head,
-            http=prompt(self._limits, crowded),
+            http=protocol(self._limits),
             ws="none",
             # else variables that are meant for other services are heeded
             workers=1,
@@ -361,7 +360,7 @@ def _listen(host: str, port: int, most: int = 1, flag: str = "--port") -> socket
     try:
         # the address has the interface in it that a link-local one names
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = Door(family, most)
+        listening = ListeningSocket(family, most)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen()

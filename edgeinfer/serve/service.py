@@ -1,4 +1,4 @@
-"""What a request means, whichever way it came: the door that both protocols share."""
+"""What a request means, whichever way it came: both protocols ask here."""
 
 from __future__ import annotations
 
