@@ -106,7 +106,7 @@ class Bundle:
 
 
 def _unreadable(path: Path, error: OSError) -> BundleError:
-    return BundleError(f"{path} cannot be read: {error.strerror or error}", hint=modeljson.READABLE)
+    return BundleError(f"{path} cannot be read: {error.strerror or error}", hint=modeljson.READ_HINT)
 
 
 @contextmanager

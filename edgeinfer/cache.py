@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def home() -> Path:
     """The folder of them all."""
-    return machine.place("XDG_CACHE_HOME", ".cache") / "edgeinfer"
+    return machine.xdg_folder("XDG_CACHE_HOME", ".cache") / "edgeinfer"
 
 
 def path(kind: str, name: str) -> Path:

@@ -27,7 +27,7 @@ def above_zero(name: str, value: Any) -> float:
 
 
 def percent(name: str, value: Any) -> float:
-    """The same from 0 to 100."""
+    """The value as Python's own float. UsageError for what is no number from 0 to 100."""
     number = _real(value)
     if not 0 <= number <= 100:
         raise UsageError(f"{name} {value!r} is not a number from 0 to 100")

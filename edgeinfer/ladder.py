@@ -29,9 +29,9 @@ ON_GPU = (*COMPILED, "ort_gpu", "ort_trt")
 # vendor engines first, then the CPU reference. OpenVINO starts more slowly and is faster on some CPUs and models only:
 # it runs when it is asked for, or when `edgeinfer tune` found it better; `null` and `ort_trt` only when asked for
 ORDER = ("trt", "rtx", "ort_gpu", "ort", "ov")
-# refusals that say no more than that there is no GPU, or that the CPU was not asked for
-FOR_WANT_OF_A_GPU = {"no-gpu", "gpu-asked", "cpu-unasked"}
-FOR_WANT_OF_A_LIBRARY = {"no-gpu", "no-library", "no-device"}
+# codes of refusals that say no more than that there is no GPU, or that the CPU was not asked for
+NO_GPU_CODES = {"no-gpu", "gpu-asked", "cpu-unasked"}
+NO_LIBRARY_CODES = {"no-gpu", "no-library", "no-device"}
 
 
 class Rung(NamedTuple):
@@ -99,13 +99,13 @@ def nothing_runs(bundle: Bundle, refused: Sequence[Rung]) -> BackendUnavailable:
     hint = f"edgeinfer info {quote(str(bundle.path))} lists what would run, and why not"
     held = {artifact.precision for artifact in bundle.spec.artifacts}
     wanted = {rung.reason.facts["asked"] for rung in refused if rung.code == "precision"} - held
-    if "cpu-unasked" in codes or codes <= FOR_WANT_OF_A_GPU:
+    if "cpu-unasked" in codes or codes <= NO_GPU_CODES:
         where = "without --device, --backend ort" if "gpu-asked" in codes else "--backend ort"
         hint = f"{where} runs it on the CPU; edgeinfer doctor shows what the GPU lacks"
     elif wanted:
         every = ",".join(name for name in PRECISIONS if name in held | wanted)
         hint = f"export it again with --precision {every}; {hint}"
-    elif len(remedies) == 1 or codes <= FOR_WANT_OF_A_LIBRARY:
+    elif len(remedies) == 1 or codes <= NO_LIBRARY_CODES:
         hint = remedies[0]
     return BackendUnavailable(f"nothing here runs {bundle.path}: {reasons}", hint=hint)
 

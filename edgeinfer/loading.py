@@ -32,8 +32,12 @@ LOG = logging.getLogger(__name__)
 BUILDS = ("never", "background")
 
 
-class Manner(NamedTuple):
-    """How a choice is opened."""
+class OpenOptions(NamedTuple):
+    """How a choice is opened.
+
+    `threads` of each context, 0 for the choice's own, and `contexts` at the same time, at least; `self_test`: on a GPU
+    only once the golden samples were found.
+    """
 
     threads: int = 0
     contexts: int = 1
@@ -78,12 +82,12 @@ def load(
     if build not in BUILDS:
         raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")
     spec = with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)
-    manner = Manner(threads, contexts, self_test, machine.ordinal(device))
-    pipeline = _first_that_runs(opened, spec, manner, backend=backend, precision=precision, plan=plan)
+    options = OpenOptions(threads, contexts, self_test, machine.ordinal(device))
+    pipeline = _first_that_runs(opened, spec, options, backend=backend, precision=precision, plan=plan)
     if build == "background":
         from edgeinfer import building
 
-        pipeline.upgrade = building.start(opened, pipeline, precision, manner.gpu or 0, partial(_exact, spec, manner))
+        pipeline.upgrade = building.start(opened, pipeline, precision, options.gpu or 0, partial(_exact, spec, options))
     return pipeline
 
 
@@ -92,24 +96,24 @@ def choose(
 ) -> Choice:
     """What `load` would try first; imports its library on the way. Raises BackendUnavailable, UsageError."""
     refused: list[Rung] = []
-    manner = Manner(gpu=machine.ordinal(device))
-    for choice, _ in _candidates(bundle, backend, precision, plan, refused, manner=manner):
+    options = OpenOptions(gpu=machine.ordinal(device))
+    for choice, _ in _candidates(bundle, backend, precision, plan, refused, options=options):
         return choice
     raise ladder.nothing_runs(bundle, refused)
 
 
 def _candidates(
-    bundle: Bundle, backend: str, precision: str, plan: bool | Choice, refused: list[Rung], *, manner: Manner
+    bundle: Bundle, backend: str, precision: str, plan: bool | Choice, refused: list[Rung], *, options: OpenOptions
 ) -> Iterator[tuple[Choice, str]]:
     """What can be tried, best first, and the words of the plan that says so; `refused` takes the other rungs."""
     if isinstance(plan, Choice):
         yield plan, ""
         return
     unasked = (backend, precision) == ("auto", "auto")
-    found = plans.current(bundle, manner.gpu) if plan and unasked else None
+    found = plans.current(bundle, options.gpu) if plan and unasked else None
     if found:
         yield found.choice, found.words()
-    for rung in ladder.climb(bundle, backend, precision, quarantine=manner.self_test, gpu=manner.gpu):
+    for rung in ladder.climb(bundle, backend, precision, quarantine=options.self_test, gpu=options.gpu):
         if rung.reason:
             refused.append(rung)
         else:
@@ -117,14 +121,14 @@ def _candidates(
 
 
 def _first_that_runs(
-    bundle: Bundle, spec: ModelSpec, manner: Manner, *, backend: str, precision: str, plan: bool | Choice
+    bundle: Bundle, spec: ModelSpec, options: OpenOptions, *, backend: str, precision: str, plan: bool | Choice
 ) -> Pipeline:
     """An engine that cannot be opened, or finds the wrong things, gives way to the next, unless it was asked for."""
     refused: list[Rung] = []
     asked = backend != "auto" or isinstance(plan, Choice)
-    for choice, words in _candidates(bundle, backend, precision, plan, refused, manner=manner):
+    for choice, words in _candidates(bundle, backend, precision, plan, refused, options=options):
         try:
-            return open_choice(bundle, spec, choice, manner, plan=words)
+            return open_choice(bundle, spec, choice, options, plan=words)
         except (EngineError, DeviceError, BundleError) as error:
             # a compiled engine is a copy of what the bundle's ONNX holds: without it there is another way
             if asked or choice.backend not in ladder.COMPILED:
@@ -135,14 +139,14 @@ def _first_that_runs(
     raise ladder.nothing_runs(bundle, refused)
 
 
-def open_choice(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner, plan: str = "") -> Pipeline:
+def open_choice(bundle: Bundle, spec: ModelSpec, choice: Choice, options: OpenOptions, plan: str = "") -> Pipeline:
     """What this choice names, opened; on a GPU only after its golden samples were found, which is asked once a machine.
 
     `spec` is the bundle's, perhaps with other thresholds. Raises BundleError, EngineError, DeviceError.
     """
-    if manner.self_test:
-        _test_once(bundle, choice, manner.gpu or 0)
-    lanes = _lanes(bundle, spec, choice, manner)
+    if options.self_test:
+        _test_once(bundle, choice, options.gpu or 0)
+    lanes = _lanes(bundle, spec, choice, options)
     return Pipeline(spec, lanes, backend=choice.backend, artifact=choice.artifact, batch=choice.batch, plan=plan)
 
 
@@ -166,7 +170,7 @@ def examine(bundle: Bundle, choice: Choice, gpu: int = 0) -> list[GoldenReport]:
     artifact = bundle.spec.artifact(choice.artifact)
     assert artifact
     spec = with_thresholds(bundle.spec, conf=golden.lowest_score(bundle.spec))
-    with open_choice(bundle, spec, choice, Manner(self_test=False, gpu=gpu)) as pipeline:
+    with open_choice(bundle, spec, choice, OpenOptions(self_test=False, gpu=gpu)) as pipeline:
         reports = golden.check(pipeline, bundle, artifact.precision)
     engine = backends.load(choice.backend)
     if engine.device != "cpu":
@@ -178,22 +182,22 @@ def _faults(reports: list[GoldenReport]) -> str:
     return "; ".join([f"{report.image}: {report.detail}" for report in reports if not report.passed][:3])
 
 
-def _exact(spec: ModelSpec, manner: Manner, bundle: Bundle, precision: str) -> Pipeline | None:
+def _exact(spec: ModelSpec, options: OpenOptions, bundle: Bundle, precision: str) -> Pipeline | None:
     """The engine that fits this GPU exactly, opened and tested; None if the bundle has none."""
     fresh = dataclasses.replace(spec, artifacts=bundle.spec.artifacts)
-    for rung in ladder.climb(bundle, "auto", precision, gpu=manner.gpu):
+    for rung in ladder.climb(bundle, "auto", precision, gpu=options.gpu):
         if rung.exact:
-            return open_choice(bundle, fresh, Choice.of(rung), manner)
+            return open_choice(bundle, fresh, Choice.of(rung), options)
     return None
 
 
-def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, manner: Manner) -> list[Lane]:
+def _lanes(bundle: Bundle, spec: ModelSpec, choice: Choice, options: OpenOptions) -> list[Lane]:
     engine_class = backends.load(choice.backend)
-    where = {} if engine_class.device == "cpu" else {"ordinal": manner.gpu or 0}
+    where = {} if engine_class.device == "cpu" else {"ordinal": options.gpu or 0}
     take = partial(devices.load(engine_class.device), spec, **where)
     artifact = bundle.spec.artifact(choice.artifact)
     path = bundle.artifact_file(artifact) if artifact else bundle.path
-    threads, contexts = manner.threads or choice.threads or quota.threads(), max(manner.contexts, choice.contexts)
+    threads, contexts = options.threads or choice.threads or quota.threads(), max(options.contexts, choice.contexts)
     settings: dict[str, Any] = {"threads": threads, "contexts": contexts, **choice.settings}
     first = partial(engine_class, path, spec, **settings)
     lanes: list[Lane] = []

@@ -127,7 +127,7 @@ def jetson_release(root: Path) -> str:
 
 
 def l4t() -> str:
-    """The same in short, such as 36.4.3."""
+    """The release of L4T, a Jetson's system, such as 36.4.3; empty elsewhere."""
     found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", jetson_release(ROOT))
     return ".".join(found.groups()) if found else ""
 
@@ -149,7 +149,7 @@ def cpu() -> str:
     return named or text(ROOT / "proc/device-tree/model") or platform.machine()
 
 
-def sums_bytes() -> bool:
+def has_exact_int8() -> bool:
     """Whether this processor adds products of 8 bits without overflow: x86 does with VNNI or AMX alone."""
     flags = field(text(ROOT / "proc/cpuinfo"), "flags")
     return not flags or "vnni" in flags or "amx_int8" in flags
@@ -162,7 +162,7 @@ def field(table: str, name: str) -> str:
 
 
 def cores() -> int:
-    """How many this process may run on."""
+    """How many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -187,7 +187,7 @@ def home() -> Path:
         return Path("/")
 
 
-def place(variable: str, usual: str) -> Path:
+def xdg_folder(variable: str, usual: str) -> Path:
     """The folder that an XDG variable names, else the `usual` one in the user's own; never below the working directory.
 
     The XDG Base Directory Specification has paths that are not absolute passed over.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA = 1
-READABLE = "check its disk, and that this user may read all of the bundle: chmod -R a+rX BUNDLE"
+READ_HINT = "check its disk, and that this user may read all of the bundle: chmod -R a+rX BUNDLE"
 _REQUIRED: Any = object()
 
 
@@ -121,7 +121,7 @@ def read(path: Path) -> ModelSpec:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror or error}", hint=READABLE) from error
+        raise SpecError(f"{path} cannot be read: {error.strerror or error}", hint=READ_HINT) from error
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{path}: cannot be read: {error}", hint="export the bundle again") from error
     return from_json(value, str(path))

@@ -97,7 +97,7 @@ def fingerprint(gpu: int | None = None) -> dict[str, str]:
         "cores": str(machine.cores()),
         "system": machine.system(),
     }
-    limit = quota.here()
+    limit = quota.cpu_quota()
     if limit:
         facts["cpu quota"] = f"{limit.cpus:g}"
     if machine.has_gpu():
@@ -113,7 +113,7 @@ def path(bundle: Bundle, gpu: int | None = None) -> Path:
     """Where the plan of a bundle is kept, be it there or not."""
     place = bundle.path.resolve()
     name = f"{place.name[:50]}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}{f'-gpu{gpu}' if gpu else ''}.json"
-    return machine.place("XDG_STATE_HOME", ".local/state") / "edgeinfer" / "plans" / name
+    return machine.xdg_folder("XDG_STATE_HOME", ".local/state") / "edgeinfer" / "plans" / name
 
 
 def read(bundle: Bundle, gpu: int | None = None) -> Plan | None:

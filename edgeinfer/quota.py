@@ -27,7 +27,7 @@ LIMITS = (
 
 
 class Quota(NamedTuple):
-    """So many `cpus`, of the control group whose folder is `group`."""
+    """How many `cpus` the processes of a control group may use together; `group` is its folder."""
 
     cpus: float
     group: Path
@@ -68,30 +68,30 @@ def memory(root: Path = ROOT) -> Memory | None:
     return Memory(total, available, limit, room)
 
 
-def here(root: Path = ROOT) -> Quota | None:
+def cpu_quota(root: Path = ROOT) -> Quota | None:
     """The tightest quota of this process; None without one."""
     quotas = [Quota(cpus, group) for group in _groups(root, "cpu") for cpus in _cpus(group)]
     return min(quotas, default=None)
 
 
 def threads() -> int:
-    """As many as the quota has CPUs; 0 if there is none, or it leaves every core.
+    """How many threads a model should have: the quota's CPUs; 0 if there is no quota, or it leaves every core.
 
     A part of a CPU counts as one: with 1.5 CPUs two threads are done sooner than one, also with the stops they meet.
     """
-    quota = here()
+    quota = cpu_quota()
     count = math.ceil(quota.cpus) if quota else 0
     return count if count < machine.cores() else 0
 
 
 def most_threads() -> int:
-    """More than these, spinning, would leave the machine no time for anything else."""
+    """How many threads a model may have: more, spinning, would leave the machine no time for anything else."""
     return 16 * machine.cores()
 
 
 def cores(root: Path = ROOT) -> str:
     """The cores this process may run on, and what its quota lets it have: `16 cores` or `16 cores, quota 2.5`."""
-    quota = here(root)
+    quota = cpu_quota(root)
     return f"{machine.cores()} cores" + (f", quota {quota.cpus:g}" if quota else "")
 
 
@@ -135,6 +135,6 @@ def _limits(group: Path) -> list[tuple[int, int]]:
 
 
 def counters(path: Path, unit: int = 1) -> dict[str, int]:
-    """`name value` or `name: value kB`, a line each; a value counts so many."""
+    """The numbers in a file of lines `name value` or `name: value kB`, each times `unit`."""
     words = [line.replace(":", " ").split() for line in machine.text(path).splitlines()]
     return {line[0]: unit * int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}

@@ -282,7 +282,7 @@ def test_int8_graphs_run_in_int8_on_openvino_and_find_what_onnx_runtime_finds(sp
     found, expected = (np.array(one.run(noise())["logits"]) for one in (engine, other))
 
     assert "int8" in {layer.precision for layer in engine.profile_layers(noise())}
-    near = 0.02 if machine.sums_bytes() else 0.3
+    near = 0.02 if machine.has_exact_int8() else 0.3
     assert np.abs(found - expected).max() < near * expected.std()
 
 

@@ -150,7 +150,7 @@ def test_nothing_is_kept_below_the_working_directory(monkeypatch, tmp_path, name
     assert cache.write("kind", "name", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     monkeypatch.setenv("HOME", "no/place")
-    assert machine.place("XDG_CACHE_HOME", ".cache").is_absolute()
+    assert machine.xdg_folder("XDG_CACHE_HOME", ".cache").is_absolute()
 
 
 @pytest.mark.parametrize("home", ["nameless", "/dev/null"])

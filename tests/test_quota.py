@@ -167,7 +167,7 @@ def tree(tmp_path):
 @pytest.mark.parametrize("name", TREES)
 def test_the_tightest_quota_is_found_wherever_it_is_kept(tree, name):
     files, cpus = TREES[name]
-    found = quota.here(tree(files))
+    found = quota.cpu_quota(tree(files))
     assert (found and found.cpus) == cpus
 
 
@@ -204,7 +204,7 @@ def test_info_tells_where_a_bundle_is_likely_to_need_more_than_the_limit(detecto
 @pytest.mark.parametrize(("line", "seconds"), [("throttled_usec 2500000", 2.5), ("throttled_time 2500000000", 2.5)])
 def test_the_time_that_it_stopped_the_process_is_a_field_of_profiles(tree, line, seconds):
     root = tree({**TREES["a container of version 2"][0], f"{GROUPS}/cpu.stat": f"nr_periods 7\n{line}\n"})
-    assert quota.here(root).stopped_s() == seconds
+    assert quota.cpu_quota(root).stopped_s() == seconds
     assert linux.Probe(root).read()["cpu.quota_stopped_ms"] == 1e3 * seconds
 
 
@@ -259,7 +259,7 @@ import os, pathlib, sys, time
 group = pathlib.Path(sys.argv[1])
 (group / "cgroup.procs").write_text(str(os.getpid()))
 from edgeinfer import quota
-found, end = quota.here(), time.monotonic() + 60
+found, end = quota.cpu_quota(), time.monotonic() + 60
 while not found.stopped_s() and time.monotonic() < end:
     sum(range(10_000))
 print(found.cpus, found.stopped_s() > 0)

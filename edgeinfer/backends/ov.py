@@ -98,7 +98,7 @@ class Engine:
     def refuses(cls, artifact: Artifact) -> str:
         if artifact.precision == "int8" and "INT8" not in _capabilities():
             return "OpenVINO has no int8 arithmetic for this CPU"
-        if artifact.flavor == "trt" and not machine.sums_bytes():
+        if artifact.flavor == "trt" and not machine.has_exact_int8():
             return "this CPU has no VNNI, without which OpenVINO's sums of 8 bits overflow: flavor cpu comes nearer"
         return ""
 

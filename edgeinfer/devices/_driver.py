@@ -84,7 +84,7 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def probe(name: str, *arguments: Any) -> Any:
-    """The same for a question to which the driver's refusal is an answer: None then. Raises DeviceLost."""
+    """As `call`, where the driver's refusal is an answer too: None then, unless the GPU is lost. Raises as `call`."""
     status, *values = _called(name, arguments)
     failure = _failure(name, status) if status else None
     if isinstance(failure, DeviceLost):

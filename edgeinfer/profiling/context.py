@@ -46,7 +46,7 @@ def place(facts: dict[str, Any]) -> list[str]:
 
 def _device(ordinal: int, root: Path) -> dict[str, Any]:
     processor = machine.field(machine.text(root / "proc/cpuinfo"), "model name")
-    limit = quota.here(root)
+    limit = quota.cpu_quota(root)
     board = machine.text(root / "proc/device-tree/model")
     gpu = nvml.facts(ordinal) or _cuda(ordinal)
     memory = quota.memory(root)

@@ -45,7 +45,7 @@ class Probe:
         counters = [self._cpu(cpu) / "thermal_throttle" for cpu in self._cpus]
         throttles = [folder / f"{unit}_throttle_count" for folder in counters for unit in ("core", "package")]
         self._throttles = self._readable("cpu.throttled_count", throttles)
-        self._quota = quota.here(root)
+        self._quota = quota.cpu_quota(root)
         self._before = self._now()
 
     def _cpu(self, number: int) -> Path:
