@@ -45,8 +45,11 @@ class Options(NamedTuple):
     classify: Path | None = None
 
 
-class Half(NamedTuple):
-    """A bundle, what runs it, and its golden samples as it was opened: the folder may hold another one later."""
+class Part(NamedTuple):
+    """The model, or the classifier of its boxes: the bundle, what runs it, and its golden samples as it was opened.
+
+    The folder may hold another bundle later.
+    """
 
     bundle: Bundle
     pipeline: Pipeline
@@ -66,10 +69,10 @@ class Half(NamedTuple):
 
 
 class Version:
-    """A model as it was opened: its halves, the station where they work, and a face and a tally for each name."""
+    """A model as it was opened: its parts, the station where they work, and a face and a tally for each name."""
 
-    def __init__(self, number: int, digest: str, halves: Sequence[Half], station: Station) -> None:
-        self.number, self.digest, self.halves, self.station = number, digest, halves, station
+    def __init__(self, number: int, digest: str, parts: Sequence[Part], station: Station) -> None:
+        self.number, self.digest, self.parts, self.station = number, digest, parts, station
         self.faces = {suffix: face(self.spec) for suffix, face in (INSPECTED if self.inspects else FACES).items()}
         self.tallies = {suffix: Tally() for suffix in self.faces}
         self.fault = ""
@@ -81,7 +84,7 @@ class Version:
     @property
     def inspects(self) -> bool:
         """Whether a classifier says more of what is in its boxes."""
-        return len(self.halves) > 1
+        return len(self.parts) > 1
 
     @property
     def runs_on(self) -> str:
@@ -91,11 +94,11 @@ class Version:
 
     def test(self) -> None:
         """Run the golden samples; EngineError if they are not found."""
-        for half in self.halves:
-            half.test()
+        for part in self.parts:
+            part.test()
 
     def __str__(self) -> str:
-        golden = sum(len(half.bundle.spec.golden) for half in self.halves)
+        golden = sum(len(part.bundle.spec.golden) for part in self.parts)
         tested = f"{golden} golden samples passed" if golden else "it has no golden samples"
         return f"{self.runs_on}, {tested}"
 
@@ -158,18 +161,18 @@ def opened(number: int, digest: str, folder: Path, options: Options, limits: Lim
         first = {**facts, "conf": conf, "iou": options.iou}
     with ExitStack() as stack:
         pipeline = stack.enter_context(load(bundle, options.backend, options.precision, **first))
-        halves, sight = [Half(bundle, pipeline, golden.files(bundle))], None
+        parts, sight = [Part(bundle, pipeline, golden.files(bundle))], None
         if options.classify and bundle.spec.task == "detect":
             from edgeinfer.cascade import Cascade
 
             second = Bundle.open(options.classify)
             facts["contexts"] = pipeline.contexts
-            halves.append(Half(second, stack.enter_context(load(second, **facts)), golden.files(second)))
-            sight, score = Cascade(pipeline, halves[1].pipeline, score=score or 0.0), None
-        for half in halves:
-            half.test()
+            parts.append(Part(second, stack.enter_context(load(second, **facts)), golden.files(second)))
+            sight, score = Cascade(pipeline, parts[1].pipeline, score=score or 0.0), None
+        for part in parts:
+            part.test()
         stack.pop_all()
-    return Version(number, digest, halves, Station(pipeline, limits, sight=sight, score=score))
+    return Version(number, digest, parts, Station(pipeline, limits, sight=sight, score=score))
 
 
 def _confidence(bundle: Bundle, asked: float | None) -> tuple[float, float | None]:
