@@ -43,9 +43,9 @@ def issue(seconds: float, asked: Mapping[str, Any], children: list[int]) -> tupl
 
 
 def _one(asked: dict[str, Any], children: list[int]) -> dict[str, Any]:
-    born = time.monotonic()
+    started = time.monotonic()
     try:
-        with closing(Child("edgeinfer.profiling._newborn", {**asked, "born": born}, quiet=True)) as child:
+        with closing(Child("edgeinfer.profiling._cold_start", {**asked, "started": started}, quiet=True)) as child:
             children.append(child.pid)
             return child.heard(LOADING_S)
     except Failed as failure:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeinfer import interruption
 from edgeinfer.errors import BackendUnavailable, EngineError
-from edgeinfer.profiling import lasting
+from edgeinfer.profiling import loadgen_threads
 from edgeinfer.profiling.clock import WallClock
 from edgeinfer.profiling.samples import MOST_QUERIES, STREAMS, Samples
 
@@ -58,7 +58,7 @@ def issue(load: Load, work: Work) -> Samples:
     with interruption.noticed(patient=True) as stop:
         system = _System(load, work, stop)
         test, clock, ended, told = _Test(load, system), WallClock(), False, False
-        over, end = lasting.begin(test.run), time.monotonic() + load.seconds
+        over, end = loadgen_threads.begin(test.run), time.monotonic() + load.seconds
         while not ended:
             ended = over.wait(LOOK_S)
             if stop.asked and load.kind == "server" and not told and not ended:
@@ -143,7 +143,7 @@ class _System:
 
     def __enter__(self) -> None:
         if self._load.kind == "server":
-            self._workers = [lasting.begin(self._serve) for _ in range(self._load.lanes)]
+            self._workers = [loadgen_threads.begin(self._serve) for _ in range(self._load.lanes)]
 
     def __exit__(self, *_: object) -> None:
         for _worker in self._workers:

@@ -73,8 +73,8 @@ def profile(
     loading.update(plan=plan, device=device)
     gpu = machine.ordinal(device) or 0
     with load(opened, **loading) as model:
-        newborn = {**loading, "bundle": str(opened.path), "source": named}
-        session = _Session(model, boundary, pictures, asked, newborn, gpu, say)
+        again = {**loading, "bundle": str(opened.path), "source": named}
+        session = _Session(model, boundary, pictures, asked, again, gpu, say)
         facts = described(opened, model, boundary, pictures, threads=int(threads), gpu=gpu)
         facts["harness_ms"] = harness_ms(opened, pictures)
         return session.report(names, facts, layers=layers)
@@ -82,13 +82,13 @@ def profile(
 
 @dataclass
 class _Session:
-    """A loaded model and how it is measured; `newborn` is for new processes of it, whose numbers `children` takes."""
+    """A loaded model and how it is measured; `loading` is how new processes open it, whose numbers `children` takes."""
 
     model: Pipeline
     boundary: str
     pictures: PictureSet
     asked: Asked
-    newborn: dict[str, Any]
+    loading: dict[str, Any]
     gpu: int
     say: Say
     origin: float = field(default_factory=time.perf_counter)
@@ -127,7 +127,7 @@ class _Session:
     def _run(self, name: str) -> Run:
         if name == "cold":
             self.say(f"cold: {cold.PROCESSES} processes or more")
-            samples, later = cold.issue(self.asked.seconds, self.newborn, self.children)
+            samples, later = cold.issue(self.asked.seconds, self.loading, self.children)
             facts = {"sample": scenarios.NAMES[name], "issuer": "edgeinfer, a process each", "warm_up": None}
             return Run(name, samples, {**facts, "seconds": self.asked.seconds, **later})
         subject = scenarios.subject_of(name, self.model, self.boundary, self.pictures.pictures)

@@ -6,20 +6,20 @@ import pytest
 import edgeinfer
 from edgeinfer import pictures
 from edgeinfer.errors import EngineError
-from edgeinfer.profiling import _newborn, cold
+from edgeinfer.profiling import _cold_start, cold
 from helpers import bundles
 
 pytestmark = pytest.mark.usefixtures("brief_warm_up")
 
 
 def test_a_cold_start_decodes_the_one_picture_that_its_first_result_is_of(detector, photo, monkeypatch):
-    monkeypatch.setattr(_newborn, "_call", lambda *_: 0.0)
+    monkeypatch.setattr(_cold_start, "_call", lambda *_: 0.0)
     cv2.imwrite(str(photo.with_name("z.png")), bundles.picture("red"))
     read, decode = [], pictures.decode
     monkeypatch.setattr(pictures, "decode", lambda *given: read.append(given[1]) or decode(*given))
     asked = {"backend": "null", "precision": "auto", "plan": False, "device": "auto", "threads": 0}
     for source in ([str(photo), str(photo)], [str(photo.parent)], []):
-        _newborn.main({**asked, "bundle": str(detector), "born": 0.0, "idle_s": 0.0, "source": source})
+        _cold_start.main({**asked, "bundle": str(detector), "started": 0.0, "idle_s": 0.0, "source": source})
         assert len(read) == 1
         read.clear()
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgeinfer.cli import _ending
 from edgeinfer.errors import EngineError
-from edgeinfer.profiling import lasting
+from edgeinfer.profiling import loadgen_threads
 from edgeinfer.profiling.samples import Load, Samples
 from helpers.patience import LONG_S, until
 
@@ -119,7 +119,7 @@ def test_a_server_that_cannot_begin_leaves_no_worker_waiting(monkeypatch):
 
 def busy():
     """The threads that call LoadGen, but for those that wait for the next test."""
-    return {one for one in threading.enumerate() if isinstance(one, lasting._Hand)} - {*lasting._IDLE}
+    return {one for one in threading.enumerate() if isinstance(one, loadgen_threads._Worker)} - {*loadgen_threads._IDLE}
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The child of `cold`: a process that imports, loads, gives its first result, and says on stdout when.
 
-    echo '{"born": ..., "bundle": ..., ...}' | python -m edgeinfer.profiling._newborn
+    echo '{"started": ..., "bundle": ..., ...}' | python -m edgeinfer.profiling._cold_start
 
-`born` is `time.monotonic()` of the parent just before it started this one: on Linux both read one clock.
+`started` is `time.monotonic()` of the parent just before it started this one: on Linux both read one clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main(asked: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of each step to the first result, of a second one, and of one after `idle_s` seconds."""
-    marks = [asked["born"], time.monotonic()]
+    marks = [asked["started"], time.monotonic()]
     from edgeinfer.bundle import Bundle
     from edgeinfer.loading import choose, load
     from edgeinfer.profiling.subject import picture_set

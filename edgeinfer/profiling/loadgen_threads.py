@@ -1,4 +1,4 @@
-"""Threads that last as long as the process, for all that calls LoadGen.
+"""Threads for all that calls LoadGen: they last as long as the process, and are used again.
 
 LoadGen's own thread reads what every thread has logged that called it, and crashes if one of them ended meanwhile
 (6.0.17, in `TlsLogger::SwapBuffers`): once in a thousand tests, on a busy machine.
@@ -12,22 +12,22 @@ import threading
 from typing import Callable
 
 LOG = logging.getLogger(__name__)
-_IDLE: list[_Hand] = []
+_IDLE: list[_Worker] = []
 
 
 def begin(work: Callable[[], None]) -> threading.Event:
     """Run the work in such a thread, which others may have had before. The event is set once it is over."""
     over = threading.Event()
     try:
-        hand = _IDLE.pop()
+        worker = _IDLE.pop()
     except IndexError:
-        hand = _Hand()
-        hand.start()
-    hand.works.put((work, over))
+        worker = _Worker()
+        worker.start()
+    worker.works.put((work, over))
     return over
 
 
-class _Hand(threading.Thread):
+class _Worker(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="edgeinfer-loadgen", daemon=True)
         self.works: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
