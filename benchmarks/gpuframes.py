@@ -46,8 +46,8 @@ def around(bench, spec):
         resident = sent(device, pinned)
         for kind, image in (("in plain memory", frame), ("page-locked", pinned), ("on the GPU", resident)):
             for manner, reason in (("graph", ""), ("stage by stage", "asked for")):
+                engine.capturable = reason
                 way = FrameGraph(device, engine)
-                way.graph = reason
                 once = lambda way=way, image=image: way.run([image], "bgr")  # noqa: E731
                 spent = bench.on_host(once)
                 found.append({"frame": kind, "manner": manner, "ms": spent, "takes": taken(bench, device, once)})
@@ -117,7 +117,7 @@ class Bare:
 
     def _both(self):
         self.upload()
-        self._engine.run(self._tensors)
+        return self._engine.run(self._tensors)
 
     def __call__(self):
         with self._device.context:
