@@ -25,7 +25,7 @@ from edgeinfer_export import targets
 class Nothing:
     """An engine that does nothing, for what is around an engine."""
 
-    capturable = ""
+    uncapturable = ""
 
     def __init__(self, spec, device):
         outputs = {one.name: np.zeros(one.at(1), one.dtype) for one in spec.outputs}
@@ -46,7 +46,7 @@ def around(bench, spec):
         resident = sent(device, pinned)
         for kind, image in (("in plain memory", frame), ("page-locked", pinned), ("on the GPU", resident)):
             for manner, reason in (("graph", ""), ("stage by stage", "asked for")):
-                engine.capturable = reason
+                engine.uncapturable = reason
                 way = FrameGraph(device, engine)
                 once = lambda way=way, image=image: way.run([image], "bgr")  # noqa: E731
                 spent = bench.on_host(once)

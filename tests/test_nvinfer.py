@@ -62,9 +62,9 @@ def test_where_a_profile_takes_one_context_the_reason_against_a_cuda_graph_is_to
     folder = bundles.classify_bundle(tmp_path / "open", Batch(1, 4))
     library = on(release)
     with bundles.engine_of(folder, library) as model:
-        assert model.engine.capturable == ""
+        assert model.engine.uncapturable == ""
         model(bundles.picture())
-        assert "one context" in model.engine.capturable
+        assert "one context" in model.engine.uncapturable
     with pytest.raises(EngineError, match="chosen by another"):
         bundles.engine_of(folder, library, Bundle.open(folder).spec.artifacts[-1], contexts=2)
 
@@ -163,7 +163,7 @@ def test_layers_are_timed_with_as_many_pictures_as_are_given(on, tmp_path):
 def test_an_engine_that_the_library_finds_unfit_for_a_graph_says_so(on, detector):
     library = on("rtx-1.7.1.116", {"IExecutionContext.is_stream_capturable": False})
     with bundles.engine_of(detector, library) as model:
-        assert model.engine.capturable == "the library says that this engine cannot be captured"
+        assert model.engine.uncapturable == "the library says that this engine cannot be captured"
 
 
 def test_layers_are_timed_on_a_context_of_their_own(on, detector):

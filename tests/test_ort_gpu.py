@@ -20,7 +20,7 @@ def test_a_frame_goes_through_on_the_devices_own_tensors(detector, monkeypatch, 
     fake_ort.module(monkeypatch)
     with load(detector, backend="ort_gpu") as model:
         assert [label for _, _, label in model(bundles.picture(color, 50, 40))] == [color]
-        assert "allocates" in model.engine.capturable
+        assert "allocates" in model.engine.uncapturable
 
 
 def test_batches_of_any_size_are_bound_when_they_change(tmp_path, monkeypatch):

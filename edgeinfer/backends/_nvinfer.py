@@ -65,7 +65,7 @@ class Engine:
         plan.users += 1
         self._device, self._graph = device, graph
         self._ready: dict[int, _Ready] = {}
-        self.capturable = SET_OFF if graph == "off" else ""  # or why a CUDA graph cannot capture it
+        self.uncapturable = SET_OFF if graph == "off" else ""  # or why a CUDA graph cannot capture it
         try:
             self._scratch: Any = device.empty((max(1, plan.scratch_bytes),), "uint8")
             largest = plan.spec.batch.max
@@ -134,12 +134,12 @@ class Engine:
             if not self._ready:
                 raise
             # TensorRT 8 gives each profile to one context: that one changes its shape instead
-            self.capturable = ONE_CONTEXT
+            self.uncapturable = ONE_CONTEXT
             _, ready = self._ready.popitem()
             ready.reshape(images, self._outputs)
         self._ready[images] = ready
         if not ready.capturable(stream):
-            self.capturable = NOT_CAPTURABLE
+            self.uncapturable = NOT_CAPTURABLE
         return ready
 
     def close(self) -> None:

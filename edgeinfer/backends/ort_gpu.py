@@ -44,7 +44,7 @@ class Engine:
     library = f"onnxruntime {onnxruntime.__version__}"
     # what must have loaded; nothing else is tried, and the CPU never runs in its place
     provider = "CUDAExecutionProvider"
-    capturable = "ONNX Runtime allocates memory while it runs"
+    uncapturable = "ONNX Runtime allocates memory while it runs"
 
     def __init__(self, path: Path, spec: ModelSpec, device: Device, *, threads: int = 0, contexts: int = 1) -> None:  # noqa: ARG002
         self._path, self._spec, self._device, self._threads = path, spec, device, threads

@@ -135,7 +135,7 @@ def _uncaptured(rung: Rung) -> str:
 
     if rung.reason or rung.backend not in ladder.ON_GPU:
         return ""
-    return str(getattr(backends.load(rung.backend), "capturable", ""))
+    return str(getattr(backends.load(rung.backend), "uncapturable", ""))
 
 
 def _remark(rung: Rung) -> str:

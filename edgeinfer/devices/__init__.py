@@ -6,7 +6,7 @@ What an engine on the GPU may rely on, and owes, beyond the `Device` and `Engine
   `shape`, `dtype` (a NumPy name), `nbytes` and `__cuda_array_interface__`; `run` gives back the like. Besides there
   are `ordinal`, `compute_capability` (major, minor), `name`, `integrated` and `driver_version`.
 - `run` only puts work on that stream and never waits. Its outputs are the engine's memory, at addresses that stay.
-- `engine.capturable` is empty if a CUDA graph may capture `run` after it has run once with such inputs, else the
+- `engine.uncapturable` is empty if a CUDA graph may capture `run` after it has run once with such inputs, else the
   reason; it may become a reason later.
 - It enters `device.context` (the GPU's primary one) around all that it asks of its library, whichever thread calls;
   and `device.context.alone()` where the library may wait for the whole GPU, as when something is opened, loaded late

@@ -43,7 +43,7 @@ class FrameGraph:
     @property
     def graph(self) -> str:
         """Empty, or why frames are not captured."""
-        return self._failure or str(self._engine.capturable)
+        return self._failure or str(self._engine.uncapturable)
 
     def run(self, images: Sequence[Any], pixels: str) -> tuple[list[Result], dict[str, float]]:
         """Pictures -> results, and the milliseconds of each stage by the GPU's clock (reading: by the host's)."""
@@ -64,7 +64,7 @@ class FrameGraph:
 
     def _start(self, batch: Batch) -> Mapping[str, Any]:
         """Put the whole batch on the stream; the engine's outputs."""
-        if self._engine.capturable:
+        if self._engine.uncapturable:
             self._forget()  # what was captured before is not to be relied on either
         graph = self._graphs.get(batch.key)
         if graph is None and batch.key in self._graphs and not self._failure:

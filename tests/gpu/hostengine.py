@@ -39,7 +39,7 @@ class HostEngine:
     device = "gpu"
     formats = ()
     precisions = ("fp32",)
-    capturable = ""
+    uncapturable = ""
 
     def __init__(self, function, spec, device):
         self._function, self._spec, self._device = function, spec, device

@@ -72,7 +72,7 @@ def test_a_graph_is_replayed_and_not_captured_again(make, driver):
 
 def test_an_engine_that_cannot_be_captured_runs_plainly_and_says_why(make):
     lane = make(classes_spec(TopK(3), 6), logits)
-    lane.engine.capturable = "it says so"
+    lane.engine.uncapturable = "it says so"
     image = models.noise(1, 30, 30)
 
     assert len({str(through(lane, [image])) for _ in range(4)}) == 1
