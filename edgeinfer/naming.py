@@ -22,7 +22,7 @@ RTSP = ("rtsp://", "rtsps://")
 SCHEMES = (*RTSP, *WEB)
 
 
-def text(source: object) -> str:
+def name_of(source: object) -> str:
     """The name of a source; SourceError for what names none. An empty one would be the working directory."""
     told = str(source) if isinstance(source, (str, os.PathLike)) else ""
     if not told:
@@ -31,12 +31,12 @@ def text(source: object) -> str:
     return told
 
 
-def addressed(source: str) -> bool:
+def is_address(source: str) -> bool:
     """Whether this is no path: a camera, a stream, or a file on a web server."""
     return source.startswith(("camera:", "gst:", *SCHEMES))
 
 
-def from_file(source: str) -> bool:
+def reads_files(source: str) -> bool:
     """Whether this is a pipeline that reads files, and each once: all of its frames count, not the newest alone."""
     return source.startswith("gst:") and bool(re.search(r"filesrc\b|file://", source)) and "loop=" not in source
 
@@ -53,7 +53,7 @@ def without_password(name: str) -> str:
     return re.sub(r"(-pw=)(\"[^\"]*\"|\S+)", r"\1***", shown)  # of GStreamer's elements
 
 
-def told_apart(names: Sequence[str]) -> list[str]:
+def unique(names: Sequence[str]) -> list[str]:
     """Names of which no two are the same: "camera:0", "camera:0 (2)"."""
     told: list[str] = []
     for name in names:

@@ -158,8 +158,8 @@ def test_a_pipeline_that_reads_files_is_no_camera(pipeline, live):
 
 
 def test_an_address_with_brackets_is_no_pattern():
-    assert not sources.many("rtsp://[::1]:8554/cam")
-    assert not sources.many("gst:rtspsrc location=rtsp://10.0.0.5/a*b ! decodebin")
+    assert not sources.is_folder_or_pattern("rtsp://[::1]:8554/cam")
+    assert not sources.is_folder_or_pattern("gst:rtspsrc location=rtsp://10.0.0.5/a*b ! decodebin")
 
 
 def test_a_password_in_a_pipeline_is_not_shown():

@@ -65,7 +65,7 @@ class Album:
     def _path(self, seen: Seen) -> Path:
         """The source's own name, made different where two sources share one; nothing but a file is written over."""
         frame, own = seen.frame, (seen.frame.source, seen.place)
-        if seen.live or naming.from_file(frame.source):
+        if seen.live or naming.reads_files(frame.source):
             stem, suffix = re.sub(r"[^\w.-]+", "-", frame.source)[:LONGEST].strip("-"), ".mp4"
         else:
             path = Path(sources.file_name(frame.source))

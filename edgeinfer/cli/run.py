@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     _reports.check_name(args.json)
     said = _reports.aside(args.json)
     tally = Tally(said)
-    faults = Faults("source", "", alone=len(args.source) == 1 and not sources.many(args.source[0]))
+    faults = Faults("source", "", alone=len(args.source) == 1 and not sources.is_folder_or_pattern(args.source[0]))
     code = 0
     try:
         with ExitStack() as stack:

@@ -48,7 +48,7 @@ class Mount(NamedTuple):
         if not match:
             told = f"camera {shown!r} is not NAME[@MODEL]=SOURCE"
             raise UsageError(told, hint="door=rtsp://10.0.0.5/main; a name has letters, digits, dots, - and _")
-        if not naming.addressed(match[3]):
+        if not naming.is_address(match[3]):
             told = f"camera {match[1]}: {shown!r} is no camera or stream"
             raise UsageError(told, hint="camera:N, rtsp://..., http://... or gst:PIPELINE")
         return cls(match[1], match[3], match[2] or "")

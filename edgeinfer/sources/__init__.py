@@ -11,7 +11,7 @@ from edgeinfer.errors import SourceError
 from edgeinfer.pictures import MAX_PIXELS
 from edgeinfer.sources import answers, gstreamer, opencv, paths, videos
 from edgeinfer.sources.frame import Frame
-from edgeinfer.sources.paths import OnError, check, files, leave_out, many, picture, readable
+from edgeinfer.sources.paths import OnError, check, files, is_folder_or_pattern, leave_out, picture, readable
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -23,9 +23,9 @@ __all__ = [
     "file_name",
     "files",
     "frames",
+    "is_folder_or_pattern",
     "leave_out",
     "live",
-    "many",
     "on_web",
     "picture",
     "readable",
@@ -52,17 +52,17 @@ def frames(
     releases the video or camera.
     """
     given.check_whole("max_pixels", max_pixels, 1)
-    name = naming.text(source)
+    name = naming.name_of(source)
     kind = on_web(name)
     if kind == "picture":
         yield _fetched(name, max_pixels)
     elif name.startswith("gst:") and gstreamer.available():
         yield from videos.pipeline(name, max_pixels)
-    elif kind == "video" or naming.from_file(name):
+    elif kind == "video" or naming.reads_files(name):
         yield from videos.video(name, max_pixels)
-    elif naming.addressed(name):
+    elif naming.is_address(name):
         yield from videos.camera(name, max_pixels)
-    elif many(name):
+    elif is_folder_or_pattern(name):
         for index, path in enumerate(files(name)):
             try:
                 yield from _file(path, index, max_pixels)
@@ -80,7 +80,7 @@ def live(source: str) -> bool:
 
     Raises SourceError where it does not answer.
     """
-    return naming.addressed(source) and not naming.from_file(source) and on_web(source) in ("", "stream")
+    return naming.is_address(source) and not naming.reads_files(source) and on_web(source) in ("", "stream")
 
 
 def on_web(source: str) -> str:
@@ -95,7 +95,7 @@ def on_web(source: str) -> str:
     try:
         return remote.kind(source)
     except OSError as error:
-        why = answers.failed(error, source)
+        why = answers.reason(error, source)
         raise SourceError(f"{naming.without_password(source)} cannot be opened: {why}", hint=opencv.ADDRESS) from error
 
 

@@ -31,7 +31,7 @@ def why(address: str) -> str:
             opened.sendall(ASK[parts.scheme].format(url=url, path=path, host=netloc).encode("utf-8", "replace"))
             return _told(opened.recv(200), host, password=parts.password is not None)
     except (OSError, UnicodeError) as error:
-        return failed(error, address)
+        return reason(error, address)
 
 
 def check(address: str, shown: str) -> None:
@@ -44,18 +44,17 @@ def check(address: str, shown: str) -> None:
     except KeyError:
         return  # it is no stream of a server
     except (OSError, ValueError) as error:
-        raise SourceError(f"{shown} cannot be reached: {failed(error, address)}") from error
+        raise SourceError(f"{shown} cannot be reached: {reason(error, address)}") from error
 
 
-def failed(error: Exception, address: str) -> str:
-    """The same of the error that a connection to such an address ended in."""
+def reason(error: Exception, address: str) -> str:
+    """A few words about the error that a connection to a network stream ended in."""
     host, port = _place(address)
     if isinstance(error, socket.gaierror):
         return f"no host is called {host!r}"
     if isinstance(error, socket.timeout):
         return f"{host} does not answer"
-    reason = getattr(error, "strerror", None) or str(error)
-    return f"{host}:{port}: {reason}"
+    return f"{host}:{port}: {getattr(error, 'strerror', None) or error}"
 
 
 def _place(address: str) -> tuple[str, int]:

@@ -22,9 +22,9 @@ OnError = Callable[[SourceError], None]
 def files(source: str | Path) -> list[Path]:
     """The files here that a source is read from, whether they can be read or not; none for an address."""
     name, path = str(source), Path(source)
-    if naming.addressed(name):
+    if naming.is_address(name):
         return []
-    if not many(name):
+    if not is_folder_or_pattern(name):
         return [path]
     try:
         return _pictures_in(path) if path.is_dir() else _matches(name)
@@ -32,9 +32,9 @@ def files(source: str | Path) -> list[Path]:
         raise unreadable(path, error) from error
 
 
-def many(name: str) -> bool:
+def is_folder_or_pattern(name: str) -> bool:
     """Whether this is a folder or a pattern."""
-    if naming.addressed(name):  # an address may have brackets, and a pipeline stars
+    if naming.is_address(name):  # an address may have brackets, and a pipeline stars
         return False
     try:
         return Path(name).is_dir() or (glob.has_magic(name) and not Path(name).exists())

@@ -114,9 +114,9 @@ class Stream:
             raise UsageError("a stream needs at least one source")
         given.check_number("max_age_ms", max_age_ms)
         self._model, self._max_age_ms = model, max_age_ms
-        given_names = [naming.text(name) for name in names]
-        self._names = naming.told_apart(given_names)
-        self.names = naming.told_apart([naming.without_password(name) for name in given_names])
+        given_names = [naming.name_of(name) for name in names]
+        self._names = naming.unique(given_names)
+        self.names = naming.unique([naming.without_password(name) for name in given_names])
         self._inbox = Inbox(len(names))
         self._captures = [
             Capture(place, name, shown, self._inbox, patient=patient, max_pixels=max_pixels, on_error=on_error)

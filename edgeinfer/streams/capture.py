@@ -47,7 +47,7 @@ class Capture(threading.Thread):
     ) -> None:
         super().__init__(name=f"capture {camera}", daemon=True)
         self.source, self.shown, self.vitals = source, shown, Vitals()
-        self.live = naming.addressed(source)
+        self.live = naming.is_address(source)
         self.error: EdgeInferError | None = None
         self._camera, self._inbox = camera, inbox
         self._patient = patient
