@@ -9,6 +9,7 @@ import pytest
 from edgeinfer import load
 from edgeinfer.bundle import Bundle
 from edgeinfer.cli import main
+from edgeinfer.errors import FetchError
 from helpers.scenery import SOURCE
 
 
@@ -117,3 +118,18 @@ def test_a_file_that_is_no_checkpoint_is_an_error_with_a_hint(tmp_path, capsys, 
 def test_a_name_that_nobody_knows_lists_those_that_are_known(capsys):
     assert main(["export", "yolov5q"]) == 1
     assert "yolov5n" in capsys.readouterr().err
+
+
+def test_warnings_and_errors_take_the_place_of_the_line_that_tells_how_far_a_download_is(monkeypatch, capsys):
+    def broken_off(*_, progress, warn, **__):
+        progress("yolov5n", 1, 4)
+        warn("the server is slow")
+        progress("yolov5n", 2, 4)
+        raise FetchError("the download broke off")
+
+    monkeypatch.setattr("edgeinfer_export.export.export", broken_off)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert main(["export", "yolov5n"]) == 1
+    told = capsys.readouterr().err
+    assert "25%\r\x1b[Kwarning: the server is slow\n" in told
+    assert "50%\r\x1b[Kerror: the download broke off\n" in told

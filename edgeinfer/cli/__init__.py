@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from edgeinfer import naming
-from edgeinfer.cli import _ending, _remedies, _tables
+from edgeinfer.cli import _ending, _progress, _remedies, _tables
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _warnings() -> Iterator[None]:
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            print(f"warning: {_tables.line(record.getMessage())}", file=sys.stderr)
+            _progress.warn(record.getMessage())
 
     logger, handler = logging.getLogger("edgeinfer"), Lines(logging.WARNING)
     logger.addHandler(handler)
@@ -176,6 +176,7 @@ def _report(error: Exception) -> int:
         traceback.print_exc()
     message, hint = _remedies.words(error)
     with suppress(OSError):  # where nobody can be told, the exit code tells
+        _progress.clear()
         print(f"error: {_tables.line(message)}", file=sys.stderr)
         if hint:
             print(f"hint: {_tables.line(hint)}", file=sys.stderr)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from edgeinfer.cli import _tables
+from edgeinfer.cli import _progress, _tables
 from edgeinfer.errors import SourceError
 
 
@@ -28,8 +26,7 @@ class Faults:
     def add(self, error: SourceError) -> None:
         self._errors.append(error)
         if not self._alone:
-            clear = "\r\033[K" if sys.stderr.isatty() else ""
-            print(f"{clear}warning: {_tables.line(str(error))}", file=sys.stderr)
+            _progress.warn(str(error))
 
     def check(self) -> None:
         """Raise SourceError if there were any."""

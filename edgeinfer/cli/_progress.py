@@ -1,4 +1,4 @@
-"""One line on a terminal that says what goes on, and for how long; nothing where nobody looks."""
+"""One line on a terminal that says what goes on, and for how long; nothing where nobody looks. What takes its place."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from edgeinfer.progress import Say
 
 PERIOD_S = 1.0
+CLEAR = "\r\033[K"
+
+
+def clear() -> None:
+    """Leave nothing on the terminal of a line that said what goes on."""
+    if sys.stderr.isatty():
+        print(CLEAR, end="", file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """A `warning:` line."""
+    clear()
+    print(f"warning: {line(text)}", file=sys.stderr)
 
 
 @contextmanager
@@ -29,7 +42,7 @@ def progress() -> Iterator[Say]:
     over = threading.Event()
 
     def show() -> None:
-        print(f"\r\033[K{text}  {time.monotonic() - since:.0f} s", end="", file=sys.stderr, flush=True)
+        print(f"{CLEAR}{text}  {time.monotonic() - since:.0f} s", end="", file=sys.stderr, flush=True)
 
     def say(words: str) -> None:
         nonlocal text, since
@@ -47,4 +60,4 @@ def progress() -> Iterator[Say]:
     finally:
         over.set()
         ticker.join()
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+        clear()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer import machine
 from edgeinfer.cli import _choosing, _exporter
+from edgeinfer.cli._progress import CLEAR, clear
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _batch(text: str | None) -> tuple[int, int, int] | None:
 
 
 def _progress(phase: str, done: int, total: int) -> None:
-    print(f"\r\033[K{phase} {done}/{total}", end="", file=sys.stderr, flush=True)
+    print(f"{CLEAR}{phase} {done}/{total}", end="", file=sys.stderr, flush=True)
 
 
 def printer(as_json: bool) -> Callable[[Any], None]:
@@ -91,21 +92,16 @@ def printer(as_json: bool) -> Callable[[Any], None]:
 
 
 def _print_json(built: Any) -> None:
-    _clear()
+    clear()
     facts = {"file": built.path.name, "precision": built.precision, "bytes": built.size_bytes}
     more = {"seconds": round(built.elapsed_s, 3), "built_with": built.built_with, "target": built.target}
     print(json.dumps({**facts, **more, "on_gpu": built.on_gpu, "warnings": built.warnings}), flush=True)
 
 
 def _print_line(built: Any) -> None:
-    _clear()
+    clear()
     size, seconds = built.size_bytes / 1e6, built.elapsed_s
     print(f"{built.path}  {built.precision}  {size:.1f} MB  {seconds:.1f} s  {built.built_with}", flush=True)
     if built.on_gpu:
         shown = ", ".join(built.on_gpu[:10]) + (", ..." if len(built.on_gpu) > 10 else "")
         print(f"  {len(built.on_gpu)} layers run on the GPU, not on the DLA: {shown}")
-
-
-def _clear() -> None:
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.cli import _choosing, _exporter, _limits, _recipe, _tables, build
+from edgeinfer.cli._progress import warn
 from edgeinfer.errors import SpecError, UsageError
 from edgeinfer.spec import COLORS, INTERPOLATIONS, MAX_SIDE, PLACES, PRECISIONS, Batch, Size
 
@@ -156,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         return _show(_exporter.part("planning").plan(args.source, args.output, options), args.json)
     progress = _progress if sys.stderr.isatty() else None
-    path = exporter.export(args.source, args.output, options, progress=progress, warn=_warn, tell=_tell)
+    path = exporter.export(args.source, args.output, options, progress=progress, warn=warn, tell=_tell)
     _report(path, args.json)
     if targets:
         _exporter.part("engines").add_engines(path, targets, done=build.printer(args.json))
@@ -224,10 +225,6 @@ def _progress(name: str, done: int, total: int) -> None:
     share = f"{done / total:4.0%}" if total else f"{done / 1e6:.1f} MB"
     end = "\n" if total and done >= total else ""
     print(f"\rfetching {name} {share}", end=end, file=sys.stderr, flush=True)
-
-
-def _warn(note: str) -> None:
-    print(f"warning: {_tables.line(note)}", file=sys.stderr)
 
 
 def _tell(trial: Any) -> None:

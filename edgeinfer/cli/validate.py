@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from edgeinfer.cli import _choosing, _limits, _reports, _tables
 from edgeinfer.cli._faults import Faults
+from edgeinfer.cli._progress import CLEAR
 from edgeinfer.spec import Boxes
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def _progress(done: int, total: int) -> None:
     width = 30
     bar = ("#" * (width * done // total)).ljust(width, ".")
-    end = "\r\033[K" if done == total else ""
+    end = CLEAR if done == total else ""
     print(f"\r{bar} {done}/{total}{end}", end="", file=sys.stderr, flush=True)
 
 
