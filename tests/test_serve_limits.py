@@ -230,3 +230,11 @@ def test_connections_beyond_the_limit_are_told_to_come_again(folder):
         assert (status, headers["retry-after"], json.loads(body)) == (503, "1", {"error": "too many connections"})
         stack.close()
         until(lambda: running.request("/v2/health/ready")[0] == 200)
+
+
+def test_limits_beyond_what_grpc_can_count_are_the_most_that_it_can(folder):
+    with (
+        service(folder, "--max-body-mb", 2048, "--slow", 3_000_000) as running,
+        grpc_client.InferenceServerClient(running.grpc) as client,
+    ):
+        assert client.is_server_ready()

@@ -32,6 +32,7 @@ SPARE = 1 << 20  # bytes of a message beside the tensors, or of one that has non
 RETRY = "grpc-retry-pushback-ms"  # metadata that clients with a retry policy wait for
 FINAL = "triton_final_response"  # a parameter of answers in a stream: no more will come to this request
 BOUNDED = 1, 84  # the release from which a message is not unpacked beyond the size that is allowed
+LARGEST = (1 << 31) - 1  # that an option of gRPC's core may be
 PLAIN = 1  # of the sets of packings the one that has none
 # calls that need no token; whoever watches needs one, for it takes a place for long
 OPEN_CALLS = ("ServerLive", "ServerReady", "HealthCheck")
@@ -58,22 +59,23 @@ async def start(
     token: str = "",
 ) -> Started:
     """Listen on host:port (0: a free one). ServiceError if that cannot be."""
-    most, slow_ms = service.limits.body + SPARE, int(1000 * service.limits.slow)
-    options = [
-        ("grpc.max_receive_message_length", most),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_metadata_size", service.limits.head),
-        ("grpc.max_allowed_incoming_connections", service.limits.connections),
-        ("grpc.max_connection_idle_ms", int(1000 * IDLE_S)),
-        ("grpc.server_handshake_timeout_ms", slow_ms),
+    slow_ms = int(1000 * service.limits.slow)
+    wanted = {
+        "grpc.max_receive_message_length": service.limits.body + SPARE,
+        "grpc.max_send_message_length": -1,
+        "grpc.so_reuseport": 0,
+        "grpc.max_metadata_size": service.limits.head,
+        "grpc.max_allowed_incoming_connections": service.limits.connections,
+        "grpc.max_connection_idle_ms": int(1000 * IDLE_S),
+        "grpc.server_handshake_timeout_ms": slow_ms,
         # whose other end is gone, or stands still, takes no place for ever: a stream would, and an answer nobody reads
-        ("grpc.keepalive_time_ms", slow_ms),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.ping_timeout_ms", slow_ms),
-    ]
+        "grpc.keepalive_time_ms": slow_ms,
+        "grpc.http2.max_pings_without_data": 0,
+        "grpc.http2.ping_timeout_ms": slow_ms,
+    }
     if not unpacks():
-        options.append(("grpc.compression_enabled_algorithms_bitset", PLAIN))
+        wanted["grpc.compression_enabled_algorithms_bitset"] = PLAIN
+    options = [(name, min(value, LARGEST)) for name, value in wanted.items()]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.limits.connections + BEYOND)
     callers = Callers(service.limits)
     calls = Calls(service, callers, token=token)
