@@ -158,11 +158,11 @@ def _signed(spec: ModelSpec, options: Options) -> ModelSpec:
     provenance = dataclasses.replace(spec.provenance, edgeinfer=edgeinfer.__version__)
     if (one := options.recipe) is not None:
         provenance = dataclasses.replace(provenance, recipe=one.name, recipe_sha256=one.sha256)
-    return dataclasses.replace(spec, name=sources.plain(spec.name), provenance=provenance)
+    return dataclasses.replace(spec, name=sources.bundle_name(spec.name), provenance=provenance)
 
 
 def _target(out: str | Path | None, name: str) -> Path:
-    return Path(out) if out else Path("engines") / sources.plain(name)
+    return Path(out) if out else Path("engines") / sources.bundle_name(name)
 
 
 def write_bundle(

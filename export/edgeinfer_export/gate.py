@@ -171,13 +171,13 @@ class Gate:
 
         Of a model that chooses its boxes, the scores: which box lies in which row jumps, whatever moved it.
         """
-        found, exact = {}, [self._steady(one) for one in self._outputs]
+        found, exact = {}, [self._compared(one) for one in self._outputs]
         for name in layers:
             others = {title for other, titles in layers.items() if other != name for title in titles}
             made = forms.make(model, form, ranges, others, islands=False)
             file = self._write(made.model, form)
             with on_cpu(self._spec, file) as pipeline:
-                moved = [self._steady(one) for one in self._raw(pipeline)]
+                moved = [self._compared(one) for one in self._raw(pipeline)]
             found[name] = max(_errors(exact, moved).values())
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
@@ -216,7 +216,7 @@ class Gate:
             return None
         return raw[..., 4:] if decode.layout == "yolov5" else raw[:, 4:]
 
-    def _steady(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _compared(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs, or of boxes that the model chooses their scores, best first."""
         decode, names = self._spec.decode, [output.name for output in self._spec.outputs]
         if isinstance(decode, Boxes) and decode.where == "graph":

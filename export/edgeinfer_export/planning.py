@@ -141,10 +141,9 @@ def plan(source: str, out: str | None, options: Options) -> Plan:
 
 def _source(source: str, options: Options) -> Plan:
     precisions = options.precisions or ("fp32",)
-    asked = Plan(source, "", sources.plain(options.name or Path(source).stem), size=options.size, batch=options.batch)
-    asked = _with_forms(
-        dataclasses.replace(asked, in_graph=_asked_in_graph(options)), precisions, "fp32", None, options
-    )
+    name, in_graph = sources.bundle_name(options.name or Path(source).stem), _asked_in_graph(options)
+    asked = Plan(source, "", name, size=options.size, batch=options.batch, in_graph=in_graph)
+    asked = _with_forms(asked, precisions, "fp32", None, options)
     if options.recipe and recipes.is_file(source) and not Path(source).exists():
         return dataclasses.replace(asked, kind="a file", missing=(f"{source} is not there",))
     path, known = sources.find(source)
@@ -152,9 +151,7 @@ def _source(source: str, options: Options) -> Plan:
         return dataclasses.replace(asked, kind=f"exported by {options.via}", missing=via.missing(options.via_python))
     if known and not fetch.is_here(path, known):
         kind = f"downloaded from {known.url}"
-        return dataclasses.replace(
-            asked, name=sources.plain(options.name or known.name), kind=kind, license=known.license
-        )
+        return dataclasses.replace(asked, kind=kind, license=known.license)
     if path.suffix.lower() in enginefile.SUFFIXES:
         engine = export.read_engine(path, options)
         kind = f"a TensorRT engine, {path.stat().st_size / 1e6:.1f} MB"

@@ -39,9 +39,9 @@ def read(source: str | Path, options: Options, progress: Progress | None = None)
         fetch.fetch(known, path, progress)
     _check_told(path, options)
     if options.via:
-        return _via(path, plain(options.name or path.stem), options)
+        return _via(path, bundle_name(options.name or path.stem), options)
     if path.suffix.lower() == ".onnx":
-        return _onnx(path, plain(options.name) if options.name else "", options)
+        return _onnx(path, bundle_name(options.name) if options.name else "", options)
     return _checkpoint(path, known, options)
 
 
@@ -55,7 +55,7 @@ def _checkpoint(path: Path, known: zoo.Known | None, options: Options) -> Built:
         size=options.size or (config.size if config else weights.size),
         batch=options.batch or graphs.ONE,
         labels=options.labels,
-        name=plain(name),
+        name=bundle_name(name),
         told=_completed(options, published, config),
     )
     provenance = dataclasses.replace(
@@ -116,11 +116,12 @@ def find(source: str | Path) -> tuple[Path, zoo.Known | None]:
     return cache.home() / known.file, known
 
 
-def plain(name: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-    if not plain:
+def bundle_name(name: str) -> str:
+    """The name of letters, digits, dots, underscores and hyphens that a bundle has for this one. Raises UsageError."""
+    found = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    if not found:
         raise UsageError(f"{name!r} gives no name for the bundle", hint="say --name NAME")
-    return plain
+    return found
 
 
 def license_of(origin: str) -> str:

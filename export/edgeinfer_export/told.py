@@ -37,7 +37,7 @@ RESIZE_SHARE = 256 / 224
 
 @dataclass(frozen=True)
 class Told:
-    """What is empty was not told.
+    """What the user says of a model; what is empty was not said.
 
     `layout` of its output (layouts.LAYOUTS); `normalize` (NORMALIZE); `io`, the element type of what goes in and
     out of an engine, which only a GPU could read from it (float32 where nothing is said); `resize`, how a classifier
