@@ -218,4 +218,4 @@ def test_a_stream_that_waits_keeps_nothing_of_its_last_request(tmp_path):
 def test_an_error_whose_causes_go_in_a_circle_is_told():
     first, second = ValueError("one"), ValueError("two")
     first.__cause__, second.__cause__ = second, first
-    assert refusals.told(first, "it").kind == refusals.INTERNAL
+    assert refusals.logged(first, "it").kind == refusals.INTERNAL

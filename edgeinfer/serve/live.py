@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from edgeinfer import drawing, pictures
 from edgeinfer.serve.refusals import OVERLOADED, Refusal, ending
-from edgeinfer.serve.replies import gone
+from edgeinfer.serve.replies import disconnected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
@@ -138,7 +138,7 @@ class Motion(Response):
         with self._gallery.place():
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             sending = asyncio.ensure_future(self._send(send))
-            left = asyncio.ensure_future(gone(receive))
+            left = asyncio.ensure_future(disconnected(receive))
             await asyncio.wait((sending, left), return_when=asyncio.FIRST_COMPLETED)
             for task in (sending, left):
                 task.cancel()

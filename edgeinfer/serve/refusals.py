@@ -64,8 +64,8 @@ def refusal(error: Exception) -> Refusal:
     return Refusal(INTERNAL, "the service failed; its log says why")
 
 
-def told(error: Exception, what: str) -> Refusal:
-    """`refusal` of a request that is over, and in the log how `what` failed where that is our own fault."""
+def logged(error: Exception, what: str) -> Refusal:
+    """`refusal` of a request that is over; the log has how `what` failed where that is our own fault."""
     found = refusal(error)
     if found is not error and found.kind.http >= INTERNAL.http:
         LOG.error("%s failed", what, exc_info=error)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edgeinfer.serve.refusals import RETRY_AFTER_S, UNAUTHENTICATED, Refusal, told
+from edgeinfer.serve.refusals import RETRY_AFTER_S, UNAUTHENTICATED, Refusal, logged
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -27,7 +27,7 @@ def route(path: str, handler: Handler, method: str = "GET") -> Route:
         try:
             return await handler(request)
         except Exception as error:  # noqa: BLE001 - the client is told, and the log
-            return refused(told(error, f"{request.method} {request.url.path}"))
+            return refused(logged(error, f"{request.method} {request.url.path}"))
 
     return Route(path, answer, methods=[method])
 
@@ -50,7 +50,7 @@ def fresh(record: Any, status: int = 200) -> Response:
     return JSONResponse(record, status, NO_STORE)
 
 
-async def gone(receive: Receive) -> None:
-    """Comes back once the client has hung up; what it sends until then is passed over."""
+async def disconnected(receive: Receive) -> None:
+    """Wait until the client has hung up; what it sends until then is passed over."""
     while (await receive())["type"] != "http.disconnect":
         continue

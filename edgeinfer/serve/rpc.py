@@ -14,7 +14,7 @@ from edgeinfer.serve import contents, messages, probes, tensors
 from edgeinfer.serve.callers import Callers
 from edgeinfer.serve.connections import BEYOND
 from edgeinfer.serve.guard import bears
-from edgeinfer.serve.refusals import INVALID, RETRY_AFTER_S, TOO_LARGE, UNAUTHENTICATED, Refusal, told
+from edgeinfer.serve.refusals import INVALID, RETRY_AFTER_S, TOO_LARGE, UNAUTHENTICATED, Refusal, logged
 from edgeinfer.serve.regions import whole
 from edgeinfer.serve.wire import DEPENDENTS, need_known
 
@@ -196,7 +196,7 @@ class Calls:
             head.parameters[FINAL].bool_param = True
             return contents.streamed(head, outputs)
         except Exception as error:  # noqa: BLE001 - the client is told, and the log
-            failed = str(told(error, "ModelStreamInfer"))
+            failed = str(logged(error, "ModelStreamInfer"))
             answer = messages.message("ModelStreamInferResponse")
             written: bytes = answer(error_message=failed, infer_response={"id": identity}).SerializeToString()
             return written
@@ -311,7 +311,7 @@ class Calls:
 
 def _end(error: Exception, name: str) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
     """The status, words and metadata with which an error ends a call."""
-    found = told(error, name)
+    found = logged(error, name)
     hint = ((RETRY, str(1000 * RETRY_AFTER_S)),) if found.again else ()
     return getattr(grpc.StatusCode, found.kind.grpc), str(found), hint
 

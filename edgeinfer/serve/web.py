@@ -16,7 +16,7 @@ from edgeinfer.serve.bodies import Bodies, picture
 from edgeinfer.serve.faces import IMAGE, Work
 from edgeinfer.serve.guard import Guarded
 from edgeinfer.serve.refusals import INVALID, Refusal
-from edgeinfer.serve.replies import gone, health, route
+from edgeinfer.serve.replies import disconnected, health, route
 from edgeinfer.serve.sharing import Sharing
 from edgeinfer.serve.watching import Watching
 
@@ -237,7 +237,7 @@ async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """The work's result; it is cancelled when the client hangs up."""
     mine, waits = asyncio.current_task(), True
     assert mine
-    left = asyncio.ensure_future(gone(request.receive))
+    left = asyncio.ensure_future(disconnected(request.receive))
     left.add_done_callback(lambda _: mine.cancel() if waits and not left.cancelled() else None)
     try:
         return await work
