@@ -42,10 +42,10 @@ class Checkpoint:
 
     `tensors` are read-only views of the file's bytes in the dtype stored there (bfloat16 becomes float32), named
     as the model's own `state_dict()` would, without the prefixes of wrappers. `origin` is the pickled class,
-    "state dict" or "safetensors". `modules`: what a model that was saved whole says of its layers (strides,
-    activations), by their path and in order; `architecture`: what training programs call it; `beside`: tensors of the
-    file that are none of the model's (losses, metrics); `size`: the input's that Ultralytics trained it at and exports
-    it by. The file may be overwritten while the tensors are in use.
+    "state dict" or "safetensors"; `ema` says that the averaged weights were taken. `modules`: what a model that was
+    saved whole says of its layers (strides, activations), by their path and in order; `architecture`: what training
+    programs call it; `beside`: tensors of the file that are none of the model's (losses, metrics); `size`: the input's
+    that Ultralytics trained it at and exports it by. The file may be overwritten while the tensors are in use.
     """
 
     path: Path
@@ -55,6 +55,7 @@ class Checkpoint:
     yaml: dict[str, Any] | None = None
     labels: tuple[str, ...] = ()
     strides: tuple[float, ...] = ()
+    ema: bool = False
     license: str = ""
     architecture: str = ""
     beside: tuple[str, ...] = ()
@@ -124,7 +125,7 @@ def _unknown(data: bytes) -> CheckpointError:
 
 
 def _from_torch(path: Path, file: TorchFile) -> Checkpoint:
-    model = modeltree.payload(file.root)
+    model, ema = modeltree.payload(file.root)
     top = modeltree.entries(file.root)
     facts = model.attributes() if isinstance(model, Record) and modeltree.is_module(model) else {}
     stored = modeltree.state(model)
@@ -151,6 +152,7 @@ def _from_torch(path: Path, file: TorchFile) -> Checkpoint:
         yaml=yaml if isinstance(yaml, dict) else None,
         labels=modeltree.labels(facts, top),
         strides=strides,
+        ema=ema,
         license=modeltree.line(top.get("license")),
         architecture=modeltree.line(top.get("arch")),
         beside=tuple(name for name in stored if name != COUNTER and not names.own(name)),

@@ -15,11 +15,8 @@ from edgeinfer_export.tensornames import short_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# what training programs call a model in their files, the averaged (EMA) one first
-MODEL_KEYS = (
-    *("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model"),
-    *("model", "state_dict", "model_state_dict", "net", "network", "module", "weights"),
-)
+EMA_KEYS = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model")
+MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
 LABEL_KEYS = ("names", "classes", "class_names", "class_to_idx")
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AutoShape", "DetectMultiBackend")
 MOST_WRAPPERS = 4  # round a model
@@ -55,21 +52,22 @@ def entries(value: object) -> dict[Any, object]:
     return value if isinstance(value, dict) else {}
 
 
-def payload(root: object) -> object:
-    """The model in a checkpoint, as a module record or a state dict: the averaged (EMA) one where there is one."""
+def payload(root: object) -> tuple[object, bool]:
+    """The model in a checkpoint, as a module record or a state dict, and whether it is the averaged (EMA) one."""
+    averaged = False
     for _ in range(MOST_WRAPPERS):
         held = entries(root)
-        keys = [key for key in MODEL_KEYS if _is_model(held.get(key))]
+        keys = [key for key in (*EMA_KEYS, *MODEL_KEYS) if _is_model(held.get(key))]
         if not keys:
             break
-        root = held[keys[0]]
+        root, averaged = held[keys[0]], averaged or keys[0] in EMA_KEYS
     for _ in range(MOST_WRAPPERS):
         inside = _table(root, "_modules") if _class_name(root) in WRAPPERS else {}
         children = [child for child in inside.values() if is_module(child)]
         if len(children) != 1:
             break
         root = children[0]
-    return root
+    return root, averaged
 
 
 def _is_model(value: object) -> bool:
@@ -77,7 +75,7 @@ def _is_model(value: object) -> bool:
     return (
         is_module(value)
         or any(isinstance(entry, StoredTensor) for entry in held.values())
-        or any(is_module(held.get(key)) or entries(held.get(key)) for key in MODEL_KEYS)
+        or any(is_module(held.get(key)) or entries(held.get(key)) for key in (*EMA_KEYS, *MODEL_KEYS))
     )
 
 

@@ -118,10 +118,10 @@ def yolov5_files():
     }
     facts = {"labels": list(NAMES.values()), "strides": [4.0, 8.0], "origin": "models.yolo.DetectionModel"}
     torch.save(checkpoint, FOLDER / "yolov5-training.pt")
-    yield "yolov5-training.pt", expect(checkpoint["ema"].state_dict(), yaml=model.yaml, **facts)
+    yield "yolov5-training.pt", expect(checkpoint["ema"].state_dict(), ema=True, yaml=model.yaml, **facts)
     stripped = {"epoch": -1, "model": checkpoint["model"], "ema": None, "optimizer": None}
     torch.save(stripped, FOLDER / "yolov5-release.pt")
-    yield "yolov5-release.pt", expect(checkpoint["model"].state_dict(), yaml=model.yaml, **facts)
+    yield "yolov5-release.pt", expect(checkpoint["model"].state_dict(), ema=False, yaml=model.yaml, **facts)
 
 
 def ultralytics_files():
@@ -149,7 +149,7 @@ def timm_file():
     state = model.half().state_dict()
     averaged = {f"module.{name}": tensor * 2 for name, tensor in state.items()}
     torch.save({"arch": "resnet", "state_dict": state, "state_dict_ema": averaged}, FOLDER / "timm.pth.tar")
-    yield "timm.pth.tar", expect({name: tensor * 2 for name, tensor in state.items()}, origin="state dict")
+    yield "timm.pth.tar", expect({name: tensor * 2 for name, tensor in state.items()}, ema=True, origin="state dict")
 
 
 def toy_files():

@@ -52,6 +52,7 @@ def test_real_files_give_their_facts(name):
     found, expected = checkpoint.read(GOLDEN / name), EXPECTED[name]
     assert found.labels == tuple(expected.get("labels", ()))
     assert found.strides == tuple(expected.get("strides", ()))
+    assert found.ema == expected.get("ema", False)
     assert found.origin == expected.get("origin", "state dict")
     assert found.license.startswith(expected.get("license", ""))
     if "yaml" in expected:
@@ -211,6 +212,7 @@ def test_two_tensors_may_not_become_one(tmp_path):
 def test_the_model_is_found_under_many_names(tmp_path, key):
     found = read(tmp_path, archive({"epoch": 3, key: {"fc.weight": Tensor(WEIGHT)}, "optimizer": {"state": {}}}))
     assert list(found.tensors) == ["fc.weight"]
+    assert found.ema == ("ema" in key)
 
 
 def test_what_subclasses_of_dict_and_list_hold_is_read_or_passed_over(tmp_path):
@@ -228,9 +230,9 @@ def test_what_subclasses_of_dict_and_list_hold_is_read_or_passed_over(tmp_path):
 def test_averaged_weights_win_unless_they_are_none(tmp_path):
     model, averaged = {"fc.weight": Tensor(WEIGHT)}, {"fc.weight": Tensor(WEIGHT + 1)}
     both = read(tmp_path, archive({"model": model, "ema": {"module": averaged, "updates": 3}}))
-    assert both.tensors["fc.weight"][0, 0] == 1
+    assert (both.ema, both.tensors["fc.weight"][0, 0]) == (True, 1)
     alone = read(tmp_path, archive({"model": model, "ema": None}))
-    assert alone.tensors["fc.weight"][0, 0] == 0
+    assert (alone.ema, alone.tensors["fc.weight"][0, 0]) == (False, 0)
 
 
 def test_a_whole_model_gives_its_state_dict_in_order(tmp_path):
