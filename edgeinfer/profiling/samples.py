@@ -19,11 +19,11 @@ MOST_QUERIES = 100_000
 class Load:
     """How work arrives.
 
-    `kind` single-stream: the next picture when the last is done; multi-stream: `images` pictures at once, the
+    `kind` single-stream: the next picture when the last is done; multi-stream: STREAMS pictures at once, the
     next when all are done; offline: all pictures at once, worked off in calls of `images`; server: pictures
     at random (Poisson), `rate` a second on average, of which as many as `lanes` are worked on at the same time;
     paced: a picture every 1 / `rate` seconds, dropped when the one before is not done by then. `expected_ms` is
-    what one call is thought to take, `pictures` how many different ones there are.
+    what a query is thought to take (of offline, a call), `pictures` how many different ones there are.
     """
 
     kind: str

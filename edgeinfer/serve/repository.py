@@ -44,25 +44,17 @@ class Model:
         self.waiting = False
         self.lock = asyncio.Lock()
 
-    def digest(self) -> str:
-        """What tells the version that the folder holds now from others; empty while there is none."""
-        return versions.digest(self.path, self._classify)
-
-    def files(self) -> versions.State:
-        """The state of the folder's files."""
-        return versions.state(self.path, self._classify)
-
     def news(self) -> versions.State:
         """The state of the folder's files if that is news; empty if not."""
-        found, version = self.digest(), self.current
+        found, version = versions.digest(self.path, self._classify), self.current
         if not found or found in (version.digest if version else "", self.left):
             return ()
-        files = self.files()
+        files = versions.state(self.path, self._classify)
         return files if files != self.refused else ()
 
     def look(self) -> tuple[str, versions.State]:
-        """What the folder holds now: its digest, and the state of its files."""
-        return self.digest(), self.files()
+        """What the folder holds now: the digest of its version, empty while there is none; the state of its files."""
+        return versions.digest(self.path, self._classify), versions.state(self.path, self._classify)
 
     def check_whole(self) -> None:
         """EdgeInferError or OSError if the folder does not hold all that its model.json names."""
