@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer import cli, errors
-from edgeinfer.cli import _limits
+from edgeinfer.cli import _types
 from edgeinfer.errors import BackendUnavailable, BundleError, EdgeInferError, EngineError, UsageError
 
 HEAVY = {"cv2", "numpy", "onnx", "onnxruntime", "edgeinfer_export"}
@@ -89,14 +89,11 @@ def test_what_a_verb_does_not_know_leads_to_its_own_help(words, capsys):
 @pytest.mark.parametrize(
     ("kind", "given", "meant"),
     [
-        *(
-            (_limits.points, text, value)
-            for text, value in {"0": 0, "0.0": 0, "0%": 0, "2.5%": 2.5, "100": 100}.items()
-        ),
-        *((_limits.fraction, text, value) for text, value in {"0": 0, "0.5": 0.5, "1": 1}.items()),
-        *((_limits.milliseconds, text, value) for text, value in {"200": 200, ".5s": 500, "1.5 ms": 1.5}.items()),
-        (_limits.above_zero, "1e-9", 1e-9),
-        (_limits.count, "1", 1),
+        *((_types.points, text, value) for text, value in {"0": 0, "0.0": 0, "0%": 0, "2.5%": 2.5, "100": 100}.items()),
+        *((_types.fraction, text, value) for text, value in {"0": 0, "0.5": 0.5, "1": 1}.items()),
+        *((_types.milliseconds, text, value) for text, value in {"200": 200, ".5s": 500, "1.5 ms": 1.5}.items()),
+        (_types.above_zero, "1e-9", 1e-9),
+        (_types.count, "1", 1),
     ],
 )
 def test_a_number_that_can_be_meant_is_taken(kind, given, meant):
@@ -106,11 +103,11 @@ def test_a_number_that_can_be_meant_is_taken(kind, given, meant):
 @pytest.mark.parametrize(
     ("kind", "refused", "told"),
     [
-        (_limits.points, ("-1", "-0.1%", "100.1", "nan", "%", "much"), "is not a number from 0 to 100"),
-        (_limits.fraction, ("-0.1", "1.1", "inf", "nan", "half"), "is not a number from 0 to 1"),
-        (_limits.above_zero, ("0", "-1", "inf", "1e999", "nan", "soon"), "is not a finite number above 0"),
-        (_limits.milliseconds, ("0", "0s", "-1ms", "9" * 400, "soon", "1.2.3", "s"), "is not a time above 0, such as"),
-        (_limits.count, ("0", "-1", "1.5", "many"), "is not a whole number of 1 or more"),
+        (_types.points, ("-1", "-0.1%", "100.1", "nan", "%", "much"), "is not a number from 0 to 100"),
+        (_types.fraction, ("-0.1", "1.1", "inf", "nan", "half"), "is not a number from 0 to 1"),
+        (_types.above_zero, ("0", "-1", "inf", "1e999", "nan", "soon"), "is not a finite number above 0"),
+        (_types.milliseconds, ("0", "0s", "-1ms", "9" * 400, "soon", "1.2.3", "s"), "is not a time above 0, such as"),
+        (_types.count, ("0", "-1", "1.5", "many"), "is not a whole number of 1 or more"),
     ],
 )
 def test_a_number_that_cannot_be_meant_is_refused_by_what_is_true(kind, refused, told):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import backends
-from edgeinfer.cli import _limits
+from edgeinfer.cli import _types
 from edgeinfer.spec import PRECISIONS
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add_thresholds(group: argparse._ArgumentGroup, score: str = "the bundle's", 
         ("--iou", "that overlaps a better one of its class by more", overlap),
     ):
         told = f"detectors: drop a box {reason}, 0 to 1 (default: {default})"
-        group.add_argument(flag, type=_limits.fraction, metavar="F", help=told)
+        group.add_argument(flag, type=_types.fraction, metavar="F", help=told)
 
 
 def add_way(group: argparse._ArgumentGroup) -> None:
@@ -51,7 +51,7 @@ def add_way(group: argparse._ArgumentGroup) -> None:
     add_device(group)
     group.add_argument(
         "--threads",
-        type=_limits.count,
+        type=_types.count,
         default=0,
         metavar="N",
         help="CPU threads (default: the backend's choice, or as many as a CPU quota has)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
+from edgeinfer.cli import INTERRUPTED, _choosing, _reports, _types
 from edgeinfer.cli._faults import Faults
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.wholefile import check_folder
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a picture, a folder of pictures, a quoted pattern")
     parser.add_argument("--parity", action="store_true", help="two ways of one model: how far their tensors differ")
     parser.add_argument(
-        "--seconds", type=_limits.above_zero, metavar="S", default=3.0, help="of timing for each model (default: 3)"
+        "--seconds", type=_types.above_zero, metavar="S", default=3.0, help="of timing for each model (default: 3)"
     )
     _choosing.add_device(parser)
     _choosing.add_no_plan(parser)

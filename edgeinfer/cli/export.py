@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.cli import _choosing, _exporter, _limits, _recipe, _tables, build
+from edgeinfer.cli import _choosing, _exporter, _recipe, _tables, _types, build
 from edgeinfer.cli._progress import warn
 from edgeinfer.errors import SpecError, UsageError
 from edgeinfer.spec import COLORS, INTERPOLATIONS, MAX_SIDE, PLACES, PRECISIONS, Batch, Size
@@ -77,7 +77,7 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
     part.add_argument("--few-calibration-images", action="store_true", help="fewer than 100 are enough")
     part.add_argument("--held-out", metavar="DATASET", default="", help="judge by these pictures instead")
     part.add_argument(
-        "--budget", type=_limits.points, metavar="PERCENT", help="points of accuracy a file may lose (default: 1.0)"
+        "--budget", type=_types.points, metavar="PERCENT", help="points of accuracy a file may lose (default: 1.0)"
     )
 
 
@@ -97,7 +97,7 @@ def _add_variants(parser: argparse.ArgumentParser) -> None:
         help="graph: it gives num_dets, boxes, scores, classes by the numbers below, fixed (default: runtime)",
     )
     _choosing.add_thresholds(part, "0.25", "0.45")
-    part.add_argument("--limit", type=_limits.count, metavar="N", help="detectors: the most boxes (default: 300)")
+    part.add_argument("--limit", type=_types.count, metavar="N", help="detectors: the most boxes (default: 300)")
     part.add_argument(
         "--class-agnostic", action="store_true", default=None, help="detectors: boxes of other classes suppress too"
     )
@@ -214,7 +214,7 @@ def _labels(file: str | None) -> tuple[str, ...]:
     if file is None:
         return ()
     hint = "one class name a line, UTF-8"
-    lines = _limits.text("--labels", Path(file), hint).splitlines()
+    lines = _types.text("--labels", Path(file), hint).splitlines()
     labels = tuple(line.strip() for line in lines if line.strip())
     if not labels:
         raise UsageError(f"--labels {file} holds no names", hint=hint)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
+from edgeinfer.cli import INTERRUPTED, _choosing, _reports, _types
 from edgeinfer.cli._progress import progress
 from edgeinfer.errors import UsageError
 
@@ -66,14 +66,14 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         "(default: pipeline)",
     )
     measuring.add_argument(
-        "--seconds", type=_limits.above_zero, default=10.0, metavar="S", help="per scenario (default: 10)"
+        "--seconds", type=_types.above_zero, default=10.0, metavar="S", help="per scenario (default: 10)"
     )
     measuring.add_argument(
-        "--fps", type=_limits.above_zero, default=30.0, metavar="F", help="paced: the camera (default: 30)"
+        "--fps", type=_types.above_zero, default=30.0, metavar="F", help="paced: the camera (default: 30)"
     )
     measuring.add_argument(
         "--latency-bound",
-        type=_limits.milliseconds,
+        type=_types.milliseconds,
         metavar="MS",
         help="server: what 99 of 100 pictures may take (default: 4 times what one takes that need not wait)",
     )
@@ -94,8 +94,8 @@ def _scenarios(text: str) -> list[str]:
 def _share(text: str) -> float:
     """`5%`, or a share below 1 such as 0.05: a 5 alone was hardly meant as 500 %."""
     if text.endswith("%"):
-        return _limits.above_zero(text[:-1]) / 100
-    share = _limits.above_zero(text)
+        return _types.above_zero(text[:-1]) / 100
+    share = _types.above_zero(text)
     if share >= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no share below 1, such as 0.05; for percent write {text}%")
     return share

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgeinfer import sources
-from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
+from edgeinfer.cli import INTERRUPTED, _choosing, _reports, _types
 from edgeinfer.cli._faults import Faults
 from edgeinfer.errors import SourceError
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choosing = _choosing.add_arguments(parser)
     choosing.add_argument(
         "--contexts",
-        type=_limits.count,
+        type=_types.count,
         default=1,
         metavar="N",
         help="pictures at the same time, if the plan has no more (default: 1); with --threads 1 as many as cores suit "
@@ -83,11 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_keeping(parser: argparse.ArgumentParser) -> None:
     keeping = parser.add_argument_group("what is kept (the bundle's own numbers, unless given)")
     _choosing.add_thresholds(keeping)
-    keeping.add_argument("--top", type=_limits.count, metavar="K", help="classifiers: how many classes")
-    keeping.add_argument("--max-frames", type=_limits.count, metavar="N", help="stop after so many pictures")
+    keeping.add_argument("--top", type=_types.count, metavar="K", help="classifiers: how many classes")
+    keeping.add_argument("--max-frames", type=_types.count, metavar="N", help="stop after so many pictures")
     keeping.add_argument(
         "--max-age",
-        type=_limits.milliseconds,
+        type=_types.milliseconds,
         default=0,
         metavar="MS",
         help="of cameras: drop results older than this, such as 200ms",

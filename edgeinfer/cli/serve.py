@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from edgeinfer import interruption
-from edgeinfer.cli import _choosing, _limits, _log, _tables
+from edgeinfer.cli import _choosing, _log, _tables, _types
 from edgeinfer.errors import BackendUnavailable, UsageError
 from edgeinfer.serve.limits import MIB, Limits
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 # of each flag: the field of Limits, what one of it is there, how it is read, called and told
 BOUNDS: dict[str, tuple[str, float, Callable[[str], float], str, str]] = {
-    "--max-batch": ("batch", 1, _limits.count, "N", "rows of a batch at most"),
-    "--delay-ms": ("delay", 1e-3, _limits.above_zero, "MS", "how long a batch waits for others"),
-    "--queue": ("queue", 1, _limits.count, "N", "requests of a model that may wait"),
-    "--timeout": ("timeout", 1, _limits.above_zero, "S", "a request's time at most"),
-    "--stuck": ("stuck", 1, _limits.above_zero, "S", "how long a batch may run before health turns red"),
-    "--slow": ("slow", 1, _limits.above_zero, "S", "how long a sender may pause"),
-    "--max-body-mb": ("body", MIB, _limits.above_zero, "MIB", "a request's size at most"),
-    "--max-memory-mb": ("memory", MIB, _limits.above_zero, "MIB", "all requests together, gRPC's once complete"),
-    "--max-values": ("values", 1, _limits.count, "N", "values that are not binary data at most"),
-    "--max-pixels": ("pixels", 1, _limits.count, "N", "a picture's pixels at most"),
-    "--connections": ("connections", 1, _limits.count, "N", "connections at most"),
+    "--max-batch": ("batch", 1, _types.count, "N", "rows of a batch at most"),
+    "--delay-ms": ("delay", 1e-3, _types.above_zero, "MS", "how long a batch waits for others"),
+    "--queue": ("queue", 1, _types.count, "N", "requests of a model that may wait"),
+    "--timeout": ("timeout", 1, _types.above_zero, "S", "a request's time at most"),
+    "--stuck": ("stuck", 1, _types.above_zero, "S", "how long a batch may run before health turns red"),
+    "--slow": ("slow", 1, _types.above_zero, "S", "how long a sender may pause"),
+    "--max-body-mb": ("body", MIB, _types.above_zero, "MIB", "a request's size at most"),
+    "--max-memory-mb": ("memory", MIB, _types.above_zero, "MIB", "all requests together, gRPC's once complete"),
+    "--max-values": ("values", 1, _types.count, "N", "values that are not binary data at most"),
+    "--max-pixels": ("pixels", 1, _types.count, "N", "a picture's pixels at most"),
+    "--connections": ("connections", 1, _types.count, "N", "connections at most"),
 }
 HELP = "serve bundles over HTTP and gRPC, with a page for people"
 EXAMPLE = """\
@@ -77,7 +77,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     _choosing.add_way(running)
     running.add_argument(
         "--contexts",
-        type=_limits.count,
+        type=_types.count,
         default=1,
         metavar="N",
         help="batches at the same time, if the plan has no more (default: 1); many clients of a CPU get the most from "
@@ -89,7 +89,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     _choosing.add_thresholds(running)
     running.add_argument(
         "--watch",
-        type=_limits.above_zero,
+        type=_types.above_zero,
         default=0,
         metavar="S",
         help="look so often for new versions, for bundles put into a folder of bundles, and for those taken from it",
@@ -112,9 +112,9 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
         help="the same, one a line: keeps passwords out of the list of processes",
     )
     watching.add_argument(
-        "--max-age", type=_limits.milliseconds, metavar="MS", help="older results are not the present (default: 1500ms)"
+        "--max-age", type=_types.milliseconds, metavar="MS", help="older results are not the present (default: 1500ms)"
     )
-    watching.add_argument("--viewers", type=_limits.count, metavar="N", help="who may watch at once (default: 16)")
+    watching.add_argument("--viewers", type=_types.count, metavar="N", help="who may watch at once (default: 16)")
 
 
 def _add_bounds(parser: argparse.ArgumentParser) -> None:
@@ -195,14 +195,14 @@ def _bounds(args: argparse.Namespace) -> Limits:
 
 def _cameras(file: Path | None) -> list[str]:
     """The lines of the file that name cameras; empty ones and comments (#) are passed over."""
-    lines = _limits.text("--camera-file", file, "NAME[@MODEL]=SOURCE a line").splitlines() if file else []
+    lines = _types.text("--camera-file", file, "NAME[@MODEL]=SOURCE a line").splitlines() if file else []
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _token(file: Path | None) -> str:
     if file is None:
         return ""
-    token = _limits.text("--token-file", file, "one line with the token").strip()
+    token = _types.text("--token-file", file, "one line with the token").strip()
     if not token or not token.isascii() or any(letter.isspace() for letter in token):
         raise UsageError(f"--token-file {file} holds no token", hint="one line of ASCII letters without spaces")
     return token

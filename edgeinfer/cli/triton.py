@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import _choosing, _exporter, _limits
+from edgeinfer.cli import _choosing, _exporter, _types
 from edgeinfer.spec import COLORS
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("auto", "gpu", "cpu"), default="auto", help="where it runs (default: auto)"
     )
     parser.add_argument(
-        "--instances", type=_limits.count, metavar="N", default=1, help="how many run at the same time (default: 1)"
+        "--instances", type=_types.count, metavar="N", default=1, help="how many run at the same time (default: 1)"
     )
     parser.add_argument(
         "--delay", type=int, metavar="US", default=500, help="microseconds to wait for a batch (default: 500)"

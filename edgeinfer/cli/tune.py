@@ -5,7 +5,7 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli import INTERRUPTED, _choosing, _limits, _reports
+from edgeinfer.cli import INTERRUPTED, _choosing, _reports, _types
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--budget",
-        type=_limits.points,
+        type=_types.points,
         metavar="PERCENT",
         default=1.0,
         help="what may be lost: points of mAP or top-1 with labels, else percent of what the float32 reference "
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=_limits.above_zero,
+        type=_types.above_zero,
         metavar="S",
         default=10.0,
         help="of measuring for each finalist (default: 10)",

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeinfer.cli import _choosing, _limits, _reports, _tables
+from edgeinfer.cli import _choosing, _reports, _tables, _types
 from edgeinfer.cli._faults import Faults
 from edgeinfer.cli._progress import CLEAR
 from edgeinfer.spec import Boxes
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a classifier: a folder with a sub-folder of pictures for each class",
     )
     parser.add_argument(
-        "--limit-images", type=_limits.count, metavar="N", help="only so many pictures, evenly spread over the data set"
+        "--limit-images", type=_types.count, metavar="N", help="only so many pictures, evenly spread over the data set"
     )
     _choosing.add_arguments(parser)
     parser.add_argument("--json", metavar="FILE|-", help="the numbers as one JSON object, with - to stdout alone")
