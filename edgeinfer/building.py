@@ -68,7 +68,7 @@ def _order(bundle: Bundle, precision: str, ordinal: int) -> tuple[str, str] | No
     return None
 
 
-class Upgrade(threading.Thread):
+class Upgrade(threading.Thread, lifetime.Guest):
     """The build and what follows; `state` says how far it is."""
 
     def __init__(
@@ -130,7 +130,7 @@ class Upgrade(threading.Thread):
             self.join()
 
     def halt(self) -> None:
-        """Of `lifetime.Guest`, as the next two: tell the build to end."""
+        """Tell the build to end."""
         self._stopping.set()
         with self._starting:
             process = self._process
@@ -144,6 +144,3 @@ class Upgrade(threading.Thread):
                 self._process.wait(GRACE_S)
             self._process.kill()
         self.join(GRACE_S)
-
-    def orphan(self) -> None:
-        """A fork has neither this thread nor the build."""

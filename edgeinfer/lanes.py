@@ -49,8 +49,8 @@ def _close(lanes: Sequence[Lane]) -> None:
             each.callback(lane.close)
 
 
-class Lanes:
-    """The lanes of one pipeline: leased by its calls, exchanged and freed when no call has any. A `lifetime.Guest`."""
+class Lanes(lifetime.Guest):
+    """The lanes of one pipeline: leased by its calls, exchanged and freed when no call has any."""
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self._fleet = _Fleet(lanes)

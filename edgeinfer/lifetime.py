@@ -11,11 +11,10 @@ import atexit
 import os
 import threading
 import weakref
-from typing import Any, Protocol
 
 
-class Guest(Protocol):
-    """Something that works in threads, or holds what does."""
+class Guest:
+    """Something that works in threads, or holds what does: `watch` it."""
 
     def halt(self) -> None:
         """The process is about to end: start nothing more in daemon threads."""
@@ -24,10 +23,10 @@ class Guest(Protocol):
         """Wait for what runs, so far as that makes sense."""
 
     def orphan(self) -> None:
-        """In a fork of the process: nothing that was inherited may be used, waited for or freed."""
+        """In a fork of the process, which has no such threads: nothing inherited may be used, waited for or freed."""
 
 
-_GUESTS: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
+_GUESTS: weakref.WeakKeyDictionary[Guest, None] = weakref.WeakKeyDictionary()
 _ENDING = threading.Event()
 
 
@@ -38,7 +37,7 @@ def watch(guest: Guest) -> None:
         guest.halt()
 
 
-def _present() -> list[Any]:
+def _present() -> list[Guest]:
     """Those that are there, while other threads may add some."""
     return [guest for reference in _GUESTS.keyrefs() if (guest := reference()) is not None]
 

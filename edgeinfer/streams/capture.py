@@ -25,7 +25,7 @@ STOP_S = 3.0  # how long a thread whose read is under way is waited for, from wh
 LATEST_S = 5.0  # a picture that is read so late comes sooner over a new connection
 
 
-class Capture(threading.Thread):
+class Capture(threading.Thread, lifetime.Guest):
     """Puts one source's frames into the inbox until the source ends, fails for good, or the inbox closes.
 
     A camera or stream, which is `live`, is opened again and again when it was lost, or when its pictures are read far
@@ -85,17 +85,14 @@ class Capture(threading.Thread):
         self._stopped.set()
 
     def halt(self) -> None:
-        """Of `lifetime.Guest`: read no more, and hand nothing over."""
+        """Read no more, and hand nothing over."""
         self.stop()
         self._inbox.close()
 
     def settle(self) -> None:
-        """Of `lifetime.Guest`: wait for a read that is under way, but not long after it was to stop."""
+        """Wait for a read that is under way, but not long after it was to stop."""
         if self.ident is not None:
             self.join(max(0.0, self._ends_s - time.monotonic()))
-
-    def orphan(self) -> None:
-        """Of `lifetime.Guest`: a fork has no such thread."""
 
     def _follow(self) -> None:
         """Read a camera, and open it again whenever it is lost."""

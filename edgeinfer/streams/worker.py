@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 END_S = 10.0  # how long the end of the process waits for a call that runs
 
 
-class Worker(threading.Thread):
-    """Takes frames, whose results the model is asked for, until it is handed None instead. A `lifetime.Guest`."""
+class Worker(threading.Thread, lifetime.Guest):
+    """Takes frames, whose results the model is asked for, until it is handed None instead."""
 
     def __init__(self, place: int, model: Model, works: SimpleQueue[Work]) -> None:
         super().__init__(name=f"stream {place}", daemon=True)
@@ -64,6 +64,3 @@ class Worker(threading.Thread):
         """Wait for a call that runs."""
         if self.ident is not None:
             self.join(END_S)
-
-    def orphan(self) -> None:
-        """A fork has no such thread."""
