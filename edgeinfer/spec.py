@@ -361,13 +361,11 @@ class ModelSpec:
             _need(out.shape[1:] == (classes,), f"output {out.name}: shape {out.shape} does not fit {classes} labels")
         elif self.decode.where == "graph":
             self._check_suppressed(self.decode)
-        elif self.decode.layout != "end2end":
-            axis, width = (2, 5 + classes) if self.decode.layout == "yolov5" else (1, 4 + classes)
+        else:
+            layout = self.decode.layout
+            axis, width = {"yolov5": (2, 5 + classes), "yolov8": (1, 4 + classes), "end2end": (2, 6)}[layout]
             fits = len(out.shape) == 3 and out.shape[axis] == width
-            _need(
-                fits,
-                f"output {out.name}: shape {out.shape} does not fit {self.decode.layout} with {classes} labels",
-            )
+            _need(fits, f"output {out.name}: shape {out.shape} does not fit {layout} with {classes} labels")
 
     def _check_suppressed(self, decode: Boxes) -> None:
         """A model that suppresses itself has four outputs, with room for as many boxes as may be kept."""

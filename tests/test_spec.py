@@ -149,6 +149,7 @@ def test_an_unknown_key_is_refused_by_name_at_every_level(path):
         (("decode", "limit"), 30001, "limit 30001"),
         (("decode", "where"), "cloud", "decode: where 'cloud'"),
         (("decode", "layout"), "ssd", "layout 'ssd'"),
+        (("decode", "layout"), "end2end", r"378, 7\) does not fit end2end with"),
         (("labels",), ["a", 3], "must be str, got 3"),
         (("labels",), [], "needs labels"),
         (("artifacts", 0, "format"), "engine", "format 'engine' is not one of onnx, trt, rtx"),
