@@ -72,10 +72,12 @@ class Pipeline:
 
     @property
     def device(self) -> Device:
+        """Where the first context's tensors live."""
         return self._lanes.first.device
 
     @property
     def engine(self) -> Engine:
+        """What runs the first context."""
         return self._lanes.first.engine
 
     @property

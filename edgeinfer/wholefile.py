@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def writing(path: Path | str) -> Iterator[None]:
+def write_errors(path: Path | str) -> Iterator[None]:
     """What the system refuses in the block is an EdgeInferError that names this, except a pipe that nobody reads."""
     try:
         yield
@@ -34,7 +34,7 @@ def whole(path: Path) -> Iterator[Path]:
     A link stays, and what it leads to is written. Something that is not a regular file (`/dev/null`, a named pipe) is
     written as it stands.
     """
-    with writing(path):
+    with write_errors(path):
         target = _file(path)
         if target is None:
             yield path
@@ -46,7 +46,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """Raise what `whole(path)` would, as far as that shows without writing: to be asked before long work."""
-    with writing(path):
+    with write_errors(path):
         if path.is_dir():
             raise _fault(errno.EISDIR, path)
         target = _file(path)

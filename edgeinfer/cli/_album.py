@@ -13,7 +13,7 @@ from edgeinfer import naming, pictures, regular, sources, workfolder
 from edgeinfer.errors import EdgeInferError, SourceError, UsageError
 from edgeinfer.sources import opencv
 from edgeinfer.spec import Size
-from edgeinfer.wholefile import writing
+from edgeinfer.wholefile import write_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ class Album:
             return
         path = self._path(seen)
         part, data = self._work / path.name, pictures.encode(image, path.suffix.lower())
-        with writing(path):
+        with write_errors(path):
             part.write_bytes(data)
             part.replace(path)
 
@@ -76,7 +76,7 @@ class Album:
             copies += 1
             name = f"{stem}-{copies}{suffix}"
         path = self.folder / name
-        with writing(path):
+        with write_errors(path):
             regular.check(path)
         return path
 
@@ -152,7 +152,7 @@ class Video:
     def finish(self) -> None:
         """Give it its name. Raises EdgeInferError."""
         self.release()
-        with writing(self.path):
+        with write_errors(self.path):
             if not _whole(self._part):
                 raise OSError("what OpenCV wrote of the video is not all on the disk")
             self._part.replace(self.path)
@@ -182,7 +182,7 @@ def album(folder: Path, names: Sequence[str]) -> Iterator[Album]:
     """An album in this folder, made if need be; UsageError if a source lies there and would be overwritten."""
     kept_apart(folder, names)
     with ExitStack() as stack:
-        with writing(folder):
+        with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             work = stack.enter_context(workfolder.beside(folder / "unfinished"))
         opened = Album(folder, work)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
-from edgeinfer.wholefile import whole, writing
+from edgeinfer.wholefile import whole, write_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def records(target: str) -> Iterator[Records]:
 def _append(path: Path, file: FileIO, line: str) -> None:
     """Add the line to the file that will be called `path`, or nothing of it where there is no room. EdgeInferError."""
     data, size = f"{line}\n".encode(errors="backslashreplace"), 0
-    with writing(path):
+    with write_errors(path):
         try:
             while size < len(data):
                 size += file.write(data[size:])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from edgeinfer.cli import _tables
 from edgeinfer.devices import STAGES
-from edgeinfer.wholefile import writing
+from edgeinfer.wholefile import write_errors
 
 if TYPE_CHECKING:
     from edgeinfer.composite import Composite
@@ -38,7 +38,7 @@ class Tally:
         name = f"{frame.source} #{frame.index}" if frame.fps else frame.source
         age = f", {seen.freshness.age_ms:.0f} ms old" if seen.live else ""
         line = f"{_tables.line(name)} {result.source}: {_tables.summary(result)}  {total:.1f} ms{age}"
-        with writing("standard output"):
+        with write_errors("standard output"):
             if frame.total and self._said.isatty():
                 self._replace(f"{100 * min(frame.index + 1, frame.total) // frame.total:3d} % {line}")
             else:

@@ -20,7 +20,7 @@ from edgeinfer.errors import DeviceLost, EdgeInferError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from edgeinfer.devices._staging import Batch
+    from edgeinfer.devices._staging import StagedBatch
     from edgeinfer.devices.gpu import Device
     from edgeinfer.results import Result
 
@@ -62,7 +62,7 @@ class FrameGraph:
         spans[-1] += (read - waited) * 1e3
         return results, dict(zip(STAGES, spans))
 
-    def _start(self, batch: Batch) -> Mapping[str, Any]:
+    def _start(self, batch: StagedBatch) -> Mapping[str, Any]:
         """Put the whole batch on the stream; the engine's outputs."""
         if self._engine.uncapturable:
             self._forget()  # what was captured before is not to be relied on either
@@ -84,7 +84,7 @@ class FrameGraph:
             if oldest is not None:
                 oldest.close()
 
-    def _enqueue(self, batch: Batch, flags: int) -> Mapping[str, Any]:
+    def _enqueue(self, batch: StagedBatch, flags: int) -> Mapping[str, Any]:
         device, marks = self._device, self._marks
         device.upload(batch)
         tensors = device.convert(batch)
@@ -95,7 +95,7 @@ class FrameGraph:
         device.record(marks[3], flags)
         return outputs
 
-    def _captured(self, batch: Batch) -> Graph | None:
+    def _captured(self, batch: StagedBatch) -> Graph | None:
         """The batch as a graph; None, and the reason kept, where the engine or the driver does not take part."""
         try:
             with self._device.context.alone(wait=False) as free:

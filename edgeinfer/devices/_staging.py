@@ -4,7 +4,7 @@
     on the GPU| the same                                              | room for frames copied there directly |
 
 The layout of a batch depends on its pictures' sizes alone and is kept for the next batch of the same sizes. When
-larger pictures come the block grows, and all that was captured with its addresses is out of date: `Batch.key` says so.
+larger pictures come the block grows, and what was captured with its addresses is outdated: `StagedBatch.key` says so.
 Where the GPU shares the host's memory it reads the pixels in the host's part, and the records alone are sent.
 """
 
@@ -35,7 +35,7 @@ _LAYOUTS = 64  # batches of so many different sizes are remembered
 HOST, PINNED, IN_PLACE, ELSEWHERE = range(4)  # how a picture's pixels come to where the kernel reads them
 
 
-class Batch(NamedTuple):
+class StagedBatch(NamedTuple):
     """A staged batch: where each picture lies in the model's frame, the bytes to send, what has to stay alive.
 
     Work captured in a graph for one batch does for every other of the same `key`.
@@ -89,7 +89,7 @@ class Staging:
         """Where the GPU finds the frame records."""
         return self._onboard or self._block.pointer
 
-    def fill(self, images: Sequence[Any], pixels: str, join: Callable[[int], None]) -> Batch:
+    def fill(self, images: Sequence[Any], pixels: str, join: Callable[[int], None]) -> StagedBatch:
         """Lay the pictures out; the GPU must be done with the last ones. `join`: see `_resident.find`."""
         arrivals = [self._arrival(image, pixels, join) for image in images]
         layout = self._layout(arrivals)
@@ -105,9 +105,9 @@ class Staging:
             else:
                 self._fetch(arrival, place)
         key = (len(images), layout.sent, self._generation)
-        return Batch(layout.placements, layout.sent, key, tuple(one for one in arrivals if one.way != HOST))
+        return StagedBatch(layout.placements, layout.sent, key, tuple(one for one in arrivals if one.way != HOST))
 
-    def push(self, batch: Batch) -> None:
+    def push(self, batch: StagedBatch) -> None:
         """Send the block: records, whose counters this sets to zero, and the pixels of the host's frames."""
         self._block.push(batch.nbytes, self._stream)
         if self._onboard:

@@ -19,7 +19,7 @@ from edgeinfer.devices._framegraph import FrameGraph
 from edgeinfer.devices._kernels import Kernels
 from edgeinfer.devices._memory import Memory, Mirror, Tensor, view
 from edgeinfer.devices._pixelvalues import pixel_values
-from edgeinfer.devices._staging import Batch, Staging
+from edgeinfer.devices._staging import StagedBatch, Staging
 from edgeinfer.errors import DeviceLost, InputError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Device:
         self._marks = [self.timer() for _ in range(_MARKS)]
         self._joined = self._made("cuEventCreate", "cuEventDestroy", library().CUevent_flags.CU_EVENT_DISABLE_TIMING)
         self._turn = 0
-        self._staged: Batch | None = None
+        self._staged: StagedBatch | None = None
         self.wait()
 
     def _made(self, create: str, destroy: str, *arguments: Any) -> Any:
@@ -121,7 +121,7 @@ class Device:
         """Where the kernels find the staged pictures' records."""
         return self._staging.pointer
 
-    def stage(self, images: Sequence[Any], pixels: str) -> Batch:
+    def stage(self, images: Sequence[Any], pixels: str) -> StagedBatch:
         """Pictures to where the GPU can fetch them, or to the GPU; the last batch must be done. Raises InputError."""
         most = self._spec.batch.max
         if not 1 <= len(images) <= most:
@@ -135,10 +135,10 @@ class Device:
         call("cuEventRecord", self._joined, library().CUstream(producer))
         call("cuStreamWaitEvent", self.handle, self._joined, 0)
 
-    def upload(self, batch: Batch) -> None:
+    def upload(self, batch: StagedBatch) -> None:
         self._staging.push(batch)
 
-    def convert(self, batch: Batch) -> Tensors:
+    def convert(self, batch: StagedBatch) -> Tensors:
         """The staged pictures to the model's input."""
         at = {"frames": self.frames, "tensor": self._tensor.pointer, "table": self._table}
         self.kernels.launch(launch.preprocess(self._spec, batch.pictures, **at), self.handle)
