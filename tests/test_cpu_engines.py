@@ -113,7 +113,7 @@ def test_the_number_of_threads_changes_no_result(detector, backend, threads):
 
 def test_layers_are_named_with_their_time_kind_and_precision(spec, tmp_path, backend):
     path = networks.residual(tmp_path / "net.onnx")
-    layers = [backends.Layer(*layer) for layer in opened(backend, path, spec).profile_layers(noise())]
+    layers = opened(backend, path, spec).profile_layers(noise())
     convolutions = [layer for layer in layers if "Conv" in layer.kind]  # as FusedConv
 
     assert len(convolutions) >= 3

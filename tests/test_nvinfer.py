@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeinfer import backends, cache
-from edgeinfer.backends import _nvlibrary
+from edgeinfer.backends import Layer, _nvlibrary
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import EngineError
 from edgeinfer.profiling import layers
@@ -172,7 +172,7 @@ def test_layers_are_timed_on_a_context_of_their_own(on, detector):
         model(bundles.picture())
         before = len(library.made("IExecutionContext.execute_async_v3"))
         tensors, _ = model.device.preprocess([bundles.picture()])
-        assert model.engine.profile_layers(tensors) == [("conv", 0.25), ("head", 0.5)]
+        assert model.engine.profile_layers(tensors) == [Layer("conv", 0.25), Layer("head", 0.5)]
         assert len(library.made("IExecutionContext.execute_async_v3")) == before + 2  # one to warm up
         served = next(iter(model.engine._ready.values())).context
         assert "profiler" not in vars(served)

@@ -39,7 +39,7 @@ class Engine(Protocol):
 
     An engine with more to set than threads takes it as keywords, and its class method `settings()` names their values,
     the default first; `compute`, what it calculates in, is the only one that may change a result.
-    An engine that can time its layers has `profile_layers(inputs)`: a `Layer`, or its first fields, for each.
+    An engine that can time its layers has `profile_layers(inputs)`, which gives a list of `Layer`.
     """
 
     device: ClassVar[str]

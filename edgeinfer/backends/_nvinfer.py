@@ -10,6 +10,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgeinfer import machine
+from edgeinfer.backends import Layer
 from edgeinfer.backends._nvplan import Plan
 from edgeinfer.errors import DeviceLost, EngineError
 
@@ -100,18 +101,18 @@ class Engine:
                 ready.execute(self._device.stream)
         return ready.outputs
 
-    def profile_layers(self, inputs: Tensors) -> list[tuple[str, float]]:
-        """One run with the clock on: (layer, milliseconds) in the order they ran. Waits for the GPU.
+    def profile_layers(self, inputs: Tensors) -> list[Layer]:
+        """One run with the clock on: its layers in the order they ran. Waits for the GPU.
 
         A context of its own is used, since one with a profiler is slower and cannot be captured.
         """
         with self._device.context.alone():
             return self._timed(inputs)
 
-    def _timed(self, inputs: Tensors) -> list[tuple[str, float]]:
+    def _timed(self, inputs: Tensors) -> list[Layer]:
         images = next(iter(inputs.values())).shape[0]
         ready = _Ready(self._opened(), images, self._device.stream, self._scratch, self._outputs)
-        layers: list[tuple[str, float]] = []
+        layers: list[Layer] = []
         profiler = _profiler(self.trt, layers)
         ready.point(inputs)
         ready.execute(self._device.stream)  # once to warm up: what is compiled or chosen late is no layer's time
@@ -219,9 +220,9 @@ class _Ready:
         return not hasattr(context, "is_stream_capturable") or bool(context.is_stream_capturable(stream))
 
 
-def _profiler(trt: Any, layers: list[tuple[str, float]]) -> Any:
+def _profiler(trt: Any, layers: list[Layer]) -> Any:
     class Profiler(trt.IProfiler):  # type: ignore[misc]
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            layers.append((layer_name, float(ms)))
+            layers.append(Layer(layer_name, float(ms)))
 
     return Profiler()

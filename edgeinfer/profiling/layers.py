@@ -1,6 +1,6 @@
 """Where an engine's time goes, layer by layer, from engines that can tell: those with `profile_layers`.
 
-    def profile_layers(self, inputs: Tensors) -> Sequence[tuple]    # backends.Layer, or its first fields
+    def profile_layers(self, inputs: Tensors) -> list[Layer]
 
 Milliseconds a run, the profiler's own cost within: the shares tell, not the sum.
 """
@@ -10,13 +10,12 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.backends import Layer
 from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgeinfer.backends import Engine
+    from edgeinfer.backends import Engine, Layer
 
 CALLS = 3
 
@@ -27,7 +26,7 @@ def record(engine: Engine, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if ask is None:
         return {"layers": None, "reason": "this backend does not time its layers"}
     try:
-        calls = [[Layer(*entry) for entry in ask(inputs)] for _ in range(CALLS)]
+        calls: list[list[Layer]] = [ask(inputs) for _ in range(CALLS)]
     except EngineError as error:  # TensorRT 8 has no second context for an open batch
         return {"layers": None, "reason": str(error)}
     spans: dict[str, list[float]] = {}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
+from edgeinfer.backends import Layer
 from edgeinfer.bundle import Bundle
 from edgeinfer.errors import SourceError, UsageError
 from edgeinfer.pipeline import Pipeline
@@ -126,7 +127,7 @@ def test_the_summary_is_that_of_the_samples_and_untold_percentiles_are_null(dete
 def test_an_engine_that_knows_names_and_times_only_is_enough():
     class Engine:
         def profile_layers(self, inputs):
-            return [("conv", 1.0), ("softmax", 3.0)]
+            return [Layer("conv", 1.0), Layer("softmax", 3.0)]
 
     found = layers.record(Engine(), {})
     assert [(layer["name"], layer["share"], layer["kind"]) for layer in found["layers"]] == [
