@@ -174,7 +174,7 @@ def test_layers_are_timed_on_a_context_of_their_own(on, detector):
         tensors, _ = model.device.preprocess([bundles.picture()])
         assert model.engine.profile_layers(tensors) == [Layer("conv", 0.25), Layer("head", 0.5)]
         assert len(library.made("IExecutionContext.execute_async_v3")) == before + 2  # one to warm up
-        served = next(iter(model.engine._ready.values())).context
+        served = next(iter(model.engine._contexts.values())).context
         assert "profiler" not in vars(served)
 
 
@@ -229,7 +229,7 @@ def test_what_the_library_holds_it_frees_in_the_gpus_context(on, detector, close
     model = bundles.engine_of(detector, on(), contexts=2)
     current = []
     for lane in model._lanes._fleet.lanes:
-        for ready in lane.engine._ready.values():
+        for ready in lane.engine._contexts.values():
             weakref.finalize(ready.context, lambda: current.append(fake_gpu.Context.depth))
     weakref.finalize(model.engine._plan.engine, lambda: current.append(fake_gpu.Context.depth))
     del lane, ready

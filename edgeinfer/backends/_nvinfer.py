@@ -65,7 +65,7 @@ class Engine:
         self._plan: Plan | None = plan
         plan.users += 1
         self._device, self._graph = device, graph
-        self._ready: dict[int, _Ready] = {}
+        self._contexts: dict[int, _BatchContext] = {}
         self.uncapturable = SET_OFF if graph == "off" else ""  # or why a CUDA graph cannot capture it
         try:
             self._scratch: Any = device.empty((max(1, plan.scratch_bytes),), "uint8")
@@ -95,11 +95,11 @@ class Engine:
         """Inputs by name (n, ...) on the device -> outputs, there too once the device's stream has come so far."""
         images = next(iter(inputs.values())).shape[0]
         with self._device.context:
-            ready = self._ready.get(images) or self._prepare(images)
-            ready.point(inputs)
-            with self._device.context.alone() if ready.fresh else nullcontext():  # what is loaded late
-                ready.execute(self._device.stream)
-        return ready.outputs
+            prepared = self._contexts.get(images) or self._prepare(images)
+            prepared.point(inputs)
+            with self._device.context.alone() if prepared.fresh else nullcontext():  # what is loaded late
+                prepared.execute(self._device.stream)
+        return prepared.outputs
 
     def profile_layers(self, inputs: Tensors) -> list[Layer]:
         """One run with the clock on: its layers in the order they ran. Waits for the GPU.
@@ -111,13 +111,13 @@ class Engine:
 
     def _timed(self, inputs: Tensors) -> list[Layer]:
         images = next(iter(inputs.values())).shape[0]
-        ready = _Ready(self._opened(), images, self._device.stream, self._scratch, self._outputs)
+        prepared = _BatchContext(self._opened(), images, self._device.stream, self._scratch, self._outputs)
         layers: list[Layer] = []
         profiler = _profiler(self.trt, layers)
-        ready.point(inputs)
-        ready.execute(self._device.stream)  # once to warm up: what is compiled or chosen late is no layer's time
-        ready.context.profiler = profiler
-        ready.execute(self._device.stream)
+        prepared.point(inputs)
+        prepared.execute(self._device.stream)  # once to warm up: what is compiled or chosen late is no layer's time
+        prepared.context.profiler = profiler
+        prepared.execute(self._device.stream)
         return layers
 
     def _opened(self) -> Plan:
@@ -125,23 +125,23 @@ class Engine:
             raise EngineError("the engine is closed", hint="load the bundle again")
         return self._plan
 
-    def _prepare(self, images: int) -> _Ready:
+    def _prepare(self, images: int) -> _BatchContext:
         """The context for this batch size, made when it is first seen."""
         plan, stream = self._opened(), self._device.stream
         try:
             with self._device.context.alone():
-                ready = _Ready(plan, images, stream, self._scratch, self._outputs)
+                prepared = _BatchContext(plan, images, stream, self._scratch, self._outputs)
         except _ProfileTaken:
-            if not self._ready:
+            if not self._contexts:
                 raise
             # TensorRT 8 gives each profile to one context: that one changes its shape instead
             self.uncapturable = ONE_CONTEXT
-            _, ready = self._ready.popitem()
-            ready.reshape(images, self._outputs)
-        self._ready[images] = ready
-        if not ready.capturable(stream):
+            _, prepared = self._contexts.popitem()
+            prepared.reshape(images, self._outputs)
+        self._contexts[images] = prepared
+        if not prepared.capturable(stream):
             self.uncapturable = NOT_CAPTURABLE
-        return ready
+        return prepared
 
     def close(self) -> None:
         plan, self._plan = self._plan, None
@@ -149,7 +149,7 @@ class Engine:
             return
         # what the library holds it frees in the context that is current; on a lost GPU that cannot be
         with suppress(DeviceLost), self._device.context.alone():
-            self._ready, self._outputs, self._scratch = {}, {}, None
+            self._contexts, self._outputs, self._scratch = {}, {}, None
             plan.release()
 
 
@@ -157,7 +157,7 @@ class _ProfileTaken(EngineError):
     """Another context has the only optimisation profile."""
 
 
-class _Ready:
+class _BatchContext:
     """A context for one batch size: its shapes are set, its addresses are those of the last run; `fresh` before one."""
 
     def __init__(self, plan: Plan, images: int, stream: int, scratch: Any, outputs: Tensors) -> None:
