@@ -5,8 +5,6 @@ from __future__ import annotations
 import colorsys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from edgeinfer.devices.images import picture
 from edgeinfer.pictures import opencv
 from edgeinfer.results import Classification
@@ -14,13 +12,12 @@ from edgeinfer.results import Classification
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgeinfer.results import Detections, Result
 
     Image = NDArray[np.uint8]
-
-cv2 = opencv()
 
 Color = tuple[int, int, int]
 DARK: Color = (24, 24, 24)
@@ -68,7 +65,7 @@ def draw(image: Image, result: Result) -> Image:
 
 def _canvas(image: Image) -> Image:
     """(h, w), (h, w, 1), (h, w, 3) or (h, w, 4) uint8 -> a copy (h, w, 3). Raises InputError."""
-    pixels = picture(image, "bgr").pixels
+    cv2, pixels = opencv(), picture(image, "bgr").pixels
     codes = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}
     canvas: Image = pixels.copy() if pixels.shape[2] == 3 else cv2.cvtColor(pixels, codes[pixels.shape[2]])
     return canvas
@@ -76,6 +73,8 @@ def _canvas(image: Image) -> Image:
 
 def titled(image: Image, lines: Sequence[str]) -> Image:
     """A copy of the picture under a dark bar with these lines of text, cut to its width."""
+    import numpy as np
+
     pen = _pen(image)
     row = pen.text + 2 * pen.pad
     bar = np.full((row * len(lines) + pen.pad, *image.shape[1:]), DARK, np.uint8)
@@ -97,6 +96,8 @@ def stamped(image: Image, text: str) -> Image:
 
 def crossed(image: Image, lines: Sequence[str]) -> Image:
     """A grey, dimmed copy of the picture with a red bar across it that holds these lines: it shows no present."""
+    import cv2
+
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     canvas: Image = cv2.convertScaleAbs(grey, alpha=0.5)
     pen = _pen(image, larger=2)
@@ -130,6 +131,8 @@ def _ink(color: Color) -> Color:
 
 
 def _pen(image: Image, larger: float = 1) -> Pen:
+    import cv2
+
     side = (image.shape[0] * image.shape[1]) ** 0.5
     text = max(8, round(side * larger / 48))
     weight = max(1, round(text / 11))
@@ -138,6 +141,8 @@ def _pen(image: Image, larger: float = 1) -> Pen:
 
 
 def _boxes(canvas: Image, found: Detections) -> None:
+    import cv2
+
     pen = _pen(canvas)
     height, width = canvas.shape[:2]
     rows = list(zip(found.boxes, found.captions()))
@@ -188,6 +193,8 @@ def _plate(
 
 
 def _show(canvas: Image, plate: Plate, color: Color, pen: Pen) -> None:
+    import cv2
+
     # ten times as fast as to assign three bytes to each pixel, which took half of a drawing's time
     cv2.rectangle(canvas, (plate.left, plate.top), (plate.right - 1, plate.bottom - 1), color, cv2.FILLED)
     _write(canvas, plate.text, (plate.left + pen.pad, plate.bottom - pen.pad), _ink(color), pen)
@@ -205,10 +212,14 @@ def _fitted(text: str, room: int, pen: Pen) -> str:
 
 def _across(text: str, pen: Pen) -> int:
     """How wide a text is, in pixels."""
+    import cv2
+
     return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, pen.weight)[0][0])
 
 
 def _write(canvas: Image, text: str, origin: tuple[int, int], color: Color, pen: Pen) -> None:
+    import cv2
+
     cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, pen.scale, color, pen.weight, cv2.LINE_AA)
 
 
