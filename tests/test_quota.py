@@ -223,14 +223,14 @@ def test_without_a_quota_there_is_no_such_field(tree):
 )
 def test_there_are_as_many_threads_as_a_quota_has_cpus(monkeypatch, cores, cpus, threads):
     monkeypatch.setattr(machine, "cores", lambda: cores)
-    monkeypatch.setattr(quota, "here", lambda *_: cpus and quota.Quota(cpus, Path("none")))
+    monkeypatch.setattr(quota, "cpu_quota", lambda *_: cpus and quota.Quota(cpus, Path("none")))
     assert quota.threads() == threads
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(0, 4), (2, 2)])
 def test_a_model_takes_the_threads_of_the_quota_unless_it_is_told_how_many(detector, monkeypatch, asked, taken):
     monkeypatch.setattr(machine, "cores", lambda: 8)
-    monkeypatch.setattr(quota, "here", lambda *_: quota.Quota(3.5, Path("none")))
+    monkeypatch.setattr(quota, "cpu_quota", lambda *_: quota.Quota(3.5, Path("none")))
     with edgeinfer.load(detector, "ort", threads=asked) as model:
         assert model.engine._session.get_session_options().intra_op_num_threads == taken
 
@@ -250,7 +250,7 @@ def test_it_is_told_wherever_the_processor_is(tree, detector, monkeypatch):
     facts = context.describe(Bundle.open(detector), root=root)["device"]
     assert facts["quota_cpus"] == 1.5
     assert context.place(facts)[-2:] == [f"{cores} cores", "quota 1.5"]
-    monkeypatch.setattr(quota, "here", lambda *_: quota.Quota(1.5, Path("none")))
+    monkeypatch.setattr(quota, "cpu_quota", lambda *_: quota.Quota(1.5, Path("none")))
     assert plans.fingerprint()["cpu quota"] == "1.5"
 
 
