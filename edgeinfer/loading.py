@@ -74,11 +74,11 @@ def load(
     logged as a warning. Raises BundleError, SpecError, BackendUnavailable, EngineError, DeviceError, UsageError.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    given.check_whole("contexts", contexts, 1)
-    given.check_whole("threads", threads, 0)
-    if threads > quota.most_threads():
-        told = f"{threads} threads are more than the {quota.most_threads()} allowed on {machine.cores()} CPUs"
-        raise UsageError(told, hint="as many as CPUs are the most that help")
+    for name, count, least in (("threads", threads, 0), ("contexts", contexts, 1)):
+        given.check_whole(name, count, least)
+        if count > quota.most_threads():
+            told = f"{count} {name} are more than the {quota.most_threads()} allowed on {machine.cores()} CPUs"
+            raise UsageError(told, hint="as many as CPUs are the most that help")
     if build not in BUILDS:
         raise UsageError(f"build {build!r} is not one of {', '.join(BUILDS)}")
     spec = with_thresholds(opened.spec, conf=conf, iou=iou, limit=limit, top=top)

@@ -85,7 +85,7 @@ def threads() -> int:
 
 
 def most_threads() -> int:
-    """How many threads a model may have: more, spinning, would leave the machine no time for anything else."""
+    """How many threads, or contexts, a model may have: more would leave the machine no time for anything else."""
     return 16 * machine.cores()
 
 

@@ -235,11 +235,12 @@ def test_a_model_takes_the_threads_of_the_quota_unless_it_is_told_how_many(detec
         assert model.engine._session.get_session_options().intra_op_num_threads == taken
 
 
-def test_so_many_threads_that_nothing_else_would_run_are_refused(detector, monkeypatch):
+@pytest.mark.parametrize("what", ["threads", "contexts"])
+def test_so_many_threads_or_contexts_that_nothing_else_would_run_are_refused(detector, monkeypatch, what):
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    with pytest.raises(UsageError, match="33 threads are more than the 32 allowed on 2 CPUs"):
-        edgeinfer.load(detector, "null", threads=33)
-    with edgeinfer.load(detector, "null", threads=32) as model:
+    with pytest.raises(UsageError, match=f"33 {what} are more than the 32 allowed on 2 CPUs"):
+        edgeinfer.load(detector, "null", **{what: 33})
+    with edgeinfer.load(detector, "null", **{what: 32}) as model:
         assert model.backend == "null"
 
 
