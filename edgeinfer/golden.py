@@ -84,14 +84,17 @@ def missing(golden: Golden, result: Result, precision: str) -> list[Expected]:
     return [item for item in due if not _found(item, result, score, overlap)]
 
 
-def _due(golden: Golden, result: Result, precision: str) -> list[Expected]:
-    """What must be found: what lies nearer to the lowest score that is shown than engines may differ can fall below it.
-
-    That is a detector's confidence, or the last of a classifier's best classes; the very best must be among them.
-    """
+def certain(golden: Golden, precision: str) -> list[Expected]:
+    """The boxes of a detector's sample that must be found: one nearer to its confidence may fall below it."""
     score, _ = TOLERANCE[precision]
+    return [item for item in golden.expect if item.score - score >= golden.score]
+
+
+def _due(golden: Golden, result: Result, precision: str) -> list[Expected]:
+    """What must be found: of a classifier's best classes the last may be others, the very best must be among them."""
     if not isinstance(result, Classification):
-        return [item for item in golden.expect if item.score - score >= golden.score]
+        return certain(golden, precision)
+    score, _ = TOLERANCE[precision]
     shown = set(result.class_ids.tolist())
     lowest = float(result.scores.min()) if len(shown) >= len(golden.expect) > 0 else -1.0
     best = golden.expect[:1]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import edgeinfer
 from edgeinfer import backends, modeljson
-from edgeinfer.bundle import SPEC_FILE, check_writable, sha256_of, writing
+from edgeinfer.bundle import SPEC_FILE, Bundle, check_writable, sha256_of, writing
 from edgeinfer.errors import ExportError
 from edgeinfer.sources import refuse
 from edgeinfer.spec import Artifact, Batch, Size
@@ -109,7 +109,11 @@ def export(
             raise error
         warn(str(error))
 
-    return write_bundle(built.model, built.spec, _target(out, built.spec.name), options, tell=tell, on_error=leave_out)
+    target = _target(out, built.spec.name)
+    write_bundle(built.model, built.spec, target, options, tell=tell, on_error=leave_out)
+    if warn and (note := samples.untested(Bundle.open(target).spec)):
+        warn(note)
+    return target
 
 
 def read(
