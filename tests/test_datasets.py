@@ -191,6 +191,23 @@ def test_the_box_of_an_outline_is_the_smallest_round_it(tmp_path):
     assert first.boxes.tolist() == [[0.1, 0.2, 0.6, 0.9]]
 
 
+def test_a_class_number_may_be_written_as_numpy_writes_it(tmp_path):
+    (first, _) = datasets.read(yolo_set(tmp_path, "1.0 0.5 0.5 1 1\n2.000000e+00 5e-01 0.5 1 1"), DETECTOR).samples
+    assert first.class_ids.tolist() == [1, 2]
+
+
+def test_a_box_may_leave_the_picture_by_a_hundredth_as_in_training(tmp_path):
+    (first, _) = datasets.read(yolo_set(tmp_path, "1 1.01 -0.01 0.5 0.5"), DETECTOR).samples
+    assert first.boxes.tolist() == [[0.76, -0.26, 1.26, 0.24]]
+    assert "not fractions" in refusal(yolo_set(tmp_path, "1 1.02 0.5 0.5 0.5"))
+
+
+def test_a_yolo_line_that_stands_twice_is_one_object_but_two_outlines_of_one_box_are_two(tmp_path):
+    lines = "1 0.5 0.5 0.5 0.5\n1 .5 .5 .5 .50\n0 0.5 0.5 0.5 0.5\n0 0 0 1 0 1 1\n0 0 0 1 1 0 1\n0 0 0 1 1 0 1\n"
+    (first, _) = datasets.read(yolo_set(tmp_path, lines), DETECTOR).samples
+    assert first.class_ids.tolist() == [1, 0, 0, 0]
+
+
 def test_class_numbers_are_named_by_classes_txt(tmp_path):
     on_disk.write(yolo_set(tmp_path) / "classes.txt", "cow\ncat\n")
     (first, _) = datasets.read(tmp_path, DETECTOR).samples
@@ -273,7 +290,7 @@ def test_a_label_file_that_is_no_text_is_an_error(tmp_path):
 shares = st.floats(0, 1, width=32)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), shares, shares, shares, shares)))
+@given(st.lists(st.tuples(st.integers(0, 2), shares, shares, shares, shares), unique=True))
 def test_every_yolo_box_comes_out_once_at_its_place(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("yolo")
     text = "".join(f"{' '.join(map(repr, row))}\n" for row in rows)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SPLITS = ("val", "valid", "test")
-# numbers written with few digits may leave the picture by a little
-SLACK = 1e-3
+# numbers written with few digits may leave the picture by a little; Ultralytics trains on as much
+SLACK = 0.01
 
 
 def label_file(picture: Path) -> Path | None:
@@ -117,27 +117,33 @@ def _index(place: Path, used: Sequence[int], labels: tuple[str, ...], names: lis
 
 
 def _rows(file: Path) -> list[tuple[int, tuple[float, ...]]]:
-    """(class number, x1 y1 x2 y2 in fractions) of every line."""
+    """(class number, x1 y1 x2 y2 in fractions) of every line; lines that say the same are one object."""
     lines = [(place, line.split()) for place, line in enumerate(_text(file).split("\n"), 1)]
-    return [_row(f"{file}:{place}", words) for place, words in lines if words]
+    rows = dict.fromkeys(_row(f"{file}:{place}", words) for place, words in lines if words)
+    return [(number, _corners(sides)) for number, sides in rows]
 
 
 def _row(where: str, words: list[str]) -> tuple[int, tuple[float, ...]]:
-    """One line: a box, or the outline x1 y1 x2 y2 x3 y3... of an object, whose box is taken."""
+    """One line: its class number, which NumPy and others write as 3.0, and the numbers after it."""
     try:
-        number, sides = int(words[0]), [float(word) for word in words[1:]]
+        number, *sides = (float(word) for word in words)
     except ValueError:
-        number, sides = -1, []
-    box, outline = len(sides) == 4, len(sides) >= 6 and len(sides) % 2 == 0
-    if number < 0 or not (box or outline):
+        number, sides = -1.0, []
+    known = number >= 0 and number.is_integer()
+    if not known or not (len(sides) == 4 or (len(sides) >= 6 and len(sides) % 2 == 0)):
         shown = " ".join(words)[:60]
         raise DatasetError(f"{where}: {shown!r} is not a class number and cx cy width height, or an outline")
     if not all(math.isfinite(side) and -SLACK <= side <= 1 + SLACK for side in sides):
         raise DatasetError(f"{where}: {' '.join(words)[:60]!r} has numbers that are not fractions from 0 to 1")
-    if outline:
-        return number, (min(sides[::2]), min(sides[1::2]), max(sides[::2]), max(sides[1::2]))
+    return int(number), tuple(sides)
+
+
+def _corners(sides: tuple[float, ...]) -> tuple[float, ...]:
+    """The box of cx cy width height, or of the outline x1 y1 x2 y2 x3 y3... of an object."""
+    if len(sides) > 4:
+        return min(sides[::2]), min(sides[1::2]), max(sides[::2]), max(sides[1::2])
     x, y, width, height = sides[0], sides[1], max(0.0, sides[2]), max(0.0, sides[3])
-    return number, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
 def _text(file: Path) -> str:
