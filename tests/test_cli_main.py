@@ -107,7 +107,7 @@ def test_a_number_that_can_be_meant_is_taken(kind, given, meant):
         (_types.fraction, ("-0.1", "1.1", "inf", "nan", "half"), "is not a number from 0 to 1"),
         (_types.above_zero, ("0", "-1", "inf", "1e999", "nan", "soon"), "is not a finite number above 0"),
         (_types.milliseconds, ("0", "0s", "-1ms", "9" * 400, "soon", "1.2.3", "s"), "is not a time above 0, such as"),
-        (_types.count, ("0", "-1", "1.5", "many"), "is not a whole number of 1 or more"),
+        (_types.count, ("0", "-1", "1.5", "many", str(2**31)), "is not a whole number from 1 to 2147483647"),
     ],
 )
 def test_a_number_that_cannot_be_meant_is_refused_by_what_is_true(kind, refused, told):

@@ -41,6 +41,17 @@ def yolo_set(tmp_path, text="1 0.5 0.5 0.5 0.25\n"):
     return tmp_path
 
 
+def test_pictures_of_linked_folders_are_measured_too_and_those_of_hidden_ones_are_not(tmp_path):
+    for name in ("set/a", "set/.hidden/b", "else/where/c"):
+        on_disk.picture(tmp_path / f"{name}.jpg")
+    folder = tmp_path / "set"
+    for name, target in (("more", tmp_path / "else"), ("loop", folder), ("up", tmp_path), ("more/back", folder)):
+        (folder / name).symlink_to(target, target_is_directory=True)
+    found = datasets.pictures_under(folder)
+    once = [folder / name for name in ("a.jpg", "more/where/c.jpg", "up/else/where/c.jpg")]
+    assert found == once
+
+
 @pytest.mark.parametrize(
     ("notes", "pictures", "given"),
     [

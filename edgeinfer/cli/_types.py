@@ -12,6 +12,8 @@ from edgeinfer.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+MOST = 2**31 - 1  # of what is counted: what C's int holds
+
 
 def _number(text: str, what: str, fits: Callable[[float], bool], unit: str = "") -> float:
     try:
@@ -39,10 +41,10 @@ def above_zero(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number of 1 or more."""
+    """A whole number of 1 or more, which every library that is told it can hold."""
     value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    if not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST}")
     return value
 
 

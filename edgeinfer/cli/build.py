@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import machine
-from edgeinfer.cli import _choosing, _exporter
+from edgeinfer.cli import _choosing, _exporter, _types
 from edgeinfer.cli._progress import CLEAR, clear
 from edgeinfer.errors import UsageError
 
@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", metavar="N,N,N", help="smallest, usual, largest batch of a model with an open one (default: its own)"
     )
-    parser.add_argument("--workspace", metavar="MIB", type=int, help="most memory a layer may use while it runs")
+    parser.add_argument(
+        "--workspace", metavar="MIB", type=_types.count, help="most memory a layer may use while it runs"
+    )
     parser.add_argument("--level", metavar="0-5", type=int, choices=range(6), help="how hard the builder tries")
     parser.add_argument("--version-compatible", action="store_true", help="for later TensorRT releases too (8.6 on)")
     parser.add_argument("--hardware-compatible", action="store_true", help="for every GPU from Ampere on (8.6 on)")

@@ -8,6 +8,7 @@ pictures        a folder without labels: two models can be compared on it, none 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -146,8 +147,17 @@ def unlabelled(place: Path, found: Sequence[Path], labels: tuple[str, ...]) -> D
 
 
 def pictures_under(folder: Path) -> list[Path]:
-    """Every picture file in a folder and below it, in order of their paths, hidden ones left out."""
-    return sorted(path for path in folder.rglob("*") if is_picture(path))
+    """Every picture file in a folder and below it, in order of their paths; hidden ones and hidden folders left out.
+
+    Linked folders are entered, as by those who train on them; not one that leads back to where it stands.
+    """
+    found: list[Path] = []
+    for place, below, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        above = {os.path.realpath(one) for one in (here, *here.parents) if one == folder or folder in one.parents}
+        below[:] = [name for name in below if name[0] != "." and os.path.realpath(here / name) not in above]
+        found += [here / name for name in files if is_picture(here / name)]
+    return sorted(found)
 
 
 class Names:
